@@ -1,0 +1,94 @@
+"""From a catalogue and a tokenizer to an artefact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from igd_core.artifact.bundle import Artifact
+from igd_core.artifact.files import encode_parts
+from igd_core.artifact.manifest import Counts, Manifest
+from igd_core.catalogue import prior
+from igd_core.errors import CatalogueError
+from igd_core.infogain import InfoGainTable, leaf_prior_of, node_entropy
+from igd_core.prompts import DEFAULT_INSTRUCTION, PromptTemplate
+from igd_core.trie import TokenTrie
+
+if TYPE_CHECKING:
+    from igd_core.catalogue import Catalogue
+    from igd_core.tokenization import TitleTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """Choices that become part of the artefact.
+
+    Attributes:
+        name: the catalogue's name.
+        model_id: checkpoint it is meant for, if one.
+        alpha: default decoding weight, 0..1.
+        smoothing: interactions added to every item's count, >= 0.
+        max_path_tokens: longest path; longer texts are cut.
+        allow_added_tokens: paths may hold a checkpoint's own added tokens (semantic IDs).
+        path_column: where the texts come from.
+        instruction: text in front of the history.
+        suffix: text behind the history.
+        max_history: most items a prompt shows.
+    """
+
+    name: str = "catalogue"
+    model_id: str = ""
+    alpha: float = 0.2
+    smoothing: float = 0.0
+    max_path_tokens: int = 72
+    allow_added_tokens: bool = False
+    path_column: str = "title"
+    instruction: str = field(default=DEFAULT_INSTRUCTION)
+    suffix: str = ""
+    max_history: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise CatalogueError(f"alpha is {self.alpha}; it must lie in 0..1")
+        if not 3 <= self.max_path_tokens <= 512:
+            raise CatalogueError(f"max_path_tokens is {self.max_path_tokens}; it must lie in 3..512")
+
+
+def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Artifact:
+    """Tokenise, build the trie and the information-gain table, and name the result by its content.
+
+    Raises:
+        CatalogueError: a path with a control token, a path that is a prefix of another, or no positive prior.
+    """
+    item_prior = prior(catalogue.frequency, options.smoothing)
+    paths = tokenizer.encode_paths(
+        catalogue.texts, max_tokens=options.max_path_tokens, allow_added_tokens=options.allow_added_tokens
+    )
+    trie = TokenTrie.build(paths.offsets, paths.tokens)
+    leaf_prior = leaf_prior_of(trie, item_prior)
+    gains = InfoGainTable.build(trie, leaf_prior)
+    manifest = Manifest(
+        name=options.name,
+        tokenizer_sha256=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        model_id=options.model_id,
+        alpha=options.alpha,
+        smoothing=options.smoothing,
+        path_column=options.path_column,
+        entropy_nats=float(node_entropy(trie, leaf_prior)[0]),
+        template=PromptTemplate.from_text(
+            tokenizer, instruction=options.instruction, suffix=options.suffix, max_history=options.max_history
+        ),
+        counts=Counts(
+            items=trie.num_items,
+            leaves=trie.num_leaves,
+            nodes=trie.num_nodes,
+            edges=trie.num_edges,
+            depth=trie.depth,
+            cold=int((catalogue.frequency == 0).sum()),
+            truncated=paths.truncated,
+        ),
+        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains).items()},
+    )
+    return Artifact.assemble(manifest, catalogue, trie, gains)

@@ -1,0 +1,282 @@
+"""Artefacts on disk: written whole or not at all, verified part by part, and mapped rather than read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+
+from igd_core.artifact.bundle import Artifact
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
+from igd_core.catalogue import Catalogue
+from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.infogain import InfoGainTable
+from igd_core.trie import TokenTrie
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+_MANIFEST = "manifest.json"
+_METADATA_PREFIX = "meta."
+_DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
+_MAX_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPart:
+    """A part's bytes and what the manifest says of them."""
+
+    data: bytes
+    record: PartRecord
+
+
+def encode_parts(catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> dict[str, EncodedPart]:
+    """Serialise the three parts; the same inputs give the same bytes."""
+    return {
+        name: EncodedPart(data=data, record=PartRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+        for name, data in (
+            ("trie.safetensors", safetensors.numpy.save(trie.arrays())),
+            ("infogain.safetensors", safetensors.numpy.save(gains.arrays())),
+            ("items.parquet", _items_to_parquet(catalogue)),
+        )
+    }
+
+
+def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False) -> None:
+    """Write the bundle so that ``directory`` appears complete or not at all.
+
+    A directory that already holds this version is left as it is.
+
+    Raises:
+        ArtifactError: ``directory`` exists and holds something else, and ``replace`` is False.
+    """
+    if directory.exists():
+        if _holds_version(directory, artifact.version):
+            return
+        if not replace and any(directory.iterdir()):
+            raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        new = scratch / "new"
+        new.mkdir()
+        for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains).items():
+            _write_synced(new / name, part.data)
+        _write_synced(new / _MANIFEST, artifact.manifest.to_bytes())
+        _swap_in(new, directory, scratch / "old")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
+    """Open a bundle; arrays are mapped from the files, so processes on one machine share them.
+
+    Args:
+        directory: holds ``manifest.json`` and the parts it names.
+        verify: hash every part and check the arrays' structure. Without it only sizes, shapes and dtypes are checked;
+            for a directory that this machine has verified before.
+
+    Raises:
+        ArtifactError: names the part and the reason.
+    """
+    directory = Path(directory)
+    manifest = Manifest.from_bytes(_read_bounded(directory / _MANIFEST))
+    for name, record in manifest.parts.items():
+        _check_part(directory / name, record, hashed=verify)
+    trie = _load_trie(directory / "trie.safetensors", manifest, verify=verify)
+    gains = _load_gains(directory / "infogain.safetensors", manifest, verify=verify)
+    catalogue = _items_from_parquet(directory / "items.parquet")
+    if len(catalogue) != manifest.counts.items:
+        raise ArtifactError(f"items.parquet: {len(catalogue)} items, the manifest counts {manifest.counts.items}")
+    return Artifact.assemble(manifest, catalogue, trie, gains)
+
+
+def _holds_version(directory: Path, version: str) -> bool:
+    try:
+        manifest = Manifest.from_bytes(_read_bounded(directory / _MANIFEST))
+        for name, record in manifest.parts.items():
+            _check_part(directory / name, record, hashed=True)
+    except ArtifactError:
+        return False
+    return manifest.version == version
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap_in(new: Path, target: Path, aside: Path) -> None:
+    """Rename ``new`` to ``target``; what was there is put back if that fails."""
+    if target.exists():
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: not found; is this an artefact's directory?") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from None
+
+
+def _check_part(path: Path, record: PartRecord, *, hashed: bool) -> None:
+    try:
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise ArtifactError(f"{path.name}: {size} bytes, the manifest says {record.bytes}; truncated or altered")
+        if hashed:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != record.sha256:
+                raise ArtifactError(
+                    f"{path.name}: sha256 {digest[:12]}, the manifest says {record.sha256[:12]}; altered"
+                )
+    except OSError as error:
+        raise ArtifactError(f"{path.name}: {error.strerror}") from None
+
+
+def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Map a safetensors file; ``expected`` gives each tensor's dtype name, and no other tensor may be there.
+
+    safetensors' own numpy reader copies. Pages are private (mode "c"), so torch takes the arrays as writable without
+    a copy and nothing reaches the file.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise ArtifactError(f"{path.name}: header of {length} bytes")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            if set(header) != set(expected):
+                raise ArtifactError(f"{path.name}: holds {sorted(header)}, expected {sorted(expected)}")
+            arrays = {}
+            for name, dtype in expected.items():
+                (count,), (begin, end) = header[name]["shape"], header[name]["data_offsets"]
+                if header[name]["dtype"] != dtype or end - begin != count * _DTYPES[dtype].itemsize:
+                    raise ArtifactError(f"{path.name}: {name} is {header[name]['dtype']} x {count}, expected {dtype}")
+                arrays[name] = np.asarray(
+                    np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=8 + length + begin, shape=(count,))
+                )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{path.name}: not a safetensors file of this format ({error})") from None
+    return arrays
+
+
+def _load_trie(path: Path, manifest: Manifest, *, verify: bool) -> TokenTrie:
+    trie = TokenTrie(**_map_tensors(path, dict.fromkeys(TokenTrie.__slots__, "I32")))
+    counts = manifest.counts
+    shapes = {
+        "row_start": counts.nodes + 1,
+        "edge_token": counts.edges,
+        "node_first": counts.nodes,
+        "node_end": counts.nodes,
+        "leaf_node": counts.leaves,
+        "leaf_start": counts.leaves + 1,
+        "leaf_items": counts.items,
+        "level_start": counts.depth + 2,
+    }
+    for name, array in trie.arrays().items():
+        if len(array) != shapes[name]:
+            raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the manifest counts {shapes[name]}")
+    if verify:
+        _check_structure(trie, manifest.vocab_size, path.name)
+    return trie
+
+
+def _check_structure(trie: TokenTrie, vocab_size: int, part: str) -> None:
+    """A bundle can be whole and still lie: no index may lead outside its array."""
+    sound = {
+        "row_start": trie.num_edges == trie.num_nodes - 1
+        and trie.row_start[0] == 0
+        and trie.row_start[-1] == trie.num_edges
+        and bool((np.diff(trie.row_start) >= 0).all()),
+        "edge_token": trie.num_edges > 0 and trie.edge_token.min() >= 0 and trie.edge_token.max() < vocab_size,
+        "node_first": trie.node_first.min() >= 0 and bool((trie.node_first < trie.node_end).all()),
+        "node_end": trie.node_end.max() <= trie.num_leaves,
+        "leaf_node": trie.leaf_node.min() > 0
+        and trie.leaf_node.max() < trie.num_nodes
+        and bool((np.diff(trie.row_start)[trie.leaf_node] == 0).all()),
+        "leaf_start": trie.leaf_start[0] == 0
+        and trie.leaf_start[-1] == trie.num_items
+        and bool((np.diff(trie.leaf_start) > 0).all()),
+        "leaf_items": bool((np.sort(trie.leaf_items) == np.arange(trie.num_items)).all()),
+    }
+    for name, good in sound.items():
+        if not good:
+            raise ArtifactError(f"{part}: {name} is not a trie's")
+
+
+def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTable:
+    gains = InfoGainTable(**_map_tensors(path, dict.fromkeys(InfoGainTable.__slots__, "F32")))
+    for name, array in gains.arrays().items():
+        if len(array) != manifest.counts.edges:
+            raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the trie {manifest.counts.edges} edges")
+        if verify and not (np.isfinite(array).all() and array.min() >= 0):
+            raise ArtifactError(f"{path.name}: {name} holds a negative or non-finite value")
+    return gains
+
+
+def _items_to_parquet(catalogue: Catalogue) -> bytes:
+    columns: dict[str, Any] = {
+        "item_id": pa.array(catalogue.item_ids, pa.string()),
+        "title": pa.array(catalogue.titles, pa.string()),
+        "frequency": pa.array(catalogue.frequency, pa.int64()),
+    }
+    if catalogue.texts is not catalogue.titles and list(catalogue.texts) != list(catalogue.titles):
+        columns["text"] = pa.array(catalogue.texts, pa.string())
+    for name, values in catalogue.metadata.items():
+        columns[_METADATA_PREFIX + name] = pa.array(values)
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _items_from_parquet(path: Path) -> Catalogue:
+    try:
+        table = pq.read_table(path)
+        titles = table.column("title").to_pylist()
+        return Catalogue(
+            item_ids=table.column("item_id").to_pylist(),
+            titles=titles,
+            texts=table.column("text").to_pylist() if "text" in table.column_names else titles,
+            frequency=table.column("frequency").to_numpy(),
+            metadata={
+                name.removeprefix(_METADATA_PREFIX): _metadata_values(table.column(name))
+                for name in table.column_names
+                if name.startswith(_METADATA_PREFIX)
+            },
+        )
+    except (pa.ArrowException, KeyError, CatalogueError) as error:
+        raise ArtifactError(f"items.parquet: {error}") from None
+
+
+def _metadata_values(column: pa.ChunkedArray) -> list[Any]:
+    values = column.to_pylist()
+    if pa.types.is_list(column.type):
+        return [None if value is None else tuple(value) for value in values]
+    return values

@@ -1,0 +1,135 @@
+"""What an artefact says of itself: JSON, bounded, and hashed into the version's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.prompts import PromptTemplate
+
+FORMAT = "igd-artifact"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 1 << 20
+PART_NAMES = ("trie.safetensors", "infogain.safetensors", "items.parquet")
+VERSION_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecord:
+    """A file of the bundle: ``sha256`` (hex) over its ``bytes`` bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Sizes, checked against the arrays on load. ``cold`` items have no interaction, ``truncated`` ones a cut path."""
+
+    items: int
+    leaves: int
+    nodes: int
+    edges: int
+    depth: int
+    cold: int
+    truncated: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything about a bundle but its arrays.
+
+    Attributes:
+        name: the catalogue's name, for people.
+        tokenizer_sha256: fingerprint of the tokenizer that made the paths.
+        vocab_size: one more than the highest token id of that tokenizer.
+        eos_id: last token of every path.
+        model_id: checkpoint the artefact is meant for; empty when any with this tokenizer will do.
+        alpha: decoding weight used when a request names none.
+        smoothing: additive smoothing of the prior, in interactions.
+        path_column: what items are spelled by.
+        entropy_nats: entropy of the catalogue's prior, H(root).
+        template: the prompt's token ids.
+        counts: sizes.
+        parts: the files, by name.
+    """
+
+    name: str
+    tokenizer_sha256: str
+    vocab_size: int
+    eos_id: int
+    model_id: str
+    alpha: float
+    smoothing: float
+    path_column: str
+    entropy_nats: float
+    template: PromptTemplate
+    counts: Counts
+    parts: dict[str, PartRecord]
+
+    @property
+    def version(self) -> str:
+        """Content hash: equal bundles have equal versions, and nothing in a bundle can change without it."""
+        return hashlib.sha256(_canonical(self._body())).hexdigest()[:VERSION_LENGTH]
+
+    def to_bytes(self) -> bytes:
+        """The manifest file."""
+        body = {"format": FORMAT, "format_version": FORMAT_VERSION, "version": self.version, **self._body()}
+        return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+
+    def _body(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Manifest:
+        """Parse and check a manifest file.
+
+        Raises:
+            ArtifactError: foreign, of another format version, incomplete, or altered (its version does not match).
+        """
+        body = _parse(data)
+        if body.pop("format", None) != FORMAT:
+            raise ArtifactError(f"manifest.json: not an {FORMAT}")
+        found = body.pop("format_version", None)
+        if found != FORMAT_VERSION:
+            raise ArtifactError(f"manifest.json: format version {found!r}; this release reads {FORMAT_VERSION}")
+        version = body.pop("version", None)
+        try:
+            counts = Counts(**{key: int(value) for key, value in body.pop("counts").items()})
+            parts = {
+                str(name): PartRecord(sha256=str(part["sha256"]), bytes=int(part["bytes"]))
+                for name, part in body.pop("parts").items()
+            }
+            manifest = Manifest(
+                counts=counts, parts=parts, template=PromptTemplate.from_json(body.pop("template")), **body
+            )
+            computed = manifest.version
+        except (KeyError, TypeError, ValueError, AttributeError, CatalogueError) as error:
+            raise ArtifactError(f"manifest.json: {type(error).__name__}: {error}") from None
+        if version != computed:
+            raise ArtifactError(f"manifest.json: altered; it says version {version!r}, its content is {computed!r}")
+        if set(parts) != set(PART_NAMES):
+            raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(PART_NAMES)}")
+        return manifest
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"manifest.json: {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read")
+    try:
+        body = json.loads(data)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"manifest.json: not JSON ({error})") from None
+    if not isinstance(body, dict):
+        raise ArtifactError("manifest.json: not a JSON object")
+    return body
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    if not all(math.isfinite(value) for value in body.values() if isinstance(value, float)):
+        raise ValueError("a number is not finite")
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,180 @@
+"""Items: what they are called, what spells them, how often they were chosen, what they can be filtered by."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from igd_core.errors import CatalogueError
+from igd_core.ids import ItemIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+MetadataValue: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+"""A tuple is a multi-valued attribute (genres); None is a missing value."""
+
+MAX_ITEM_ID_CHARS = 256
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_RESERVED_COLUMNS = frozenset({"item_id", "title"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Catalogue:
+    """The items, in file order; row i of every attribute is `ItemIndex` i. Immutable: all requests share one copy.
+
+    `build` checks every value. The constructor checks only that the lengths agree and that no id stands twice: it
+    is for a catalogue that was built, saved and is loaded again.
+
+    Items may share a title, or a text: they become one outcome when paths are built. Cold items have frequency 0.
+
+    Attributes:
+        item_ids: unique, 1 to 256 printable characters.
+        titles: what people are shown; one line, never empty.
+        texts: what an item is spelled by for the model; the titles unless another column was chosen.
+        frequency: ``(num_items,)`` int64, read-only; interactions in the training split.
+        metadata: further columns by name.
+    """
+
+    item_ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    frequency: NDArray[np.int64]
+    metadata: Mapping[str, Sequence[MetadataValue]]
+    _index: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        num_items = len(self.item_ids)
+        lengths = [("titles", len(self.titles)), ("texts", len(self.texts)), ("frequency", len(self.frequency))]
+        lengths += [(f"metadata column {name!r}", len(column)) for name, column in self.metadata.items()]
+        for name, length in lengths:
+            if length != num_items:
+                raise CatalogueError(f"{name}: {length} values for {num_items} items")
+        index = {item_id: i for i, item_id in enumerate(self.item_ids)}
+        if len(index) != num_items:
+            # The dict kept the last row of every id, so the first row it does not own is a repeated id.
+            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if index[item_id] != i)
+            raise CatalogueError(f"item {repeated!r}: this id stands on more than one row")
+        object.__setattr__(self, "_index", index)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        item_ids: Sequence[str],
+        titles: Sequence[str],
+        texts: Sequence[str] | None = None,
+        frequency: NDArray[np.integer] | None = None,
+        metadata: Mapping[str, Sequence[MetadataValue]] | None = None,
+    ) -> Catalogue:
+        """A catalogue with every value checked. Titles and texts must be clean already (`igd_core.data.text`).
+
+        Raises:
+            CatalogueError: no items; an id that is empty, repeated, too long, padded or holds invisible characters;
+                a title or text that is blank, padded or of several lines; a column of another length; a negative
+                frequency; a metadata value of another type.
+        """
+        if not len(item_ids):
+            raise CatalogueError("the catalogue holds no items")
+        for item_id in item_ids:
+            _check_item_id(item_id)
+        made = cls(
+            item_ids=tuple(item_ids),
+            titles=tuple(titles),
+            texts=tuple(titles if texts is None else texts),
+            frequency=_checked_frequency(np.zeros(len(item_ids), np.int64) if frequency is None else frequency),
+            metadata={name: tuple(column) for name, column in (metadata or {}).items()},
+        )
+        _check_lines("title", made.item_ids, made.titles)
+        if made.texts != made.titles:
+            _check_lines("text", made.item_ids, made.texts)
+        for name, column in made.metadata.items():
+            _check_metadata(name, made.item_ids, column)
+        return made
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def index_of(self, item_id: str) -> ItemIndex | None:
+        """Row of an item, or None when the catalogue does not hold it."""
+        found = self._index.get(item_id)
+        return None if found is None else ItemIndex(found)
+
+    def with_frequency(self, frequency: NDArray[np.integer]) -> Catalogue:
+        """The same items with other counts, ``(num_items,)`` of any integer dtype.
+
+        Raises:
+            CatalogueError: a count is negative or not an integer, or the length differs.
+        """
+        return replace(self, frequency=_checked_frequency(frequency))
+
+
+def prior(frequency: NDArray[np.integer], smoothing: float = 0.0) -> NDArray[np.float64]:
+    """p(i) = (freq(i) + smoothing) / sum_j (freq(j) + smoothing), ``(num_items,)`` float64 (arXiv 2506.13229).
+
+    Additive smoothing is not the paper's: above 0 it tells cold items (freq 0) apart, which have p = 0 otherwise. Items
+    that share a path are still apart here: the sum of their p is the prior of that path.
+
+    Raises:
+        CatalogueError: smoothing is negative or not finite, or everything is 0.
+    """
+    if not (math.isfinite(smoothing) and smoothing >= 0):
+        raise CatalogueError(f"smoothing {smoothing}: expected a finite number, 0 or above")
+    mass = _checked_frequency(frequency) + np.float64(smoothing)
+    total = mass.sum()
+    if total <= 0:
+        raise CatalogueError(
+            "no item was ever interacted with: give the training interactions, or a smoothing above 0 for equal priors"
+        )
+    return np.asarray(mass / total, np.float64)
+
+
+def _check_item_id(item_id: str) -> None:
+    if not item_id:
+        raise CatalogueError("an item has an empty id")
+    if len(item_id) > MAX_ITEM_ID_CHARS:
+        raise CatalogueError(f"item {item_id[:32]!r}...: id of {len(item_id)} characters, at most {MAX_ITEM_ID_CHARS}")
+    if item_id != item_id.strip():
+        raise CatalogueError(f"item {item_id!r}: id begins or ends with white space")
+    if not item_id.isprintable() and any(unicodedata.category(char) in _UNPRINTABLE for char in item_id):
+        raise CatalogueError(f"item {item_id!r}: id holds a control or invisible character")
+
+
+def _check_lines(kind: str, item_ids: Sequence[str], lines: Sequence[str]) -> None:
+    for item_id, line in zip(item_ids, lines, strict=True):
+        if not line or line.isspace():
+            raise CatalogueError(f"item {item_id!r}: empty {kind}")
+        if line != line.strip() or len(line.splitlines()) > 1:
+            raise CatalogueError(f"item {item_id!r}: {kind} {line!r} is not one trimmed line")
+
+
+def _checked_frequency(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """A read-only int64 copy."""
+    given = np.asarray(counts)
+    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+        raise CatalogueError(f"frequency: expected one integer per item, got shape {given.shape} of {given.dtype}")
+    frequency = given.astype(np.int64)
+    if (frequency < 0).any():
+        raise CatalogueError(f"frequency: {frequency.min()} at item row {int(frequency.argmin())} is negative")
+    frequency.flags.writeable = False
+    return frequency
+
+
+def _check_metadata(name: str, item_ids: Sequence[str], column: Sequence[MetadataValue]) -> None:
+    if not name or name in _RESERVED_COLUMNS:
+        raise CatalogueError(f"metadata column {name!r}: needs a name, other than item_id and title")
+    for item_id, value in zip(item_ids, column, strict=True):
+        if isinstance(value, tuple):
+            fits = all(isinstance(part, str) for part in value)
+        else:
+            fits = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+        if not fits:
+            raise CatalogueError(
+                f"item {item_id!r}: {name} {value!r} is no text, finite number, boolean or tuple of text"
+            )

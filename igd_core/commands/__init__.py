@@ -1,0 +1,1 @@
+"""What `igd` can do: one module per subcommand, each with `add_parser(subparsers)`."""

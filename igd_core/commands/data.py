@@ -1,0 +1,108 @@
+"""`igd data prepare`: raw data to a folder of items, training interactions and (history, target) rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from igd_core.data.interactions import Interactions
+from igd_core.data.movielens import read_movielens
+from igd_core.data.prepared import Preparation, write_prepared
+from igd_core.data.readers import read_interactions, read_items
+from igd_core.errors import DataError
+from igd_core.models import igd_home
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd data`; each leaf sets ``run``, a function of the parsed arguments that returns the exit code."""
+    data = subparsers.add_parser("data", help="turn raw data into items and (history, target) rows")
+    prepare = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "prepare", help="split by time and write items.csv, train_interactions.csv, train.csv, valid.csv, test.csv"
+    )
+    sources = prepare.add_subparsers(required=True, metavar="SOURCE")
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--split", choices=("time", "leave-one-out"), default="time", help="default: %(default)s, 8:1:1"
+    )
+    shared.add_argument("--max-history", type=int, default=10, metavar="N", help="default: %(default)s")
+    shared.add_argument("--force", action="store_true", help="replace a prepared data set that is there already")
+    shared.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+    movielens = sources.add_parser("ml-100k", parents=[shared], help="MovieLens-100K, from the installed recbole wheel")
+    movielens.add_argument("--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ml-100k")
+    movielens.add_argument("--no-year", action="store_true", help='"Sabrina", not "Sabrina (1954)"')
+    movielens.set_defaults(run=_prepare_movielens)
+
+    files = sources.add_parser("csv", parents=[shared], help="your own csv or Parquet files")
+    files.add_argument("--items", type=Path, required=True, metavar="FILE", help="item_id, title, any other columns")
+    files.add_argument(
+        "--interactions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="user_id, item_id, timestamp (s) and maybe rating",
+    )
+    files.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ and the interactions file's name"
+    )
+    files.add_argument("--title-column", default="title", metavar="NAME", help="default: %(default)s")
+    add_multi_argument(files)
+    files.add_argument("--on-empty-title", choices=("error", "skip"), default="error", help="default: %(default)s")
+    files.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
+    files.set_defaults(run=_prepare_files)
+
+
+def add_multi_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--multi NAME=SEPARATOR``, repeatable: ``args.multi`` is a list of pairs, for `read_items` as a dict."""
+    parser.add_argument(
+        "--multi",
+        action="append",
+        default=[],
+        type=_name_and_separator,
+        metavar="NAME=SEP",
+        help="an items column with several values in a cell, such as genres=|",
+    )
+
+
+def _name_and_separator(text: str) -> tuple[str, str]:
+    name, _, separator = text.rpartition("=")
+    if not (name and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SEPARATOR, such as genres=|")
+    return name, separator
+
+
+def _prepare_movielens(args: argparse.Namespace) -> int:
+    movielens = read_movielens(year_in_title=not args.no_year)
+    out = args.out or igd_home() / "data" / "ml-100k"
+    summary = write_prepared(out, movielens.catalogue, movielens.interactions, _preparation(args), force=args.force)
+    return _report(out, summary, as_json=args.json)
+
+
+def _prepare_files(args: argparse.Namespace) -> int:
+    items = read_items(args.items, title_column=args.title_column, multi=dict(args.multi), on_empty=args.on_empty_title)
+    read = read_interactions(args.interactions, items.catalogue, on_unknown=args.on_unknown_item)
+    if not isinstance(read.data, Interactions):
+        raise DataError(
+            f"{args.interactions}: these are history rows already; `igd build` and training read them as is"
+        )
+    out = args.out or igd_home() / "data" / args.interactions.stem
+    summary = write_prepared(out, items.catalogue, read.data, _preparation(args), force=args.force)
+    left_out = {"items_skipped": len(items.skipped), "interactions_dropped": read.dropped}
+    return _report(out, summary | left_out, as_json=args.json)
+
+
+def _preparation(args: argparse.Namespace) -> Preparation:
+    return Preparation(split=args.split, max_history=args.max_history)
+
+
+def _report(out: Path, summary: dict[str, object], *, as_json: bool) -> int:
+    summary = {"out": str(out)} | summary
+    if as_json:
+        print(json.dumps(summary))
+        return 0
+    for name, value in summary.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name.replace('_', ' '):<24}{shown}")
+    return 0

@@ -1,0 +1,154 @@
+"""A prepared data set: one folder of csv files that `igd build`, tuning and evaluation read.
+
+items.csv               item_id, title, metadata (several values of a cell joined by "|")
+train_interactions.csv  user_id, item_id, timestamp[, rating]: all of training, for the prior
+train.csv, valid.csv,   user_id, history_item_ids (separated by spaces, oldest first), item_id, timestamp[, rating]:
+test.csv                the targets that have a history
+dataset.json            how it was made, and counts
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from igd_core.data.rows import HistoryRows, history_rows, item_frequency
+from igd_core.data.split import split_by_time, split_leave_one_out
+from igd_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.catalogue import Catalogue, MetadataValue
+    from igd_core.data.interactions import Interactions
+
+MULTI_SEPARATOR = "|"
+_SUMMARY = "dataset.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How interactions become rows.
+
+    Attributes:
+        split: by two instants for everybody, 8:1:1, or each user's last and second last.
+        max_history: entries of a history, at most.
+    """
+
+    split: Literal["time", "leave-one-out"] = "time"
+    max_history: int = 10
+
+
+def write_prepared(
+    out: Path, catalogue: Catalogue, interactions: Interactions, how: Preparation, *, force: bool = False
+) -> dict[str, object]:
+    """Split, make rows, and write the folder `out` as a whole or not at all; returns what dataset.json holds.
+
+    Raises:
+        DataError: `out` cannot be written; it is not empty and `force` is off, or is on but `out` is no prepared data
+            set; the interactions cannot be split; an id or a value holds the separator of its column.
+    """
+    _check_target(out, force=force)
+    _check_item_ids(catalogue)
+    split = split_by_time(interactions) if how.split == "time" else split_leave_one_out(interactions)
+    positions = {"train": split.train, "valid": split.valid, "test": split.test}
+    rows = {part: history_rows(interactions, at, max_history=how.max_history) for part, at in positions.items()}
+    training = interactions.take(split.train)
+    summary: dict[str, object] = {
+        "split": how.split,
+        "max_history": how.max_history,
+        "items": len(catalogue),
+        "items_never_in_training": int((item_frequency(training, catalogue) == 0).sum()),
+        "users": len(np.unique(interactions.user)),
+        "interactions": {part: len(at) for part, at in positions.items()},
+        "rows": {part: len(made) for part, made in rows.items()},
+        "multi": {name: MULTI_SEPARATOR for name, column in catalogue.metadata.items() if _is_multi(column)},
+    }
+    tables = {"items": _item_columns(catalogue), "train_interactions": _columns(training, catalogue)}
+    tables |= {part: _columns(made, catalogue) for part, made in rows.items()}
+    try:
+        _replace_folder(out, tables, summary)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror}") from None
+    return summary
+
+
+def _check_target(out: Path, *, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out}: is a file, not a folder")
+    if any(out.iterdir()):
+        if not force:
+            raise DataError(f"{out}: is not empty; --force replaces it")
+        if not (out / _SUMMARY).is_file():
+            raise DataError(f"{out}: holds no {_SUMMARY}, so it is no prepared data set and --force leaves it alone")
+
+
+def _check_item_ids(catalogue: Catalogue) -> None:
+    for item_id in catalogue.item_ids:
+        if len(item_id.split()) != 1:
+            raise DataError(f"item {item_id!r}: its id holds white space, which separates the ids of a history")
+
+
+def _is_multi(column: Sequence[MetadataValue]) -> bool:
+    return any(isinstance(value, tuple) for value in column)
+
+
+def _item_columns(catalogue: Catalogue) -> dict[str, Sequence[str]]:
+    cells = {name: [_cell(name, value) for value in column] for name, column in catalogue.metadata.items()}
+    return {"item_id": catalogue.item_ids, "title": catalogue.titles, **cells}
+
+
+def _cell(name: str, value: MetadataValue) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, tuple):
+        return str(value)
+    for part in value:
+        if not part or part != part.strip() or MULTI_SEPARATOR in part:
+            raise DataError(
+                f"{name} {part!r}: one of several values may not be empty, padded or hold {MULTI_SEPARATOR!r}"
+            )
+    return MULTI_SEPARATOR.join(value)
+
+
+def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str, Sequence[object]]:
+    columns: dict[str, Sequence[object]] = {}
+    if data.user is not None and data.user_ids is not None:
+        columns["user_id"] = [data.user_ids[code] for code in data.user.tolist()]
+    if isinstance(data, HistoryRows):
+        ids = [catalogue.item_ids[i] for i in data.history_item.tolist()]
+        start = data.history_start.tolist()
+        columns["history_item_ids"] = [" ".join(ids[a:b]) for a, b in zip(start[:-1], start[1:], strict=True)]
+    columns["item_id"] = [catalogue.item_ids[i] for i in data.item.tolist()]
+    if data.timestamp is not None:
+        columns["timestamp"] = data.timestamp.tolist()
+    if data.rating is not None:
+        columns["rating"] = ["" if rating != rating else rating for rating in data.rating.tolist()]  # noqa: PLR0124 - NaN
+    return columns
+
+
+def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object]]], summary: object) -> None:
+    """Write beside `out`, then rename: a reader sees the old folder, none for an instant, or the new one."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        for name, columns in tables.items():
+            with (made / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(zip(*columns.values(), strict=True))
+        (made / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+        if out.exists():
+            out.rename(Path(scratch) / "replaced")
+        made.rename(out)

@@ -1,0 +1,1 @@
+"""What runs the model: one seam (`base`), one engine per file."""

@@ -1,0 +1,100 @@
+"""Loading a checkpoint for the embedded engine: safetensors only, no code from the checkpoint, no silent misfit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from igd_core.errors import ModelError
+from igd_core.tokenization import TitleTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A causal language model in evaluation mode, its tokenizer, and the name it goes by."""
+
+    model: PreTrainedModel
+    tokenizer: TitleTokenizer
+    model_id: str
+
+
+def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
+    """Load a local directory, or a model hub's ``owner/name``.
+
+    Args:
+        name: directory or hub id.
+        device: ``auto`` takes CUDA where there is one.
+        dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
+
+    Raises:
+        ModelError: not found, not safetensors, or an architecture that this engine would run wrongly.
+    """
+    directory = resolve_checkpoint(name)
+    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if dtype == "auto":
+        dtype = "bfloat16" if target.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    tokenizer = TitleTokenizer.from_directory(directory)
+    model = _load_model(directory, DTYPES[dtype]).to(target)  # type: ignore[arg-type]
+    model.requires_grad_(requires_grad=False)
+    return Checkpoint(model=model.eval(), tokenizer=tokenizer, model_id=Path(name).name)
+
+
+def resolve_checkpoint(name: str | Path) -> Path:
+    """Local directory of a checkpoint; a hub id is downloaded once, without pickles.
+
+    Raises:
+        ModelError: neither a directory nor a repository that can be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"model {str(name)!r}: no such directory, and not fetched from a hub ({reason})") from None
+
+
+def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        _refuse_unsupported(config)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{directory}: {str(error).splitlines()[0]}") from None
+    return model  # type: ignore[no-any-return]
+
+
+def _refuse_unsupported(config: PretrainedConfig) -> None:
+    """A tree of tokens needs plain causal attention: its mask replaces the model's own."""
+    text = config.get_text_config()
+    if config.is_encoder_decoder:
+        raise ModelError(f"architecture {config.model_type!r}: encoder-decoder models are not supported")
+    layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if layer_types != {"full_attention"}:
+        other = ", ".join(sorted(layer_types - {"full_attention"}))
+        raise ModelError(f"architecture {config.model_type!r}: layers of type {other} are not supported")
+    window = getattr(text, "sliding_window", None)
+    if window is not None and getattr(text, "use_sliding_window", True):
+        raise ModelError(f"architecture {config.model_type!r}: sliding-window attention ({window}) is not supported")

@@ -1,0 +1,126 @@
+"""An engine without a model: log-probabilities drawn from a hash of prompt and node.
+
+It ships with the product because it obeys the same contract as the real engines at next to no cost: tests of the search
+and the server use it, and so does whoever measures what the server itself adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.decoding.session import ChildScores, SessionStats
+from igd_core.engines.base import EngineStats
+from igd_core.errors import EngineClosed, EngineError
+from igd_core.ids import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.session import Scoring
+
+_FAKE_MAX_PROMPT_TOKENS = 1 << 20
+
+
+class FakeEngine:
+    """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores."""
+
+    def __init__(self, *, delay_s: float = 0.0) -> None:
+        self._delay_s = delay_s
+        self._artifacts: dict[str, Artifact] = {}
+        self._open_sessions = 0
+        self._closed = False
+
+    @property
+    def model_id(self) -> str:
+        """Says what it is."""
+        return "fake"
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """More than any history makes."""
+        return _FAKE_MAX_PROMPT_TOKENS
+
+    async def load(self, artifact: Artifact) -> None:
+        """Any artefact will do."""
+        self._artifacts[artifact.version] = artifact
+
+    async def unload(self, version: str) -> None:
+        """Forget a version."""
+        self._artifacts.pop(version, None)
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+        """Start a session.
+
+        Raises:
+            EngineError: the version is not loaded, or the engine is closed.
+        """
+        if self._closed:
+            raise EngineClosed("the engine is closed")
+        if version not in self._artifacts:
+            raise EngineError(f"catalogue version {version!r} is not loaded")
+        self._open_sessions += 1
+        return FakeSession(self, self._artifacts[version], scoring, prompt_ids)
+
+    def stats(self) -> EngineStats:
+        """Sessions and versions."""
+        return EngineStats(sessions=self._open_sessions, versions=tuple(self._artifacts), healthy=not self._closed)
+
+    async def close(self) -> None:
+        """Refuse new sessions."""
+        self._closed = True
+
+
+class FakeSession:
+    """A session whose log-probabilities depend on nothing but prompt and node."""
+
+    def __init__(self, engine: FakeEngine, artifact: Artifact, scoring: Scoring, prompt_ids: Sequence[int]) -> None:
+        self._engine = engine
+        self._artifact = artifact
+        self._scoring = scoring
+        self._seed = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes())
+        self._closed = False
+        self.stats = SessionStats(prompt_tokens=len(prompt_ids), model_tokens=len(prompt_ids))
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        """Score ``nodes`` and the forced chains below them."""
+        if self._closed:
+            raise EngineError("the session is closed")
+        await asyncio.sleep(self._engine._delay_s)  # noqa: SLF001
+        trie, leaves = self._artifact.trie, self._scoring.leaves
+        result = {}
+        for start in nodes:
+            node: NodeId | None = start
+            while node is not None and not trie.is_leaf(node):
+                result[node] = self._score(node)
+                edge = leaves.only_edge(trie, node)
+                node = None if edge is None else NodeId(edge + 1)
+        self.stats.rounds += 1
+        self.stats.model_tokens += len(result)
+        return result
+
+    async def close(self) -> None:
+        """Count the session as ended."""
+        if not self._closed:
+            self._closed = True
+            self._engine._open_sessions -= 1  # noqa: SLF001
+
+    def logprobs(self, node: NodeId) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Log-probabilities of all children of ``node``, filtered or not; a tenth of the mass lies outside the trie."""
+        children = self._artifact.trie.children(node)
+        logits = 3.0 * np.random.default_rng((self._seed, node)).standard_normal(len(children) + 1)
+        logits[-1] = np.log(np.exp(logits[:-1]).sum() / 9.0)
+        return np.asarray(logits[:-1] - np.log(np.exp(logits).sum()))
+
+    def _score(self, node: NodeId) -> ChildScores:
+        trie, leaves = self._artifact.trie, self._scoring.leaves
+        edges = leaves.open_edges(trie, node)
+        logprobs = self.logprobs(node)[edges - int(trie.row_start[node])] / self._scoring.temperature
+        gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
+        scores = logprobs * (1.0 - self._scoring.alpha * gains)
+        best = np.argsort(-scores, kind="stable")[: self._scoring.keep]
+        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

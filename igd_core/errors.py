@@ -1,0 +1,63 @@
+"""Every error this package raises on purpose.
+
+IGDError
+├── InputError            what a caller handed in is wrong; CLI exit code 2, HTTP 422
+│   ├── DataError         an interactions or items file
+│   ├── CatalogueError    items, titles, paths, priors
+│   └── QueryError        a recommendation request; names the field
+├── ArtifactError         a bundle is truncated, altered, foreign or made for another tokenizer
+├── ModelError            a checkpoint cannot be loaded or has an unsupported architecture
+└── EngineError           the engine cannot answer now
+    ├── DeadlineExceeded  the request's time is over
+    └── EngineClosed      the engine has shut down or died
+"""
+
+from __future__ import annotations
+
+
+class IGDError(Exception):
+    """Base of every deliberate error."""
+
+
+class InputError(IGDError):
+    """What a caller handed in is wrong; the message names the field and the value."""
+
+
+class DataError(InputError):
+    """An interactions or items file cannot be used as it is."""
+
+
+class CatalogueError(InputError):
+    """Items, titles, token paths or priors cannot make a catalogue."""
+
+
+class QueryError(InputError):
+    """A recommendation request holds a value that cannot be served.
+
+    Attributes:
+        field: name of the offending request field.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class ArtifactError(IGDError):
+    """An artefact is truncated, altered, foreign, or made for another tokenizer."""
+
+
+class ModelError(IGDError):
+    """A checkpoint cannot be loaded, or its architecture is not supported."""
+
+
+class EngineError(IGDError):
+    """The engine cannot answer now."""
+
+
+class DeadlineExceeded(EngineError):  # noqa: N818 - the name says what happened, as in asyncio
+    """The request's time was over before its answer was ready."""
+
+
+class EngineClosed(EngineError):  # noqa: N818
+    """The engine has shut down or died."""

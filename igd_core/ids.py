@@ -1,0 +1,19 @@
+"""Integer ids that must not be mixed up: each is an index into a different array."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+ItemIndex = NewType("ItemIndex", int)
+"""Row of an item in the catalogue."""
+
+LeafIndex = NewType("LeafIndex", int)
+"""Position of a distinct token path in lexicographic order; items that share a title share a leaf."""
+
+NodeId = NewType("NodeId", int)
+"""Trie node, numbered breadth first; 0 is the root."""
+
+EdgeId = NewType("EdgeId", int)
+"""Trie edge; edge e leads to node e + 1."""
+
+ROOT = NodeId(0)

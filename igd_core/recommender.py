@@ -1,0 +1,228 @@
+"""From a history to ranked items: prompt, filters, search, and the items of each path.
+
+A `Recommender` binds one engine to the artefact versions it serves. It knows item rows, not item ids, users or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from igd_core.attributes import AttributeIndex, AttributeValue
+from igd_core.decoding.beam import BeamSearch, Hypothesis
+from igd_core.decoding.filters import ItemFilter, first_admitted
+from igd_core.decoding.session import Scoring, SessionStats
+from igd_core.errors import DeadlineExceeded, EngineError, QueryError
+from igd_core.ids import ItemIndex, LeafIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.base import Engine
+
+MAX_K = 100
+MAX_BEAMS = 200
+MAX_TEMPERATURE = 10.0
+MAX_LENGTH_PENALTY = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request for recommendations.
+
+    Attributes:
+        history: item rows, oldest first; the prompt's template decides how many of them it shows.
+        k: items wanted, 1..100 and at most the catalogue's size.
+        beams: width of the search, 1..200; raised to ``k`` where smaller.
+        alpha: rebalancing towards decisive tokens, 0..1; None takes the artefact's.
+        temperature: divides the logits, in (0, 10].
+        length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
+        exclude_seen: leave out items of the whole ``history``.
+        exclude: further items to leave out.
+        allow: the only items that may come back; None for all.
+        attributes: column -> values; an item must have one of them in each column named.
+        timeout_s: seconds after which DeadlineExceeded is raised; None for no limit.
+    """
+
+    history: Sequence[ItemIndex]
+    k: int = 10
+    beams: int = 10
+    alpha: float | None = None
+    temperature: float = 1.0
+    length_penalty: float = 0.0
+    exclude_seen: bool = True
+    exclude: Sequence[ItemIndex] = ()
+    allow: Sequence[ItemIndex] | None = None
+    attributes: Mapping[str, Sequence[AttributeValue]] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedToken:
+    """One token of an item's path.
+
+    Attributes:
+        token_id: in the model's vocabulary.
+        logprob: nats, over the full vocabulary, unweighted.
+        information_gain: nats, of the whole catalogue.
+        weight: what the log-probability was multiplied with, ``1 - alpha * g``.
+        forced: whether the trie left no other token here.
+    """
+
+    token_id: int
+    logprob: float
+    information_gain: float
+    weight: float
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendedItem:
+    """An item, its score (weighted log-probability in nats; for popularity, the share of interactions), and why.
+
+    Attributes:
+        item: the most popular admitted item of the path.
+        score: higher is better.
+        duplicates: other admitted items with the same path, most popular first.
+        tokens: the path, EOS included; empty for popularity.
+    """
+
+    item: ItemIndex
+    score: float
+    duplicates: tuple[ItemIndex, ...] = ()
+    tokens: tuple[ExplainedToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """A ranked answer: ``source`` says who ranked, ``prompt_ids`` what the model was asked, ``stats`` what it cost."""
+
+    source: Literal["model", "popularity"]
+    version: str
+    items: tuple[RecommendedItem, ...]
+    prompt_ids: tuple[int, ...] = ()
+    stats: SessionStats = field(default_factory=SessionStats)
+
+
+class Recommender:
+    """Serves one artefact version on an engine that has it loaded."""
+
+    def __init__(self, artifact: Artifact, engine: Engine) -> None:
+        self.artifact = artifact
+        self.engine = engine
+        self._attributes = AttributeIndex(artifact.catalogue.metadata)
+
+    async def recommend(self, query: Query) -> Recommendation:
+        """Decode with the model; popularity answers an empty history.
+
+        Raises:
+            QueryError: a value out of range; names the field.
+            DeadlineExceeded: ``timeout_s`` went by.
+            EngineError: the engine cannot answer.
+        """
+        self._check(query)
+        if not query.history:
+            return self.popular(query)
+        try:
+            async with asyncio.timeout(query.timeout_s):
+                return await self._decode(query)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {query.timeout_s} s") from None
+
+    def popular(self, query: Query) -> Recommendation:
+        """Most popular admitted items, one per title; needs no model.
+
+        Raises:
+            QueryError: a value out of range; names the field.
+        """
+        self._check(query)
+        item_filter = self._item_filter(query)
+        leaves = item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
+        ranked = self.artifact.popular_leaves
+        if not leaves.admits_all:
+            listed = np.isin(ranked, leaves.leaves)
+            ranked = ranked[~listed if leaves.barred else listed]
+        prior = self.artifact.leaf_prior
+        return Recommendation(
+            source="popularity",
+            version=self.artifact.version,
+            items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked[: query.k]),
+        )
+
+    async def _decode(self, query: Query) -> Recommendation:
+        artifact = self.artifact
+        item_filter = self._item_filter(query)
+        leaves = item_filter.leaves(artifact.trie, artifact.leaf_of_item)
+        prompt = artifact.prompt(query.history)
+        if not leaves.count(artifact.trie.num_leaves):
+            return Recommendation(source="model", version=artifact.version, items=(), prompt_ids=tuple(prompt))
+        beams = max(query.beams, query.k)
+        alpha = artifact.manifest.alpha if query.alpha is None else query.alpha
+        scoring = Scoring(alpha=alpha, temperature=query.temperature, keep=2 * beams, leaves=leaves)
+        if len(prompt) > self.engine.max_prompt_tokens:
+            raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
+        session = await self.engine.open(artifact.version, prompt, scoring)
+        try:
+            search = BeamSearch(artifact.trie, beams=beams, length_penalty=query.length_penalty)
+            hypotheses = await search.run(session)
+        finally:
+            await session.close()
+        return Recommendation(
+            source="model",
+            version=artifact.version,
+            items=tuple(self._explained(found, alpha, item_filter) for found in hypotheses[: query.k]),
+            prompt_ids=tuple(prompt),
+            stats=session.stats,
+        )
+
+    def _item(self, leaf: LeafIndex, score: float, item_filter: ItemFilter) -> RecommendedItem:
+        items = first_admitted(self.artifact.trie.items_of(leaf), self.artifact.catalogue.frequency, item_filter)
+        return RecommendedItem(item=items[0], score=score, duplicates=tuple(items[1:]))
+
+    def _explained(self, found: Hypothesis, alpha: float, item_filter: ItemFilter) -> RecommendedItem:
+        trie, gains = self.artifact.trie, self.artifact.gains
+        plain = self._item(found.leaf, found.score, item_filter)
+        edges = np.array([step.edge for step in found.steps])
+        degree = np.diff(trie.row_start)[trie.parents(edges + 1)] if len(edges) else edges
+        weight = 1.0 - alpha * gains.sibling_gain[edges].astype(np.float64)
+        tokens = tuple(
+            ExplainedToken(
+                token_id=int(trie.edge_token[step.edge]),
+                logprob=step.logprob,
+                information_gain=float(gains.information_gain[step.edge]),
+                weight=float(weight[at]),
+                forced=bool(degree[at] == 1),
+            )
+            for at, step in enumerate(found.steps)
+        )
+        return RecommendedItem(item=plain.item, score=plain.score, duplicates=plain.duplicates, tokens=tokens)
+
+    def _item_filter(self, query: Query) -> ItemFilter:
+        barred = [*query.exclude, *(query.history if query.exclude_seen else ())]
+        allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
+        if query.attributes:
+            matching = self._attributes.matching(query.attributes)
+            allowed = matching if allowed is None else np.intersect1d(allowed, matching)
+        return ItemFilter.of(allowed=allowed, barred=barred)
+
+    def _check(self, query: Query) -> None:
+        num_items = len(self.artifact.catalogue)
+        _require_range("k", query.k, 1, min(MAX_K, num_items))
+        _require_range("beams", query.beams, 1, MAX_BEAMS)
+        if query.alpha is not None:
+            _require_range("alpha", query.alpha, 0.0, 1.0)
+        _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
+        _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
+        for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
+            for item in items:
+                if not 0 <= item < num_items:
+                    raise QueryError(name, f"item row {item} is not in the catalogue of {num_items}")
+
+
+def _require_range(name: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:  # NaN fails this too
+        raise QueryError(name, f"{value} is not in {lowest}..{highest}")
