@@ -110,4 +110,4 @@ def _normalise_siblings(
     starts = row_start[:-1][inner]
     lowest = np.repeat(np.minimum.reduceat(gain, starts), degree[inner])
     highest = np.repeat(np.maximum.reduceat(gain, starts), degree[inner])
-    return (gain - lowest) / (highest - lowest + SIBLING_EPSILON)
+    return np.asarray((gain - lowest) / (highest - lowest + SIBLING_EPSILON))

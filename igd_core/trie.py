@@ -110,7 +110,8 @@ class TokenTrie:
 
     def path(self, leaf: LeafIndex) -> list[int]:
         """Token ids of a leaf's path, EOS included."""
-        return self.edge_token[self.edges_to(NodeId(int(self.leaf_node[leaf])))].tolist()
+        edges = self.edges_to(NodeId(int(self.leaf_node[leaf])))
+        return [int(token) for token in self.edge_token[edges]]
 
     def items_of(self, leaf: LeafIndex) -> Int32:
         """Item rows that share the leaf, ``(n,)`` int32, n >= 1."""
@@ -195,7 +196,7 @@ class _Builder:
     def _sorted_keys(self, depth: int) -> Int64:
         """Sort active positions by (node, token); returns the keys in that order."""
         items = self.order[self.active]
-        key = (self.group << _TOKEN_BITS) | self.tokens[self.offsets[items] + depth]
+        key: Int64 = (self.group << _TOKEN_BITS) | self.tokens[self.offsets[items] + depth]
         unsorted = key[1:] < key[:-1]
         if not unsorted.any():
             return key

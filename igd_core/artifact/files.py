@@ -276,7 +276,7 @@ def _items_from_parquet(path: Path) -> Catalogue:
 
 
 def _metadata_values(column: pa.ChunkedArray) -> list[Any]:
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     if pa.types.is_list(column.type):
         return [None if value is None else tuple(value) for value in values]
     return values

@@ -9,8 +9,9 @@ dataset.json            how it was made, and counts
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,14 @@ from igd_core.data.split import split_by_time, split_leave_one_out
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from igd_core.catalogue import Catalogue, MetadataValue
     from igd_core.data.interactions import Interactions
 
 MULTI_SEPARATOR = "|"
 _SUMMARY = "dataset.json"
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,10 @@ def write_prepared(
         "rows": {part: len(made) for part, made in rows.items()},
         "multi": {name: MULTI_SEPARATOR for name, column in catalogue.metadata.items() if _is_multi(column)},
     }
-    tables = {"items": _item_columns(catalogue), "train_interactions": _columns(training, catalogue)}
+    tables: dict[str, Mapping[str, Sequence[object]]] = {
+        "items": _item_columns(catalogue),
+        "train_interactions": _columns(training, catalogue),
+    }
     tables |= {part: _columns(made, catalogue) for part, made in rows.items()}
     try:
         _replace_folder(out, tables, summary)
@@ -128,13 +133,21 @@ def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str
     if isinstance(data, HistoryRows):
         ids = [catalogue.item_ids[i] for i in data.history_item.tolist()]
         start = data.history_start.tolist()
-        columns["history_item_ids"] = [" ".join(ids[a:b]) for a, b in zip(start[:-1], start[1:], strict=True)]
+        columns["history_item_ids"] = [" ".join(ids[a:b]) for a, b in itertools.pairwise(start)]
     columns["item_id"] = [catalogue.item_ids[i] for i in data.item.tolist()]
     if data.timestamp is not None:
         columns["timestamp"] = data.timestamp.tolist()
     if data.rating is not None:
         columns["rating"] = ["" if rating != rating else rating for rating in data.rating.tolist()]  # noqa: PLR0124 - NaN
     return columns
+
+
+def _line(cells: Iterable[object]) -> str:
+    """One csv line. The csv module of Python 3.11 leaves a lone carriage return unquoted, which breaks the row."""
+    texts = map(str, cells)
+    return (
+        ",".join('"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text for text in texts) + "\n"
+    )
 
 
 def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object]]], summary: object) -> None:
@@ -145,9 +158,7 @@ def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object
         made.mkdir()
         for name, columns in tables.items():
             with (made / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(columns)
-                writer.writerows(zip(*columns.values(), strict=True))
+                file.writelines(_line(row) for row in itertools.chain([columns], zip(*columns.values(), strict=True)))
         (made / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
         if out.exists():
             out.rename(Path(scratch) / "replaced")

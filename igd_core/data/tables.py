@@ -140,8 +140,9 @@ class SourceTable:
     def metadata(self, name: str, separator: str | None = None) -> list[MetadataValue]:
         """A column of attribute values.
 
-        Text in a csv file becomes whole numbers, numbers or booleans (true, false) when every filled cell is one; empty
-        cells, nulls and NaN become None. A list column, or a column with a `separator`, holds tuples of text.
+        Text becomes whole numbers, numbers or booleans (true, false) when every filled cell is one and none has a
+        leading zero, as codes do ("007"). Empty cells, nulls and NaN become None. A list column, or a column with a
+        `separator`, holds tuples of text.
 
         Raises:
             DataError: a column of another type.

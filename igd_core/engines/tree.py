@@ -221,7 +221,7 @@ class TreeSession:
 
     def _remember(self, cache: DynamicCache) -> None:
         length = len(self._prompt.ids)
-        layers = tuple((layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in cache.layers)
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in cache)
         self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers))  # noqa: SLF001
 
     def _place(self, tree: _Tree, prompt_tokens: int, fed: list[NodeId]) -> tuple[torch.Tensor, list[int]]:

@@ -1,0 +1,7 @@
+"""``python -m igd_core`` is ``igd``."""
+
+import sys
+
+from igd_core.cli import main
+
+sys.exit(main())

@@ -1,0 +1,140 @@
+"""The method as its authors run it: transformers' ``generate`` with a Python trie, walked from the root at each step.
+
+The independent witness that decoding is measured against and tested with: it shares no code with ``igd_core.trie``,
+``igd_core.infogain`` or ``igd_core.decoding``. Slow and obvious on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import LogitsProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from transformers import PreTrainedModel
+
+
+@dataclass(slots=True)
+class DictNode:
+    """A trie node as nested dicts: children by token, items that end here, entropy left (nats)."""
+
+    children: dict[int, DictNode] = field(default_factory=dict)
+    items: list[int] = field(default_factory=list)
+    entropy: float = 0.0
+
+
+def build_dict_trie(paths: Sequence[Sequence[int]], prior: Sequence[float]) -> DictNode:
+    """Insert every path, then sum ``-p ln p`` over the distinct paths below each node.
+
+    Items of one path are one outcome.
+    """
+    root = DictNode()
+    for item, path in enumerate(paths):
+        node = root
+        for token in path:
+            node = node.children.setdefault(token, DictNode())
+        node.items.append(item)
+    _fill_entropy(root, prior)
+    return root
+
+
+def _fill_entropy(node: DictNode, prior: Sequence[float]) -> None:
+    own = sum(prior[item] for item in node.items)
+    node.entropy = -own * math.log(own) if own > 0 else 0.0
+    for child in node.children.values():
+        _fill_entropy(child, prior)
+        node.entropy += child.entropy
+
+
+def weights_at(node: DictNode, alpha: float) -> dict[int, float]:
+    """``1 - alpha * g`` of each child token, g normalised among siblings (arXiv 2506.13229)."""
+    gains = {token: node.entropy - child.entropy for token, child in node.children.items()}
+    lowest, highest = min(gains.values()), max(gains.values())
+    return {token: 1.0 - alpha * (gain - lowest) / (highest - lowest + 1e-7) for token, gain in gains.items()}
+
+
+class TrieProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Weighted log-probabilities of the trie's children; -inf elsewhere.
+
+    Beam search hands a processor the log-softmax over the full vocabulary, so this multiplies in place of the model's
+    values.
+    """
+
+    def __init__(self, root: DictNode, prompt_length: int, alpha: float) -> None:
+        self._root = root
+        self._prompt_length = prompt_length
+        self._alpha = alpha
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``input_ids`` (rows, length) int64, ``scores`` (rows, vocab) float32; returns a new (rows, vocab)."""
+        constrained = torch.full_like(scores, -math.inf)
+        for row, ids in enumerate(input_ids[:, self._prompt_length :].tolist()):
+            node: DictNode | None = self._root
+            for token in ids:
+                node = node.children.get(token) if node else None
+            if node is None or not node.children:
+                continue  # a beam that has ended, or never lived
+            for token, weight in weights_at(node, self._alpha).items():
+                constrained[row, token] = scores[row, token] * weight
+        return constrained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceResult:
+    """Ranked paths: tokens (EOS included), score, and how many forward passes it took."""
+
+    paths: list[tuple[int, ...]]
+    scores: list[float]
+    model_calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSettings:
+    """Beam width, rebalancing, length penalty and the token that ends a path."""
+
+    beams: int = 10
+    alpha: float = 0.2
+    length_penalty: float = 0.0
+    max_new_tokens: int = 72
+    eos_id: int = 2
+
+
+def reference_generate(
+    model: PreTrainedModel, root: DictNode, prompt: Iterable[int], settings: ReferenceSettings
+) -> ReferenceResult:
+    """Beam search by transformers' own ``generate``."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = model.register_forward_pre_hook(count)
+    try:
+        output = model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            num_beams=settings.beams,
+            num_return_sequences=settings.beams,
+            max_new_tokens=settings.max_new_tokens,
+            length_penalty=settings.length_penalty,
+            do_sample=False,
+            eos_token_id=settings.eos_id,
+            pad_token_id=settings.eos_id,
+            logits_processor=[TrieProcessor(root, ids.shape[1], settings.alpha)],
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    finally:
+        hook.remove()
+    paths = []
+    for row in output.sequences[:, ids.shape[1] :].tolist():
+        end = row.index(settings.eos_id) + 1 if settings.eos_id in row else len(row)
+        paths.append(tuple(row[:end]))
+    return ReferenceResult(paths=paths, scores=output.sequences_scores.tolist(), model_calls=calls)

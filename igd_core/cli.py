@@ -1,0 +1,42 @@
+"""The ``igd`` command: one module per subcommand under ``igd_core.commands``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from igd_core.commands import bench, build, data, demo, inspect, recommend, serve
+from igd_core.errors import IGDError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BAD_INPUT = 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (data, build, inspect, recommend, serve, demo, bench):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, 2 and one line on standard error for bad input."""
+    args = make_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except IGDError as error:
+        print(f"igd: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

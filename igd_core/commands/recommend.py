@@ -1,0 +1,118 @@
+"""`igd recommend`: one history, ranked items, and every number behind them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.artifact import Artifact, load_artifact
+from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
+from igd_core.errors import QueryError
+from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender
+
+if TYPE_CHECKING:
+    from igd_core.ids import ItemIndex
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd recommend`."""
+    parser = subparsers.add_parser("recommend", help="recommend for one history")
+    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
+    add_engine_arguments(parser)
+    parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--beams", type=int, default=10)
+    parser.add_argument("--alpha", type=float, help="0..1 (default: the artefact's)")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--length-penalty", type=float, default=0.0)
+    parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
+    parser.add_argument(
+        "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `engine_options` reads."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint: a directory or a hub id")
+    parser.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """Engine options of parsed arguments."""
+    return EngineOptions(model=args.model, engine=args.engine, device=args.device, dtype=args.dtype)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, recommend once, print."""
+    artifact = load_artifact(args.artifact)
+    query = Query(
+        history=parse_history(args.history, artifact),
+        k=args.k,
+        beams=args.beams,
+        alpha=args.alpha,
+        temperature=args.temperature,
+        length_penalty=args.length_penalty,
+        exclude_seen=not args.no_exclude_seen,
+    )
+    opened = open_engine(engine_options(args))
+    answer = asyncio.run(_recommend(artifact, opened, query))
+    if args.json:
+        print(json.dumps(to_json(answer, artifact, opened)))
+        return 0
+    for rank, found in enumerate(answer.items, start=1):
+        print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
+    return 0
+
+
+def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:
+    """Item rows of comma-separated ids.
+
+    Raises:
+        QueryError: an id that the catalogue does not have.
+    """
+    rows = []
+    for item_id in filter(None, (part.strip() for part in text.split(","))):
+        row = artifact.catalogue.index_of(item_id)
+        if row is None:
+            raise QueryError("history", f"item {item_id!r} is not in catalogue {artifact.manifest.name!r}")
+        rows.append(row)
+    return rows
+
+
+def to_json(answer: Recommendation, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
+    """Everything an outsider needs to compute the scores again."""
+    return {
+        "version": answer.version,
+        "model": opened.engine.model_id,
+        "source": answer.source,
+        "prompt_token_ids": list(answer.prompt_ids),
+        "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],
+        "stats": asdict(answer.stats),
+    }
+
+
+def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
+    catalogue = artifact.catalogue
+    return {
+        "item_id": catalogue.item_ids[found.item],
+        "title": catalogue.titles[found.item],
+        "rank": rank,
+        "score": found.score,
+        "duplicates": [catalogue.item_ids[item] for item in found.duplicates],
+        "tokens": [{"text": opened.tokenizer.token_text(token.token_id), **asdict(token)} for token in found.tokens],
+    }
+
+
+async def _recommend(artifact: Artifact, opened: OpenEngine, query: Query) -> Recommendation:
+    try:
+        await opened.engine.load(artifact)
+        return await Recommender(artifact, opened.engine).recommend(query)
+    finally:
+        await opened.engine.close()
