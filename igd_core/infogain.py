@@ -22,6 +22,7 @@ SIBLING_EPSILON = 1e-7
 """Keeps the sibling normalisation finite where all siblings gain the same (the reference's constant)."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST_BELOW_ONE = np.nextafter(np.float32(1.0), np.float32(0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,11 @@ class InfoGainTable:
         possible = _range_sum(trie, _cumulative(leaf_prior > 0, np.int64))
         decides = possible[parent] != possible[1:]
         gain = np.where(decides, np.maximum(gain, _SMALLEST), 0.0)
+        sibling_gain = _normalise_siblings(gain, degree, trie.row_start).astype(np.float32)
         return InfoGainTable(
             information_gain=gain.astype(np.float32),
-            sibling_gain=_normalise_siblings(gain, degree, trie.row_start).astype(np.float32),
+            # float32 rounds a gain of some nats up to 1. Then alpha 1 would weigh with 0, and 0 x -inf is no score.
+            sibling_gain=np.minimum(sibling_gain, _LARGEST_BELOW_ONE),
         )
 
 
@@ -87,8 +90,9 @@ def leaf_prior_of(trie: TokenTrie, item_prior: NDArray[np.float64]) -> NDArray[n
 def _check_prior(prior: NDArray[np.float64], num_leaves: int) -> None:
     if prior.shape != (num_leaves,):
         raise CatalogueError(f"prior has shape {prior.shape}, the trie has {num_leaves} leaves")
-    if not np.isfinite(prior).all() or prior.min() < 0:
-        raise CatalogueError(f"prior must be finite and >= 0, found {prior[~(prior >= 0)][:1]}")
+    wrong = ~(np.isfinite(prior) & (prior >= 0))
+    if wrong.any():
+        raise CatalogueError(f"prior must be finite and >= 0, found {prior[wrong][:1]}")
     if abs(prior.sum() - 1.0) > 1e-6:
         raise CatalogueError(f"prior sums to {prior.sum()}, not 1")
 

@@ -66,7 +66,7 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     # A model read from GGUF refuses save_pretrained; a fresh one with the same weights does not.
     config = loaded.config
     del config.quantization_config  # it says "gguf"; what is saved is plain fp32
-    model = LlamaForCausalLM(config).to(torch.float32)
+    model = LlamaForCausalLM(config)  # in fp32, torch's default
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(out)

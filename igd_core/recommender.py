@@ -187,7 +187,8 @@ class Recommender:
         trie, gains = self.artifact.trie, self.artifact.gains
         plain = self._item(found.leaf, found.score, item_filter)
         edges = np.array([step.edge for step in found.steps])
-        degree = np.diff(trie.row_start)[trie.parents(edges + 1)] if len(edges) else edges
+        parents = trie.parents(edges + 1)
+        degree = trie.row_start[parents + 1] - trie.row_start[parents]
         weight = 1.0 - alpha * gains.sibling_gain[edges].astype(np.float64)
         tokens = tuple(
             ExplainedToken(

@@ -56,10 +56,10 @@ class TitleTokenizer:
         definition = {**definition, "truncation": None, "padding": None}
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-        self._full = Tokenizer.from_str(json.dumps(definition))
+        self._full = _parse_tokenizer(definition)
         added = definition.get("added_tokens") or []
         self._added = frozenset(int(token["id"]) for token in added)
-        self._plain = Tokenizer.from_str(json.dumps({**definition, "added_tokens": [], "post_processor": None}))
+        self._plain = _parse_tokenizer({**definition, "added_tokens": [], "post_processor": None})
         eos_id = self._full.token_to_id(eos_token)
         if eos_id is None:
             raise ModelError(f"eos_token {eos_token!r} is not in the tokenizer's vocabulary")
@@ -72,7 +72,7 @@ class TitleTokenizer:
         """Read ``tokenizer.json`` and the name of the EOS token from a checkpoint's directory.
 
         Raises:
-            ModelError: a file is missing, is not JSON, or names no EOS token.
+            ModelError: a file is missing, is not JSON, is no tokenizer's, or names no EOS token.
         """
         directory = Path(directory)
         definition = _read_json(directory / "tokenizer.json")
@@ -142,6 +142,13 @@ class TitleTokenizer:
             raise CatalogueError(
                 f"item {item}: its text would hold the control token {self._full.id_to_token(token)!r}"
             )
+
+
+def _parse_tokenizer(definition: dict[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(json.dumps(definition))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more exact
+        raise ModelError(f"tokenizer.json: not a fast tokenizer's ({error})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

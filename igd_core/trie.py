@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Int64 = NDArray[np.int64]
 
 _TOKEN_BITS = 32
+_MAX_NODES = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,8 @@ class TokenTrie:
 def _check_paths(offsets: Int64, tokens: Int32) -> None:
     if len(offsets) < 2:
         raise CatalogueError("a catalogue needs at least one item")
+    if len(tokens) >= _MAX_NODES:  # each makes a node at most, and node ids are int32
+        raise CatalogueError(f"the paths hold {len(tokens)} tokens; fewer than {_MAX_NODES} fit")
     if offsets[0] != 0 or offsets[-1] != len(tokens):
         raise CatalogueError(f"path offsets run from {offsets[0]} to {offsets[-1]}, tokens number {len(tokens)}")
     lengths = np.diff(offsets)
@@ -183,8 +186,6 @@ class _Builder:
             self._descend(depth, bounds)
             depth += 1
         degrees.append(np.zeros(len(first[-1]), dtype=np.int32))
-        if level_start[-1] > np.iinfo(np.int32).max:
-            raise CatalogueError(f"the trie would have {level_start[-1]} nodes; at most 2**31 - 1 fit")
         return self._finish(
             degree=np.concatenate(degrees),
             edge_token=np.concatenate(tokens),

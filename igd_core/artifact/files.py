@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
+from igd_core.artifact.structure import check_structure
 from igd_core.catalogue import Catalogue
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.infogain import InfoGainTable
@@ -66,7 +67,7 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
     if directory.exists():
         if _holds_version(directory, artifact.version):
             return
-        if not replace and any(directory.iterdir()):
+        if not replace and (not directory.is_dir() or any(directory.iterdir())):
             raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
@@ -101,7 +102,10 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
     catalogue = _items_from_parquet(directory / "items.parquet")
     if len(catalogue) != manifest.counts.items:
         raise ArtifactError(f"items.parquet: {len(catalogue)} items, the manifest counts {manifest.counts.items}")
-    return Artifact.assemble(manifest, catalogue, trie, gains)
+    try:
+        return Artifact.assemble(manifest, catalogue, trie, gains)
+    except CatalogueError as error:
+        raise ArtifactError(f"items.parquet: {error}") from None
 
 
 def _holds_version(directory: Path, version: str) -> bool:
@@ -123,12 +127,12 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 def _swap_in(new: Path, target: Path, aside: Path) -> None:
     """Rename ``new`` to ``target``; what was there is put back if that fails."""
-    if target.exists():
-        target.rename(aside)
     try:
+        if target.exists():
+            target.rename(aside)
         new.rename(target)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # an interrupt too must not leave the old version in the scratch folder
+        if aside.exists() and not target.exists():
             aside.rename(target)
         raise
 
@@ -165,6 +169,7 @@ def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[A
     safetensors' own numpy reader copies. Pages are private (mode "c"), so torch takes the arrays as writable without
     a copy and nothing reaches the file.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER_BYTES:
@@ -177,12 +182,15 @@ def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[A
             arrays = {}
             for name, dtype in expected.items():
                 (count,), (begin, end) = header[name]["shape"], header[name]["data_offsets"]
-                if header[name]["dtype"] != dtype or end - begin != count * _DTYPES[dtype].itemsize:
+                offset, itemsize = 8 + length + begin, _DTYPES[dtype].itemsize
+                if header[name]["dtype"] != dtype or end - begin != count * itemsize:
                     raise ArtifactError(f"{path.name}: {name} is {header[name]['dtype']} x {count}, expected {dtype}")
+                if not 0 <= begin <= end <= size or offset % itemsize:
+                    raise ArtifactError(f"{path.name}: {name} lies at bytes {begin} to {end}")
                 arrays[name] = np.asarray(
-                    np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=8 + length + begin, shape=(count,))
+                    np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=offset, shape=(count,))
                 )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{path.name}: not a safetensors file of this format ({error})") from None
     return arrays
 
@@ -200,35 +208,14 @@ def _load_trie(path: Path, manifest: Manifest, *, verify: bool) -> TokenTrie:
         "leaf_items": counts.items,
         "level_start": counts.depth + 2,
     }
+    if min(shapes.values()) < 1 or counts.depth < 1:
+        raise ArtifactError(f"{path.name}: the manifest counts no path ({counts})")
     for name, array in trie.arrays().items():
         if len(array) != shapes[name]:
             raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the manifest counts {shapes[name]}")
     if verify:
-        _check_structure(trie, manifest.vocab_size, path.name)
+        check_structure(trie, manifest.vocab_size, path.name)
     return trie
-
-
-def _check_structure(trie: TokenTrie, vocab_size: int, part: str) -> None:
-    """A bundle can be whole and still lie: no index may lead outside its array."""
-    sound = {
-        "row_start": trie.num_edges == trie.num_nodes - 1
-        and trie.row_start[0] == 0
-        and trie.row_start[-1] == trie.num_edges
-        and bool((np.diff(trie.row_start) >= 0).all()),
-        "edge_token": trie.num_edges > 0 and trie.edge_token.min() >= 0 and trie.edge_token.max() < vocab_size,
-        "node_first": trie.node_first.min() >= 0 and bool((trie.node_first < trie.node_end).all()),
-        "node_end": trie.node_end.max() <= trie.num_leaves,
-        "leaf_node": trie.leaf_node.min() > 0
-        and trie.leaf_node.max() < trie.num_nodes
-        and bool((np.diff(trie.row_start)[trie.leaf_node] == 0).all()),
-        "leaf_start": trie.leaf_start[0] == 0
-        and trie.leaf_start[-1] == trie.num_items
-        and bool((np.diff(trie.leaf_start) > 0).all()),
-        "leaf_items": bool((np.sort(trie.leaf_items) == np.arange(trie.num_items)).all()),
-    }
-    for name, good in sound.items():
-        if not good:
-            raise ArtifactError(f"{part}: {name} is not a trie's")
 
 
 def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTable:
@@ -250,7 +237,10 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
     if catalogue.texts is not catalogue.titles and list(catalogue.texts) != list(catalogue.titles):
         columns["text"] = pa.array(catalogue.texts, pa.string())
     for name, values in catalogue.metadata.items():
-        columns[_METADATA_PREFIX + name] = pa.array(values)
+        try:
+            columns[_METADATA_PREFIX + name] = pa.array(values)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise CatalogueError(f"metadata column {name!r}: its values are not of one kind ({error})") from None
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd")
     return sink.getvalue()
@@ -259,20 +249,27 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
 def _items_from_parquet(path: Path) -> Catalogue:
     try:
         table = pq.read_table(path)
-        titles = table.column("title").to_pylist()
+        titles = _required(table, "title", pa.string()).to_pylist()
         return Catalogue(
-            item_ids=table.column("item_id").to_pylist(),
+            item_ids=_required(table, "item_id", pa.string()).to_pylist(),
             titles=titles,
-            texts=table.column("text").to_pylist() if "text" in table.column_names else titles,
-            frequency=table.column("frequency").to_numpy(),
+            texts=_required(table, "text", pa.string()).to_pylist() if "text" in table.column_names else titles,
+            frequency=_required(table, "frequency", pa.int64()).to_numpy(),
             metadata={
                 name.removeprefix(_METADATA_PREFIX): _metadata_values(table.column(name))
                 for name in table.column_names
                 if name.startswith(_METADATA_PREFIX)
             },
         )
-    except (pa.ArrowException, KeyError, CatalogueError) as error:
+    except (pa.ArrowException, OSError, KeyError, CatalogueError) as error:
         raise ArtifactError(f"items.parquet: {error}") from None
+
+
+def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    column = table.column(name)
+    if column.type != kind or column.null_count:
+        raise ArtifactError(f"items.parquet: {name} is {column.type} with {column.null_count} missing, not {kind}")
+    return column
 
 
 def _metadata_values(column: pa.ChunkedArray) -> list[Any]:

@@ -16,6 +16,17 @@ FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
 PART_NAMES = ("trie.safetensors", "infogain.safetensors", "items.parquet")
 VERSION_LENGTH = 16
+_SCALARS = {
+    "name": str,
+    "tokenizer_sha256": str,
+    "vocab_size": int,
+    "eos_id": int,
+    "model_id": str,
+    "alpha": float,
+    "smoothing": float,
+    "path_column": str,
+    "entropy_nats": float,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +110,7 @@ class Manifest:
             raise ArtifactError(f"manifest.json: format version {found!r}; this release reads {FORMAT_VERSION}")
         version = body.pop("version", None)
         try:
+            _check_scalars(body)
             counts = Counts(**{key: int(value) for key, value in body.pop("counts").items()})
             parts = {
                 str(name): PartRecord(sha256=str(part["sha256"]), bytes=int(part["bytes"]))
@@ -108,10 +120,12 @@ class Manifest:
                 counts=counts, parts=parts, template=PromptTemplate.from_json(body.pop("template")), **body
             )
             computed = manifest.version
-        except (KeyError, TypeError, ValueError, AttributeError, CatalogueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, CatalogueError) as error:
             raise ArtifactError(f"manifest.json: {type(error).__name__}: {error}") from None
         if version != computed:
             raise ArtifactError(f"manifest.json: altered; it says version {version!r}, its content is {computed!r}")
+        if data != manifest.to_bytes():  # white space, and keys or spellings that parsing forgives
+            raise ArtifactError(f"manifest.json: altered; not as version {version!r} was written")
         if set(parts) != set(PART_NAMES):
             raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(PART_NAMES)}")
         return manifest
@@ -127,6 +141,19 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ArtifactError("manifest.json: not a JSON object")
     return body
+
+
+def _check_scalars(body: dict[str, Any]) -> None:
+    for name, kind in _SCALARS.items():
+        value = body[name]
+        if type(value) is not kind and (type(value), kind) != (int, float):
+            raise TypeError(f"{name} is {value!r}")
+    if not (0.0 <= body["alpha"] <= 1.0 and body["smoothing"] >= 0.0):
+        raise ValueError(f"alpha is {body['alpha']}, smoothing is {body['smoothing']}")
+    template = body["template"]
+    for token in (*template["prefix_ids"], *template["suffix_ids"]):
+        if not 0 <= token < body["vocab_size"]:
+            raise ValueError(f"template: token id {token} is outside the vocabulary of {body['vocab_size']}")
 
 
 def _canonical(body: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 import resource
@@ -100,6 +101,7 @@ def run_apart(task: str, arguments: Mapping[str, Any], limits: Limits | None = N
     with tempfile.TemporaryDirectory(prefix="igd-bench-") as scratch:
         result, errors = Path(scratch, "result.json"), Path(scratch, "stderr")
         command = [sys.executable, "-m", __name__, task, json.dumps(dict(arguments)), str(result)]
+        command.append(str(math.ceil(limits.seconds) + 1))
         with errors.open("wb") as stderr:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
             try:
@@ -140,7 +142,8 @@ def _why_it_ended(code: int, stderr: str) -> str:
     return last
 
 
-def _main(task: str, arguments: str, result: str) -> None:
+def _main(task: str, arguments: str, result: str, seconds: str) -> None:
+    signal.alarm(int(seconds))  # nothing is left running if the parent is killed
     values: dict[str, Any] = {}
     target = Path(result)
 

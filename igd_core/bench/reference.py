@@ -58,7 +58,7 @@ def weights_at(node: DictNode, alpha: float) -> dict[int, float]:
     return {token: 1.0 - alpha * (gain - lowest) / (highest - lowest + 1e-7) for token, gain in gains.items()}
 
 
-class TrieProcessor(LogitsProcessor):  # type: ignore[misc]
+class TrieProcessor(LogitsProcessor):
     """Weighted log-probabilities of the trie's children; -inf elsewhere.
 
     Beam search hands a processor the log-softmax over the full vocabulary, so this multiplies in place of the model's

@@ -14,10 +14,11 @@ from igd_core.bench.isolation import PeakMemory
 from igd_core.bench.rivals import make_rivals
 from igd_core.bench.workload import ContinuationOracle, PathWorkload, random_prefixes
 from igd_core.decoding.scores import RowSettings, TrieTensors, child_scores, constrain_logits_
-from igd_core.ids import ROOT, LeafIndex, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from igd_core.bench.isolation import Report
     from igd_core.bench.rivals import Constraint
@@ -80,13 +81,16 @@ def _time_kernel(logits: torch.Tensor, tensors: TrieTensors, settings: Sequence[
     }
 
 
-def random_nodes(trie: TokenTrie, rows: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def random_nodes(trie: TokenTrie, rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Inner nodes at random depths of random paths, ``(rows,)`` int64."""
+    leaves = rng.integers(trie.num_leaves, size=rows, dtype=np.int32)
+    depths = rng.integers(np.searchsorted(trie.level_start, trie.leaf_node[leaves], side="right") - 1)
     nodes = np.empty(rows, dtype=np.int64)
-    for row, leaf in enumerate(rng.integers(trie.num_leaves, size=rows).tolist()):
-        edges = trie.edges_to(NodeId(int(trie.leaf_node[LeafIndex(leaf)])))
-        depth = int(rng.integers(len(edges)))
-        nodes[row] = edges[depth - 1] + 1 if depth else ROOT
+    for depth in np.unique(depths):
+        start, end = trie.level_start[depth : depth + 2]
+        chosen = depths == depth
+        # Nodes of one depth stand in the order of their leaves.
+        nodes[chosen] = start + np.searchsorted(trie.node_first[start:end], leaves[chosen], side="right") - 1
     return nodes
 
 

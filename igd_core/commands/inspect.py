@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         draw_gain_by_position(inspection, artifact.manifest.name, args.plot)
     if args.json:
         report = {**summary(artifact), **asdict(inspection)}
-        for token in report["decisive_tokens"]:  # type: ignore[attr-defined]
+        for token in report["decisive_tokens"]:
             token["text"] = text_of(token["token_id"])
         print(json.dumps(report))
     else:

@@ -3,12 +3,13 @@
 The semantics are the reference's step-synchronous search (arXiv 2506.13229; transformers' ``generate`` with
 ``early_stopping=False``): at each step the best 2K continuations of all beams are ranked, a path that ends there
 finishes only if it is among the first K, and the best K others go on. The search replays these steps on scores it
-already holds, and calls the engine only when a live beam stands on a node without scores. Since an expansion takes the forced
-tokens below a node along, calls fall from one a token to one a decision.
+already holds, and calls the engine only when a step depends on a node without scores. Since an expansion takes the
+forced tokens below a node along, calls fall from one a token to one a decision.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,10 @@ class _Frontier:
     node: NDArray[np.int64]
     score: NDArray[np.float64]
 
+    def keep(self, chosen: NDArray[np.bool_]) -> _Frontier:
+        """The chosen beams, in order."""
+        return _Frontier(node=self.node[chosen], score=self.score[chosen])
+
 
 class BeamSearch:
     """State of one search: its frontier, its finished paths, and every score the engine has returned."""
@@ -71,30 +76,71 @@ class BeamSearch:
     async def run(self, session: Session) -> list[Hypothesis]:
         """Search to the end; hypotheses by falling score."""
         while len(self._live.node):
-            unscored = [NodeId(node) for node in self._live.node.tolist() if node not in self._scores]
-            if unscored:
-                self._scores.update(await session.expand(unscored))
+            needed = self._needed()
+            if needed:
+                self._scores.update(await session.expand(self._with_look_ahead(needed)))
             self._step()
         return [self._hypothesis(node, score) for score, node in self._finished]
 
-    def _step(self) -> None:
-        """Extend every live beam by one token."""
-        edges, totals = self._ranked_candidates()
+    def _needed(self) -> list[NodeId]:
+        """Nodes without scores that this step's outcome depends on.
+
+        Scores only fall, so a beam ranked below K continuations that are known to go on can add nothing to this step.
+        """
+        known = np.array([node in self._scores for node in self._live.node.tolist()])
+        if known.all():
+            return []
+        needed = ~known
+        if known.any():
+            nodes, totals = self._ranked_candidates(self._live.keep(known))
+            going_on = totals[~self._ends(nodes)]
+            if len(going_on) >= self._beams:
+                needed &= self._live.score >= going_on[self._beams - 1]
+        return [NodeId(node) for node in self._live.node[needed].tolist()]
+
+    def _with_look_ahead(self, needed: list[NodeId]) -> list[NodeId]:
+        """``needed``, and the nodes that other beams will need soon.
+
+        Beams come to their decisions at different depths. Stepping on with unscored beams held where they are shows
+        where the others will wait next, so that all these decisions share one round: on Video Games 7 rounds instead
+        of 11, at 1 % more tokens.
+        """
+        ahead = copy.copy(self)
+        ahead._finished = list(self._finished)
+        while any(node in self._scores for node in ahead._live.node.tolist()):
+            ahead._step(hold=True)
+        wanted = dict.fromkeys(needed) | dict.fromkeys(NodeId(node) for node in ahead._live.node.tolist())
+        return list(wanted)
+
+    def _step(self, *, hold: bool = False) -> None:
+        """Extend every live beam by one token; with ``hold``, beams without scores stay where they are."""
+        nodes, totals = self._ranked_candidates(self._live, hold=hold)
         self._depth += 1
-        nodes = edges + 1
-        ends = self._trie.row_start[nodes] == self._trie.row_start[nodes + 1]
+        ends = self._ends(nodes)
         ends_in_time = ends[: self._beams]
         self._finish(nodes[: self._beams][ends_in_time], totals[: self._beams][ends_in_time])
         self._live = _Frontier(node=nodes[~ends][: self._beams], score=totals[~ends][: self._beams])
         self._drop_hopeless()
 
-    def _ranked_candidates(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Edges and totals of the best 2K continuations, best first; ties keep the better beam's first."""
-        children = [self._scores[NodeId(node)] for node in self._live.node.tolist()]
-        edges = np.concatenate([child.edges for child in children])
-        totals = np.concatenate([total + child.scores for total, child in zip(self._live.score, children, strict=True)])
-        best = np.argsort(-totals, kind="stable")[: 2 * self._beams]
-        return edges[best], totals[best]
+    def _ends(self, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(self._trie.row_start[nodes] == self._trie.row_start[nodes + 1])
+
+    def _ranked_candidates(
+        self, live: _Frontier, *, hold: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Nodes and totals of the best 2K continuations, best first; ties keep the better beam's first."""
+        nodes, totals = [], []
+        for node, total in zip(live.node.tolist(), live.score.tolist(), strict=True):
+            children = self._scores.get(NodeId(node))
+            if children is not None:
+                nodes.append(children.edges + 1)
+                totals.append(total + children.scores)
+            elif hold:
+                nodes.append(np.array([node]))
+                totals.append(np.array([total]))
+        every_node, every_total = np.concatenate(nodes), np.concatenate(totals)
+        best = np.argsort(-every_total, kind="stable")[: 2 * self._beams]
+        return every_node[best], every_total[best]
 
     def _finish(self, nodes: NDArray[np.int64], totals: NDArray[np.float64]) -> None:
         scores = totals / self._depth**self._length_penalty
@@ -115,7 +161,7 @@ class BeamSearch:
             # Scores only fall, so a beam at or below the worst finished path can neither finish nor outrank one that
             # will. The reference carries such beams along; leaving them out changes no result and saves their tokens.
             keep = self._live.score > worst
-        self._live = _Frontier(node=self._live.node[keep], score=self._live.score[keep])
+        self._live = self._live.keep(keep)
 
     def _hypothesis(self, node: NodeId, score: float) -> Hypothesis:
         steps = []

@@ -80,7 +80,7 @@ def child_scores(logits: torch.Tensor, trie: TrieTensors, rows: RowSettings) -> 
     """Score all children of each row's node.
 
     Args:
-        logits: ``(rows, vocab)``, any float dtype; read in float32, not changed.
+        logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
         trie: on the device of ``logits``.
         rows: node, alpha and temperature per row.
     """
@@ -117,8 +117,9 @@ def _gather_log_softmax(
     gathered = torch.empty(len(row), dtype=torch.float32, device=logits.device)
     bounds = [0, len(row)]
     firsts = range(0, num_rows, block)
-    if len(firsts) > 1:
-        bounds = [*torch.searchsorted(row, torch.tensor(firsts, device=row.device)).tolist(), len(row)]
+    if len(firsts) != 1:
+        starts = torch.tensor(firsts, dtype=row.dtype, device=row.device)
+        bounds = [*torch.searchsorted(row, starts).tolist(), len(row)]
     for first, begin, end in zip(firsts, bounds[:-1], bounds[1:], strict=True):
         part = logits[first : first + block].float()
         if temperature is not None:

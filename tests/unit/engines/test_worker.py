@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from igd_core.engines.worker import ModelThread
+from igd_core.errors import EngineClosed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+@pytest.fixture
+async def thread() -> AsyncIterator[ModelThread]:
+    worker = ModelThread("test-model")
+    yield worker
+    worker.close()
+
+
+class Gate:
+    """A call that keeps the thread busy until it is opened."""
+
+    def __init__(self) -> None:
+        self.running = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> str:
+        self.running.set()
+        assert self._open.wait(20), "nobody opened the gate"
+        return "gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what happens on another thread sets no asyncio event
+            await asyncio.sleep(0.001)
+
+
+async def test_a_call_returns_its_value_and_its_times(thread: ModelThread) -> None:
+    timed = await thread.call(1, lambda: time.sleep(0.02) or threading.current_thread().name)  # type: ignore[func-returns-value]
+    assert timed.value == "test-model"
+    assert timed.run_s >= 0.02
+    assert 0 <= timed.queue_s < 5
+
+
+async def test_the_oldest_request_goes_first_and_equals_go_in_order_of_arrival(thread: ModelThread) -> None:
+    gate, order = Gate(), list[str]()
+    busy = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    names = [(7, "young"), (3, "old, first"), (5, "middle"), (3, "old, second")]
+    waiting = []
+    for priority, name in names:
+        waiting.append(asyncio.ensure_future(thread.call(priority, lambda name=name: order.append(name))))
+        await asyncio.sleep(0)
+    assert thread.waiting == 4
+    gate.open()
+    await asyncio.gather(busy, *waiting)
+    assert order == ["old, first", "old, second", "middle", "young"]
+    assert thread.waiting == 0
+
+
+async def test_a_cancelled_call_that_waits_never_runs(thread: ModelThread) -> None:
+    gate, ran = Gate(), list[str]()
+    busy = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    cancelled = asyncio.ensure_future(thread.call(1, lambda: ran.append("cancelled")))
+    kept = asyncio.ensure_future(thread.call(2, lambda: ran.append("kept")))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    gate.open()
+    await asyncio.gather(busy, kept)
+    assert ran == ["kept"]
+
+
+async def test_a_call_cancelled_while_it_runs_does_not_disturb_the_next(thread: ModelThread) -> None:
+    gate = Gate()
+    running = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    gate.open()
+    assert (await thread.call(0, lambda: "next")).value == "next"
+
+
+async def test_the_event_loop_goes_on_while_the_model_runs(thread: ModelThread) -> None:
+    gate = Gate()
+    running = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not running.done()
+    gate.open()
+    assert (await running).value == "gate"
+
+
+async def test_an_error_reaches_its_caller_and_nobody_else(thread: ModelThread) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("model")
+
+    with pytest.raises(ZeroDivisionError, match="model"):
+        await thread.call(0, fail)
+    assert (await thread.call(0, lambda: 1)).value == 1
+
+
+async def test_closing_ends_waiting_calls_and_finishes_the_running_one(thread: ModelThread) -> None:
+    gate, ran = Gate(), list[int]()
+    running = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    waiting = asyncio.ensure_future(thread.call(0, lambda: ran.append(1)))
+    await asyncio.sleep(0)
+    assert not thread.closed
+    opener = threading.Timer(0.05, gate.open)
+    opener.start()
+    await asyncio.to_thread(thread.close)
+    opener.join()
+    assert thread.closed
+    assert (await running).value == "gate"
+    with pytest.raises(EngineClosed):
+        await waiting
+    assert ran == []
+    assert not thread._thread.is_alive()
+
+
+async def test_a_closed_thread_refuses_calls_and_closes_again(thread: ModelThread) -> None:
+    thread.close()
+    thread.close()
+    with pytest.raises(EngineClosed, match="the engine is closed"):
+        await thread.call(0, lambda: 1)
+
+
+def test_a_caller_whose_event_loop_has_ended_is_not_waited_for() -> None:
+    thread, gate = ModelThread("test-model"), Gate()
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(thread.call(0, gate))
+        await until(gate.running.is_set)
+        task.cancel()
+
+    asyncio.run(leave())
+    gate.open()
+
+    async def call() -> int:
+        return (await thread.call(0, lambda: 5)).value
+
+    assert asyncio.run(call()) == 5
+    thread.close()
+
+
+class Tensors:
+    """Stands for what a call holds on to."""
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_idle_thread_keeps_nothing_of_its_last_call(thread: ModelThread, cancelled: bool) -> None:
+    gate, held = Gate(), Tensors()
+    reference = weakref.ref(held)
+    busy = asyncio.ensure_future(thread.call(0, gate))
+    await until(gate.running.is_set)
+    last = asyncio.ensure_future(thread.call(1, lambda held=held: held))
+    await asyncio.sleep(0)
+    del held
+    if cancelled:
+        last.cancel()
+    gate.open()
+    await asyncio.gather(busy, last, return_exceptions=True)
+    del busy, last
+
+    def gone() -> bool:
+        gc.collect()
+        return reference() is None
+
+    await until(gone)

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import oracles
+import pytest
+from factories import make_catalogue
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd_core.artifact import Artifact, BuildOptions, build_artifact
+from igd_core.engines.fake import FakeEngine
+from igd_core.errors import DeadlineExceeded, EngineError, QueryError
+from igd_core.ids import ItemIndex
+from igd_core.recommender import MAX_BEAMS, MAX_K, Query, Recommendation, Recommender
+
+if TYPE_CHECKING:
+    from igd_core.tokenization import TitleTokenizer
+
+NUM_ITEMS = 40
+ROWS = st.lists(st.integers(0, NUM_ITEMS - 1).map(ItemIndex), max_size=NUM_ITEMS + 5)
+
+
+def items(*rows: int) -> list[ItemIndex]:
+    return [ItemIndex(row) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def films(tokenizer: TitleTokenizer) -> Artifact:
+    """40 items; rows 30 to 34 are called as rows 0 to 4."""
+    catalogue = make_catalogue(NUM_ITEMS, seed=4)
+    titles = [*catalogue.titles[:30], *catalogue.titles[:5], *catalogue.titles[35:]]
+    return build_artifact(replace(catalogue, titles=titles, texts=titles), tokenizer, BuildOptions(alpha=0.3))
+
+
+def ask(films: Artifact, query: Query, engine: FakeEngine | None = None) -> Recommendation:
+    async def run() -> Recommendation:
+        serving = engine or FakeEngine()
+        await serving.load(films)
+        answer = await Recommender(films, serving).recommend(query)
+        assert serving.stats().sessions == 0
+        return answer
+
+    return asyncio.run(run())
+
+
+def returned(answer: Recommendation) -> list[ItemIndex]:
+    return [item.item for item in answer.items]
+
+
+@st.composite
+def filtered_queries(draw: st.DrawFn) -> Query:
+    return Query(
+        history=draw(ROWS),
+        k=draw(st.integers(1, NUM_ITEMS)),
+        beams=draw(st.integers(1, 60)),
+        exclude_seen=draw(st.booleans()),
+        exclude=draw(ROWS),
+        allow=draw(st.none() | ROWS),
+        attributes=draw(st.sampled_from([{}, {"year": [1980, 1982]}, {"genres": ["noir"], "year": [1981]}])),
+    )
+
+
+def admitted(films: Artifact, query: Query) -> set[int]:
+    barred = {*query.exclude, *(query.history if query.exclude_seen else ())}
+    rows = oracles.admitted_items(NUM_ITEMS, query.allow, barred)
+    for column, wanted in query.attributes.items():
+        values = films.catalogue.metadata[column]
+        rows = {row for row in rows if set(wanted) & {*(v if isinstance(v := values[row], tuple) else (v,))}}
+    return rows
+
+
+@given(query=filtered_queries())
+def test_k_admitted_titles_come_back_whenever_k_exist_and_never_another_item(films: Artifact, query: Query) -> None:
+    answer = ask(films, query)
+    rows = admitted(films, query)
+    titles = {films.catalogue.titles[row] for row in rows}
+    assert len(answer.items) == min(query.k, len(titles))
+    named = [row for item in answer.items for row in (item.item, *item.duplicates)]
+    assert set(named) <= rows
+    assert len(named) == len(set(named))
+    scores = [item.score for item in answer.items]
+    assert scores == sorted(scores, reverse=True)
+    assert answer.source == ("model" if query.history else "popularity")
+
+
+@given(query=filtered_queries())
+def test_the_item_of_a_shared_title_is_the_most_popular_admitted_one(films: Artifact, query: Query) -> None:
+    rows, counts = admitted(films, query), films.catalogue.frequency
+    for found in ask(films, query).items:
+        title = films.catalogue.titles[found.item]
+        same = [row for row in sorted(rows) if films.catalogue.titles[row] == title]
+        assert [found.item, *found.duplicates] == sorted(same, key=lambda row: -counts[row])
+
+
+def test_popularity_ranks_titles_by_their_share_of_interactions(films: Artifact) -> None:
+    answer = ask(films, Query(history=[], k=NUM_ITEMS))
+    titles, counts = films.catalogue.titles, films.catalogue.frequency
+    share = {title: sum(counts[row] for row in range(NUM_ITEMS) if titles[row] == title) for title in titles}
+    found = [titles[row] for row in returned(answer)]
+    assert sorted(found) == sorted(set(titles))
+    assert [share[title] for title in found] == sorted(share.values(), reverse=True)
+    assert [item.score for item in answer.items] == pytest.approx([share[title] / counts.sum() for title in found])
+    assert answer.prompt_ids == ()
+    assert all(item.tokens == () for item in answer.items)
+
+
+def test_an_allow_list_of_three_returns_exactly_three(films: Artifact) -> None:
+    answer = ask(films, Query(history=items(7), allow=items(10, 11, 12), k=10))
+    assert sorted(returned(answer)) == [10, 11, 12]
+
+
+def test_nothing_admitted_is_an_empty_answer_of_the_model(films: Artifact) -> None:
+    answer = ask(films, Query(history=items(7), allow=items(7)))
+    assert (answer.items, answer.source, answer.stats.rounds) == ((), "model", 0)
+    assert ask(films, Query(history=[], allow=[])).items == ()
+
+
+def test_a_seen_item_comes_back_only_when_asked_for(films: Artifact) -> None:
+    seen = items(*range(20))
+    assert not set(seen) & set(returned(ask(films, Query(history=seen, k=15))))
+    assert set(seen) & set(returned(ask(films, Query(history=seen, k=30, exclude_seen=False))))
+
+
+def test_the_whole_history_is_seen_though_the_prompt_shows_its_end(films: Artifact) -> None:
+    history = items(*range(25))
+    answer = ask(films, Query(history=history, k=15))
+    assert not set(history) & set(returned(answer))
+    assert list(answer.prompt_ids) == films.prompt(history[-10:])
+
+
+def test_every_token_of_an_item_is_explained(films: Artifact) -> None:
+    query = Query(history=items(1, 2), k=5, alpha=0.4, length_penalty=1.0)
+    paths = [tuple(films.trie.path(films.leaf_of_item[row])) for row in range(NUM_ITEMS)]
+    prior = (films.catalogue.frequency / films.catalogue.frequency.sum()).tolist()
+    for found in ask(films, query).items:
+        assert tuple(token.token_id for token in found.tokens) == paths[found.item]
+        total = 0.0
+        for at, token in enumerate(found.tokens):
+            prefix = paths[found.item][:at]
+            gain = oracles.entropy(paths, prior, prefix) - oracles.entropy(paths, prior, (*prefix, token.token_id))
+            g = oracles.sibling_gains(paths, prior, prefix)[token.token_id]
+            assert token.information_gain == pytest.approx(gain, rel=1e-6, abs=1e-9)
+            assert token.weight == pytest.approx(1.0 - 0.4 * g, abs=1e-6)
+            assert token.forced == (len(oracles.next_tokens(paths, prefix)) == 1)
+            total += token.logprob * token.weight
+        assert found.score == pytest.approx(total / len(found.tokens))
+
+
+def test_alpha_is_the_artefacts_where_a_query_names_none(films: Artifact) -> None:
+    history = items(3, 9)
+    assert ask(films, Query(history=history)) == ask(films, Query(history=history, alpha=0.3))
+    assert ask(films, Query(history=history)) != ask(films, Query(history=history, alpha=0.0))
+
+
+def test_fewer_beams_than_k_are_raised_to_k(films: Artifact) -> None:
+    few, enough = (ask(films, Query(history=items(1), k=12, beams=beams)) for beams in (1, 12))
+    assert few == enough
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"k": 0}, "k", "0 is not in 1..40"),
+        ({"k": NUM_ITEMS + 1}, "k", "41 is not in 1..40"),
+        ({"beams": 0}, "beams", "0 is not in"),
+        ({"beams": MAX_BEAMS + 1}, "beams", "201 is not in"),
+        ({"alpha": 7}, "alpha", "7 is not in 0.0..1.0"),
+        ({"alpha": -0.1}, "alpha", "-0.1"),
+        ({"alpha": math.nan}, "alpha", "nan"),
+        ({"temperature": 0.0}, "temperature", "0.0"),
+        ({"temperature": math.inf}, "temperature", "inf"),
+        ({"length_penalty": -1.0}, "length_penalty", "-1.0"),
+        ({"length_penalty": 2.5}, "length_penalty", "2.5"),
+        ({"history": [NUM_ITEMS]}, "history", "item row 40"),
+        ({"exclude": [-1]}, "exclude", "item row -1"),
+        ({"allow": [99]}, "allow", "item row 99"),
+        ({"attributes": {"colour": ["red"]}}, "filter", "no attribute 'colour'"),
+    ],
+)
+@pytest.mark.parametrize("history", [[], [1]])
+def test_a_value_out_of_range_is_refused_by_field(
+    films: Artifact, change: dict[str, Any], field: str, message: str, history: list[ItemIndex]
+) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
+        ask(films, Query(**({"history": history} | change)))
+    assert caught.value.field == field
+
+
+def test_k_stays_bounded_in_a_large_catalogue(tokenizer: TitleTokenizer) -> None:
+    many = build_artifact(make_catalogue(300), tokenizer, BuildOptions())
+    assert len(ask(many, Query(history=items(1), k=MAX_K)).items) == MAX_K
+    with pytest.raises(QueryError, match=r"101 is not in 1\.\.100"):
+        ask(many, Query(history=items(1), k=MAX_K + 1))
+
+
+def test_a_deadline_ends_the_request_and_closes_its_session(films: Artifact) -> None:
+    engine = FakeEngine(delay_s=5.0)
+    with pytest.raises(DeadlineExceeded, match=r"no answer within 0.05 s"):
+        ask(films, Query(history=items(1), timeout_s=0.05), engine)
+    assert engine.stats().sessions == 0
+
+
+def test_a_prompt_longer_than_the_model_takes_is_refused(films: Artifact) -> None:
+    class ShortEngine(FakeEngine):
+        max_prompt_tokens = 20  # type: ignore[assignment]
+
+    with pytest.raises(EngineError, match=r"the prompt has \d+ tokens; the model takes 20"):
+        ask(films, Query(history=items(*range(10))), ShortEngine())
+
+
+def test_queries_do_not_change_the_shared_arrays(films: Artifact) -> None:
+    before = {name: array.copy() for name, array in films.trie.arrays().items()}
+    ask(films, Query(history=items(1, 2, 3), exclude=items(5), k=20))
+    for name, array in films.trie.arrays().items():
+        assert np.array_equal(array, before[name])
