@@ -124,7 +124,7 @@ class Recommender:
             DeadlineExceeded: ``timeout_s`` went by.
             EngineError: the engine cannot answer.
         """
-        self._check(query)
+        check_query(query, self.artifact)
         if not query.history:
             return self.popular(query)
         try:
@@ -139,7 +139,7 @@ class Recommender:
         Raises:
             QueryError: a value out of range; names the field.
         """
-        self._check(query)
+        check_query(query, self.artifact)
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
         ranked = self.artifact.popular_leaves
@@ -210,18 +210,24 @@ class Recommender:
             allowed = matching if allowed is None else np.intersect1d(allowed, matching)
         return ItemFilter.of(allowed=allowed, barred=barred)
 
-    def _check(self, query: Query) -> None:
-        num_items = len(self.artifact.catalogue)
-        _require_range("k", query.k, 1, min(MAX_K, num_items))
-        _require_range("beams", query.beams, 1, MAX_BEAMS)
-        if query.alpha is not None:
-            _require_range("alpha", query.alpha, 0.0, 1.0)
-        _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
-        _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
-        for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
-            for item in items:
-                if not 0 <= item < num_items:
-                    raise QueryError(name, f"item row {item} is not in the catalogue of {num_items}")
+
+def check_query(query: Query, artifact: Artifact) -> None:
+    """Refuse values out of range; needs no model.
+
+    Raises:
+        QueryError: names the field, the value and the range.
+    """
+    num_items = len(artifact.catalogue)
+    _require_range("k", query.k, 1, min(MAX_K, num_items))
+    _require_range("beams", query.beams, 1, MAX_BEAMS)
+    if query.alpha is not None:
+        _require_range("alpha", query.alpha, 0.0, 1.0)
+    _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
+    _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
+    for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
+        for item in items:
+            if not 0 <= item < num_items:
+                raise QueryError(name, f"item row {item} is not in the catalogue of {num_items}")
 
 
 def _require_range(name: str, value: float, lowest: float, highest: float) -> None:

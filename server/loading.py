@@ -31,7 +31,7 @@ def open_model(settings: Settings) -> OpenedModel:
     from igd_core.engines.checkpoint import load_checkpoint
     from igd_core.engines.tree import TreeEngine
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar is no line of JSON
+    transformers_logging.disable_progress_bar()  # a bar is no line of JSON
     checkpoint = load_checkpoint(settings.model, device=settings.device, dtype=settings.dtype)
     engine = TreeEngine(checkpoint, cache_bytes=settings.cache_bytes)
     return OpenedModel(engine=engine, token_text=checkpoint.tokenizer.token_text)

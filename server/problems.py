@@ -41,8 +41,8 @@ class ProblemKind:
             type=f"urn:igd:problem:{self.name}",
             title=self.title,
             status=self.status,
-            detail=_encodable(detail)[:_MAX_DETAIL_CHARS],
-            field=None if field is None else _encodable(field)[:_MAX_FIELD_CHARS],
+            detail=detail[:_MAX_DETAIL_CHARS],
+            field=None if field is None else field[:_MAX_FIELD_CHARS],
             request_id=request_id,
         )
 
@@ -112,11 +112,6 @@ def response_of(kind: ProblemKind, problem: Problem, headers: Mapping[str, str] 
         media_type=MEDIA_TYPE,
         headers={**retry, **(headers or {})},
     )
-
-
-def _encodable(text: str) -> str:
-    """A client's value may hold half a surrogate pair, which has no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _field_name(location: Sequence[str | int]) -> str:

@@ -40,7 +40,7 @@ class TitleSearch:
 
     def __init__(self, catalogue: Catalogue) -> None:
         """Normalise every title (1.5 us each)."""
-        self._order = np.argsort(-catalogue.frequency, kind="heapsort")
+        self._order = np.argsort(-catalogue.frequency, kind="stable")
         # Every line begins with a space, so that " war" finds the words that begin so.
         lines = [f" {normalised(catalogue.titles[item])}\n".encode() for item in self._order.tolist()]
         self._text = b"".join(lines)

@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from factories import EOS, make_catalogue, tiny_checkpoint, tokenizer_definition
 from hypothesis import settings
 
@@ -29,6 +28,8 @@ settings.load_profile("igd")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tiny models are faster without hand-overs between threads."""
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -7,15 +7,12 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from igd_core.artifact import Artifact, Manifest
 from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Counts
 from igd_core.catalogue import Catalogue, prior
-from igd_core.engines.checkpoint import Checkpoint
 from igd_core.infogain import InfoGainTable, leaf_prior_of
 from igd_core.prompts import PromptTemplate
 from igd_core.trie import TokenTrie
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig
 
+    from igd_core.engines.checkpoint import Checkpoint
     from igd_core.tokenization import TitleTokenizer
 
 EOS = "<|im_end|>"
@@ -116,6 +114,11 @@ def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], 
 
 def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+    from igd_core.engines.checkpoint import Checkpoint
+
     family, dtype = kind.split("-")
     shape: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size + 5,  # padded, as real checkpoints are
@@ -130,11 +133,13 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
         "bos_token_id": None,
         "attn_implementation": "sdpa",
     }
-    config: PretrainedConfig = {
-        "llama": lambda: LlamaConfig(num_hidden_layers=2, tie_word_embeddings=True, **shape),
-        "qwen2": lambda: Qwen2Config(num_hidden_layers=3, **shape),
-        "qwen3": lambda: Qwen3Config(num_hidden_layers=2, head_dim=8, **shape),
-    }[family]()
+    config: PretrainedConfig
+    if family == "llama":
+        config = LlamaConfig(num_hidden_layers=2, tie_word_embeddings=True, **shape)
+    elif family == "qwen2":
+        config = Qwen2Config(num_hidden_layers=3, **shape)
+    else:
+        config = Qwen3Config(num_hidden_layers=2, head_dim=8, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
 from igd_core.errors import QueryError
-from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender
+from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender, check_query
 
 if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         length_penalty=args.length_penalty,
         exclude_seen=not args.no_exclude_seen,
     )
+    check_query(query, artifact)  # before the model is loaded: bad input answers at once
     opened = open_engine(engine_options(args))
     answer = asyncio.run(_recommend(artifact, opened, query))
     if args.json:

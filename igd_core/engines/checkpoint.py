@@ -48,6 +48,11 @@ def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "aut
     tokenizer = TitleTokenizer.from_directory(directory)
     model = _load_model(directory, DTYPES[dtype]).to(target)  # type: ignore[arg-type]
     model.requires_grad_(requires_grad=False)
+    if target.type == "cpu":
+        # transformers leaves weights mapped from the file. Pages of a file are the first that a system short of memory
+        # drops, and the next request then waits for the disk: 10 s after an idle minute, measured here.
+        for weights in model.parameters():
+            weights.data = weights.data.clone()
     return Checkpoint(model=model.eval(), tokenizer=tokenizer, model_id=Path(name).name)
 
 

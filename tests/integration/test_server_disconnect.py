@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - the engine has no event for it
             await asyncio.sleep(0.01)
 
@@ -61,8 +61,8 @@ async def send(port: int, path: str, body: object) -> tuple[asyncio.StreamReader
 @pytest.mark.parametrize(
     ("path", "body", "sessions"),
     [
-        ("/v1/recommendations", {"history": ["1"]}, 1),
-        ("/v1/recommendations:batch", {"requests": [{"history": ["1"]}] * 5}, 5),
+        ("/v1/recommendations", {"history": ["1"], "timeout_ms": 60_000}, 1),
+        ("/v1/recommendations:batch", {"requests": [{"history": ["1"], "timeout_ms": 60_000}] * 5}, 5),
     ],
 )
 async def test_a_client_that_leaves_ends_its_decoding(

@@ -207,7 +207,7 @@ def test_a_deadline_ends_the_request_and_closes_its_session(films: Artifact) -> 
 
 def test_a_prompt_longer_than_the_model_takes_is_refused(films: Artifact) -> None:
     class ShortEngine(FakeEngine):
-        max_prompt_tokens = 20  # type: ignore[assignment]
+        max_prompt_tokens = 20
 
     with pytest.raises(EngineError, match=r"the prompt has \d+ tokens; the model takes 20"):
         ask(films, Query(history=items(*range(10))), ShortEngine())

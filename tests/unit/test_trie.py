@@ -15,6 +15,8 @@ from igd_core.ids import ROOT, LeafIndex, NodeId
 from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
+    import random
+
     from oracles import Path
 
 
@@ -100,7 +102,7 @@ def test_parents_and_edges_to_lead_back_up(paths: list[Path]) -> None:
 
 
 @given(paths=token_paths(), order=st.randoms(use_true_random=False))
-def test_the_order_of_items_changes_nothing_but_item_rows(paths: list[Path], order: st.random.Random) -> None:
+def test_the_order_of_items_changes_nothing_but_item_rows(paths: list[Path], order: random.Random) -> None:
     rows = list(range(len(paths)))
     order.shuffle(rows)
     trie, shuffled = TokenTrie.build(*flat(paths)), TokenTrie.build(*flat([paths[row] for row in rows]))

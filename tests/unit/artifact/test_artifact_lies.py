@@ -128,54 +128,73 @@ def test_counts_of_nothing_are_refused(bundle: Path) -> None:
         load_artifact(bundle)
 
 
-HEADER: dict[str, Any] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("header", [b"", b"{", b"\xff\xfe", b"null", b'"text"', b"[]", b"[" * 60_000, b"{}"])
+def test_a_header_that_is_none_is_refused_by_part(bundle: Path, header: bytes, verify: bool) -> None:
+    header += b" " * (-len(header) % 8)
+    reseal(bundle, "infogain.safetensors", len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    with pytest.raises(ArtifactError, match=r"^infogain\.safetensors: "):
+        load_artifact(bundle, verify=verify)
 
 
+def lie(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return entry | changes
+
+
+def moved(entry: dict[str, Any], by: int) -> dict[str, Any]:
+    return entry | {"data_offsets": [offset + by for offset in entry["data_offsets"]]}
+
+
+@pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize(
-    "header",
+    "change",
     [
-        b"",
-        b"{",
-        b"\xff\xfe",
-        b"null",
-        b'"text"',
-        b"[]",
-        b"[" * 60_000,
-        b"{}",
-        {"information_gain": HEADER},
-        {"information_gain": HEADER, "sibling_gain": HEADER, "third": HEADER},
-        *(
-            {"information_gain": HEADER, "sibling_gain": {**HEADER, **change}}
-            for change in (
-                {"dtype": "F64"},
-                {"dtype": ["F32"]},
-                {"shape": []},
-                {"shape": [1, 1]},
-                {"shape": 1},
-                {"shape": [2]},
-                {"shape": [1.0]},
-                {"shape": [-1], "data_offsets": [4, 0]},
-                {"shape": [2**80], "data_offsets": [0, 2**82]},
-                {"data_offsets": [0]},
-                {"data_offsets": None},
-                {"data_offsets": [-8, -4]},
-                {"data_offsets": [-(2**20), 4 - 2**20]},
-                {"data_offsets": [2**40, 2**40 + 4]},
-                {"data_offsets": [2**70, 2**70 + 4]},
-                {"data_offsets": [1, 5]},
-                {"data_offsets": [0.0, 4.0]},
-                {"data_offsets": [8, 12]},
-            )
-        ),
+        lambda entry: lie(entry, dtype="F64"),
+        lambda entry: lie(entry, dtype="I32"),
+        lambda entry: lie(entry, dtype=["F32"]),
+        lambda entry: lie(entry, shape=[]),
+        lambda entry: lie(entry, shape=[*entry["shape"], 1]),
+        lambda entry: lie(entry, shape=entry["shape"][0]),
+        lambda entry: lie(entry, shape=[entry["shape"][0] + 1]),
+        lambda entry: lie(entry, shape=[float(entry["shape"][0])]),
+        lambda entry: lie(entry, shape=[-1], data_offsets=[4, 0]),
+        lambda entry: lie(entry, shape=[2**80], data_offsets=[0, 2**82]),
+        lambda entry: lie(entry, shape=None),
+        lambda entry: lie(entry, data_offsets=[0]),
+        lambda entry: lie(entry, data_offsets=None),
+        lambda entry: lie(entry, data_offsets=[float(offset) for offset in entry["data_offsets"]]),
+        lambda entry: moved(entry, 4),
+        lambda entry: moved(entry, -1),
+        lambda entry: moved(entry, 2**40),
+        lambda entry: moved(entry, 2**70),
+        lambda entry: moved(entry, -(2**20)),
+        lambda entry: moved(entry, -entry["data_offsets"][0] - 8),
+        lambda _: {},
+        lambda _: None,
     ],
 )
-def test_a_header_that_lies_is_refused_by_part(bundle: Path, header: bytes | dict[str, Any]) -> None:
-    written = header if isinstance(header, bytes) else json.dumps(header).encode()
+def test_a_header_that_lies_about_one_array_is_refused_by_part(
+    bundle: Path, change: Callable[[dict[str, Any]], object], verify: bool
+) -> None:
+    """Counts agree with the manifest wherever the lie lets them, so that nothing but the lie is found."""
+    data = (bundle / "infogain.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    last = max(header, key=lambda name: header[name]["data_offsets"])
+    written = json.dumps(header | {last: change(header[last])}).encode()
     written += b" " * (-len(written) % 8)
-    reseal(bundle, "infogain.safetensors", len(written).to_bytes(8, "little") + written + b"\0" * 8)
-    for verify in (True, False):
-        with pytest.raises(ArtifactError, match=r"^infogain.safetensors: "):
-            load_artifact(bundle, verify=verify)
+    reseal(bundle, "infogain.safetensors", len(written).to_bytes(8, "little") + written + body)
+    with pytest.raises(ArtifactError, match=r"^infogain\.safetensors: (?!.* entries)"):
+        load_artifact(bundle, verify=verify)
+
+
+@pytest.mark.parametrize("names", [["information_gain"], ["information_gain", "sibling_gain", "third"]])
+def test_missing_and_further_arrays_are_refused(bundle: Path, names: list[str]) -> None:
+    edges = Manifest.from_bytes((bundle / "manifest.json").read_bytes()).counts.edges
+    arrays = dict.fromkeys(names, np.zeros(edges, dtype=np.float32))
+    reseal(bundle, "infogain.safetensors", safetensors.numpy.save(arrays))
+    with pytest.raises(ArtifactError, match=r"infogain\.safetensors: holds \[.*\], expected"):
+        load_artifact(bundle)
 
 
 def test_a_header_without_end_is_refused_by_its_length(bundle: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 import time
@@ -59,7 +60,7 @@ async def test_the_oldest_request_goes_first_and_equals_go_in_order_of_arrival(t
     names = [(7, "young"), (3, "old, first"), (5, "middle"), (3, "old, second")]
     waiting = []
     for priority, name in names:
-        waiting.append(asyncio.ensure_future(thread.call(priority, lambda name=name: order.append(name))))
+        waiting.append(asyncio.ensure_future(thread.call(priority, functools.partial(order.append, name))))
         await asyncio.sleep(0)
     assert thread.waiting == 4
     gate.open()
@@ -120,12 +121,12 @@ async def test_closing_ends_waiting_calls_and_finishes_the_running_one(thread: M
     await until(gate.running.is_set)
     waiting = asyncio.ensure_future(thread.call(0, lambda: ran.append(1)))
     await asyncio.sleep(0)
-    assert not thread.closed
+    closed_before = thread.closed
     opener = threading.Timer(0.05, gate.open)
     opener.start()
     await asyncio.to_thread(thread.close)
     opener.join()
-    assert thread.closed
+    assert (closed_before, thread.closed) == (False, True)
     assert (await running).value == "gate"
     with pytest.raises(EngineClosed):
         await waiting
@@ -168,7 +169,7 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_call(thread: ModelThread
     reference = weakref.ref(held)
     busy = asyncio.ensure_future(thread.call(0, gate))
     await until(gate.running.is_set)
-    last = asyncio.ensure_future(thread.call(1, lambda held=held: held))
+    last = asyncio.ensure_future(thread.call(1, functools.partial(id, held)))
     await asyncio.sleep(0)
     del held
     if cancelled:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from server.bodies import BodyMiddleware
-from server.context import ContextMiddleware
+from server.context import ContextMiddleware, context_of
 from server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """One side of an ASGI exchange; the client sends an empty body and waits."""
+    """One side of an ASGI exchange; the client sends an empty body, waits for the answer and leaves."""
 
     def __init__(self) -> None:
         self.scope: Scope = {"type": "http", "method": "POST", "path": "/x", "headers": []}
         self.sent: list[Message] = []
         self._asked = False
+        self._answered = asyncio.Event()
 
     async def receive(self) -> Message:
         if self._asked:
-            await asyncio.Event().wait()
+            await self._answered.wait()
+            return {"type": "http.disconnect"}
         self._asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:
         self.sent.append(message)
+        if message["type"] == "http.response.body":
+            self._answered.set()
 
 
 async def serve(run: Run, app: ASGIApp, connection: Connection) -> None:
@@ -83,3 +87,19 @@ async def test_an_app_that_asks_again_for_the_body_waits(run: Run) -> None:
     connection = Connection()
     await serve(run, app, connection)
     assert connection.sent[0]["status"] == 204
+
+
+async def test_what_an_app_does_after_its_answer_is_finished_though_the_client_has_left(run: Run) -> None:
+    finished = False
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        nonlocal finished
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+        await asyncio.sleep(0.01)
+        finished = True
+
+    connection = Connection()
+    await serve(run, app, connection)
+    assert finished
+    assert not context_of(connection.scope).client_gone

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import EOS
 from films import GENRES, HOSTILE_TITLE, ITEM_IDS, NUM_ITEMS, TITLES, RecordingEngine
 
+from igd_core.catalogue import Catalogue
 from igd_core.engines.fake import FakeEngine
+from igd_core.errors import QueryError
 from igd_core.recommender import Query
+from server.queries import resolve
+from server.schemas import RecommendationRequest
+from server.settings import Settings
 
 if TYPE_CHECKING:
     from films import Run
@@ -154,16 +160,21 @@ async def test_an_allow_list_without_a_known_item_allows_nothing(
     assert response.json()["items"] == []
 
 
-async def test_a_default_k_fits_a_small_catalogue_but_a_given_one_must(run: Run) -> None:
+async def test_k_may_be_as_large_as_the_catalogue(run: Run) -> None:
     async with run() as running:
-        assert running.deployment.current is not None
         too_many = await running.recommend(history=["1"], k=NUM_ITEMS + 1)
         exactly = await running.recommend(history=["1"], k=NUM_ITEMS)
-    assert too_many.status_code == 422
-    assert too_many.json()["field"] == "k"
-    assert str(NUM_ITEMS + 1) in too_many.json()["detail"]
-    assert f"the catalogue has {NUM_ITEMS}" in too_many.json()["detail"]
+    assert (too_many.status_code, too_many.json()["field"]) == (422, "k")
+    assert f"{NUM_ITEMS + 1} items wanted; the catalogue has {NUM_ITEMS}" in too_many.json()["detail"]
     assert exactly.status_code == 200
+
+
+def test_a_k_that_nobody_asked_for_fits_the_smallest_catalogue() -> None:
+    catalogue = Catalogue.build(item_ids=["a", "b"], titles=["A", "B"])
+    settings = Settings(artifact=Path("a"), model="m")
+    assert resolve(RecommendationRequest(), catalogue, settings).query.k == 2
+    with pytest.raises(QueryError, match="k: 3 items wanted"):
+        resolve(RecommendationRequest(k=3), catalogue, settings)
 
 
 async def test_a_title_that_holds_a_control_token_and_quotes_reaches_the_model_as_plain_text(

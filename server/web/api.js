@@ -1,0 +1,62 @@
+// Requests to this server, relative to the page, so that it works under a path prefix too.
+
+/** What the server, or the way to it, answered instead of a result: RFC 9457's fields. */
+export class Problem extends Error {
+  constructor({ title, detail = "", field = null, status = 0, request_id = null }) {
+    super(title);
+    Object.assign(this, { title, detail, field, status, requestId: request_id });
+  }
+}
+
+async function fetchJson(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ title: "The server cannot be reached", detail: "No answer came; is it running?" });
+  }
+  let body;
+  try {
+    body = await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({
+      title: "The answer is not JSON",
+      detail: `HTTP ${response.status} ${response.statusText}`.trim(),
+      status: response.status,
+    });
+  }
+  if (response.ok) return body;
+  throw new Problem({ ...body, title: body.title || `HTTP ${response.status}`, status: response.status });
+}
+
+/** The catalogue being served, or null while there is none. */
+export async function servedCatalogue() {
+  return (await fetchJson("v1/catalogues", { cache: "no-store" })).catalogues[0] ?? null;
+}
+
+/** Items whose title holds `query`, the most popular first; for an empty one, the most popular of all. */
+export async function findItems(query, limit, signal) {
+  const parameters = new URLSearchParams({ query, limit });
+  return (await fetchJson(`v1/items?${parameters}`, { signal })).items;
+}
+
+export function recommend(body, signal) {
+  return fetchJson("v1/recommendations", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  });
+}
+
+/** The same request for a POSIX shell. */
+export function asCurl(body) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  return [
+    `curl ${quoted(new URL("v1/recommendations", document.baseURI).href)} \\`,
+    "  -H 'Content-Type: application/json' \\",
+    `  -d ${quoted(JSON.stringify(body))}`,
+  ].join("\n");
+}

@@ -1,0 +1,332 @@
+// The page: a history and settings on one side, what the server makes of them on the other.
+import { asCurl, findItems, recommend, servedCatalogue } from "./api.js";
+import { byId, debounced, element, titled } from "./dom.js";
+import { largestGain, moveFrom, moveTo, showRanking, tokenTooltips } from "./ranking.js";
+import { searchField } from "./search.js";
+
+const EXAMPLE_ITEMS = 4;
+const EXAMPLES_AMONG = 40; // the most popular
+const RERANK_AFTER_MS = 180;
+const POLL_MS = { first: 1000, most: 5000 };
+
+const state = {
+  catalogue: null,
+  popular: [], // the most popular items: examples, and values to filter by
+  history: [], // items, oldest first
+  isExample: false, // whether nobody has changed the history since it was picked
+  running: null, // AbortController of the request being answered
+  baseline: null, // {key, answer} at alpha 0
+};
+
+const tooltips = tokenTooltips(byId("rankings"));
+const say = (text) => (byId("announcement").textContent = text);
+const rankSoon = debounced(rank, RERANK_AFTER_MS);
+const control = (id) => Number(byId(id).value);
+
+// ---- Catalogue
+
+async function start() {
+  let wait = POLL_MS.first;
+  byId("controls").hidden = byId("results").hidden = true;
+  for (;;) {
+    try {
+      state.catalogue = await servedCatalogue();
+      if (state.catalogue) state.popular = await findItems("", 100);
+      if (state.catalogue) break;
+      showWaiting("The server is starting", "It loads its model and catalogue. This page goes on by itself once it is ready.");
+    } catch (problem) {
+      showWaiting(problem.title ?? "Something went wrong", `${problem.detail ?? problem} Trying again.`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    wait = Math.min(wait * 1.5, POLL_MS.most);
+  }
+  byId("waiting").hidden = true;
+  byId("controls").hidden = byId("results").hidden = false;
+  showCatalogue();
+  showHistory();
+  rank();
+}
+
+function showWaiting(title, detail) {
+  const waiting = byId("waiting");
+  waiting.hidden = false;
+  // Written only when it changes: a status that is written again is read out again.
+  if (waiting.textContent !== title + detail) waiting.replaceChildren(element("strong", {}, title), element("p", {}, detail));
+}
+
+function showCatalogue() {
+  const { name, version, items, model, alpha, attributes } = state.catalogue;
+  byId("catalogue").replaceChildren(
+    element("strong", {}, name),
+    ` ${items.toLocaleString("en")} items · version ${version} · ${model}`,
+  );
+  const slider = byId("alpha");
+  slider.step = Math.abs(alpha * 20 - Math.round(alpha * 20)) < 1e-9 ? "0.05" : "0.01";
+  slider.value = alpha;
+  showSliders();
+  const filterable = attributes.map((attribute) => element("option", {}, attribute));
+  byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
+  for (const field of document.querySelectorAll(".filter")) field.hidden = attributes.length === 0;
+  showValues();
+}
+
+// ---- History
+
+function setHistory(history, { isExample = false, spoken }) {
+  Object.assign(state, { history, isExample });
+  showHistory();
+  byId("history-note").setAttribute("role", "status");
+  say(spoken);
+  rank();
+}
+
+function showHistory() {
+  const { history, catalogue, isExample } = state;
+  byId("history").replaceChildren(...history.map(historyItem));
+  byId("example").hidden = history.length > 0 && !isExample;
+  byId("example").textContent = isExample ? "Another example" : "Try an example";
+  byId("clear").hidden = history.length === 0;
+  const isLong = history.length > catalogue.max_history;
+  byId("history-note").textContent = isLong
+    ? `The model is shown the newest ${catalogue.max_history} at most.`
+    : history.length > 1 ? "Oldest first." : "";
+}
+
+function historyItem(item, index) {
+  const last = state.history.length - 1;
+  const button = (action, sign, label, disabled) =>
+    element("button", { type: "button", class: "icon", "data-action": action, "aria-label": label, disabled, onclick: () => act(action, index) },
+      element("span", { "aria-hidden": "true" }, sign));
+  return element(
+    "li",
+    {},
+    titled(item.title),
+    button("up", "↑", `Move ${item.title} up`, index === 0),
+    button("down", "↓", `Move ${item.title} down`, index === last),
+    button("remove", "×", `Remove ${item.title}`, false),
+  );
+}
+
+function act(action, index) {
+  const history = [...state.history];
+  const [item] = history.splice(index, 1);
+  const at = { up: index - 1, down: index + 1, remove: Math.min(index, history.length - 1) }[action];
+  if (action !== "remove") history.splice(at, 0, item);
+  const place = action === "remove" ? "removed" : `is now ${at + 1} of ${history.length}`;
+  setHistory(history, { spoken: `${item.title} ${place}.` });
+  // The focus stays with what was moved, or goes to what took a removed item's place.
+  const buttons = byId("history").children[at]?.querySelectorAll("button:not(:disabled)") ?? [];
+  const same = [...buttons].find((button) => button.dataset.action === action);
+  (same ?? buttons[0] ?? byId("search")).focus();
+}
+
+function pickExample() {
+  const pool = state.popular.slice(0, EXAMPLES_AMONG);
+  const picked = [];
+  while (picked.length < EXAMPLE_ITEMS && pool.length) picked.push(...pool.splice(Math.floor(Math.random() * pool.length), 1));
+  setHistory(picked, { isExample: true, spoken: "Example picked." });
+}
+
+// ---- Settings
+
+function showSliders() {
+  const beams = byId("beams");
+  beams.min = control("k");
+  byId("alpha-value").textContent = control("alpha").toFixed(2);
+  byId("beams-value").textContent = beams.value;
+}
+
+/** The values an attribute has among the popular items, which also tell its type. */
+function valuesOf(attribute) {
+  const values = state.popular.flatMap((item) => item.attributes[attribute] ?? []);
+  return [...new Set(values)].sort((a, b) => (a < b ? -1 : 1));
+}
+
+function showValues() {
+  const attribute = byId("attribute").value;
+  byId("value-field").hidden = !attribute;
+  byId("value").value = "";
+  byId("values").replaceChildren(...valuesOf(attribute).map((value) => element("option", { value: String(value) })));
+}
+
+function chosenFilter() {
+  const attribute = byId("attribute").value;
+  const text = byId("value").value.trim();
+  if (!attribute || !text) return {};
+  const type = typeof valuesOf(attribute)[0];
+  let value = text;
+  if (type === "number" && Number.isFinite(Number(text))) value = Number(text);
+  if (type === "boolean") value = text.toLowerCase() === "true";
+  return { filter: { [attribute]: value } };
+}
+
+// ---- Ranking
+
+function requestAt(alpha) {
+  const history = state.history.map((item) => item.item_id);
+  return { history, k: control("k"), alpha, beams: control("beams"), ...chosenFilter(), explain: true };
+}
+
+async function rank() {
+  state.running?.abort();
+  tooltips.hide();
+  if (state.history.length === 0) {
+    showMessage("empty", "Nothing to go on yet", ["Add what somebody liked, or try an example: the ranking follows at once."]);
+    return;
+  }
+  const { signal } = (state.running = new AbortController());
+  const body = requestAt(control("alpha"));
+  showBusy();
+  try {
+    const answer = await recommend(body, signal);
+    const key = JSON.stringify([answer.version, requestAt(0)]);
+    const compares = body.alpha > 0 && answer.source === "model" && answer.items.length > 0;
+    showAnswer(answer, body);
+    if (!compares) showBaseline(null);
+    else if (state.baseline?.key === key) showBaseline(answer, state.baseline.answer);
+    else await compare(answer, key, signal);
+  } catch (error) {
+    if (!signal.aborted) await fail(error);
+  } finally {
+    if (!signal.aborted) byId("results").setAttribute("aria-busy", "false");
+  }
+}
+
+/** After the answer that was asked for, so that this one finds the prompt in the engine's cache. */
+async function compare(answer, key, signal) {
+  showBaseline(answer, null);
+  const baseline = await recommend(requestAt(0), signal);
+  if (baseline.source === "model") state.baseline = { key, answer: baseline };
+  showBaseline(answer, baseline);
+}
+
+async function fail(error) {
+  const retry = element("button", { type: "button", onclick: rank }, "Try again");
+  const about = [error.field && `Field: ${error.field}`, error.requestId && `Request: ${error.requestId}`];
+  showMessage("error", error.title ?? "Something went wrong", [error.detail ?? String(error), ...about, retry]);
+  // A server that starts again serves nothing for a while; the page waits with it.
+  if (error.status === 503 && !(await servedCatalogue().catch(() => state.catalogue))) start();
+}
+
+// ---- What the answer side shows
+
+function showMessage(kind, title, lines) {
+  const isText = (line) => typeof line === "string";
+  const parts = lines.filter(Boolean).map((line) => (isText(line) ? element("p", {}, line) : line));
+  const role = kind === "error" ? "alert" : null;
+  byId("message").replaceChildren(element("div", { class: `notice ${kind}`, role }, element("strong", {}, title), ...parts));
+  byId("answer").hidden = true;
+  byId("results").setAttribute("aria-busy", "false");
+  if (kind === "empty") say(title);
+}
+
+function showBusy() {
+  byId("results").setAttribute("aria-busy", "true");
+  if (!byId("answer").hidden) return;
+  const lines = Array.from({ length: control("k") }, () => element("span", { class: "ghost" }));
+  byId("message").replaceChildren(element("div", { class: "ghosts" }, element("p", { class: "note" }, "Ranking…"), ...lines));
+}
+
+function showAnswer(answer, body) {
+  const { items, source, warnings = [] } = answer;
+  const byModel = source === "model";
+  const isFallback = !byModel && warnings.some(({ code }) => code !== "unknown-items");
+  let title = byModel ? "Passed over" : "Ranked by popularity, not by the model";
+  if (!items.length) title = "No item is left to recommend";
+  const lines = warnings.map(({ detail, sample }) => (sample ? `${detail} (${sample.join(", ")})` : detail));
+  if (!items.length) lines.push("The filter and the history leave none; try another value.");
+  if (title && (lines.length || !byModel)) showMessage(isFallback ? "fallback" : "warning", title, lines);
+  else byId("message").replaceChildren();
+  byId("answer").hidden = false;
+  byId("rankings").hidden = !items.length;
+  byId("legend").hidden = !byModel || !items.length;
+  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}` : "By popularity";
+  showRanking(byId("chosen").querySelector("ol"), answer);
+  setScale([answer]);
+  showFacts(answer);
+  byId("curl").textContent = asCurl(body);
+  say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}.${items.length ? ` First: ${items[0].title}.` : ""}`);
+}
+
+/** Beside `answer` the ranking at alpha 0: null while it is awaited; without an answer, no comparison. */
+function showBaseline(answer, baseline) {
+  const section = byId("baseline");
+  section.hidden = !answer;
+  byId("rankings").classList.toggle("compared", Boolean(answer));
+  if (!answer) return;
+  const isModel = baseline?.source === "model";
+  byId("baseline-heading").textContent = "Alpha 0, plain beam search";
+  if (!isModel) {
+    const text = baseline ? "Not available: the model did not answer in time." : "Ranking…";
+    section.querySelector("ol").replaceChildren(element("li", { class: "note" }, text));
+    return;
+  }
+  showRanking(byId("chosen").querySelector("ol"), answer, baseline, moveFrom);
+  showRanking(section.querySelector("ol"), baseline, answer, moveTo);
+  setScale([answer, baseline]);
+}
+
+function setScale(answers) {
+  const most = largestGain(answers);
+  byId("rankings").style.setProperty("--most-gain", most || 1);
+  byId("scale-max").textContent = `${most.toFixed(2)} nats`;
+}
+
+function showFacts({ source, catalogue, version, model, request_id: requestId, timings }) {
+  const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+  const facts = {
+    Source: source,
+    Catalogue: catalogue,
+    Version: version,
+    Model: model,
+    Total: ms(timings.total_ms),
+    "In the model": `${ms(timings.model_ms)}, ${timings.rounds} ${timings.rounds === 1 ? "round" : "rounds"}`,
+    Waiting: ms(timings.queue_ms),
+    "Prompt tokens": `${timings.prompt_tokens}, ${timings.cached_tokens} from cache`,
+    "Tokens computed": `${timings.model_tokens}`,
+    Request: requestId,
+  };
+  byId("facts").replaceChildren(
+    ...Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
+}
+
+async function copyCurl() {
+  const curl = byId("curl");
+  try {
+    await navigator.clipboard.writeText(curl.textContent);
+    byId("copy").textContent = "Copied";
+    say("Copied.");
+    setTimeout(() => (byId("copy").textContent = "Copy"), 2000);
+  } catch {
+    // Without HTTPS there is no clipboard outside localhost: selected, it takes one keystroke.
+    getSelection().selectAllChildren(curl);
+    say("Selected; copy with your keyboard.");
+  }
+}
+
+// ---- Wiring
+
+searchField({
+  isTaken: (item) => state.history.some((known) => known.item_id === item.item_id),
+  onPick: (item) => setHistory([...state.history, item], { spoken: `${item.title} added.` }),
+});
+byId("controls").addEventListener("submit", (event) => event.preventDefault());
+byId("example").addEventListener("click", pickExample);
+byId("clear").addEventListener("click", () => {
+  setHistory([], { spoken: "History cleared." });
+  byId("search").focus();
+});
+for (const id of ["alpha", "beams", "k"]) {
+  byId(id).addEventListener("input", () => {
+    showSliders();
+    rankSoon();
+  });
+}
+byId("attribute").addEventListener("input", () => {
+  showValues();
+  rankSoon();
+});
+byId("value").addEventListener("input", rankSoon);
+byId("copy").addEventListener("click", copyCurl);
+start();

@@ -1,0 +1,161 @@
+// Ranked lists: items with their tokens, moves between two lists, and the tooltip with a token's numbers.
+import { byId, element, titled } from "./dom.js";
+
+const MARKS = { "\n": "↵", "\t": "⇥", "\r": "␍" };
+const HIDE_AFTER_MS = 150; // long enough to move the pointer from a token into its tooltip
+const EDGE_PX = 8;
+
+const fixed = (number, digits = 2) => number.toFixed(digits).replace("-", "−");
+const isModel = (answer) => answer.source === "model";
+const unseen = (text) => element("span", { class: "unseen" }, text);
+
+/** The largest information gain of a token in these answers, in nats. */
+export function largestGain(answers) {
+  const gains = answers.flatMap(({ items }) => items.flatMap(({ explanation }) => explanation ?? []));
+  return gains.reduce((most, { information_gain: gain }) => Math.max(most, gain), 0);
+}
+
+/** Fill `list` with an answer's items; with `other`, say where each stands there. */
+export function showRanking(list, answer, other, describeMove) {
+  const ranks = other && new Map(other.items.map((item) => [item.item_id, item.rank]));
+  list.replaceChildren(
+    ...answer.items.map((item) =>
+      element(
+        "li",
+        {},
+        element("span", { class: "rank", "aria-hidden": "true" }, `${item.rank}`),
+        element(
+          "div",
+          { class: "item" },
+          titled(item.title),
+          ranks && describeMove(item.rank, ranks.get(item.item_id)),
+          element(
+            "span",
+            { class: "score" },
+            isModel(answer) ? fixed(item.score) : `${fixed(100 * item.score)} %`,
+            unseen(isModel(answer) ? " score in nats" : " of interactions"),
+          ),
+          item.explanation ? tokenBar(item) : null,
+          item.duplicates ? element("p", { class: "note" }, `Same title: ${item.duplicates.join(", ")}`) : null,
+        ),
+      ),
+    ),
+  );
+}
+
+/** Where an item of the chosen ranking comes from. */
+export function moveFrom(rank, before) {
+  if (before === undefined) return move("new", "new", ", not among these at alpha 0");
+  const by = before - rank;
+  if (by === 0) return move("same", "=", ", the same rank at alpha 0");
+  return move(by > 0 ? "up" : "down", `${by > 0 ? "▲" : "▼"} ${Math.abs(by)}`, `, rank ${before} at alpha 0`);
+}
+
+/** Where an item of the baseline goes. */
+export function moveTo(rank, after) {
+  if (after === undefined) return move("gone", "leaves", ", leaves the ranking");
+  return move("same", `→ ${after}`, `, then rank ${after}`);
+}
+
+const move = (kind, sign, spoken) =>
+  element("span", { class: `move ${kind}` }, element("span", { "aria-hidden": "true" }, sign), unseen(spoken));
+
+function tokenBar(item) {
+  return element(
+    "div",
+    { class: "tokens", role: "toolbar", "aria-label": `Tokens of ${item.title}` },
+    ...item.explanation.map((token, index) => tokenButton(token, index === 0)),
+  );
+}
+
+function tokenButton(token, isFirst) {
+  const text = token.token.replace(/[\n\t\r]/g, (char) => MARKS[char]);
+  const button = element(
+    "span",
+    {
+      class: token.forced ? "token forced" : "token",
+      role: "button",
+      // One stop for the Tab key in each item; arrow keys move inside.
+      tabindex: isFirst ? "0" : "-1",
+      "aria-label": `${text.trim() || "space"}: ${numbersOf(token).map((pair) => pair.join(" ")).join(", ")}`,
+    },
+    text,
+  );
+  button.style.setProperty("--gain", token.information_gain);
+  button.token = token;
+  return button;
+}
+
+const numbersOf = (token) => [
+  ["information gain", `${fixed(token.information_gain, 3)} nats`],
+  ["log-probability", `${fixed(token.logprob, 3)} nats (${(100 * Math.exp(token.logprob)).toPrecision(3)} %)`],
+  ["weight", fixed(token.weight, 3)],
+  ["weighted", `${fixed(token.weight * token.logprob, 3)} nats`],
+  ["token id", `${token.token_id}`],
+  ...(token.forced ? [["forced", "the catalogue leaves no other token here"]] : []),
+];
+
+/** Hover, keyboard focus and taps on the tokens below `root` show the tooltip; Escape hides it. */
+export function tokenTooltips(root) {
+  const tooltip = byId("tooltip");
+  const tokenOf = (event) => event.target.closest?.(".token");
+  let timer = 0;
+
+  function hide() {
+    clearTimeout(timer);
+    tooltip.hidden = true;
+  }
+
+  function show(button) {
+    clearTimeout(timer);
+    tooltip.replaceChildren(
+      element("code", {}, JSON.stringify(button.token.token)),
+      element("dl", {}, ...numbersOf(button.token).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
+    );
+    tooltip.hidden = false;
+    const [at, box] = [button.getBoundingClientRect(), tooltip.getBoundingClientRect()];
+    const most = document.documentElement.clientWidth - box.width - EDGE_PX;
+    const left = Math.max(EDGE_PX, Math.min(at.left + at.width / 2 - box.width / 2, most));
+    const top = at.top - box.height - EDGE_PX > 0 ? at.top - box.height - EDGE_PX : at.bottom + EDGE_PX;
+    tooltip.style.left = `${left + scrollX}px`;
+    tooltip.style.top = `${top + scrollY}px`;
+  }
+
+  function hideSoon() {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const focused = document.activeElement?.closest(".token");
+      if (focused?.matches(":focus-visible")) show(focused);
+      else hide();
+    }, HIDE_AFTER_MS);
+  }
+
+  function onKey(event) {
+    const button = tokenOf(event);
+    if (!button) return;
+    const all = [...button.parentElement.children];
+    const at = all.indexOf(button);
+    const next = { ArrowRight: all[at + 1], ArrowLeft: all[at - 1], Home: all[0], End: all.at(-1) }[event.key];
+    if (next) {
+      button.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    } else if (event.key === "Enter" || event.key === " ") show(button);
+    else return;
+    event.preventDefault();
+  }
+
+  root.addEventListener("pointerover", (event) => tokenOf(event) && show(tokenOf(event)));
+  root.addEventListener("pointerout", (event) => tokenOf(event) && hideSoon());
+  root.addEventListener("focusin", (event) => tokenOf(event) && show(tokenOf(event)));
+  root.addEventListener("focusout", hide);
+  root.addEventListener("click", (event) => tokenOf(event) && show(tokenOf(event)));
+  root.addEventListener("keydown", onKey);
+  tooltip.addEventListener("pointerenter", () => clearTimeout(timer));
+  tooltip.addEventListener("pointerleave", hideSoon);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  document.addEventListener("pointerdown", (event) => {
+    if (!tokenOf(event) && !tooltip.contains(event.target)) hide();
+  });
+  return { hide };
+}

@@ -1,0 +1,207 @@
+"""What only an engine with a model can promise: the scores of that model, to the digit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import oracles
+import pytest
+from factories import EOS, MODEL_KINDS, make_catalogue
+from subjects import (
+    FP32,
+    Subject,
+    assert_same_scores,
+    busy,
+    expand_everything,
+    leaves_of,
+    paths_of,
+    prior_of,
+    prompt_of,
+    search,
+    started,
+)
+
+from igd_core.artifact import BuildOptions, build_artifact
+from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
+from igd_core.decoding.session import Scoring
+from igd_core.engines.tree import TreeEngine
+from igd_core.errors import ArtifactError, EngineClosed, EngineError
+from igd_core.ids import ROOT
+from igd_core.tokenization import TitleTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from typing import Any
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.checkpoint import Checkpoint
+
+
+@pytest.fixture(params=MODEL_KINDS)
+async def tree(
+    request: pytest.FixtureRequest, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> AsyncIterator[Subject]:
+    async with started(request.param, artifact, checkpoint_of) as made:
+        yield made
+
+
+async def test_waiting_calls_of_a_closing_engine_end_with_engine_closed(tree: Subject, artifact: Artifact) -> None:
+    assert isinstance(tree.engine, TreeEngine)
+    session = await tree.engine.open(artifact.version, [5], Scoring())
+    async with busy(tree):
+        waiting = asyncio.ensure_future(session.expand([ROOT]))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(asyncio.to_thread(tree.engine._thread.close))
+        with pytest.raises(EngineClosed):
+            await waiting
+    await closing
+
+
+async def test_an_artefact_of_another_tokenizer_is_refused(
+    tree: Subject, definition: dict[str, Any], artifact: Artifact
+) -> None:
+    foreign_definition = {**definition, "added_tokens": definition["added_tokens"][:-1]}
+    foreign = build_artifact(make_catalogue(5), TitleTokenizer(foreign_definition, EOS), BuildOptions())
+    with pytest.raises(ArtifactError, match="tokenizer: the artefact was built with"):
+        await tree.engine.load(foreign)
+    assert tree.engine.stats().versions == (artifact.version,)
+
+
+async def test_token_ids_outside_the_models_vocabulary_are_refused(tree: Subject, artifact: Artifact) -> None:
+    larger = replace(artifact, version="larger", manifest=replace(artifact.manifest, vocab_size=5000))
+    with pytest.raises(ArtifactError, match=r"vocabulary: the artefact needs 5000, the model has \d+"):
+        await tree.engine.load(larger)
+
+
+async def test_the_longest_prompt_leaves_room_for_the_longest_path(tree: Subject, artifact: Artifact) -> None:
+    longest = tree.engine.max_prompt_tokens
+    assert longest == 256 - artifact.trie.depth
+    paths = paths_of(artifact)
+    deepest = max(range(150), key=lambda row: len(paths[row]))
+    found = await search(tree, artifact, [5] * longest, leaves=leaves_of(artifact, allowed=[deepest]))
+    assert [len(hypothesis.steps) for hypothesis in found] == [artifact.trie.depth]
+    for length in (0, longest + 1):
+        with pytest.raises(EngineError, match=f"the prompt has {length} tokens; 1 to {longest} fit"):
+            await tree.engine.open(artifact.version, [5] * length, Scoring())
+
+
+async def test_a_failure_of_the_model_is_an_engine_error_and_the_engine_lives_on(
+    tree: Subject, artifact: Artifact
+) -> None:
+    session = await tree.engine.open(artifact.version, [10**6], Scoring())
+    with pytest.raises(EngineError, match="the model failed"):
+        await session.expand([ROOT])
+    await session.close()
+    assert len(await search(tree, artifact, [5])) == 10
+
+
+async def test_a_cached_prefix_changes_nothing_and_is_counted(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    prompts = [prompt_of(artifact, *rows) for rows in ((1, 2, 3), (1, 2, 3, 4), (1, 2, 3), (1, 2, 9), (40, 41))]
+    expected_cached = [
+        max((oracle_common_prefix(prompt[:-1], earlier) for earlier in prompts[:at]), default=0)
+        for at, prompt in enumerate(prompts)
+    ]
+    assert expected_cached[:2] == [0, len(prompts[0])]
+    async with started(tree.kind, artifact, checkpoint_of, cache_bytes=0) as cold:
+        for prompt, cached in zip(prompts, expected_cached, strict=True):
+            runs = []
+            for subject in (tree, cold):
+                session = await subject.engine.open(artifact.version, prompt, Scoring(keep=500))
+                runs.append(await expand_everything(session, artifact, together=True, limit=200))
+                assert session.stats.cached_tokens == (cached if subject is tree else 0)
+                await session.close()
+            assert_same_scores(runs[0], runs[1], tree.tolerance)
+        assert cold.engine.stats().cache_bytes == 0
+    assert 0 < tree.engine.stats().cache_bytes <= 1 << 20
+
+
+def oracle_common_prefix(one: list[int], other: list[int]) -> int:
+    length = 0
+    while length < min(len(one), len(other)) and one[length] == other[length]:
+        length += 1
+    return length
+
+
+async def test_the_prefix_cache_stays_within_its_budget(
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    one_prompt = 2 * 2 * 2 * 8 * 4 * len(prompt_of(artifact, 1, 2, 3))  # layers, keys and values, heads, width, bytes
+    async with started("llama-fp32", artifact, checkpoint_of, cache_bytes=2 * one_prompt) as subject:
+        for row in range(12):
+            await search(subject, artifact, prompt_of(artifact, row, row + 1, row + 2))
+            assert 0 < subject.engine.stats().cache_bytes <= 2 * one_prompt
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+async def test_with_beams_for_every_item_the_ranking_is_that_of_scoring_each_item_in_full(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], alpha: float
+) -> None:
+    prompt, paths, prior = prompt_of(artifact, 7, 8, 9), paths_of(artifact), prior_of(artifact)
+    scored = oracles.exhaustive_scores(checkpoint_of(tree.kind).model, prompt, paths, prior, alpha)
+    for length_penalty in (0.0, 1.0):
+        found = await search(
+            tree, artifact, prompt, beams=len(artifact.catalogue), length_penalty=length_penalty, alpha=alpha
+        )
+        expected = {path: score / len(path) ** length_penalty for path, score in scored.items()}
+        ranked = [(tuple(artifact.trie.path(hypothesis.leaf)), hypothesis.score) for hypothesis in found]
+        assert {path for path, _ in ranked} == set(paths)
+        tolerance = 1e-4 if tree.tolerance == FP32 else 0.5  # up to 16 tokens, each off by some hundredths
+        for path, score in ranked:
+            assert score == pytest.approx(expected[path], abs=tolerance)
+        if tree.tolerance == FP32:
+            assert [path for path, _ in ranked] == sorted(expected, key=lambda path: -expected[path])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+async def test_temperature_divides_the_logits(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], temperature: float
+) -> None:
+    prompt, root = prompt_of(artifact, 7), build_dict_trie(paths_of(artifact), prior_of(artifact))
+    found = await search(tree, artifact, prompt, beams=4, alpha=0.2, temperature=temperature)
+    for hypothesis in found:
+        path = tuple(artifact.trie.path(hypothesis.leaf))
+        weights = oracles.weights_on(root, path, 0.2)
+        steps = oracles.path_scores(checkpoint_of(tree.kind).model, prompt, path, weights, temperature)
+        assert hypothesis.score == pytest.approx(sum(steps), abs=1e-4 if tree.tolerance == FP32 else 1.0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODEL_KINDS if kind.endswith("fp32")])
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+async def test_the_items_their_order_and_scores_are_those_of_transformers_generate(
+    artifact: Artifact,
+    checkpoint_of: Callable[[str], Checkpoint],
+    kind: str,
+    alpha: float,
+    length_penalty: float,
+) -> None:
+    root = build_dict_trie(paths_of(artifact), prior_of(artifact))
+    settings = ReferenceSettings(beams=10, alpha=alpha, length_penalty=length_penalty, eos_id=artifact.manifest.eos_id)
+    async with started(kind, artifact, checkpoint_of) as subject:
+        for rows in ((1, 2, 3), (20,), (5, 60, 100, 8)):
+            prompt = prompt_of(artifact, *rows)
+            expected = reference_generate(checkpoint_of(kind).model, root, prompt, settings)
+            found = await search(subject, artifact, prompt, alpha=alpha, length_penalty=length_penalty)
+            assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
+            assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
+
+
+async def test_a_search_takes_fewer_calls_than_tokens(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = checkpoint_of(tree.kind).model.register_forward_pre_hook(count)
+    try:
+        found = await search(tree, artifact, prompt_of(artifact, 1, 2, 3))
+    finally:
+        hook.remove()
+    assert calls < max(len(hypothesis.steps) for hypothesis in found)

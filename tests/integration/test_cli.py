@@ -1,0 +1,168 @@
+"""`igd` as a person runs it: files in, artefact, picture, recommendations that an outsider can compute again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from factories import EOS, make_catalogue
+
+from igd_core.cli import main
+from igd_core.engines.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def model_dir(
+    checkpoint_of: Callable[[str], Checkpoint], definition: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny Llama as a checkpoint on disk."""
+    directory: Path = tmp_path_factory.mktemp("model")
+    checkpoint_of("llama-float32").model.save_pretrained(directory)
+    (directory / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """items.csv and train.csv of a small catalogue; item i is a target i % 7 times."""
+    directory: Path = tmp_path_factory.mktemp("data")
+    catalogue = make_catalogue(60)
+    with (directory / "items.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["item_id", "title"])
+        rows.writerows(zip(catalogue.item_ids, catalogue.titles, strict=True))
+    with (directory / "train.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["history_item_ids", "item_id"])
+        first = catalogue.item_ids[0]
+        rows.writerows([first, item] for i, item in enumerate(catalogue.item_ids) for _ in range(i % 7))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def artifact_dir(data_dir: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("built") / "artifact"
+    assert main(_build_arguments(data_dir, model_dir, out)) == 0
+    return out
+
+
+def _build_arguments(data: Path, model: Path, out: Path) -> list[str]:
+    files = ["--items", str(data / "items.csv"), "--interactions", str(data / "train.csv")]
+    return ["build", *files, "--tokenizer", str(model), "--out", str(out)]
+
+
+def _recommend_arguments(artifact: Path, model: Path, *more: str) -> list[str]:
+    return ["recommend", "--artifact", str(artifact), "--model", str(model), "--device", "cpu", "--json", *more]
+
+
+def test_building_the_same_files_again_gives_the_same_version(
+    artifact_dir: Path, data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*_build_arguments(data_dir, model_dir, tmp_path / "again"), "--json"]) == 0
+    manifest = json.loads((artifact_dir / "manifest.json").read_text())
+    assert json.loads(capsys.readouterr().out)["version"] == manifest["version"]
+
+
+def test_an_outsider_can_compute_every_score_again(
+    artifact_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item_ids = make_catalogue(60).item_ids
+    arguments = _recommend_arguments(artifact_dir, model_dir, "--history", ",".join(item_ids[3:8]), "--alpha", "0.3")
+    assert main([*arguments, "--k", "5"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
+    model = load_checkpoint(model_dir, device="cpu").model
+    for item in answer["items"]:
+        path = [token["token_id"] for token in item["tokens"]]
+        ids = torch.tensor([answer["prompt_token_ids"] + path])
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(model(ids).logits[0].float(), dim=-1)
+        start = len(answer["prompt_token_ids"]) - 1
+        expected = [float(logprobs[start + i, token]) for i, token in enumerate(path)]
+        assert [token["logprob"] for token in item["tokens"]] == pytest.approx(expected, abs=1e-4)
+        assert item["score"] == pytest.approx(
+            sum(lp * token["weight"] for lp, token in zip(expected, item["tokens"], strict=True)), abs=1e-3
+        )
+
+
+def test_seen_items_come_back_only_when_asked_for(
+    artifact_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item_ids = make_catalogue(60).item_ids
+    history = set(item_ids[:30])
+    arguments = _recommend_arguments(artifact_dir, model_dir, "--history", ",".join(item_ids[:30]), "--k", "30")
+    assert main(arguments) == 0
+    without = {item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]}
+    assert main([*arguments, "--no-exclude-seen"]) == 0
+    everything = {item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]}
+    assert not without & history
+    assert everything & history
+
+
+def test_inspection_draws_a_picture_and_counts_what_is_there(
+    artifact_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "gain.png"
+    arguments = [
+        "inspect",
+        "--artifact",
+        str(artifact_dir),
+        "--tokenizer",
+        str(model_dir),
+        "--plot",
+        str(plot),
+        "--json",
+    ]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["items"] == 60
+    assert 0 < report["zero_share_catalogue"] < 1
+    assert report["positions"][0]["paths"] == report["distinct_paths"]
+    assert plot.read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--history", "no-such-item"], "'no-such-item'"),
+        (["--k", "0"], "k: 0"),
+        (["--k", "61"], "k: 61"),
+        (["--alpha", "7"], "alpha: 7.0"),
+        (["--beams", "0"], "beams: 0"),
+        (["--temperature", "nan"], "temperature: nan"),
+    ],
+)
+def test_a_bad_query_is_one_clear_line_and_exit_code_2(
+    arguments: list[str], named: str, artifact_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_recommend_arguments(artifact_dir, model_dir, *arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert named in captured.err
+
+
+def test_a_missing_file_a_missing_model_and_a_used_folder_are_named(
+    artifact_dir: Path, data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "--artifact", str(tmp_path)]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    assert main(_build_arguments(data_dir, model_dir, tmp_path / "used")) == 2
+    assert "used" in capsys.readouterr().err
+    assert (tmp_path / "used" / "notes.txt").read_text() == "mine"
+    assert main(_build_arguments(tmp_path, model_dir, tmp_path / "out")) == 2
+    assert "items.csv" in capsys.readouterr().err
+    assert main(_recommend_arguments(artifact_dir, data_dir)) == 2
+    assert "tokenizer.json" in capsys.readouterr().err
