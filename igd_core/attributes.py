@@ -19,11 +19,10 @@ AttributeValue: TypeAlias = str | int | float | bool
 
 
 class AttributeIndex:
-    """Items by metadata value; a column is indexed when a request first asks for it."""
+    """Items by metadata value, every column; at a million items this takes seconds, so not on an event loop."""
 
     def __init__(self, metadata: Mapping[str, Sequence[MetadataValue]]) -> None:
-        self._metadata = metadata
-        self._columns: dict[str, dict[AttributeValue, NDArray[np.int64]]] = {}
+        self._columns = {name: _rows_by_value(column) for name, column in metadata.items()}
 
     def matching(self, wanted: Mapping[str, Sequence[AttributeValue]]) -> NDArray[np.int64]:
         """Item rows that have, in every column named, one of the values wanted; sorted, int64.
@@ -35,23 +34,22 @@ class AttributeIndex:
         """
         result: NDArray[np.int64] | None = None
         for column, values in wanted.items():
-            if column not in self._metadata:
-                known = ", ".join(sorted(self._metadata)) or "none"
+            index = self._columns.get(column)
+            if index is None:
+                known = ", ".join(sorted(self._columns)) or "none"
                 raise QueryError("filter", f"no attribute {column[:64]!r}; the catalogue has: {known}")
             if not values:
                 raise QueryError("filter", f"attribute {column!r}: no value given")
-            index = self._column(column)
             found = [index[value] for value in values if value in index]
             rows = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
             result = rows if result is None else np.intersect1d(result, rows, assume_unique=True)
         return np.empty(0, dtype=np.int64) if result is None else result
 
-    def _column(self, name: str) -> dict[AttributeValue, NDArray[np.int64]]:
-        if name not in self._columns:
-            rows: dict[AttributeValue, list[int]] = {}
-            for row, value in enumerate(self._metadata[name]):
-                if value is not None:
-                    for single in value if isinstance(value, tuple) else (value,):
-                        rows.setdefault(single, []).append(row)
-            self._columns[name] = {value: np.asarray(found, dtype=np.int64) for value, found in rows.items()}
-        return self._columns[name]
+
+def _rows_by_value(column: Sequence[MetadataValue]) -> dict[AttributeValue, NDArray[np.int64]]:
+    rows: dict[AttributeValue, list[int]] = {}
+    for row, value in enumerate(column):
+        if value is not None:
+            for single in value if isinstance(value, tuple) else (value,):
+                rows.setdefault(single, []).append(row)
+    return {value: np.asarray(found, dtype=np.int64) for value, found in rows.items()}

@@ -142,10 +142,13 @@ class Recommender:
         check_query(query, self.artifact)
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
-        ranked = self.artifact.popular_leaves
-        if not leaves.admits_all:
-            listed = np.isin(ranked, leaves.leaves)
-            ranked = ranked[~listed if leaves.barred else listed]
+        ranked, rank = self.artifact.popular_leaves, self.artifact.popularity_rank
+        if leaves.barred:
+            # The first k that are not barred stand among the first k + (number barred).
+            ranked = ranked[: query.k + len(leaves.leaves)]
+            ranked = ranked[~np.isin(ranked, leaves.leaves)]
+        else:
+            ranked = ranked[np.sort(rank[leaves.leaves])]
         prior = self.artifact.leaf_prior
         return Recommendation(
             source="popularity",

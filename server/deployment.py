@@ -86,7 +86,7 @@ class Deployment:
             self._model = await asyncio.to_thread(self._open_model, self._settings)
             await self._model.engine.load(artifact)
             served = ServedCatalogue(
-                recommender=Recommender(artifact, self._model.engine),
+                recommender=await asyncio.to_thread(Recommender, artifact, self._model.engine),
                 titles=await asyncio.to_thread(TitleSearch, artifact.catalogue),
                 token_text=self._model.token_text,
                 loaded_at=datetime.now(UTC),

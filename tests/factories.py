@@ -10,7 +10,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from igd_core.artifact import Artifact, Manifest
-from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Counts
 from igd_core.catalogue import Catalogue, prior
 from igd_core.infogain import InfoGainTable, leaf_prior_of
@@ -107,7 +106,7 @@ def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], 
         entropy_nats=0.0,
         template=PromptTemplate(prefix_ids=(1,)),
         counts=counts,
-        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains).items()},
+        parts={},  # it never goes to disk
     )
     return Artifact.assemble(manifest, catalogue, trie, gains)
 

@@ -7,9 +7,9 @@ Measured forms, the best supported of several tried at 10,000 titles (SmolLM2's 
 
 - ``transformers``: ``prefix_allowed_tokens_fn`` over a marisa trie of one character per token, as in GENRE. Lists every
   title below the prefix, so its cost is the size of the subtree; the root's answer is cached, as there.
-- ``llguidance``: one Lark terminal of all titles, with the lexer's limits raised (the default stops at about 100,000).
-  A choice of rules stops above 2,000 titles, and a grammar of token ids above 65,535 symbols. It constrains text:
-  spellings of a title that its tokenizer would not produce are allowed too.
+- ``llguidance``: one Lark terminal of all titles, with the lexer's limits raised (with the default ones 100,000 titles
+  are refused). A choice of rules stops above 2,000 titles, a grammar of token ids above 65,535 symbols. It constrains
+  text: spellings of a title that its tokenizer would not produce are allowed too. Its automaton grows as it is used.
 - ``xgrammar-text``: an EBNF choice of strings, which is what vLLM makes of a choice. Constrains text, as above.
 - ``xgrammar-token``: an EBNF choice of token sequences, exact by token path.
 """

@@ -75,8 +75,7 @@ function showCatalogue() {
 function setHistory(history, { isExample = false, spoken }) {
   Object.assign(state, { history, isExample });
   showHistory();
-  byId("history-note").setAttribute("role", "status");
-  say(spoken);
+  byId("said").textContent = spoken;
   rank();
 }
 
@@ -194,10 +193,15 @@ async function rank() {
 
 /** After the answer that was asked for, so that this one finds the prompt in the engine's cache. */
 async function compare(answer, key, signal) {
-  showBaseline(answer, null);
-  const baseline = await recommend(requestAt(0), signal);
-  if (baseline.source === "model") state.baseline = { key, answer: baseline };
-  showBaseline(answer, baseline);
+  showBaseline(answer, null, "Ranking…");
+  try {
+    const baseline = await recommend(requestAt(0), signal);
+    if (baseline.source !== "model") throw new Error("The model did not answer in time.");
+    state.baseline = { key, answer: baseline };
+    showBaseline(answer, baseline);
+  } catch (error) {
+    if (!signal.aborted) showBaseline(answer, null, error.detail ?? error.message);
+  }
 }
 
 async function fail(error) {
@@ -230,12 +234,10 @@ function showBusy() {
 function showAnswer(answer, body) {
   const { items, source, warnings = [] } = answer;
   const byModel = source === "model";
-  const isFallback = !byModel && warnings.some(({ code }) => code !== "unknown-items");
-  let title = byModel ? "Passed over" : "Ranked by popularity, not by the model";
-  if (!items.length) title = "No item is left to recommend";
   const lines = warnings.map(({ detail, sample }) => (sample ? `${detail} (${sample.join(", ")})` : detail));
-  if (!items.length) lines.push("The filter and the history leave none; try another value.");
-  if (title && (lines.length || !byModel)) showMessage(isFallback ? "fallback" : "warning", title, lines);
+  if (!items.length) showMessage("empty", "No item is left to recommend", [...lines, "Try another value in the filter."]);
+  else if (!byModel) showMessage("fallback", "Ranked by popularity, not by the model", lines);
+  else if (lines.length) showMessage("warning", "Passed over", lines);
   else byId("message").replaceChildren();
   byId("answer").hidden = false;
   byId("rankings").hidden = !items.length;
@@ -248,17 +250,15 @@ function showAnswer(answer, body) {
   say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}.${items.length ? ` First: ${items[0].title}.` : ""}`);
 }
 
-/** Beside `answer` the ranking at alpha 0: null while it is awaited; without an answer, no comparison. */
-function showBaseline(answer, baseline) {
+/** Beside `answer` the ranking at alpha 0, or `note` where there is none; without an answer, no comparison. */
+function showBaseline(answer, baseline, note) {
   const section = byId("baseline");
   section.hidden = !answer;
   byId("rankings").classList.toggle("compared", Boolean(answer));
   if (!answer) return;
-  const isModel = baseline?.source === "model";
   byId("baseline-heading").textContent = "Alpha 0, plain beam search";
-  if (!isModel) {
-    const text = baseline ? "Not available: the model did not answer in time." : "Ranking…";
-    section.querySelector("ol").replaceChildren(element("li", { class: "note" }, text));
+  if (!baseline) {
+    section.querySelector("ol").replaceChildren(element("li", { class: "note" }, note));
     return;
   }
   showRanking(byId("chosen").querySelector("ol"), answer, baseline, moveFrom);
