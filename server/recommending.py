@@ -88,7 +88,7 @@ class RecommendationService:
         )
         return RequestWarning(
             code="deadline-exceeded" if finding.kind is DEADLINE_EXCEEDED else "engine-unavailable",
-            detail=f"ranked by popularity: {finding.detail}",
+            detail=finding.detail,
         )
 
 

@@ -1,7 +1,7 @@
 // The page: a history and settings on one side, what the server makes of them on the other.
 import { asCurl, findItems, recommend, servedCatalogue } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
-import { largestGain, moveFrom, moveTo, showRanking, tokenTooltips } from "./ranking.js";
+import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { searchField } from "./search.js";
 
 const EXAMPLE_ITEMS = 4;
@@ -27,7 +27,7 @@ const control = (id) => Number(byId(id).value);
 
 async function start() {
   let wait = POLL_MS.first;
-  byId("controls").hidden = byId("results").hidden = true;
+  showPage(false);
   for (;;) {
     try {
       state.catalogue = await servedCatalogue();
@@ -40,11 +40,15 @@ async function start() {
     await new Promise((resolve) => setTimeout(resolve, wait));
     wait = Math.min(wait * 1.5, POLL_MS.most);
   }
-  byId("waiting").hidden = true;
-  byId("controls").hidden = byId("results").hidden = false;
+  showPage(true);
   showCatalogue();
   showHistory();
   rank();
+}
+
+function showPage(isReady) {
+  for (const id of ["skip", "controls", "results"]) byId(id).hidden = !isReady;
+  byId("waiting").hidden = isReady;
 }
 
 function showWaiting(title, detail) {
@@ -244,32 +248,35 @@ function showAnswer(answer, body) {
   byId("legend").hidden = !byModel || !items.length;
   byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}` : "By popularity";
   showRanking(byId("chosen").querySelector("ol"), answer);
-  setScale([answer]);
+  byId("baseline").querySelector("ol").replaceChildren();
+  showScale();
   showFacts(answer);
   byId("curl").textContent = asCurl(body);
-  say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}.${items.length ? ` First: ${items[0].title}.` : ""}`);
+  if (items.length) say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}. First: ${items[0].title}.`);
 }
 
 /** Beside `answer` the ranking at alpha 0, or `note` where there is none; without an answer, no comparison. */
 function showBaseline(answer, baseline, note) {
   const section = byId("baseline");
+  const list = section.querySelector("ol");
   section.hidden = !answer;
   byId("rankings").classList.toggle("compared", Boolean(answer));
   if (!answer) return;
   byId("baseline-heading").textContent = "Alpha 0, plain beam search";
   if (!baseline) {
-    section.querySelector("ol").replaceChildren(element("li", { class: "note" }, note));
+    list.replaceChildren(element("li", { class: "note" }, note));
     return;
   }
-  showRanking(byId("chosen").querySelector("ol"), answer, baseline, moveFrom);
-  showRanking(section.querySelector("ol"), baseline, answer, moveTo);
-  setScale([answer, baseline]);
+  showRanking(list, baseline);
+  showMoves(list, baseline, answer, moveTo);
+  showMoves(byId("chosen").querySelector("ol"), answer, baseline, moveFrom);
+  showScale();
 }
 
-function setScale(answers) {
-  const most = largestGain(answers);
-  byId("rankings").style.setProperty("--most-gain", most || 1);
-  byId("scale-max").textContent = `${most.toFixed(2)} nats`;
+function showScale() {
+  const most = colourTokens(byId("rankings"));
+  byId("scale-middle").textContent = (most / 4).toFixed(2);
+  byId("scale-most").textContent = `${most.toFixed(2)} nats`;
 }
 
 function showFacts({ source, catalogue, version, model, request_id: requestId, timings }) {

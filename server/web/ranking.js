@@ -1,7 +1,8 @@
 // Ranked lists: items with their tokens, moves between two lists, and the tooltip with a token's numbers.
 import { byId, element, titled } from "./dom.js";
 
-const MARKS = { "\n": "↵", "\t": "⇥", "\r": "␍" };
+// Control characters, and those that would turn the reading direction of the tokens around them.
+const UNPRINTABLE = /[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu;
 const HIDE_AFTER_MS = 150; // long enough to move the pointer from a token into its tooltip
 const EDGE_PX = 8;
 
@@ -9,15 +10,19 @@ const fixed = (number, digits = 2) => number.toFixed(digits).replace("-", "−")
 const isModel = (answer) => answer.source === "model";
 const unseen = (text) => element("span", { class: "unseen" }, text);
 
-/** The largest information gain of a token in these answers, in nats. */
-export function largestGain(answers) {
-  const gains = answers.flatMap(({ items }) => items.flatMap(({ explanation }) => explanation ?? []));
-  return gains.reduce((most, { information_gain: gain }) => Math.max(most, gain), 0);
+/**
+ * Colour the tokens below `root` by the square root of their share of the largest information gain there, which keeps
+ * the small gains late in a title apart. Returns the largest, in nats.
+ */
+export function colourTokens(root) {
+  const tokens = [...root.querySelectorAll(".token")];
+  const most = tokens.reduce((largest, { token }) => Math.max(largest, token.information_gain), 0);
+  for (const button of tokens) button.style.setProperty("--heat-share", Math.sqrt(button.token.information_gain / (most || 1)));
+  return most;
 }
 
-/** Fill `list` with an answer's items; with `other`, say where each stands there. */
-export function showRanking(list, answer, other, describeMove) {
-  const ranks = other && new Map(other.items.map((item) => [item.item_id, item.rank]));
+/** Fill `list` with an answer's items. */
+export function showRanking(list, answer) {
   list.replaceChildren(
     ...answer.items.map((item) =>
       element(
@@ -28,7 +33,6 @@ export function showRanking(list, answer, other, describeMove) {
           "div",
           { class: "item" },
           titled(item.title),
-          ranks && describeMove(item.rank, ranks.get(item.item_id)),
           element(
             "span",
             { class: "score" },
@@ -36,11 +40,19 @@ export function showRanking(list, answer, other, describeMove) {
             unseen(isModel(answer) ? " score in nats" : " of interactions"),
           ),
           item.explanation ? tokenBar(item) : null,
-          item.duplicates ? element("p", { class: "note" }, `Same title: ${item.duplicates.join(", ")}`) : null,
+          item.duplicates ? element("p", { class: "note" }, `Other items of this title: ${item.duplicates.join(", ")}`) : null,
         ),
       ),
     ),
   );
+}
+
+/** Say beside each item of `answer`, shown in `list`, where it stands in `other`; the focus stays where it is. */
+export function showMoves(list, answer, other, describe) {
+  const ranks = new Map(other.items.map((item) => [item.item_id, item.rank]));
+  for (const [index, item] of answer.items.entries()) {
+    list.children[index].querySelector(".title").after(describe(item.rank, ranks.get(item.item_id)));
+  }
 }
 
 /** Where an item of the chosen ranking comes from. */
@@ -54,7 +66,7 @@ export function moveFrom(rank, before) {
 /** Where an item of the baseline goes. */
 export function moveTo(rank, after) {
   if (after === undefined) return move("gone", "leaves", ", leaves the ranking");
-  return move("same", `→ ${after}`, `, then rank ${after}`);
+  return after === rank ? move("same", "=", ", the same rank") : move("to", `→ ${after}`, `, goes to rank ${after}`);
 }
 
 const move = (kind, sign, spoken) =>
@@ -69,7 +81,7 @@ function tokenBar(item) {
 }
 
 function tokenButton(token, isFirst) {
-  const text = token.token.replace(/[\n\t\r]/g, (char) => MARKS[char]);
+  const text = token.token.replace(UNPRINTABLE, marked);
   const button = element(
     "span",
     {
@@ -81,10 +93,11 @@ function tokenButton(token, isFirst) {
     },
     text,
   );
-  button.style.setProperty("--gain", token.information_gain);
   button.token = token;
   return button;
 }
+
+const marked = (char) => (char === "\n" ? "↵" : `‹U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
 
 const numbersOf = (token) => [
   ["information gain", `${fixed(token.information_gain, 3)} nats`],
@@ -109,7 +122,7 @@ export function tokenTooltips(root) {
   function show(button) {
     clearTimeout(timer);
     tooltip.replaceChildren(
-      element("code", {}, JSON.stringify(button.token.token)),
+      element("code", {}, `"${button.textContent}"`),
       element("dl", {}, ...numbersOf(button.token).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
     );
     tooltip.hidden = false;

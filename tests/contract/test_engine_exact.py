@@ -134,6 +134,9 @@ async def test_the_prefix_cache_stays_within_its_budget(
         for row in range(12):
             await search(subject, artifact, prompt_of(artifact, row, row + 1, row + 2))
             assert 0 < subject.engine.stats().cache_bytes <= 2 * one_prompt
+    async with started("llama-fp32", artifact, checkpoint_of) as subject:
+        await search(subject, artifact, prompt_of(artifact, 1, 2, 3), leaves=leaves_of(artifact, allowed=[5]))
+        assert subject.engine.stats().cache_bytes == one_prompt, "the prompt alone, without the tree below it"
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2])

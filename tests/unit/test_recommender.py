@@ -134,9 +134,10 @@ def test_the_whole_history_is_seen_though_the_prompt_shows_its_end(films: Artifa
 
 
 def test_every_token_of_an_item_is_explained(films: Artifact) -> None:
-    query = Query(history=items(1, 2), k=5, alpha=0.4, length_penalty=1.0)
+    query = Query(history=items(1, 2), k=NUM_ITEMS, beams=NUM_ITEMS, alpha=0.4, length_penalty=1.0)
     paths = [tuple(films.trie.path(films.leaf_of_item[row])) for row in range(NUM_ITEMS)]
     prior = (films.catalogue.frequency / films.catalogue.frequency.sum()).tolist()
+    decided_nothing = 0
     for found in ask(films, query).items:
         assert tuple(token.token_id for token in found.tokens) == paths[found.item]
         total = 0.0
@@ -148,7 +149,9 @@ def test_every_token_of_an_item_is_explained(films: Artifact) -> None:
             assert token.weight == pytest.approx(1.0 - 0.4 * g, abs=1e-6)
             assert token.forced == (len(oracles.next_tokens(paths, prefix)) == 1)
             total += token.logprob * token.weight
+            decided_nothing += not token.forced and token.information_gain == 0
         assert found.score == pytest.approx(total / len(found.tokens))
+    assert decided_nothing > 0, "a choice between popular and cold items gains nothing, and is no forced one"
 
 
 def test_alpha_is_the_artefacts_where_a_query_names_none(films: Artifact) -> None:

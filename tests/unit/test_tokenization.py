@@ -8,6 +8,7 @@ from factories import EOS, SEMANTIC_TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igd_core import tokenization
 from igd_core.errors import ArtifactError, CatalogueError, ModelError
 from igd_core.models import smollm2_dir
 from igd_core.tokenization import TitleTokenizer, TokenPaths, require_same_tokenizer
@@ -127,6 +128,23 @@ def test_a_title_of_exactly_max_tokens_is_whole(tokenizer: TitleTokenizer) -> No
     length = len(tokenizer.encode_plain("The Red House\n")) + 1
     assert tokenizer.encode_paths(["The Red House"], max_tokens=length).truncated == 0
     assert tokenizer.encode_paths(["The Red House"], max_tokens=length - 1).truncated == 1
+
+
+def test_titles_encoded_in_several_chunks_are_those_encoded_at_once(
+    tokenizer: TitleTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tokenizer.encode_paths(HOSTILE_TITLES, max_tokens=20)
+    monkeypatch.setattr(tokenization, "_CHUNK", 2)
+    chunked = tokenizer.encode_paths(HOSTILE_TITLES, max_tokens=20)
+    assert paths_of(chunked) == paths_of(whole)
+    assert chunked.truncated == whole.truncated > 0
+    assert (chunked.offsets.dtype, chunked.tokens.dtype) == ("int64", "int32")
+
+
+def test_no_titles_make_no_paths(tokenizer: TitleTokenizer) -> None:
+    nothing = tokenizer.encode_paths([])
+    assert nothing.offsets.tolist() == [0]
+    assert nothing.tokens.tolist() == []
 
 
 def test_max_tokens_without_room_for_a_title_is_refused(tokenizer: TitleTokenizer) -> None:

@@ -118,7 +118,7 @@ def test_a_path_that_is_a_prefix_of_another_is_refused_naming_both_items(paths: 
     whole = (*paths[longer], 7)  # goes on behind EOS, so no other path of the strategy equals it
     paths = [*paths[:longer], whole, *paths[longer + 1 :]]
     paths = [path for path in paths if path == whole or path != whole[: len(path)]]
-    paths.append(whole[:cut])
+    paths.insert(at.draw(st.integers(0, len(paths))), whole[:cut])
     nested = {
         (short, long)
         for short, one in enumerate(paths)

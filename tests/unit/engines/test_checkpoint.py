@@ -10,7 +10,8 @@ from factories import EOS
 from transformers import Gemma3TextConfig, MistralConfig, Qwen2Config, T5Config
 
 from igd_core.engines.checkpoint import load_checkpoint
-from igd_core.errors import ModelError
+from igd_core.engines.open import EngineOptions, open_engine
+from igd_core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,3 +143,16 @@ def test_a_device_or_dtype_that_is_not_here_is_refused_by_name(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         load_checkpoint(saved, **choice)
+
+
+async def test_an_engine_is_opened_by_name_on_a_checkpoint_with_its_tokenizer(saved: Path) -> None:
+    opened = open_engine(EngineOptions(model=saved, device="cpu", cache_bytes=0))
+    assert opened.engine.model_id == "tiny-llama"
+    assert opened.tokenizer.eos_id == 2
+    assert opened.engine.stats().healthy
+    await opened.engine.close()
+
+
+def test_an_engine_of_no_known_name_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="engine 'abacus': one of tree"):
+        open_engine(EngineOptions(model=tmp_path, engine="abacus"))
