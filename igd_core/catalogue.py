@@ -29,8 +29,8 @@ _RESERVED_COLUMNS = frozenset({"item_id", "title"})
 class Catalogue:
     """The items, in file order; row i of every attribute is `ItemIndex` i. Immutable: all requests share one copy.
 
-    `build` checks every value. The constructor checks only that the lengths agree and that no id stands twice: it
-    is for a catalogue that was built, saved and is loaded again.
+    `build` checks every value. The constructor checks only that the lengths agree: it is for a catalogue that was
+    built, saved and is loaded again.
 
     Items may share a title, or a text: they become one outcome when paths are built. Cold items have frequency 0.
 
@@ -47,7 +47,7 @@ class Catalogue:
     texts: Sequence[str]
     frequency: NDArray[np.int64]
     metadata: Mapping[str, Sequence[MetadataValue]]
-    _index: dict[str, int] = field(init=False, repr=False)
+    _index: dict[str, int] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         num_items = len(self.item_ids)
@@ -56,12 +56,6 @@ class Catalogue:
         for name, length in lengths:
             if length != num_items:
                 raise CatalogueError(f"{name}: {length} values for {num_items} items")
-        index = {item_id: i for i, item_id in enumerate(self.item_ids)}
-        if len(index) != num_items:
-            # The dict kept the last row of every id, so the first row it does not own is a repeated id.
-            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if index[item_id] != i)
-            raise CatalogueError(f"item {repeated!r}: this id stands on more than one row")
-        object.__setattr__(self, "_index", index)
 
     @classmethod
     def build(
@@ -91,6 +85,7 @@ class Catalogue:
             frequency=_checked_frequency(np.zeros(len(item_ids), np.int64) if frequency is None else frequency),
             metadata={name: tuple(column) for name, column in (metadata or {}).items()},
         )
+        made.build_index()
         _check_lines("title", made.item_ids, made.titles)
         if made.texts != made.titles:
             _check_lines("text", made.item_ids, made.texts)
@@ -101,8 +96,22 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def build_index(self) -> None:
+        """Make `index_of` fast from now on; 0.6 s for a million items, so not done by a mere load.
+
+        Raises:
+            CatalogueError: an id stands twice.
+        """
+        self._index.update(zip(self.item_ids, range(len(self)), strict=True))
+        if len(self._index) != len(self):
+            # The dict kept the last row of every id, so the first row it does not own is a repeated id.
+            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if self._index[item_id] != i)
+            raise CatalogueError(f"item {repeated!r}: this id stands on more than one row")
+
     def index_of(self, item_id: str) -> ItemIndex | None:
         """Row of an item, or None when the catalogue does not hold it."""
+        if not self._index:
+            self.build_index()
         found = self._index.get(item_id)
         return None if found is None else ItemIndex(found)
 

@@ -112,9 +112,14 @@ class Recommender:
     """Serves one artefact version on an engine that has it loaded."""
 
     def __init__(self, artifact: Artifact, engine: Engine) -> None:
+        """Index ids and attributes, sort by popularity: seconds at a million items, so not on an event loop."""
         self.artifact = artifact
         self.engine = engine
+        artifact.catalogue.build_index()
         self._attributes = AttributeIndex(artifact.catalogue.metadata)
+        self._popular_leaves = artifact.popular_leaves()
+        self._popularity_rank = np.empty_like(self._popular_leaves)
+        self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
 
     async def recommend(self, query: Query) -> Recommendation:
         """Decode with the model; popularity answers an empty history.
@@ -142,7 +147,7 @@ class Recommender:
         check_query(query, self.artifact)
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
-        ranked, rank = self.artifact.popular_leaves, self.artifact.popularity_rank
+        ranked, rank = self._popular_leaves, self._popularity_rank
         if leaves.barred:
             # The first k that are not barred stand among the first k + (number barred).
             ranked = ranked[: query.k + len(leaves.leaves)]

@@ -143,6 +143,6 @@ class Deployment:
 async def _warm(served: ServedCatalogue) -> None:
     """One real recommendation with a full history: what the first user would otherwise wait for."""
     artifact = served.artifact
-    leaves = artifact.popular_leaves[: artifact.manifest.template.max_history].tolist()
+    leaves = artifact.popular_leaves()[: artifact.manifest.template.max_history].tolist()
     history = [ItemIndex(int(artifact.trie.items_of(LeafIndex(leaf))[0])) for leaf in leaves]
     await served.recommender.recommend(Query(history=history, k=min(10, len(served.catalogue)), exclude_seen=False))

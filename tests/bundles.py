@@ -35,7 +35,7 @@ def assert_same_artifact(one: Artifact, other: Artifact) -> None:
     assert {name: list(column) for name, column in one.catalogue.metadata.items()} == {
         name: list(column) for name, column in other.catalogue.metadata.items()
     }
-    for name in ("leaf_of_item", "leaf_prior", "popular_leaves"):
+    for name in ("leaf_of_item", "leaf_prior"):
         assert np.array_equal(getattr(one, name), getattr(other, name))
 
 

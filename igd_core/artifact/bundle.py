@@ -34,8 +34,6 @@ class Artifact:
         gains: information gain per edge.
         leaf_of_item: ``(num_items,)`` int32.
         leaf_prior: ``(num_leaves,)`` float64; share of interactions, smoothed as the manifest says.
-        popular_leaves: ``(num_leaves,)`` int64; leaves by falling prior, ties in catalogue order.
-        popularity_rank: ``(num_leaves,)`` int64; where each leaf stands in ``popular_leaves``.
     """
 
     version: str
@@ -45,17 +43,11 @@ class Artifact:
     gains: InfoGainTable
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
-    popular_leaves: NDArray[np.int64]
-    popularity_rank: NDArray[np.int64]
 
     @staticmethod
     def assemble(manifest: Manifest, catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> Artifact:
         """Join the parts and derive what follows from them."""
         leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, manifest.smoothing))
-        first_item = np.minimum.reduceat(trie.leaf_items, trie.leaf_start[:-1])
-        popular_leaves = np.lexsort((first_item, -leaf_prior))
-        popularity_rank = np.empty(len(popular_leaves), dtype=np.int64)
-        popularity_rank[popular_leaves] = np.arange(len(popular_leaves))
         return Artifact(
             version=manifest.version,
             manifest=manifest,
@@ -64,9 +56,12 @@ class Artifact:
             gains=gains,
             leaf_of_item=trie.leaf_of_item(),
             leaf_prior=leaf_prior,
-            popular_leaves=popular_leaves,
-            popularity_rank=popularity_rank,
         )
+
+    def popular_leaves(self) -> NDArray[np.int64]:
+        """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int64; sorts them all."""
+        first_item = np.minimum.reduceat(self.trie.leaf_items, self.trie.leaf_start[:-1])
+        return np.asarray(np.lexsort((first_item, -self.leaf_prior)))
 
     def prompt(self, history: Sequence[ItemIndex]) -> list[int]:
         """Token ids of the prompt for ``history``, oldest first."""

@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,6 @@ from igd_core.infogain import InfoGainTable
 from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 _MANIFEST = "manifest.json"
@@ -228,6 +227,28 @@ def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTabl
     return gains
 
 
+class _Texts(Sequence[str]):
+    """A column of text that becomes Python strings one by one, when asked for."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._values = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [str(value) for value in self._values[index].to_pylist()]
+        return str(self._values[index].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values.to_pylist())
+
+
 def _items_to_parquet(catalogue: Catalogue) -> bytes:
     columns: dict[str, Any] = {
         "item_id": pa.array(catalogue.item_ids, pa.string()),
@@ -249,11 +270,11 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
 def _items_from_parquet(path: Path) -> Catalogue:
     try:
         table = pq.read_table(path)
-        titles = _required(table, "title", pa.string()).to_pylist()
+        titles = _Texts(_required(table, "title", pa.string()))
         return Catalogue(
-            item_ids=_required(table, "item_id", pa.string()).to_pylist(),
+            item_ids=_Texts(_required(table, "item_id", pa.string())),
             titles=titles,
-            texts=_required(table, "text", pa.string()).to_pylist() if "text" in table.column_names else titles,
+            texts=_Texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
             frequency=_required(table, "frequency", pa.int64()).to_numpy(),
             metadata={
                 name.removeprefix(_METADATA_PREFIX): _metadata_values(table.column(name))

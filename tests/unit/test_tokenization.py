@@ -138,7 +138,7 @@ def test_titles_encoded_in_several_chunks_are_those_encoded_at_once(
     chunked = tokenizer.encode_paths(HOSTILE_TITLES, max_tokens=20)
     assert paths_of(chunked) == paths_of(whole)
     assert chunked.truncated == whole.truncated > 0
-    assert (chunked.offsets.dtype, chunked.tokens.dtype) == ("int64", "int32")
+    assert (chunked.offsets.dtype.name, chunked.tokens.dtype.name) == ("int64", "int32")
 
 
 def test_no_titles_make_no_paths(tokenizer: TitleTokenizer) -> None:

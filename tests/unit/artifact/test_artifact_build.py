@@ -84,9 +84,9 @@ def test_popular_leaves_fall_by_prior_with_ties_in_catalogue_order(tokenizer: Ti
     titles = [*names[:5], names[0]]
     catalogue = Catalogue.build(item_ids=names, titles=titles, frequency=np.array([1, 3, 3, 0, 4, 3]))
     built = build(tokenizer, catalogue)
-    ranked = [titles[built.trie.items_of(LeafIndex(leaf))[0]] for leaf in built.popular_leaves.tolist()]
+    ranked = [titles[built.trie.items_of(LeafIndex(leaf))[0]] for leaf in built.popular_leaves().tolist()]
     assert ranked == ["Film 0", "Film 4", "Film 1", "Film 2", "Film 3"]
-    assert built.leaf_prior[built.popular_leaves] == pytest.approx(np.array([4, 4, 3, 3, 0]) / 14)
+    assert built.leaf_prior[built.popular_leaves()] == pytest.approx(np.array([4, 4, 3, 3, 0]) / 14)
 
 
 def test_smoothing_tells_cold_items_apart(tokenizer: TitleTokenizer) -> None:

@@ -14,7 +14,9 @@ import safetensors.numpy
 from bundles import at, reseal, reseal_arrays
 
 from igd_core.artifact import Manifest, load_artifact
-from igd_core.errors import ArtifactError
+from igd_core.engines.fake import FakeEngine
+from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.recommender import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,7 +208,6 @@ def test_a_header_without_end_is_refused_by_its_length(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"item_id": ["same"] * 24}, "'same': this id stands on more than one row"),
         ({"item_id": list(range(24))}, "item_id is int64 with 0 missing, not string"),
         ({"title": [None, *"abcdefghijklmnopqrstuvw"]}, "title is string with 1 missing"),
         ({"text": [None] * 24}, "text is null with 24 missing"),
@@ -251,3 +252,14 @@ def test_damaged_pages_are_refused_even_unverified(bundle: Path) -> None:
     (bundle / "items.parquet").write_bytes(data)
     with pytest.raises(ArtifactError, match=r"^items.parquet: "):
         load_artifact(bundle, verify=False)
+
+
+def test_an_id_that_stands_twice_is_refused_before_anything_is_served(bundle: Path) -> None:
+    table = pq.read_table(bundle / "items.parquet")
+    column = table.column_names.index("item_id")
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(column, "item_id", pa.array(["same"] * 24)), sink)
+    reseal(bundle, "items.parquet", sink.getvalue().to_pybytes())
+    artifact = load_artifact(bundle)
+    with pytest.raises(CatalogueError, match="'same': this id stands on more than one row"):
+        Recommender(artifact, FakeEngine())

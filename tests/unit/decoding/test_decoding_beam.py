@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PathsAndPrior, catalogues, item_lists
 
+from igd_core.bench.reference import build_dict_trie, weights_at
 from igd_core.decoding.beam import BeamSearch, Hypothesis
 from igd_core.decoding.filters import ItemFilter
 from igd_core.decoding.session import Scoring, SessionStats
 from igd_core.engines.fake import FakeEngine, FakeSession
-from igd_core.ids import NodeId
+from igd_core.ids import ROOT
 
 if TYPE_CHECKING:
     from oracles import Path
 
     from igd_core.artifact import Artifact
+    from igd_core.ids import NodeId
 
 BEAMS = st.integers(1, 8)
 ALPHAS = st.sampled_from([0.0, 0.2, 0.7])
@@ -97,20 +99,26 @@ def search(case: Case, beams: int | None = None) -> Outcome:
     return asyncio.run(run())
 
 
-def weighted_scores(case: Case, outcome: Outcome, prefix: Path) -> dict[int, float]:
-    """Weighted log-probabilities of the admitted tokens after ``prefix``: the fake model's, the oracle's weights."""
-    following = oracles.next_tokens(case.catalogue.paths, prefix)
-    if not following:
-        return {}
-    node = NodeId(0)
-    for token in prefix:
-        child = outcome.artifact.trie.child(node, token)
-        assert child is not None
-        node = child
-    gains = oracles.sibling_gains(case.catalogue.paths, case.catalogue.prior, prefix)
-    logprobs = dict(zip(following, outcome.session.logprobs(node).tolist(), strict=True))
-    admitted = oracles.next_tokens(case.admitted, prefix)
-    return {token: logprobs[token] * (1.0 - case.alpha * gains[token]) for token in admitted}
+class Witness:
+    """Weighted log-probabilities of admitted tokens: the fake model's, weighed by the dict trie."""
+
+    def __init__(self, case: Case, outcome: Outcome) -> None:
+        self._root = build_dict_trie(case.catalogue.paths, case.catalogue.prior)
+        self._alpha = case.alpha
+        self._outcome = outcome
+        self._admitted = {path[:length] for path in case.admitted for length in range(len(path) + 1)}
+
+    def scores_after(self, prefix: Path) -> dict[int, float]:
+        witness, node = self._root, ROOT
+        for token in prefix:
+            child = self._outcome.artifact.trie.child(node, token)
+            assert child is not None
+            witness, node = witness.children[token], child
+        if not witness.children:
+            return {}
+        weights = weights_at(witness, self._alpha)
+        logprobs = zip(sorted(witness.children), self._outcome.session.logprobs(node).tolist(), strict=True)
+        return {token: value * weights[token] for token, value in logprobs if (*prefix, token) in self._admitted}
 
 
 def assert_same_ranking(found: list[tuple[float, Path]], expected: list[tuple[float, Path]]) -> None:
@@ -121,18 +129,40 @@ def assert_same_ranking(found: list[tuple[float, Path]], expected: list[tuple[fl
 @given(case=cases())
 def test_the_search_equals_the_reference_search_step_by_step(case: Case) -> None:
     outcome = search(case)
-    expected = oracles.beam_search(
-        lambda prefix: weighted_scores(case, outcome, prefix), case.beams, case.length_penalty
+    expected = oracles.beam_search(Witness(case, outcome).scores_after, case.beams, case.length_penalty)
+    assert_same_ranking(outcome.ranked(), expected)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])
+@given(seed=st.integers(0, 1 << 32), beams=st.integers(2, 10))
+@settings(max_examples=15)
+def test_the_search_equals_the_reference_search_where_beams_decide_at_many_depths(
+    length_penalty: float, seed: int, beams: int
+) -> None:
+    """Long paths of few tokens: beams come to their decisions in different rounds, and displace each other."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 12, size=200)
+    paths = [(*rng.choice(3, p=[0.7, 0.2, 0.1], size=length).tolist(), 9) for length in lengths]
+    case = Case(
+        catalogue=PathsAndPrior(paths=paths, counts=rng.integers(0, 50, size=200).tolist()),
+        allowed=None,
+        barred=rng.integers(0, 200, size=30).tolist(),
+        beams=beams,
+        alpha=0.3,
+        length_penalty=length_penalty,
+        prompt=(seed,),
     )
+    outcome = search(case)
+    expected = oracles.beam_search(Witness(case, outcome).scores_after, beams, length_penalty)
     assert_same_ranking(outcome.ranked(), expected)
 
 
 @given(case=cases())
 def test_with_beams_for_every_leaf_the_ranking_is_the_exhaustive_one(case: Case) -> None:
     outcome = search(case, beams=len(case.admitted))
-    scored = []
+    scored, witness = [], Witness(case, outcome)
     for path in case.admitted:
-        steps = [weighted_scores(case, outcome, path[:at])[token] for at, token in enumerate(path)]
+        steps = [witness.scores_after(path[:at])[token] for at, token in enumerate(path)]
         scored.append((sum(steps) / len(path) ** case.length_penalty, path))
     assert_same_ranking(outcome.ranked(), sorted(scored, reverse=True))
 
@@ -164,6 +194,15 @@ def test_rounds_never_exceed_the_depths_at_which_decisions_fall(case: Case) -> N
         if len(oracles.next_tokens(case.admitted, path[:at])) > 1
     }
     assert outcome.stats.rounds <= len(depths) + 1
+
+
+@given(case=cases())
+def test_with_beams_for_every_leaf_rounds_never_exceed_the_decisions_on_one_path(case: Case) -> None:
+    outcome = search(case, beams=len(case.admitted))
+    decisions = [
+        sum(len(oracles.next_tokens(case.admitted, path[:at])) > 1 for at in range(len(path))) for path in case.admitted
+    ]
+    assert outcome.stats.rounds <= max(decisions) + 1
 
 
 @given(case=cases())
