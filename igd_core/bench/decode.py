@@ -97,9 +97,24 @@ class Agreement:
     worst_gap: float
 
 
-def bench_decode(checkpoint: Checkpoint, datasets: Sequence[str], settings: DecodeSettings) -> list[dict[str, object]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchCheckpoints:
+    """One checkpoint, loaded twice.
+
+    Attributes:
+        plain: as transformers loads it; the reference and the floor run on it.
+        served: as the engine loads it.
+    """
+
+    plain: Checkpoint
+    served: Checkpoint
+
+
+def bench_decode(
+    checkpoints: BenchCheckpoints, datasets: Sequence[str], settings: DecodeSettings
+) -> list[dict[str, object]]:
     """One object per data set; progress on standard error."""
-    return [asdict(_bench_dataset(checkpoint, name, settings)) for name in datasets]
+    return [asdict(_bench_dataset(checkpoints, name, settings)) for name in datasets]
 
 
 def compare(reference: ReferenceResult, ours: Recommendation, artifact: Artifact) -> Agreement:
@@ -122,9 +137,9 @@ def _differ_by_swaps(paths: list[tuple[int, ...]], scores: list[float], referenc
     )
 
 
-def _bench_dataset(checkpoint: Checkpoint, name: str, settings: DecodeSettings) -> DecodeResult:
+def _bench_dataset(checkpoints: BenchCheckpoints, name: str, settings: DecodeSettings) -> DecodeResult:
     data = load_dataset(name, histories=settings.histories + 1, video_games=settings.video_games)
-    artifact = data.artifact(checkpoint.tokenizer)
+    artifact = data.artifact(checkpoints.plain.tokenizer)
     paths = [artifact.trie.path(LeafIndex(int(leaf))) for leaf in artifact.leaf_of_item]
     root = build_dict_trie(paths, prior(data.catalogue.frequency).tolist())
     queries = [
@@ -132,7 +147,7 @@ def _bench_dataset(checkpoint: Checkpoint, name: str, settings: DecodeSettings) 
         for h in data.histories
     ]
     with asyncio.Runner() as runner:
-        engines = _Engines(checkpoint)
+        engines = _Engines(checkpoints)
         runner.run(engines.load(artifact))
         _measure(runner, engines, root, queries[0])  # warms every path; not counted
         samples = [_measure(runner, engines, root, query) for query in tqdm(queries[1:], desc=name, unit="prompt")]
@@ -143,9 +158,9 @@ def _bench_dataset(checkpoint: Checkpoint, name: str, settings: DecodeSettings) 
 class _Engines:
     """Ours twice on one checkpoint: with the prefix cache, and without."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self._engines = (TreeEngine(checkpoint), TreeEngine(checkpoint, cache_bytes=0))
+    def __init__(self, checkpoints: BenchCheckpoints) -> None:
+        self.plain = checkpoints.plain
+        self._engines = (TreeEngine(checkpoints.served), TreeEngine(checkpoints.served, cache_bytes=0))
 
     async def load(self, artifact: Artifact) -> None:
         for engine in self._engines:
@@ -158,7 +173,7 @@ class _Engines:
 
 
 def _measure(runner: asyncio.Runner, engines: _Engines, root: DictNode, query: Query) -> _Sample:
-    artifact, model = engines.warm.artifact, engines.checkpoint.model
+    artifact, model = engines.warm.artifact, engines.plain.model
     settings = ReferenceSettings(
         beams=query.beams, alpha=query.alpha or 0.0, eos_id=artifact.manifest.eos_id, max_new_tokens=artifact.trie.depth
     )
@@ -171,7 +186,7 @@ def _measure(runner: asyncio.Runner, engines: _Engines, root: DictNode, query: Q
     cold_end = time.perf_counter()
     stats = answer.stats
     scored = stats.model_tokens - (stats.prompt_tokens - stats.cached_tokens) + 1
-    _plain_prefill(engines.checkpoint, stats.model_tokens, scored)
+    _plain_prefill(engines.plain, stats.model_tokens, scored)
     floor_end = time.perf_counter()
     del cold
     return _Sample(

@@ -47,16 +47,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _decode(args: argparse.Namespace) -> int:
-    from igd_core.bench.decode import DecodeSettings, bench_decode
+    from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
     from igd_core.engines.checkpoint import load_checkpoint
 
     if args.histories < 1:
         raise InputError(f"histories: {args.histories}; at least 1 is needed")
-    checkpoint = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
+    model = args.model or smollm2_dir()
+    checkpoints = BenchCheckpoints(
+        plain=load_checkpoint(model, device=args.device, dtype=args.dtype, packed=False),
+        served=load_checkpoint(model, device=args.device, dtype=args.dtype),
+    )
     settings = DecodeSettings(
         video_games=args.video_games, histories=args.histories, beams=args.beams, alpha=args.alpha
     )
-    _print_results(bench_decode(checkpoint, args.data or DATASETS, settings), as_json=args.json)
+    _print_results(bench_decode(checkpoints, args.data or DATASETS, settings), as_json=args.json)
     return 0
 
 

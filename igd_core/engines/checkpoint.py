@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from igd_core.engines.packed_linear import pack_linears
 from igd_core.errors import ModelError
 from igd_core.tokenization import TitleTokenizer
 
@@ -27,13 +28,14 @@ class Checkpoint:
     model_id: str
 
 
-def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "auto") -> Checkpoint:
+def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "auto", packed: bool = True) -> Checkpoint:
     """Load a local directory, or a model hub's ``owner/name``.
 
     Args:
         name: directory or hub id.
         device: ``auto`` takes CUDA where there is one.
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
+        packed: lay linear weights out for oneDNN where that applies (`packed_linear`); False leaves the model plain.
 
     Raises:
         ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
@@ -53,6 +55,8 @@ def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "aut
         # drops, and the next request then waits for the disk: 10 s after an idle minute, measured here.
         for weights in model.parameters():
             weights.data = weights.data.clone()
+    if packed:
+        pack_linears(model)
     return Checkpoint(model=model.eval(), tokenizer=tokenizer, model_id=Path(name).name)
 
 

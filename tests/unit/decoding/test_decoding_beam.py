@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -217,6 +218,18 @@ def test_steps_explain_the_score_of_their_path(case: Case) -> None:
         for step in found.steps:
             weight = 1.0 - case.alpha * float(gains.sibling_gain[step.edge])
             assert step.score == pytest.approx(step.logprob * weight)
+
+
+def test_beams_that_decide_at_alternating_depths_share_their_rounds() -> None:
+    """Three decisions a path, at depths 1, 3, 5 below one first token and at 2, 4, 6 below the other."""
+    choices = list(itertools.product((1, 2), repeat=3))
+    odd = [(1, a, 5, b, 5, c, 5, 0) for a, b, c in choices]
+    even = [(2, 5, a, 5, b, 5, c, 0) for a, b, c in choices]
+    catalogue = PathsAndPrior(paths=odd + even, counts=[1] * 16)
+    case = Case(catalogue=catalogue, allowed=None, barred=[], beams=16, alpha=0.0, length_penalty=0.0, prompt=(1,))
+    outcome = search(case)
+    assert len(outcome.hypotheses) == 16
+    assert outcome.stats.rounds == 5, "the prompt's, then one a decision: the first token and three more"
 
 
 def test_a_hundred_tokens_without_a_choice_take_one_round() -> None:
