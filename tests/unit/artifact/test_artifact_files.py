@@ -28,6 +28,21 @@ def test_what_is_loaded_is_what_was_saved(small_artifact: Artifact, pristine_bun
     assert sorted(contents(pristine_bundle)) == sorted(FILES)
 
 
+@given(at=st.integers(-24, 23), start=st.integers(-30, 30), stop=st.integers(-30, 30), step=st.sampled_from([1, 3]))
+def test_loaded_columns_are_read_like_lists(
+    small_artifact: Artifact, pristine_bundle: Path, at: int, start: int, stop: int, step: int
+) -> None:
+    loaded = load_artifact(pristine_bundle, verify=False).catalogue
+    for name in ("item_ids", "titles", "texts"):
+        column, expected = getattr(loaded, name), list(getattr(small_artifact.catalogue, name))
+        assert column[at] == expected[at]
+        assert column[start:stop:step] == expected[start:stop:step]
+        assert list(column) == expected
+        assert len(column) == len(expected)
+    with pytest.raises(IndexError):
+        loaded.titles[24]
+
+
 def test_a_bundle_holds_no_pickle(pristine_bundle: Path) -> None:
     for data in contents(pristine_bundle).values():
         with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, UnicodeDecodeError)):
@@ -71,7 +86,7 @@ def test_every_kind_of_metadata_comes_back_as_it_was(
     shutil.rmtree(directory.parent)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(name=st.sampled_from(FILES), at=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_any_byte_altered_in_any_file_is_refused_naming_the_part(
     pristine_bundle: Path, name: str, at: float, mask: int

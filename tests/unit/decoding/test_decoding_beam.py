@@ -225,7 +225,7 @@ def test_beams_that_decide_at_alternating_depths_share_their_rounds() -> None:
     choices = list(itertools.product((1, 2), repeat=3))
     odd = [(1, a, 5, b, 5, c, 5, 0) for a, b, c in choices]
     even = [(2, 5, a, 5, b, 5, c, 0) for a, b, c in choices]
-    catalogue = PathsAndPrior(paths=odd + even, counts=[1] * 16)
+    catalogue = PathsAndPrior(paths=[*odd, *even], counts=[1] * 16)
     case = Case(catalogue=catalogue, allowed=None, barred=[], beams=16, alpha=0.0, length_penalty=0.0, prompt=(1,))
     outcome = search(case)
     assert len(outcome.hypotheses) == 16

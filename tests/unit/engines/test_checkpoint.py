@@ -139,7 +139,7 @@ def test_names_that_lead_nowhere_are_refused_with_the_name(tmp_path: Path) -> No
     ],
 )
 def test_a_device_or_dtype_that_is_not_here_is_refused_by_name(
-    saved: Path, choice: dict[str, str], message: str
+    saved: Path, choice: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
         load_checkpoint(saved, **choice)
