@@ -102,11 +102,12 @@ class Catalogue:
         Raises:
             CatalogueError: an id stands twice.
         """
-        self._index.update(zip(self.item_ids, range(len(self)), strict=True))
-        if len(self._index) != len(self):
+        index = dict(zip(self.item_ids, range(len(self)), strict=True))
+        if len(index) != len(self):
             # The dict kept the last row of every id, so the first row it does not own is a repeated id.
-            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if self._index[item_id] != i)
+            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if index[item_id] != i)
             raise CatalogueError(f"item {repeated!r}: this id stands on more than one row")
+        object.__setattr__(self, "_index", index)  # whole or not at all, for other threads
 
     def index_of(self, item_id: str) -> ItemIndex | None:
         """Row of an item, or None when the catalogue does not hold it."""

@@ -7,6 +7,7 @@ so no node is ever computed twice.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,9 @@ class TreeEngine:
         if artifact.version in self._versions:
             return
         require_same_tokenizer(artifact.manifest.tokenizer_sha256, self._checkpoint.tokenizer)
+        eos_id = self._checkpoint.tokenizer.eos_id
+        if artifact.manifest.eos_id != eos_id:
+            raise ArtifactError(f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {eos_id}")
         vocab_size = int(self._checkpoint.model.config.get_text_config().vocab_size)
         if artifact.manifest.vocab_size > vocab_size:
             raise ArtifactError(
@@ -116,7 +120,7 @@ class TreeEngine:
 
     async def close(self) -> None:
         """Stop the model's thread."""
-        self._thread.close()
+        await asyncio.to_thread(self._thread.close)  # the running pass ends first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,12 @@ async def test_an_artefact_of_another_tokenizer_is_refused(
     assert tree.engine.stats().versions == (artifact.version,)
 
 
+async def test_an_artefact_whose_paths_end_with_another_token_is_refused(tree: Subject, artifact: Artifact) -> None:
+    other = replace(artifact, version="other", manifest=replace(artifact.manifest, eos_id=artifact.manifest.eos_id + 1))
+    with pytest.raises(ArtifactError, match="eos: paths end with token"):
+        await tree.engine.load(other)
+
+
 async def test_token_ids_outside_the_models_vocabulary_are_refused(tree: Subject, artifact: Artifact) -> None:
     larger = replace(artifact, version="larger", manifest=replace(artifact.manifest, vocab_size=5000))
     with pytest.raises(ArtifactError, match=r"vocabulary: the artefact needs 5000, the model has \d+"):
