@@ -84,14 +84,16 @@ def child_scores(logits: torch.Tensor, trie: TrieTensors, rows: RowSettings) -> 
         trie: on the device of ``logits``.
         rows: node, alpha and temperature per row.
     """
-    start = trie.row_start[rows.node].long()
-    degree = trie.row_start[rows.node + 1].long() - start
+    # index_select takes a third of the time of the same look-up in brackets; at 10 rows such overheads are what counts.
+    start = trie.row_start.index_select(0, rows.node)
+    degree = trie.row_start.index_select(0, rows.node + 1) - start
     end = degree.cumsum(0)
-    row = torch.repeat_interleave(degree)
-    edge = torch.arange(len(row), device=logits.device) + (start - (end - degree))[row]
-    logprob = _gather_log_softmax(logits, row, trie.edge_token[edge].long(), rows.temperature)
-    score = logprob * (1.0 - rows.alpha[row] * trie.sibling_gain[edge])
-    return ChildTensors(row=row, edge=edge, logprob=logprob, score=score)
+    child = torch.arange(int(end[-1]) if len(end) else 0, device=logits.device)
+    row = torch.searchsorted(end, child, right=True)  # repeat_interleave(degree), in a fifth of its time
+    edge = (start + degree - end).index_select(0, row) + child
+    logprob = _gather_log_softmax(logits, row, trie.edge_token.index_select(0, edge), rows.temperature)
+    weight = 1.0 - rows.alpha.index_select(0, row) * trie.sibling_gain.index_select(0, edge)
+    return ChildTensors(row=row, edge=edge, logprob=logprob, score=logprob * weight)
 
 
 def constrain_logits_(logits: torch.Tensor, trie: TrieTensors, rows: RowSettings) -> torch.Tensor:
@@ -114,16 +116,20 @@ def _gather_log_softmax(
     """``log_softmax(logits / temperature)[row, token]``, float32, without a result the size of ``logits``."""
     num_rows, vocab = logits.shape
     block = max(1, (_BLOCK_LOGITS_CUDA if logits.is_cuda else _BLOCK_LOGITS_CPU) // vocab)
-    gathered = torch.empty(len(row), dtype=torch.float32, device=logits.device)
-    bounds = [0, len(row)]
+    place = row * vocab + token
     firsts = range(0, num_rows, block)
-    if len(firsts) != 1:
-        starts = torch.tensor(firsts, dtype=row.dtype, device=row.device)
-        bounds = [*torch.searchsorted(row, starts).tolist(), len(row)]
+    if len(firsts) <= 1:
+        return _log_softmax(logits, temperature).view(-1).index_select(0, place)
+    starts = torch.tensor(firsts, dtype=row.dtype, device=row.device)
+    bounds = [*torch.searchsorted(row, starts).tolist(), len(row)]
+    gathered = torch.empty(len(row), dtype=torch.float32, device=logits.device)
     for first, begin, end in zip(firsts, bounds[:-1], bounds[1:], strict=True):
-        part = logits[first : first + block].float()
-        if temperature is not None:
-            part = part / temperature[first : first + block, None]
-        log_softmax = torch.log_softmax(part, dim=-1)
-        gathered[begin:end] = log_softmax[row[begin:end] - first, token[begin:end]]
+        rows = slice(first, first + block)
+        part = _log_softmax(logits[rows], None if temperature is None else temperature[rows])
+        gathered[begin:end] = part.view(-1).index_select(0, place[begin:end] - first * vocab)
     return gathered
+
+
+def _log_softmax(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
+    wide = logits.float()
+    return torch.log_softmax(wide if temperature is None else wide / temperature[:, None], dim=-1)
