@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BAD_INPUT = 2
+INTERRUPTED = 128 + 2
+BROKEN_PIPE = 128 + 13
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,12 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # stall for whole scheduler ticks when anything else runs (a 0.6 ms kernel took 8 ms beside one busy process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except IGDError as error:
         print(f"igd: {error}", file=sys.stderr)
         return BAD_INPUT
+    except BrokenPipeError:  # `igd inspect ... | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere, quietly
+        return BROKEN_PIPE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

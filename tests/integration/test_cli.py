@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,3 +169,13 @@ def test_a_missing_file_a_missing_model_and_a_used_folder_are_named(
     assert "items.csv" in capsys.readouterr().err
     assert main(_recommend_arguments(artifact_dir, data_dir)) == 2
     assert "tokenizer.json" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_ends_the_command_without_a_traceback(artifact_dir: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "igd_core", "inspect", "--artifact", str(artifact_dir)]
+    with os.fdopen(writing, "wb") as nobody_reads:
+        ended = subprocess.run(command, stdout=nobody_reads, stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 128 + 13
+    assert ended.stderr == b""
