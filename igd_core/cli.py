@@ -38,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = int(args.run(args))
         sys.stdout.flush()
-        return code
     except IGDError as error:
         print(f"igd: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -47,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
+    return code
 
 
 if __name__ == "__main__":
