@@ -7,6 +7,8 @@ IGDError
 │   └── QueryError        a recommendation request; names the field
 ├── ArtifactError         a bundle is truncated, altered, foreign or made for another tokenizer
 ├── ModelError            a checkpoint cannot be loaded or has an unsupported architecture
+├── StoreError            the store cannot answer now, or what it holds cannot be used
+│   └── StoreUnavailable  not reached, too slow, full or read-only: the same call may work later
 └── EngineError           the engine cannot answer now
     ├── DeadlineExceeded  the request's time is over
     └── EngineClosed      the engine has shut down or died
@@ -49,6 +51,14 @@ class ArtifactError(IGDError):
 
 class ModelError(IGDError):
     """A checkpoint cannot be loaded, or its architecture is not supported."""
+
+
+class StoreError(IGDError):
+    """The store cannot answer, or what it holds cannot be used."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - the name says what happened
+    """The store was not reached, took too long, or is full or read-only; the same call may work later."""
 
 
 class EngineError(IGDError):

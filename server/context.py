@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -9,9 +10,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 
-from server.problems import INTERNAL_ERROR, ProblemKind, response_of
+from server.problems import ENGINE_UNAVAILABLE, INTERNAL_ERROR, ProblemKind, response_of
+from server.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from server.metrics import Metrics
+    from server.tracing import Span
 
 CLIENT_GONE = 499
 """Status of a request whose client left before its answer, in logs and metrics (nginx's number)."""
@@ -27,14 +30,15 @@ CLIENT_GONE = 499
 _KEY = "igd.context"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+_FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # FastAPI's documentation page is an inline script and a CDN's bundle; nothing else gets this policy.
 _DOCS_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' "
-    "https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' "
+    b"https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
 )
 
 _log = logging.getLogger("igd.server")
@@ -75,62 +79,92 @@ def refusal(
 
 
 class ContextMiddleware:
-    """Outermost: names the request, counts it, logs it, and turns an unforeseen error into a problem document."""
+    """Outermost: names the request, counts, traces and logs it, and turns an unforeseen error into a problem document.
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    A request that the server itself cancels, because its time to stop is over, is told so before it ends.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing or Tracing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = scope[_KEY] = RequestContext(request_id=_request_id(Headers(scope=scope)))
+        headers = Headers(scope=scope)
+        context = scope[_KEY] = RequestContext(request_id=_request_id(headers))
+        answer = _Answer(send=send, headers=_headers(context.request_id, scope["path"]))
         started = time.perf_counter()
-        status = 0
-
-        async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = context.request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Content-Security-Policy"] = _DOCS_POLICY if scope["path"] == "/docs" else _PAGE_POLICY
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_on)
-        except Exception:
-            _log.exception("unforeseen_error", extra={"fields": {"request_id": context.request_id}})
-            if status:  # the response has begun: only cutting the connection says that it is not whole
+        self._metrics.request_began()
+        with self._tracing.request(headers) as span:
+            try:
+                await self._app(scope, receive, answer.send_on)
+            except asyncio.CancelledError:
+                if not answer.status and not context.client_gone:
+                    stopping = refusal(scope, ENGINE_UNAVAILABLE, "the server is stopping")
+                    await stopping(scope, receive, answer.send_on)
                 raise
-            await refusal(scope, INTERNAL_ERROR, INTERNAL_ERROR.title)(scope, receive, send_on)
-        finally:
-            self._record(scope, status or CLIENT_GONE, time.perf_counter() - started)
+            except Exception:
+                _log.exception("unforeseen_error", extra={"fields": {"request_id": context.request_id}})
+                if answer.status:  # the response has begun: only cutting the connection says that it is not whole
+                    raise
+                await refusal(scope, INTERNAL_ERROR, INTERNAL_ERROR.title)(scope, receive, answer.send_on)
+            finally:
+                self._metrics.request_ended()
+                self._record(scope, answer.status or CLIENT_GONE, time.perf_counter() - started, span)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, span: Span) -> None:
         context = context_of(scope)
         if context.client_gone:
             status = CLIENT_GONE
-        route = _route_template(scope)
+        route, method = _route_template(scope), scope["method"]
         self._metrics.observe_request(route, status, seconds)
-        _log.log(
-            logging.DEBUG if route in _QUIET_ROUTES else logging.INFO,
-            "request",
-            extra={
-                "fields": {
-                    "request_id": context.request_id,
-                    "method": scope["method"],
-                    "route": route,
-                    "status": status,
-                    "duration_ms": round(seconds * 1000, 3),
-                    **context.facts,
-                }
-            },
+        span.rename(f"{method} {route}")
+        span.add(
+            {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": status,
+                "igd.request_id": context.request_id,
+            }
         )
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
+        fields = {
+            "request_id": context.request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+            **context.facts,
+        }
+        if (trace_id := self._tracing.trace_id()) is not None:
+            fields["trace_id"] = trace_id
+        _log.log(level, "request", extra={"fields": fields})
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    """What is sent for one request, with our headers; ``status`` is 0 until it begins."""
+
+    send: Send
+    headers: list[tuple[bytes, bytes]]
+    status: int = 0
+
+    async def send_on(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.headers]
+        await self.send(message)
+
+
+def _headers(request_id: str, path: str) -> list[tuple[bytes, bytes]]:
+    policy = _DOCS_POLICY if path == "/docs" else _PAGE_POLICY
+    return [(b"x-request-id", request_id.encode()), (b"content-security-policy", policy), *_FIXED_HEADERS]
 
 
 def _request_id(headers: Headers) -> str:

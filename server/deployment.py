@@ -1,148 +1,262 @@
-"""What this process serves, from start to stop: loading, warming, ready, closed."""
+"""What this process serves, from start to stop: loading, warming, ready, replaced while serving, closed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import re
+import socket
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from igd_core.artifact import load_artifact
-from igd_core.errors import EngineError
-from igd_core.ids import ItemIndex, LeafIndex
-from igd_core.recommender import Query, Recommender
-from server.loading import OpenedModel, open_model
-from server.titles import TitleSearch
+from igd_core.errors import EngineError, QueryError, StoreError
+from igd_core.models import igd_home
+from igd_core.store.memory import MemoryStore
+from server.live import LiveCatalogue, Surroundings
+from server.loaded import LoadedVersions
+from server.loading import Loader, OpenedModel, ServedCatalogue, open_model, warmed
+from server.metrics import Metrics
+from server.version_folder import VersionFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.catalogue import Catalogue
+    from igd_core.store.base import ArtifactStore
     from server.settings import Settings
+
+__all__ = ["Deployment", "ServedCatalogue"]
+
+_LISTEN_AGAIN_S = 1.0
+_FAILED = "the server could not start"
+_MAX_HOST_CHARS = 100
 
 _log = logging.getLogger("igd.server")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedCatalogue:
-    """One catalogue version, warm; a request keeps the one that it began with."""
-
-    recommender: Recommender
-    titles: TitleSearch
-    token_text: Callable[[int], str]
-    loaded_at: datetime
-
-    @property
-    def artifact(self) -> Artifact:
-        """The version's artefact."""
-        return self.recommender.artifact
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The version's items."""
-        return self.recommender.artifact.catalogue
-
-    @property
-    def model_id(self) -> str:
-        """The checkpoint's name."""
-        return self.recommender.engine.model_id
-
-
 class Deployment:
-    """Holds the one reference that all requests read.
+    """Holds the references that all requests read: one served version for each catalogue.
+
+    The catalogues are one directory's (``Settings.artifact``), which never changes, or the store's
+    (``Settings.catalogues``), which follow their pointers.
 
     Attributes:
-        current: what is served; None until it is warm.
-        failure: why starting failed, if it did.
+        failure: why starting failed, if it did: the model, or the directory's artefact.
         on_failure: called when starting fails.
+        draining: whether the server is stopping: not ready, though all that still comes is answered.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
+        store: ArtifactStore | None = None,
+        metrics: Metrics | None = None,
         open_model: Callable[[Settings], OpenedModel] = open_model,
         read_artifact: Callable[[Path], Artifact] = load_artifact,
     ) -> None:
-        """Load nothing yet. Both callables may block."""
+        """Load nothing yet. Both callables may block; the store stays its owner's to close."""
         self._settings = settings
+        self._store = store or MemoryStore()
+        self._metrics = metrics or Metrics()
         self._open_model = open_model
         self._read_artifact = read_artifact
         self._model: OpenedModel | None = None
+        self._versions: LoadedVersions | None = None
+        self._fixed: ServedCatalogue | None = None
+        self._live: dict[str, LiveCatalogue] = {}
+        self._following: list[asyncio.Task[None]] = []
         self._closed = False
-        self.current: ServedCatalogue | None = None
+        self._announced = False
+        self._started = 0.0
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
+        self.draining = False
 
     async def start(self) -> None:
-        """Load and warm; an error becomes ``failure``."""
-        started = time.monotonic()
+        """Load and warm; returns when every catalogue has been tried. An error becomes ``failure``."""
+        self._started = time.monotonic()
         try:
-            artifact = await asyncio.to_thread(self._read_artifact, self._settings.artifact)
-            self._model = await asyncio.to_thread(self._open_model, self._settings)
-            await self._model.engine.load(artifact)
-            served = ServedCatalogue(
-                recommender=await asyncio.to_thread(Recommender, artifact, self._model.engine),
-                titles=await asyncio.to_thread(TitleSearch, artifact.catalogue),
-                token_text=self._model.token_text,
-                loaded_at=datetime.now(UTC),
-            )
-            await _warm(served)
+            if self._settings.artifact is not None:
+                await self._start_fixed(self._settings.artifact)
+            else:
+                await self._start_live()
         except Exception as error:  # noqa: BLE001 - whoever runs the server decides what a failed start means
             self.failure = error
             self.on_failure()
             return
-        self.current = served
+        self._announce()
+
+    @property
+    def catalogue_names(self) -> Sequence[str]:
+        """Of all catalogues, the default one first, served or not; a directory's is known once it is loaded."""
+        return self._settings.catalogues if self._fixed is None else (self._fixed.name,)
+
+    @property
+    def serving(self) -> Mapping[str, ServedCatalogue]:
+        """The catalogues that are served now, by name, the default one first."""
+        if self._fixed is not None:
+            return {self._fixed.name: self._fixed}
+        return {name: live.served for name, live in self._live.items() if live.served is not None}
+
+    @property
+    def current(self) -> ServedCatalogue | None:
+        """The default catalogue; None until it is warm."""
+        names = self.catalogue_names
+        return self.serving.get(names[0]) if names else None
+
+    def live(self, name: str) -> LiveCatalogue | None:
+        """A catalogue that follows the store; None before the model is open, and for a directory's."""
+        return self._live.get(name)
+
+    def why_not_ready(self) -> str | None:
+        """None while recommendations are served.
+
+        That is: the default catalogue is served, and the others are too, or are known to have nothing to serve.
+        """
+        if self._closed or self.draining:
+            return "the server is stopping"
+        if self.failure is not None:
+            return _FAILED
+        served = self.current
+        if served is None:
+            return self._why_not_served(None)
+        if not served.recommender.engine.stats().healthy:
+            return "the engine has failed"
+        pending = (name for name, live in self._live.items() if not live.concluded)
+        return next((self._why_not_served(name) for name in pending), None)
+
+    def served(self, name: str | None = None) -> ServedCatalogue:
+        """What is served now under ``name``, or by default; for requests that run on the engine, see `lease`.
+
+        Raises:
+            QueryError: there is no such catalogue.
+            EngineError: nothing is served under it, yet.
+        """
+        names = self.catalogue_names
+        if name is not None and names and name not in names:
+            raise QueryError("catalogue", f"no catalogue {name[:64]!r}; this server has: {', '.join(names)}")
+        served = self.current if name is None else self.serving.get(name)
+        if served is None:
+            raise EngineError(self._why_not_served(name) if self.failure is None else _FAILED)
+        return served
+
+    @contextlib.contextmanager
+    def lease(self, name: str | None = None) -> Iterator[ServedCatalogue]:
+        """What is served now, kept in the engine until the block ends, whatever takes over meanwhile.
+
+        Raises:
+            QueryError: there is no such catalogue.
+            EngineError: nothing is served under it, yet.
+        """
+        served = self.served(name)
+        versions = self._versions
+        if versions is None or versions.join(served.version) is None:
+            raise EngineError(f"catalogue version {served.version!r} is not loaded")
+        try:
+            yield served
+        finally:
+            versions.leave(served.version)
+
+    async def close(self) -> None:
+        """Stop following, and stop the engine."""
+        self._closed = True
+        _log.info("stopping")
+        for task in self._following:
+            task.cancel()
+        if self._following:
+            await asyncio.wait(self._following)
+        if self._versions is not None:
+            await self._versions.close()
+        if self._model is not None:
+            await self._model.engine.close()
+
+    async def _start_fixed(self, directory: Path) -> None:
+        artifact = await asyncio.to_thread(self._read_artifact, directory)
+        model, versions = await self._start_model()
+        fixed = await warmed(artifact, model, name=artifact.manifest.name)
+        versions.add(fixed)
+        self._fixed = fixed
+
+    async def _start_live(self) -> None:
+        model, versions = await self._start_model()
+        around = Surroundings(
+            store=self._store,
+            loader=Loader(model, versions, self._read_artifact),
+            versions=versions,
+            metrics=self._metrics,
+            holder=_holder(),
+            poll_s=self._settings.poll_s,
+        )
+        parent = self._settings.cache_dir or igd_home() / "artifacts"
+        self._live = {
+            name: LiveCatalogue(name, VersionFolder(parent / name), around) for name in self._settings.catalogues
+        }
+        self._following.append(asyncio.create_task(self._listen()))
+        looks = [asyncio.Event() for _ in self._live]
+        for live, looked in zip(self._live.values(), looks, strict=True):
+            self._following.append(asyncio.create_task(self._follow(live, looked)))
+        for looked in looks:
+            await looked.wait()
+
+    async def _start_model(self) -> tuple[OpenedModel, LoadedVersions]:
+        self._model = await asyncio.to_thread(self._open_model, self._settings)
+        self._versions = LoadedVersions(self._model.engine)
+        return self._model, self._versions
+
+    async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
+        while True:
+            await live.look()
+            looked.set()
+            self._announce()
+            await live.rest()
+
+    async def _listen(self) -> None:
+        """Wake catalogues whose pointer moved, as the store says; what it does not say they find when they look."""
+        while True:
+            try:
+                async for name in self._store.changes():
+                    if name in self._live:
+                        self._live[name].wake()
+            except StoreError as error:
+                _log.debug("not_listening", extra={"fields": {"detail": str(error)}})
+            except Exception:  # noqa: BLE001 - catalogues look by themselves meanwhile
+                _log.exception("listening_failed")
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    def _why_not_served(self, name: str | None) -> str:
+        live = self._live.get(self._settings.catalogues[0] if name is None else name) if self._live else None
+        if live is None:
+            return "the model and the catalogue are being loaded"
+        refusal = next(iter(live.refusals), None)
+        if refusal is not None:
+            return f"catalogue {live.name!r}: version {refusal.version} cannot be served ({refusal.reason})"
+        return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
+
+    def _announce(self) -> None:
+        """Log once that recommendations are served."""
+        if self._announced or self.why_not_ready() is not None:
+            return
+        self._announced = True
+        served = self.serving
         _log.info(
             "ready",
             extra={
                 "fields": {
-                    "catalogue": artifact.manifest.name,
-                    "version": artifact.version,
-                    "model": served.model_id,
-                    "items": len(artifact.catalogue),
-                    "seconds": round(time.monotonic() - started, 3),
+                    "catalogues": {name: catalogue.version for name, catalogue in served.items()},
+                    "model": next(iter(served.values())).model_id,
+                    "items": sum(len(catalogue.catalogue) for catalogue in served.values()),
+                    "seconds": round(time.monotonic() - self._started, 3),
                 }
             },
         )
 
-    def why_not_ready(self) -> str | None:
-        """None while recommendations are served."""
-        if self._closed:
-            return "the server is stopping"
-        if self.failure is not None:
-            return "the server could not start"
-        if self.current is None:
-            return "the model and the catalogue are being loaded"
-        if not self.current.recommender.engine.stats().healthy:
-            return "the engine has failed"
-        return None
 
-    def served(self) -> ServedCatalogue:
-        """What is served now.
-
-        Raises:
-            EngineError: nothing is, yet.
-        """
-        if self.current is None:
-            raise EngineError(self.why_not_ready() or "nothing is served")
-        return self.current
-
-    async def close(self) -> None:
-        """Stop the engine."""
-        self._closed = True
-        _log.info("stopping")
-        if self._model is not None:
-            await self._model.engine.close()
-
-
-async def _warm(served: ServedCatalogue) -> None:
-    """One real recommendation with a full history: what the first user would otherwise wait for."""
-    artifact = served.artifact
-    leaves = artifact.popular_leaves()[: artifact.manifest.template.max_history].tolist()
-    history = [ItemIndex(int(artifact.trie.items_of(LeafIndex(leaf))[0])) for leaf in leaves]
-    await served.recommender.recommend(Query(history=history, k=min(10, len(served.catalogue)), exclude_seen=False))
+def _holder() -> str:
+    """This process's name in the store."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    return f"{host[:_MAX_HOST_CHARS]}:{os.getpid()}"

@@ -1,15 +1,27 @@
-"""Opening what the settings name: the model behind an engine. Blocking; the server does it on a thread."""
+"""From what the settings name to what can be served: the model behind an engine, and catalogue versions in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from igd_core.errors import ArtifactError
+from igd_core.recommender import MAX_K, Query, Recommender
+from server.titles import TitleSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue import Catalogue, MetadataValue
     from igd_core.engines.base import Engine
+    from server.loaded import LoadedVersions
     from server.settings import Settings
+
+AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +32,49 @@ class OpenedModel:
     token_text: Callable[[int], str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCatalogue:
+    """One catalogue version, warm; a request keeps the one that it began with.
+
+    Attributes:
+        name: under which it is served; its artefact may have been built under another.
+        recommender: its artefact on the engine.
+        titles: the search through its titles.
+        token_text: what one token id reads as.
+        attributes: what items can be filtered by, by name.
+        loaded_at: when it took over.
+    """
+
+    name: str
+    recommender: Recommender
+    titles: TitleSearch
+    token_text: Callable[[int], str]
+    attributes: Mapping[str, AttributeKind]
+    loaded_at: datetime
+
+    @property
+    def version(self) -> str:
+        """Its artefact's content hash."""
+        return self.recommender.artifact.version
+
+    @property
+    def artifact(self) -> Artifact:
+        """Its artefact."""
+        return self.recommender.artifact
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Its items."""
+        return self.recommender.artifact.catalogue
+
+    @property
+    def model_id(self) -> str:
+        """The checkpoint's name."""
+        return self.recommender.engine.model_id
+
+
 def open_model(settings: Settings) -> OpenedModel:
-    """Load the checkpoint and start the engine.
+    """Load the checkpoint and start the engine. Blocking.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or not on this device.
@@ -35,3 +88,82 @@ def open_model(settings: Settings) -> OpenedModel:
     checkpoint = load_checkpoint(settings.model, device=settings.device, dtype=settings.dtype)
     engine = TreeEngine(checkpoint, cache_bytes=settings.cache_bytes)
     return OpenedModel(engine=engine, token_text=checkpoint.tokenizer.token_text)
+
+
+async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
+    """Load an artefact into the engine and recommend once; the engine forgets it again if anything fails.
+
+    Raises:
+        ArtifactError: made for another tokenizer or model.
+        EngineError: the engine cannot run it.
+    """
+    await model.engine.load(artifact)
+    try:
+        served = await asyncio.to_thread(_indexed, artifact, model, name)
+        await _warm(served)
+    except BaseException:
+        await model.engine.unload(artifact.version)
+        raise
+    return replace(served, loaded_at=datetime.now(UTC))
+
+
+class Loader:
+    """Brings versions from disk into the engine, one at a time, whatever catalogue they are of."""
+
+    def __init__(self, model: OpenedModel, versions: LoadedVersions, read_artifact: Callable[[Path], Artifact]) -> None:
+        """``read_artifact`` verifies, and may block."""
+        self._model = model
+        self._versions = versions
+        self._read_artifact = read_artifact
+        self._turn = asyncio.Lock()
+
+    async def load(self, name: str, version: str, directory: Path) -> ServedCatalogue:
+        """The version in ``directory``, ready to be served under ``name``; the caller is one more user of it.
+
+        Raises:
+            ArtifactError: damaged, foreign, or made for another tokenizer or model.
+            EngineError: the engine cannot run it.
+        """
+        async with self._turn:
+            served = self._versions.join(version)  # another catalogue may have been loading the same
+            if served is None:
+                artifact = await asyncio.to_thread(self._read_artifact, directory)
+                if artifact.version != version:
+                    raise ArtifactError(f"manifest.json: of version {artifact.version}, expected {version}")
+                await self._versions.unloaded(version)
+                served = await warmed(artifact, self._model, name=name)
+                self._versions.add(served)
+        return served
+
+
+def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalogue:
+    """Seconds at a million items, so not on an event loop."""
+    return ServedCatalogue(
+        name=name,
+        recommender=Recommender(artifact, model.engine),
+        titles=TitleSearch(artifact.catalogue),
+        token_text=model.token_text,
+        attributes={column: _kind_of(values) for column, values in sorted(artifact.catalogue.metadata.items())},
+        loaded_at=datetime.now(UTC),
+    )
+
+
+def _kind_of(values: Sequence[MetadataValue]) -> AttributeKind:
+    """Columns hold values of one kind, or none."""
+    match next((value for value in values if value is not None), None):
+        case tuple():
+            return "list"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case _:
+            return "text"
+
+
+async def _warm(served: ServedCatalogue) -> None:
+    """One real recommendation with a full history: what the first user would otherwise wait for."""
+    num_items, most_shown = len(served.catalogue), served.artifact.manifest.template.max_history
+    popular = served.recommender.popular(Query(history=[], k=min(num_items, most_shown, MAX_K)))
+    history = [item.item for item in popular.items]
+    await served.recommender.recommend(Query(history=history, k=min(10, num_items), exclude_seen=False))

@@ -1,48 +1,98 @@
-"""Prometheus metrics, in a registry of their own. Labels are bounded: route templates, statuses, sources, reasons."""
+"""Prometheus metrics, in a registry of their own; `docs/operations.md` lists them all.
+
+Label values are bounded: route templates, statuses, and names that code or settings define. What a client sends is
+never one.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+
+from server.gauges import AdmissionGauges, DeploymentGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from igd_core.recommender import Recommendation
+    from igd_core.decoding.session import SessionStats
     from server.deployment import Deployment
+    from server.gauges import AdmissionNumbers
+    from server.schemas import Source
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
+CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
+EventOutcome: TypeAlias = Literal["accepted", "duplicate", "refused"]
+Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key"]
+GivenUp: TypeAlias = Literal["late", "unasked"]
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
 
 
 class Metrics:
-    """What this process counts."""
+    """What this process counts. Every part that counts is handed this one object."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment | None = None) -> None:
+        """Begin at zero; gauges of parts made later are added by ``watch_deployment`` and ``watch_admission``."""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        registry.register(_DeploymentCollector(deployment))
+        build = Gauge("igd_build_info", "1; the server's version is a label.", ("version",), registry=registry)
+        build.labels(version("igd-recommender")).set(1)
+        self._count_requests()
+        self._count_answers()
+        self._count_store()
+        if deployment is not None:
+            self.watch_deployment(deployment)
+
+    def _count_requests(self) -> None:
+        registry = self._registry
         self._requests = Counter(
             "igd_requests", "HTTP requests; status 499: the client left.", ("route", "status"), registry=registry
         )
         self._duration = Histogram(
             "igd_request_duration_seconds", "From request to response.", ("route",), registry=registry, buckets=_SECONDS
         )
+        self._running = Gauge("igd_requests_running", "HTTP requests not yet answered.", registry=registry)
+        self._rejected = Counter(
+            "igd_rejected_requests", "Requests turned away, by what they met.", ("reason",), registry=registry
+        )
+        self._limiter_fallbacks = Counter(
+            "igd_rate_limit_fallbacks",
+            "Rate checks made by this process alone, because the store could not be asked.",
+            registry=registry,
+        )
+        self._keys_valid = Gauge(
+            "igd_keys_file_valid",
+            "0 while the keys file cannot be read and the keys before it hold.",
+            registry=registry,
+        )
+        self._keys_valid.set(1)
+        self._admission_wait = Histogram(
+            "igd_admission_wait_seconds",
+            "An admitted recommendation's wait for its place.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+
+    def _count_answers(self) -> None:
+        registry = self._registry
         self._recommendations = Counter(
-            "igd_recommendations", "Answers, by who ranked them.", ("source",), registry=registry
+            "igd_recommendations",
+            "Answers, by who ranked them; variant is empty where none are set.",
+            ("source", "variant", "catalogue"),
+            registry=registry,
         )
         self._fallbacks = Counter(
             "igd_fallbacks", "Popularity answers because the model gave none.", ("reason",), registry=registry
@@ -62,22 +112,107 @@ class Metrics:
         self._model_seconds = Histogram(
             "igd_model_seconds", "A recommendation's time in the model.", registry=registry, buckets=_SECONDS
         )
+        self._lookups = Counter(
+            "igd_result_lookups",
+            "Where answers were looked for: found in this process, in the store, nowhere, or being computed already.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._events = Counter("igd_events", "Events of users that were sent.", ("outcome",), registry=registry)
+        self._attributed = Counter(
+            "igd_attributed_events",
+            "Events on an item of the answer that they name; at most one an item and answer.",
+            ("variant", "catalogue"),
+            registry=registry,
+        )
+        self._attributions_dropped = Counter(
+            "igd_attributions_dropped", "Answers that events can no longer be matched with.", registry=registry
+        )
+
+    def _count_store(self) -> None:
+        registry = self._registry
+        self._store_calls = Counter(
+            "igd_store_calls",
+            "Calls of the store, retries within one not counted.",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "igd_store_call_duration_seconds",
+            "A call of the store, retries included.",
+            ("operation",),
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._store_up = Gauge("igd_store_up", "1 if the last call of the store was answered.", registry=registry)
+        self._store_up.set(1)
+        self._store_given_up = Counter(
+            "igd_store_given_up",
+            "Calls of the store that a request did not wait for: late, or unasked because the store did not answer.",
+            ("operation", "reason"),
+            registry=registry,
+        )
+        self._refused_versions = Counter(
+            "igd_refused_versions",
+            "Catalogue versions that could not be served.",
+            ("catalogue", "reason"),
+            registry=registry,
+        )
+        self._swaps = Histogram(
+            "igd_catalogue_swap_seconds",
+            "From seeing a new version to serving it.",
+            ("catalogue",),
+            registry=registry,
+            buckets=_LOAD_SECONDS,
+        )
+
+    def watch_deployment(self, deployment: Deployment) -> None:
+        """Show what ``deployment`` serves, asked at each scrape."""
+        self._registry.register(DeploymentGauges(deployment))
+
+    def watch_admission(self, admission: AdmissionNumbers) -> None:
+        """Show how many run and wait, asked at each scrape."""
+        self._registry.register(AdmissionGauges(admission))
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request."""
         self._requests.labels(route, str(status)).inc()
         self._duration.labels(route).observe(seconds)
 
+    def request_began(self) -> None:
+        """Count a request as running."""
+        self._running.inc()
+
+    def request_ended(self) -> None:
+        """Count it as no longer running."""
+        self._running.dec()
+
+    def observe_rejected(self, reason: Rejection) -> None:
+        """Count a request turned away: its key, its rate, or no room for it."""
+        self._rejected.labels(reason).inc()
+
+    def observe_limiter_fallback(self) -> None:
+        """Count a rate check made without the store."""
+        self._limiter_fallbacks.inc()
+
+    def observe_keys_file(self, *, valid: bool) -> None:
+        """Say whether the keys file could be read when it was last looked at."""
+        self._keys_valid.set(valid)
+
+    def observe_admitted(self, waited_s: float) -> None:
+        """Count a recommendation that got its place."""
+        self._admission_wait.observe(waited_s)
+
     def observe_fallback(self, reason: str) -> None:
-        """Count a popularity answer that stands in for the model's."""
+        """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
         self._fallbacks.labels(reason).inc()
 
-    def observe_recommendation(self, recommendation: Recommendation) -> None:
-        """Count an answer and what it cost."""
-        self._recommendations.labels(recommendation.source).inc()
-        stats = recommendation.stats
-        if not stats.rounds:
-            return
+    def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
+        """Count an answer; ``variant`` is "" where none are set."""
+        self._recommendations.labels(source, variant, catalogue).inc()
+
+    def observe_decoding(self, stats: SessionStats) -> None:
+        """Count what the model did for one recommendation."""
         prompt = stats.prompt_tokens - stats.cached_tokens
         self._rounds.observe(stats.rounds)
         self._tokens.labels("prompt").inc(prompt)
@@ -86,29 +221,44 @@ class Metrics:
         self._queue_seconds.observe(stats.queue_s)
         self._model_seconds.observe(stats.model_s)
 
+    def observe_cache(self, outcome: CacheOutcome) -> None:
+        """Count where an answer was looked for."""
+        self._lookups.labels(outcome).inc()
+
+    def observe_events(self, outcome: EventOutcome, number: int) -> None:
+        """Count events of one request."""
+        self._events.labels(outcome).inc(number)
+
+    def observe_attributed(self, *, variant: str, catalogue: str) -> None:
+        """Count an event on an item of the answer that it names."""
+        self._attributed.labels(variant, catalogue).inc()
+
+    def observe_attribution_dropped(self) -> None:
+        """Count an answer that could not be remembered for its events."""
+        self._attributions_dropped.inc()
+
+    def observe_store(self, operation: str, outcome: Outcome, seconds: float) -> None:
+        """Count a call of the store; ``operation`` is a method's name."""
+        self._store_calls.labels(operation, outcome).inc()
+        self._store_seconds.labels(operation).observe(seconds)
+        if outcome != "cancelled":
+            self._store_up.set(outcome != "unavailable")
+
+    def observe_store_given_up(self, operation: str, reason: GivenUp) -> None:
+        """Count a call that a request did not wait for."""
+        self._store_given_up.labels(operation, reason).inc()
+        if reason == "late":
+            self._store_up.set(0)
+
+    def observe_refused_catalogue(self, catalogue: str, reason: str) -> None:
+        """Count a version that cannot be served; ``reason`` is one of a few codes."""
+        self._refused_versions.labels(catalogue, reason).inc()
+
+    def observe_swap(self, catalogue: str, seconds: float) -> None:
+        """Count a version that took over."""
+        self._swaps.labels(catalogue).observe(seconds)
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """Everything, in the format that a scraper's Accept header asks for; and that format's media type."""
         encoder, media_type = choose_encoder(accept)
         return encoder(self._registry), media_type
-
-
-class _DeploymentCollector(Collector):
-    """Gauges that are asked for at each scrape rather than kept up to date."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One sample of each gauge; the engine's only while there is one."""
-        ready = self._deployment.why_not_ready() is None
-        yield GaugeMetricFamily("igd_ready", "1 while recommendations are served.", value=float(ready))
-        served = self._deployment.current
-        if served is None:
-            return
-        stats = served.recommender.engine.stats()
-        yield GaugeMetricFamily("igd_engine_queue", "Model calls waiting.", value=stats.waiting)
-        yield GaugeMetricFamily("igd_engine_sessions", "Recommendations being decoded.", value=stats.sessions)
-        yield GaugeMetricFamily("igd_prefix_cache_bytes", "Key-value caches of past prompts.", value=stats.cache_bytes)
-        info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
-        info.add_metric((served.artifact.manifest.name, served.artifact.version), 1)
-        yield info

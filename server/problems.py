@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from igd_core.errors import DeadlineExceeded, EngineError, IGDError, InputError, QueryError
+from igd_core.errors import DeadlineExceeded, EngineError, IGDError, InputError, QueryError, StoreUnavailable
 from server.schemas import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ProblemKind:
         name: last part of the ``type`` URI.
         status: HTTP status.
         title: the same for every problem of this kind.
-        retry_after_s: seconds after which to try again, where that may help.
+        retry_after_s: seconds after which to try again, where that may help and nothing better is known.
     """
 
     name: str
@@ -49,14 +49,36 @@ class ProblemKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is wrong with a request."""
+    """What is wrong with a request.
+
+    Attributes:
+        kind: the class of problem.
+        detail: one line for a person.
+        field: the request's field it is about.
+        headers: further headers of the response, as ``Retry-After``.
+    """
 
     kind: ProblemKind
     detail: str
     field: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+class Refused(IGDError):  # noqa: N818 - the name says what happened
+    """A request that is not taken on, for reasons that are not in its body.
+
+    Attributes:
+        finding: what the client is told.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.detail)
+        self.finding = finding
 
 
 MALFORMED_JSON = ProblemKind(name="malformed-json", status=400, title="The body is not JSON")
+UNAUTHENTICATED = ProblemKind(name="unauthenticated", status=401, title="An API key is needed")
+FORBIDDEN = ProblemKind(name="forbidden", status=403, title="The API key may not do this")
 NOT_FOUND = ProblemKind(name="not-found", status=404, title="No such resource")
 ITEM_NOT_FOUND = ProblemKind(name="item-not-found", status=404, title="No such item")
 METHOD_NOT_ALLOWED = ProblemKind(name="method-not-allowed", status=405, title="The resource has no such method")
@@ -64,9 +86,14 @@ BODY_TIMEOUT = ProblemKind(name="body-timeout", status=408, title="The body took
 BODY_TOO_LARGE = ProblemKind(name="body-too-large", status=413, title="The body is too large")
 UNSUPPORTED_MEDIA_TYPE = ProblemKind(name="unsupported-media-type", status=415, title="The body must be JSON")
 INVALID_FIELD = ProblemKind(name="invalid-field", status=422, title="A field has a value that cannot be served")
+RATE_LIMITED = ProblemKind(name="rate-limited", status=429, title="Too many requests", retry_after_s=1)
 INTERNAL_ERROR = ProblemKind(name="internal-error", status=500, title="The server made a mistake")
 ENGINE_UNAVAILABLE = ProblemKind(
     name="engine-unavailable", status=503, title="The model cannot answer now", retry_after_s=2
+)
+OVERLOADED = ProblemKind(name="overloaded", status=503, title="The server has more to do than it can", retry_after_s=1)
+STORE_UNAVAILABLE = ProblemKind(
+    name="store-unavailable", status=503, title="The store cannot be reached now", retry_after_s=2
 )
 DEADLINE_EXCEEDED = ProblemKind(name="deadline-exceeded", status=504, title="The deadline passed")
 
@@ -74,8 +101,12 @@ _KIND_OF_ERROR: Mapping[type[IGDError], ProblemKind] = {
     InputError: INVALID_FIELD,
     DeadlineExceeded: DEADLINE_EXCEEDED,
     EngineError: ENGINE_UNAVAILABLE,
+    StoreUnavailable: STORE_UNAVAILABLE,
     IGDError: INTERNAL_ERROR,
 }
+_OUR_OWN = (INTERNAL_ERROR, STORE_UNAVAILABLE)
+"""Their messages name hosts and files: they are logged, not sent."""
+
 _KIND_OF_STATUS: Mapping[int, ProblemKind] = {
     kind.status: kind for kind in (MALFORMED_JSON, NOT_FOUND, METHOD_NOT_ALLOWED)
 }
@@ -83,8 +114,10 @@ _KIND_OF_STATUS: Mapping[int, ProblemKind] = {
 
 def finding_of(error: IGDError) -> Finding:
     """An error as a problem: of the kind of its nearest listed class, with its first line; of our own faults, none."""
+    if isinstance(error, Refused):
+        return error.finding
     kind = next(_KIND_OF_ERROR[cls] for cls in type(error).__mro__ if cls in _KIND_OF_ERROR)
-    detail = kind.title if kind is INTERNAL_ERROR else (str(error).splitlines() or [kind.title])[0]
+    detail = kind.title if kind in _OUR_OWN else (str(error).splitlines() or [kind.title])[0]
     return Finding(kind=kind, detail=detail, field=error.field if isinstance(error, QueryError) else None)
 
 

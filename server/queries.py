@@ -1,4 +1,4 @@
-"""From a request's item ids to a query of item rows, and what had to be passed over."""
+"""From a request to a query of item rows: whose history, which variant, and what had to be passed over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from igd_core.errors import QueryError
 from igd_core.recommender import Query
 from server.schemas import RequestWarning
+from server.variants import Variant, assign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _SAMPLE = 5
+_AS_REQUESTED = Variant(name="as-requested")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +30,54 @@ class ResolvedRequest:
     warnings: tuple[RequestWarning, ...]
 
 
-def resolve(request: RecommendationRequest, catalogue: Catalogue, settings: Settings) -> ResolvedRequest:
-    """Look up every item id and apply this server's bounds.
+def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> Variant | None:
+    """The one named, else the user's, else the first in the draw; None where there are no variants.
+
+    Raises:
+        QueryError: no variant of that name.
+    """
+    if request.variant is not None:
+        named = next((variant for variant in variants if variant.name == request.variant), None)
+        if named is None:
+            known = ", ".join(variant.name for variant in variants) or "none"
+            raise QueryError("variant", f"no variant {request.variant!r}; this server has: {known}")
+        return named
+    if not variants:
+        return None
+    if request.user_id is not None:
+        return assign(request.user_id, variants)
+    return next(variant for variant in variants if variant.weight)
+
+
+def timeout_s_of(request: RecommendationRequest, settings: Settings) -> float:
+    """Seconds that the request has.
+
+    Raises:
+        QueryError: more than this server takes.
+    """
+    timeout_ms = settings.default_timeout_ms if request.timeout_ms is None else request.timeout_ms
+    if timeout_ms > settings.max_timeout_ms:
+        raise QueryError("timeout_ms", f"{timeout_ms}; this server takes at most {settings.max_timeout_ms}")
+    return timeout_ms / 1000
+
+
+def resolve(
+    request: RecommendationRequest,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    stored: Sequence[str] | None = None,
+    variant: Variant | None = None,
+) -> ResolvedRequest:
+    """Look up every item id and apply this server's bounds; the query gets no deadline.
+
+    Args:
+        request: what was sent.
+        catalogue: whose items are meant.
+        settings: this server's.
+        stored: the user's stored history, oldest first, where that is to be used instead of the request's. Items that
+            are not in the catalogue are skipped even under ``strict``: they may be another's.
+        variant: gives what the request leaves open.
 
     Raises:
         QueryError: a value above a bound, or an unknown item under ``strict``; names the field.
@@ -38,33 +86,30 @@ def resolve(request: RecommendationRequest, catalogue: Catalogue, settings: Sett
         raise QueryError(
             "history", f"{len(request.history)} items; this server takes at most {settings.max_history_items}"
         )
-    timeout_ms = settings.default_timeout_ms if request.timeout_ms is None else request.timeout_ms
-    if timeout_ms > settings.max_timeout_ms:
-        raise QueryError("timeout_ms", f"{timeout_ms}; this server takes at most {settings.max_timeout_ms}")
     warnings: list[RequestWarning] = []
 
-    def rows(field: str, item_ids: Sequence[str]) -> list[ItemIndex]:
+    def rows(field: str, item_ids: Sequence[str], *, strict: bool = request.strict) -> list[ItemIndex]:
         found = [(item_id, catalogue.index_of(item_id)) for item_id in item_ids]
         unknown = [item_id for item_id, row in found if row is None]
         if unknown:
-            warning = _unknown(field, unknown)
-            if request.strict:
+            warning = unknown_items(field, unknown)
+            if strict:
                 raise QueryError(field, warning.detail)
             warnings.append(warning)
         return [row for _, row in found if row is not None]
 
+    variant = variant or _AS_REQUESTED
     query = Query(
-        history=rows("history", request.history),
+        history=rows("history", request.history) if stored is None else rows("user_id", stored, strict=False),
         k=_count(request, catalogue),
-        beams=request.beams,
-        alpha=request.alpha,
+        beams=request.beams if variant.beams is None or "beams" in request.model_fields_set else variant.beams,
+        alpha=variant.alpha if request.alpha is None else request.alpha,
         temperature=request.temperature,
         length_penalty=request.length_penalty,
         exclude_seen=request.exclude_seen,
         exclude=rows("exclude", request.exclude),
         allow=None if request.allow is None else rows("allow", request.allow),
         attributes=request.filter,
-        timeout_s=timeout_ms / 1000,
     )
     return ResolvedRequest(query=query, warnings=tuple(warnings))
 
@@ -77,7 +122,8 @@ def _count(request: RecommendationRequest, catalogue: Catalogue) -> int:
     return request.k
 
 
-def _unknown(field: str, unknown: list[str]) -> RequestWarning:
+def unknown_items(field: str, unknown: Sequence[str]) -> RequestWarning:
+    """A warning of item ids in ``field`` that mean nothing here."""
     sample = list(dict.fromkeys(unknown))[:_SAMPLE]
     shown = ", ".join(map(repr, sample)) + (", ..." if len(set(unknown)) > _SAMPLE else "")
     return RequestWarning(

@@ -1,143 +1,248 @@
-"""One recommendation: resolve, ask the model, fall back to popularity, and say what happened."""
+"""One recommendation: whose history, which variant; from the cache, the model or popularity; and what happened."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import logging
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from igd_core.errors import EngineError, IGDError
-from server.problems import DEADLINE_EXCEEDED, finding_of
-from server.queries import resolve
-from server.schemas import (
-    BatchResult,
-    ExplainedToken,
-    RecommendationResponse,
-    RecommendedItem,
-    RequestWarning,
-    Timings,
-)
+from igd_core.decoding.session import SessionStats
+from igd_core.errors import DeadlineExceeded, EngineError, StoreError
+from server.admission import Overloaded
+from server.answers import Answer, ranking_of, timings_of
+from server.flights import Flights
+from server.problems import finding_of
+from server.queries import resolve, timeout_s_of, variant_of
+from server.results import Question, Ranking
+from server.schemas import AnswerHead, AnswerTail, RequestWarning
 
 if TYPE_CHECKING:
-    from igd_core.decoding.session import SessionStats
-    from igd_core.recommender import Recommendation
-    from igd_core.recommender import RecommendedItem as RankedItem
-    from server.deployment import ServedCatalogue
+    from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+    from igd_core.errors import IGDError
+    from server.attribution import Attribution
+    from server.histories import Histories
+    from server.loading import ServedCatalogue
     from server.metrics import Metrics
-    from server.problems import Finding
-    from server.schemas import RecommendationRequest
+    from server.results import ResultCache
+    from server.schemas import RecommendationRequest, Source, WarningCode
     from server.settings import Settings
+    from server.variants import Variant
+
+ServedOf: TypeAlias = "Callable[[str | None], ServedCatalogue]"
+"""A catalogue by name; the default one for None."""
 
 _log = logging.getLogger("igd.server")
 
 
+class Catalogues(Protocol):
+    """Where requests get a catalogue from."""
+
+    def lease(self, name: str | None = None) -> AbstractContextManager[ServedCatalogue]:
+        """A catalogue, the default one without a name, kept in the engine until the block ends."""
+        ...
+
+
+class Slots(Protocol):
+    """Where requests wait for the model."""
+
+    def slot(self, timeout_s: float) -> AbstractAsyncContextManager[float]:
+        """A place in the model; gives the seconds that were waited for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceParts:
+    """What recommendations are made with."""
+
+    catalogues: Catalogues
+    histories: Histories
+    results: ResultCache
+    attribution: Attribution
+    slots: Slots
+    metrics: Metrics
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """One request on its way; ``deadline`` and ``store_by`` are times of the event loop."""
+
+    request: RecommendationRequest
+    request_id: str
+    variant: Variant | None
+    served: ServedCatalogue
+    timeout_s: float
+    started: float
+    deadline: float
+    store_by: float
+    warnings: list[RequestWarning] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ranked:
+    """Ranked items, who ranked them, and what that cost this request."""
+
+    source: Source
+    ranking: Ranking
+    cached: bool = False
+    stats: SessionStats = field(default_factory=SessionStats)
+    waited_s: float = 0.0
+
+
 class RecommendationService:
-    """Answers requests on the catalogue version it is given; holds no state of its own."""
+    """Answers requests."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, parts: ServiceParts) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._parts = parts
+        # What one request's own deadline ended, another's may still be long enough for.
+        self._flights: Flights[_Ranked] = Flights(personal=(Overloaded, DeadlineExceeded))
 
-    async def answer(
-        self, request: RecommendationRequest, served: ServedCatalogue, request_id: str
-    ) -> RecommendationResponse:
+    @contextlib.contextmanager
+    def leases(self) -> Iterator[ServedOf]:
+        """Catalogues for requests: within the block a name always means the same version, which stays in the engine."""
+        with contextlib.ExitStack() as leases:
+            yield functools.cache(lambda name: leases.enter_context(self._parts.catalogues.lease(name)))
+
+    async def answer(self, request: RecommendationRequest, request_id: str, served_of: ServedOf) -> Answer:
         """Recommend.
 
         Raises:
             QueryError: a value that cannot be served; names the field.
+            Overloaded: too many wait for the model.
             DeadlineExceeded: the deadline passed, and the request wants no fallback.
-            EngineError: the engine cannot answer, and the request wants no fallback.
+            EngineError: the engine cannot answer, and the request wants no fallback; or nothing is served yet.
+            StoreError: the history cannot be read, and the request wants no fallback.
         """
-        started = time.perf_counter()
-        resolved = resolve(request, served.catalogue, self._settings)
-        warnings = list(resolved.warnings)
+        asked = self._taken_on(request, request_id, served_of)
+        ranked = await self._rank(asked)
+        variant, served = "" if asked.variant is None else asked.variant.name, asked.served
+        self._parts.metrics.observe_answer(ranked.source, variant=variant, catalogue=served.name)
+        self._parts.attribution.remember(
+            request_id, variant=variant, catalogue=served.name, item_ids=ranked.ranking.item_ids
+        )
+        return Answer(
+            head=AnswerHead(
+                request_id=request_id,
+                catalogue=served.name,
+                version=served.version,
+                model=served.model_id,
+                variant=variant or None,
+                source=ranked.source,
+                cached=ranked.cached,
+            ),
+            ranking=ranked.ranking,
+            tail=AnswerTail(
+                warnings=asked.warnings or None,
+                timings=timings_of(ranked.stats, total_s=_now() - asked.started, waited_s=ranked.waited_s),
+            ),
+        )
+
+    def _taken_on(self, request: RecommendationRequest, request_id: str, served_of: ServedOf) -> _Asked:
+        settings = self._settings
+        variant = variant_of(request, settings.variants)
+        timeout_s = timeout_s_of(request, settings)
+        now = _now()
+        return _Asked(
+            request=request,
+            request_id=request_id,
+            variant=variant,
+            served=served_of(request.catalogue or (None if variant is None else variant.catalogue)),
+            timeout_s=timeout_s,
+            started=now,
+            deadline=now + timeout_s,
+            store_by=now + min(timeout_s, settings.store_timeout_ms / 1000),
+        )
+
+    async def _rank(self, asked: _Asked) -> _Ranked:
+        """With the model where there is a history, or by popularity."""
+        request, served = asked.request, asked.served
+        stored = await self._stored_history(asked)
+        resolved = resolve(request, served.catalogue, self._settings, stored=stored, variant=asked.variant)
+        asked.warnings += resolved.warnings
+        query = resolved.query
+        if query.history:
+            adapter = None if asked.variant is None else asked.variant.adapter
+            question = Question(
+                query=query,
+                artifact=served.artifact,
+                model_id=served.model_id,
+                adapter=adapter,
+                explain=request.explain,
+            )
+            try:
+                return await self._asked_before_or_now(question, asked)
+            except EngineError as error:
+                if not request.fallback:
+                    raise
+                code: WarningCode = "deadline-exceeded" if isinstance(error, DeadlineExceeded) else "engine-unavailable"
+                self._fall_back(asked, code, error)
+        popular = served.recommender.popular(query)
+        return _Ranked(source="popularity", ranking=ranking_of(popular.items, served, explain=False))
+
+    async def _stored_history(self, asked: _Asked) -> list[str] | None:
+        """The user's item ids; None where the request itself says what history is meant."""
+        request = asked.request
+        if request.user_id is None or "history" in request.model_fields_set:
+            return None
         try:
-            found = await served.recommender.recommend(resolved.query)
-        except EngineError as error:
+            return await self._parts.histories.item_ids(request.user_id, by=asked.store_by)
+        except StoreError as error:
             if not request.fallback:
                 raise
-            warnings.append(self._fell_back(error, request_id))
-            found = served.recommender.popular(resolved.query)
-        self._metrics.observe_recommendation(found)
-        return RecommendationResponse(
-            request_id=request_id,
-            catalogue=served.artifact.manifest.name,
-            version=found.version,
-            model=served.model_id,
-            source=found.source,
-            items=_items(found, served, explain=request.explain),
-            warnings=warnings or None,
-            timings=_timings(found.stats, time.perf_counter() - started),
-        )
+            self._fall_back(asked, "history-unavailable", error)
+            return []
 
-    async def answer_one_of_batch(
-        self, request: RecommendationRequest, served: ServedCatalogue, request_id: str
-    ) -> BatchResult:
-        """Recommend; an error becomes this result's problem, not the batch's."""
+    async def _asked_before_or_now(self, question: Question, asked: _Asked) -> _Ranked:
+        observe = self._parts.metrics.observe_cache
+        key = question.key()
+        kept = self._parts.results.local(key)
+        if kept is not None:
+            observe("local")
+            return _Ranked(source="model", ranking=kept, cached=True)
         try:
-            return BatchResult(status=200, recommendation=await self.answer(request, served, request_id))
-        except IGDError as error:
-            return refused_in_batch(finding_of(error), request_id)
+            async with asyncio.timeout_at(asked.deadline) as limit:
+                landed = await self._flights.join(key, lambda: self._work(key, question, asked))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"no answer within {asked.timeout_s:g} s") from None
+        if landed.joined:
+            observe("joined")
+            return _Ranked(source="model", ranking=landed.value.ranking, cached=True)
+        observe("store" if landed.value.cached else "miss")
+        return landed.value
 
-    def _fell_back(self, error: EngineError, request_id: str) -> RequestWarning:
-        finding = finding_of(error)
-        reason = finding.kind.name
-        self._metrics.observe_fallback(reason)
+    async def _work(self, key: str, question: Question, asked: _Asked) -> _Ranked:
+        """Ask the store and then the model, for ``asked`` and whoever joins; both may outlive it, its lease does not.
+
+        Nor need it: whoever still waits for this has a lease of the same version.
+        """
+        parts, served = self._parts, asked.served
+        kept = await parts.results.stored(key, by=asked.store_by)
+        if kept is not None:
+            return _Ranked(source="model", ranking=kept, cached=True)
+        async with parts.slots.slot(asked.deadline - _now()) as waited_s:
+            found = await served.recommender.recommend(question.query)
+        if found.stats.rounds:
+            parts.metrics.observe_decoding(found.stats)
+        ranking = ranking_of(found.items, served, explain=question.explain)
+        parts.results.keep(key, ranking)
+        return _Ranked(source="model", ranking=ranking, stats=found.stats, waited_s=waited_s)
+
+    def _fall_back(self, asked: _Asked, code: WarningCode, error: IGDError) -> None:
+        detail = finding_of(error).detail
+        self._parts.metrics.observe_fallback(code)
         _log.warning(
-            "fallback", extra={"fields": {"request_id": request_id, "reason": reason, "detail": finding.detail}}
+            "fallback", extra={"fields": {"request_id": asked.request_id, "reason": code, "detail": str(error)}}
         )
-        return RequestWarning(
-            code="deadline-exceeded" if finding.kind is DEADLINE_EXCEEDED else "engine-unavailable",
-            detail=finding.detail,
-        )
+        asked.warnings.append(RequestWarning(code=code, detail=detail))
 
 
-def refused_in_batch(finding: Finding, request_id: str) -> BatchResult:
-    """A problem as the answer to one request of a batch."""
-    problem = finding.kind.problem(finding.detail, request_id, field=finding.field)
-    return BatchResult(status=problem.status, problem=problem)
-
-
-def _items(found: Recommendation, served: ServedCatalogue, *, explain: bool) -> list[RecommendedItem]:
-    catalogue = served.catalogue
-    return [
-        RecommendedItem(
-            item_id=catalogue.item_ids[item.item],
-            title=catalogue.titles[item.item],
-            rank=rank,
-            score=item.score,
-            duplicates=[catalogue.item_ids[other] for other in item.duplicates] or None,
-            explanation=_explanation(item, served) if explain and item.tokens else None,
-        )
-        for rank, item in enumerate(found.items, start=1)
-    ]
-
-
-def _explanation(item: RankedItem, served: ServedCatalogue) -> list[ExplainedToken]:
-    return [
-        ExplainedToken(
-            token=served.token_text(token.token_id),
-            token_id=token.token_id,
-            logprob=token.logprob,
-            information_gain=token.information_gain,
-            weight=token.weight,
-            forced=token.forced,
-        )
-        for token in item.tokens
-    ]
-
-
-def _timings(stats: SessionStats, total_s: float) -> Timings:
-    return Timings(
-        total_ms=_milliseconds(total_s),
-        queue_ms=_milliseconds(stats.queue_s),
-        model_ms=_milliseconds(stats.model_s),
-        rounds=stats.rounds,
-        prompt_tokens=stats.prompt_tokens,
-        cached_tokens=stats.cached_tokens,
-        model_tokens=stats.model_tokens,
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _now() -> float:
+    return asyncio.get_running_loop().time()

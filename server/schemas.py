@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SkipValidation
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SkipValidatio
 from igd_core.attributes import AttributeValue
 from igd_core.catalogue import MAX_ITEM_ID_CHARS
 from igd_core.recommender import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
+from igd_core.store.base import MAX_USER_ID_CHARS
 
 MAX_HISTORY = 100_000
 MAX_LIST = 100_000
@@ -18,9 +18,12 @@ MAX_BATCH = 256
 MAX_TIMEOUT_MS = 600_000
 MAX_FILTER_COLUMNS = 16
 MAX_FILTER_VALUES = 100
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
 Source: TypeAlias = Literal["model", "popularity"]
+WarningCode: TypeAlias = Literal["unknown-items", "deadline-exceeded", "engine-unavailable", "history-unavailable"]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_CHARS)]
+UserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]
 
 
 def _attribute_values(value: object) -> list[AttributeValue]:
@@ -60,14 +63,25 @@ class RecommendationRequest(_Request):
             "examples": [
                 {"history": ["50", "172", "181"], "k": 5},
                 {"history": ["50"], "k": 3, "filter": {"genres": ["Comedy", "Drama"]}, "alpha": 0.2, "explain": True},
+                {"user_id": "u-1", "k": 5},
             ]
         }
     )
 
+    user_id: UserId | None = Field(
+        default=None,
+        description="Whose stored history to use where the request has no `history`; it also draws the variant.",
+    )
     history: Annotated[list[ItemId], Field(max_length=MAX_HISTORY)] = Field(
         default=[],
         description="Item ids, oldest first. Unknown ones are skipped and counted in `warnings`; with none "
         "left, popularity answers. The server's own bound may be lower.",
+    )
+    catalogue: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="One of `/v1/catalogues`; the variant's or the server's default when absent."
+    )
+    variant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Answer as this variant does, whoever the user is; for tests."
     )
     k: Annotated[int, Field(ge=1, le=MAX_K)] = Field(
         default=10, description="Items wanted; at most as many as the catalogue has."
@@ -98,30 +112,26 @@ class RecommendationRequest(_Request):
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = Field(
         default=None, description="Deadline; the server has a default and a maximum."
     )
-    strict: bool = Field(default=False, description="Refuse unknown item ids with 422 instead of skipping them.")
+    strict: bool = Field(
+        default=False,
+        description="Refuse unknown item ids with 422 instead of skipping them; those of a stored history are skipped.",
+    )
     fallback: bool = Field(
         default=True,
-        description="Answer with popularity when the deadline passes or the engine fails; else 504 or 503.",
+        description="Answer with popularity when the deadline passes, the engine fails or the stored history cannot "
+        "be read; else 504 or 503.",
     )
 
 
 class BatchRequest(_Request):
     """Several requests, answered together."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"requests": [{"history": ["50", "172"], "k": 5}, {"user_id": "u-1", "k": 5}]}]}
+    )
+
     # Checked one by one in the route, so that one bad request does not fail the others.
     requests: Annotated[list[SkipValidation[RecommendationRequest]], Field(min_length=1, max_length=MAX_BATCH)]
-
-
-class ItemSearch(BaseModel):
-    """Query parameters of the title search."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    query: Annotated[str, Field(max_length=200)] = Field(
-        default="", description="Part of a title; case and accents do not count. Empty lists the most popular items."
-    )
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    offset: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class ExplainedToken(_Response):
@@ -149,7 +159,7 @@ class RecommendedItem(_Response):
 class RequestWarning(_Response):
     """Something that was passed over, or why the model did not answer."""
 
-    code: Literal["unknown-items", "deadline-exceeded", "engine-unavailable"]
+    code: WarningCode
     detail: str
     field: str | None = Field(default=None, description="The request's field it is about.")
     count: int | None = Field(default=None, description="How many values it is about.")
@@ -160,7 +170,7 @@ class Timings(_Response):
     """What the answer cost."""
 
     total_ms: float
-    queue_ms: float = Field(description="Waiting for the model.")
+    queue_ms: float = Field(description="Waiting for a place in the model, and in it for others' turns.")
     model_ms: float = Field(description="In the model.")
     rounds: int = Field(description="Calls of the model.")
     prompt_tokens: int
@@ -168,17 +178,32 @@ class Timings(_Response):
     model_tokens: int = Field(description="Tokens that went through the model.")
 
 
-class RecommendationResponse(_Response):
-    """Ranked items and who ranked them."""
+class AnswerHead(_Response):
+    """What an answer says before its items."""
 
     request_id: str
     catalogue: str
     version: str
     model: str
+    variant: str | None = Field(default=None, description="Absent where the server has none.")
     source: Source
-    items: list[RecommendedItem]
+    cached: bool = Field(
+        description="Computed for an earlier request, or for another at the same time, that asked the same; "
+        "`timings` are this request's own."
+    )
+
+
+class AnswerTail(_Response):
+    """What an answer says after its items."""
+
     warnings: list[RequestWarning] | None = None
     timings: Timings
+
+
+class RecommendationResponse(AnswerTail, AnswerHead):
+    """Ranked items and who ranked them."""
+
+    items: list[RecommendedItem]
 
 
 class Problem(_Response):
@@ -205,46 +230,6 @@ class BatchResponse(_Response):
 
     request_id: str
     results: list[BatchResult]
-
-
-class Item(_Response):
-    """An item of the catalogue."""
-
-    item_id: str
-    title: str
-    interactions: int = Field(description="In the training data.")
-    attributes: dict[str, str | int | float | bool | list[str] | None]
-
-
-class ItemPage(_Response):
-    """Items found, the most popular first; titles with a word that begins so come before those with it inside one."""
-
-    request_id: str
-    items: list[Item]
-    next_offset: int | None = Field(default=None, description="Absent on the last page.")
-
-
-class CatalogueInfo(_Response):
-    """A catalogue being served."""
-
-    name: str
-    version: str
-    model: str
-    loaded_at: datetime
-    items: int
-    titles: int = Field(description="Distinct token paths.")
-    cold_items: int = Field(description="Items without an interaction.")
-    entropy_nats: float = Field(description="Of the prior over titles.")
-    alpha: float = Field(description="Used when a request names none.")
-    max_history: int = Field(description="Most items of a history that the model is shown.")
-    attributes: list[str] = Field(description="What `filter` can name.")
-
-
-class CatalogueList(_Response):
-    """Catalogues being served; none while the server starts."""
-
-    request_id: str
-    catalogues: list[CatalogueInfo]
 
 
 class Health(_Response):

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from igd_core.errors import InputError
 from server.schemas import MAX_BATCH, MAX_HISTORY, MAX_TIMEOUT_MS
+from server.variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PREFIX = "IGD_"
+CatalogueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _READ_BY_THE_CORE = frozenset({"IGD_HOME"})
+
+
+def _names(value: object) -> object:
+    """``films,books`` is two names."""
+    return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
+
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(json.loads(value))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"expected a JSON array: {error}") from None
 
 
 class Settings(BaseSettings):
     """Settings of one server process; immutable, built once, handed to whoever needs them.
 
     Attributes:
-        artifact: the artefact's directory.
+        artifact: the artefact's directory: one catalogue that never changes. Or else:
+        catalogues: names of catalogues in the store, ``films,books``, the default one first; each is replaced while
+            serving when its pointer moves.
+        store: ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``, ``file:///DIRECTORY`` or
+            ``memory://``.
+        store_prefix: begins every key.
+        store_timeout_ms: longest wait for one call of the store, milliseconds.
+        cache_dir: where artefacts from the store are kept; ``IGD_HOME/artifacts`` when absent.
+        poll_s: seconds between looks at the catalogues' pointers, for when a message is lost.
         model: a checkpoint's directory, or a hub's ``owner/name``.
         engine: what runs the model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
@@ -36,6 +62,20 @@ class Settings(BaseSettings):
         body_timeout_s: seconds a client may take to send a body.
         max_history_items: most item ids in a history.
         max_batch: most requests in a batch.
+        history_max_events: events kept of a user, the latest.
+        history_ttl_days: days after a user's last event at which the history is forgotten.
+        result_ttl_s: seconds for which an answer of the model may be given again to the same question; 0 for never.
+        local_results: answers also kept in this process.
+        attribution_ttl_s: seconds for which an event may name the ``request_id`` that it answers.
+        variants: what users are divided among, as JSON: ``[{"name": "control"}, {"name": "bold", "alpha": 0.4}]``; see
+            `server.variants`.
+        max_running: recommendations in the model at once.
+        max_waiting: recommendations that may wait for that; more are refused.
+        rate_limit: requests a key (or, without keys, an address) may make, as ``600/minute``; none when absent.
+        keys_file: API keys, as `igd keys` writes them.
+        open_access: serve without keys on an address that others can reach.
+        operations_port: serve ``/metrics`` and ``/v1/admin`` there and not on ``port``.
+        otlp_endpoint: where traces are sent, as ``http://collector:4318/v1/traces``; none when absent.
         default_timeout_ms: deadline of a request that names none, milliseconds.
         max_timeout_ms: longest deadline a request may name, milliseconds.
         keep_alive_s: seconds an idle connection stays open.
@@ -45,7 +85,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    artifact: Path
+    artifact: Path | None = None
+    catalogues: Annotated[tuple[CatalogueName, ...], Field(max_length=16), NoDecode, BeforeValidator(_names)] = ()
+    store: Annotated[str, Field(min_length=1)] = "memory://"
+    store_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "igd"
+    store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
+    cache_dir: Path | None = None
+    poll_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     model: Annotated[str, Field(min_length=1)]
     engine: Literal["tree"] = "tree"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
@@ -57,6 +103,19 @@ class Settings(BaseSettings):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     max_history_items: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1000
     max_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
+    history_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
+    history_ttl_days: Annotated[float, Field(gt=0, le=36_500)] = 180.0
+    result_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    local_results: Annotated[int, Field(ge=0, le=1_000_000)] = 4096
+    attribution_ttl_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    variants: Annotated[tuple[Variant, ...], Field(max_length=16), NoDecode, BeforeValidator(_json)] = ()
+    max_running: Annotated[int, Field(ge=1, le=4096)] = 8
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 64
+    rate_limit: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}/([1-9]\d{0,5} ?)?(second|minute|hour|day)$")] | None = None
+    keys_file: Path | None = None
+    open_access: bool = False
+    operations_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
     default_timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] = 10_000
     max_timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] = 60_000
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
@@ -70,6 +129,40 @@ class Settings(BaseSettings):
                 f"default_timeout_ms {self.default_timeout_ms} is above max_timeout_ms {self.max_timeout_ms}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_source_of_catalogues(self) -> Self:
+        if (self.artifact is None) == (not self.catalogues):
+            raise ValueError("artifact or catalogues: give one of them (--artifact DIR, or --catalogues NAME,...)")
+        if len(set(self.catalogues)) < len(self.catalogues):
+            raise ValueError(f"catalogues: {list(self.catalogues)} names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_differ(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names):
+            raise ValueError(f"variants: {names} names one twice")
+        if self.variants and not sum(variant.weight for variant in self.variants):
+            raise ValueError("variants: all weights are 0")
+        return self
+
+    @model_validator(mode="after")
+    def _closed_unless_told(self) -> Self:
+        if self.keys_file is None and not self.open_access and not _is_loopback(self.host):
+            raise ValueError(
+                f"host: {self.host} can be reached by others: give keys_file (--keys-file FILE), or say --open-access"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(**flags: Any) -> Settings:  # noqa: ANN401 - checked by Settings
@@ -97,8 +190,12 @@ def _refuse_unknown(names: Iterable[str]) -> None:
 def _complaint(found: dict[str, Any]) -> str:
     if not found["loc"]:
         return str(found["ctx"]["error"])
-    name = str(found["loc"][0])
+    name, *inside = map(str, found["loc"])
     flag_or_variable = f"--{name.replace('_', '-')} or {PREFIX}{name.upper()}"
     if found["type"] == "missing":
         return f"{name}: give {flag_or_variable}"
-    return f"{name}: {found['msg'].lower()}, not {found['input']!r} ({flag_or_variable})"
+    where = ".".join([name, *inside])
+    # A URL may hold a password.
+    given = "" if name == "store" else f", not {found['input']!r}"
+    message = found["ctx"]["error"] if found["type"] == "value_error" else found["msg"].lower()
+    return f"{where}: {message}{given} ({flag_or_variable})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,7 @@ from factories import EOS
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.catalogue import Catalogue
 from igd_core.engines.fake import FakeEngine
-from server.app import create_app
-from server.deployment import Deployment
+from server.app import Sources, create_apps
 from server.loading import OpenedModel
 from server.settings import Settings
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from igd_core.decoding.session import Scoring
     from igd_core.engines.fake import FakeSession
     from igd_core.tokenization import TitleTokenizer
+    from server.deployment import Deployment
 
     Run: TypeAlias = Callable[..., AbstractAsyncContextManager["Running"]]
 
@@ -103,17 +104,21 @@ def app_runner(artifact: Artifact, tokenizer: TitleTokenizer, directory: Path) -
     @contextlib.asynccontextmanager
     async def run(engine: FakeEngine | None = None, **changes: Any) -> AsyncIterator[Running]:
         settings = Settings(artifact=directory, model="fake", **changes)
-        deployment = Deployment(
-            settings,
+        sources = Sources(
             open_model=lambda _: OpenedModel(engine=engine or FakeEngine(), token_text=tokenizer.token_text),
             read_artifact=lambda _: artifact,
+            web_directory=directory / "web",
         )
-        app = create_app(settings, deployment=deployment, web_directory=directory / "web")
-        await deployment.start()
-        assert deployment.failure is None
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            yield Running(client=client, app=app, deployment=deployment, settings=settings)
-        await deployment.close()
+        apps = create_apps(settings, sources)
+        transport = httpx.ASGITransport(app=apps.main, raise_app_exceptions=False)
+        async with (
+            apps.main.router.lifespan_context(apps.main),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            async with asyncio.timeout(10):
+                while apps.deployment.why_not_ready() is not None:
+                    assert apps.deployment.failure is None
+                    await asyncio.sleep(0.001)
+            yield Running(client=client, app=apps.main, deployment=apps.deployment, settings=settings)
 
     return run

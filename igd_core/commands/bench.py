@@ -1,4 +1,4 @@
-"""`igd bench`: what decoding and the trie cost, measured beside what one would otherwise take."""
+"""`igd bench`: what decoding, the trie and the server cost; the first two beside what one would otherwise take."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
+from igd_core.commands.bench_serve import add_serve_arguments
 from igd_core.errors import InputError
 from igd_core.models import smollm2_dir
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd bench`."""
-    bench = subparsers.add_parser("bench", help="measure decoding, or the trie")
+    bench = subparsers.add_parser("bench", help="measure decoding, the trie, or a running server")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
 
     checkpoint = argparse.ArgumentParser(add_help=False)
@@ -54,6 +55,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     trie.add_argument("--limit", type=float, metavar="SECONDS", help="for one rival at one size")
     trie.add_argument("--json", action="store_true", help="one object a line for each size")
     trie.set_defaults(run=_trie)
+
+    serve = kinds.add_parser(
+        "serve",
+        help="load on a running server",
+        description="Send requests at a given rate, whatever the answers do (latencies count from the planned "
+        "arrival), or find the highest rate of good answers. Only to this machine unless --url names another.",
+    )
+    add_serve_arguments(serve)
 
 
 def _decode(args: argparse.Namespace) -> int:

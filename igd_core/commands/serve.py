@@ -9,20 +9,36 @@ from igd_core.errors import InputError
 if TYPE_CHECKING:
     import argparse
 
+_FLAGS = (
+    ("--artifact", "DIR", "what `igd build` wrote: one catalogue that never changes; or else"),
+    ("--catalogues", "NAME,...", "catalogues in the store, the default one first; replaced while serving"),
+    ("--store", "URL", "redis://..., file:///DIRECTORY or memory:// (default)"),
+    ("--model", "DIR", "checkpoint's directory, or a hub's owner/name"),
+    ("--engine", "NAME", "tree (default)"),
+    ("--device", "NAME", "auto (default), cpu, cuda, cuda:1"),
+    ("--dtype", "NAME", "auto (default), float32, bfloat16, float16"),
+    ("--host", "ADDRESS", "default: 127.0.0.1"),
+    ("--port", "NUMBER", "default: 8000; 0 takes a free one"),
+    ("--operations-port", "NUMBER", "serve metrics and administration there and not on --port"),
+    ("--keys-file", "FILE", "API keys, as `igd keys` writes them"),
+    ("--rate-limit", "LIMIT", "requests a key may make, as 600/minute"),
+    ("--variants", "JSON", 'as [{"name": "control"}, {"name": "bold", "alpha": 0.4}]'),
+    ("--log-level", "LEVEL", "debug, info (default), warning, error"),
+)
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd serve`; what a flag does not say, the environment (``IGD_PORT`` ...) may."""
     parser = subparsers.add_parser(
-        "serve", help="serve recommendations over HTTP", description="Every flag has a variable: --port is IGD_PORT."
+        "serve",
+        help="serve recommendations over HTTP",
+        description="Every flag has a variable, --port is IGD_PORT, and there are more variables: docs/operations.md.",
     )
-    parser.add_argument("--artifact", metavar="DIR", help="what `igd build` wrote")
-    parser.add_argument("--model", metavar="DIR", help="checkpoint's directory, or a hub's owner/name")
-    parser.add_argument("--engine", metavar="NAME", help="tree (default)")
-    parser.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
-    parser.add_argument("--dtype", metavar="NAME", help="auto (default), float32, bfloat16, float16")
-    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
-    parser.add_argument("--port", metavar="NUMBER", help="default: 8000; 0 takes a free one")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info (default), warning, error")
+    for flag, metavar, text in _FLAGS:
+        parser.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument(
+        "--open-access", action="store_const", const=True, help="serve without keys on an address that others reach"
+    )
     parser.set_defaults(run=_serve)
 
 

@@ -7,11 +7,14 @@ Every engine uses these two functions, so the formula stands once: ``score = log
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from igd_core.artifact import Artifact
 
 # A block's log-softmax is a temporary. 2**20 logits (4 MiB) stay in a CPU's cache: at 1,000 rows x 49k vocabulary that
@@ -21,8 +24,8 @@ _BLOCK_LOGITS_CUDA = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrieTensors:
-    """A trie and its weights on a device.
+class TrieWeights:
+    """A trie and its weights, in the host's memory: which children a row has is known before its logits are.
 
     Attributes:
         row_start: ``(num_nodes + 1,)`` int32.
@@ -30,17 +33,17 @@ class TrieTensors:
         sibling_gain: ``(num_edges,)`` float32.
     """
 
-    row_start: torch.Tensor
-    edge_token: torch.Tensor
-    sibling_gain: torch.Tensor
+    row_start: NDArray[np.int32]
+    edge_token: NDArray[np.int32]
+    sibling_gain: NDArray[np.float32]
 
     @staticmethod
-    def of(artifact: Artifact, device: torch.device | str = "cpu") -> TrieTensors:
-        """Put what scoring needs on ``device``; on the CPU the artefact's own memory is used."""
-        return TrieTensors(
-            row_start=torch.from_numpy(artifact.trie.row_start).to(device),
-            edge_token=torch.from_numpy(artifact.trie.edge_token).to(device),
-            sibling_gain=torch.from_numpy(artifact.gains.sibling_gain).to(device),
+    def of(artifact: Artifact) -> TrieWeights:
+        """The artefact's own arrays, mapped from its files."""
+        return TrieWeights(
+            row_start=artifact.trie.row_start,
+            edge_token=artifact.trie.edge_token,
+            sibling_gain=artifact.gains.sibling_gain,
         )
 
 
@@ -54,78 +57,87 @@ class RowSettings:
         temperature: ``(rows,)`` float32 > 0, or None when every row's is 1.
     """
 
-    node: torch.Tensor
-    alpha: torch.Tensor
-    temperature: torch.Tensor | None = None
+    node: NDArray[np.int64]
+    alpha: NDArray[np.float32]
+    temperature: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChildTensors:
+class ScoredChildren:
     """Children of every row, row after row.
 
     Attributes:
-        row: ``(n,)`` int64, ascending.
-        edge: ``(n,)`` int64, ascending within a row.
-        logprob: ``(n,)`` float32, nats, unweighted.
-        score: ``(n,)`` float32, weighted.
+        row: ``(n,)`` int64, ascending; on the host.
+        edge: ``(n,)`` int64, ascending within a row; on the host.
+        logprob: ``(n,)`` float32, nats, unweighted; where the logits are.
+        score: ``(n,)`` float32, weighted; where the logits are.
     """
 
-    row: torch.Tensor
-    edge: torch.Tensor
+    row: NDArray[np.int64]
+    edge: NDArray[np.int64]
     logprob: torch.Tensor
     score: torch.Tensor
 
 
-def child_scores(logits: torch.Tensor, trie: TrieTensors, rows: RowSettings) -> ChildTensors:
+def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> ScoredChildren:
     """Score all children of each row's node.
+
+    Only the logits are worked on by torch, where they are. What to read from them is laid out on the host: a GPU
+    need not be waited for, and at 10 rows, where a call of torch costs more than its work, numpy is far quicker.
 
     Args:
         logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
-        trie: on the device of ``logits``.
+        trie: the rows' trie.
         rows: node, alpha and temperature per row.
     """
-    # index_select takes a third of the time of the same look-up in brackets; at 10 rows such overheads are what counts.
-    start = trie.row_start.index_select(0, rows.node)
-    degree = trie.row_start.index_select(0, rows.node + 1) - start
-    end = degree.cumsum(0)
-    child = torch.arange(int(end[-1]) if len(end) else 0, device=logits.device)
-    row = torch.searchsorted(end, child, right=True)  # repeat_interleave(degree), in a fifth of its time
-    edge = (start + degree - end).index_select(0, row) + child
-    logprob = _gather_log_softmax(logits, row, trie.edge_token.index_select(0, edge), rows.temperature)
-    weight = 1.0 - rows.alpha.index_select(0, row) * trie.sibling_gain.index_select(0, edge)
-    return ChildTensors(row=row, edge=edge, logprob=logprob, score=logprob * weight)
+    start = trie.row_start[rows.node].astype(np.int64)
+    degree = trie.row_start[rows.node + 1] - start
+    end = degree.cumsum()
+    row = np.repeat(np.arange(len(degree)), degree)
+    edge = (start + degree - end)[row] + np.arange(len(row))
+    logprob = _gather_log_softmax(logits, row, trie.edge_token[edge], rows.temperature)
+    weight = 1.0 - rows.alpha[row] * trie.sibling_gain[edge]
+    return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
 
 
-def constrain_logits_(logits: torch.Tensor, trie: TrieTensors, rows: RowSettings) -> torch.Tensor:
+def constrain_logits_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> torch.Tensor:
     """Overwrite ``logits`` with weighted child log-probabilities, and -inf for every other token; returns ``logits``.
 
     Args:
-        logits: ``(rows, vocab)`` float32, changed in place.
-        trie: on the device of ``logits``.
+        logits: ``(rows, vocab)`` float32, contiguous, changed in place.
+        trie: the rows' trie.
         rows: node, alpha and temperature per row.
     """
     children = child_scores(logits, trie, rows)
+    place = children.row * logits.shape[1] + trie.edge_token[children.edge]
     logits.fill_(float("-inf"))
-    logits[children.row, trie.edge_token[children.edge].long()] = children.score.to(logits.dtype)
+    logits.view(-1).index_copy_(0, _put(place, logits.device), children.score.to(logits.dtype))
     return logits
 
 
+def _put(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
 def _gather_log_softmax(
-    logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor, temperature: torch.Tensor | None
+    logits: torch.Tensor,
+    row: NDArray[np.int64],
+    token: NDArray[np.int32],
+    temperature: NDArray[np.float32] | None,
 ) -> torch.Tensor:
     """``log_softmax(logits / temperature)[row, token]``, float32, without a result the size of ``logits``."""
     num_rows, vocab = logits.shape
     block = max(1, (_BLOCK_LOGITS_CUDA if logits.is_cuda else _BLOCK_LOGITS_CPU) // vocab)
-    place = row * vocab + token
+    place = _put(row * vocab + token, logits.device)
+    divisor = None if temperature is None else _put(temperature, logits.device)
     firsts = range(0, num_rows, block)
     if len(firsts) <= 1:
-        return _log_softmax(logits, temperature).view(-1).index_select(0, place)
-    starts = torch.tensor(firsts, dtype=row.dtype, device=row.device)
-    bounds = [*torch.searchsorted(row, starts).tolist(), len(row)]
+        return _log_softmax(logits, divisor).view(-1).index_select(0, place)
+    bounds = [*np.searchsorted(row, firsts).tolist(), len(row)]
     gathered = torch.empty(len(row), dtype=torch.float32, device=logits.device)
     for first, begin, end in zip(firsts, bounds[:-1], bounds[1:], strict=True):
         rows = slice(first, first + block)
-        part = _log_softmax(logits[rows], None if temperature is None else temperature[rows])
+        part = _log_softmax(logits[rows], None if divisor is None else divisor[rows])
         gathered[begin:end] = part.view(-1).index_select(0, place[begin:end] - first * vocab)
     return gathered
 
@@ -133,3 +145,71 @@ def _gather_log_softmax(
 def _log_softmax(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
     wide = logits.float()
     return torch.log_softmax(wide if temperature is None else wide / temperature[:, None], dim=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildChoice:
+    """Which children of each row's node may come back, and how many of them.
+
+    Attributes:
+        keep: ``(rows,)`` int64, >= 1; most children left of a row, the best by weighted score.
+        only_listed: ``(rows,)`` bool; whether a row's listed children are its only ones, rather than the ones left out.
+        listed_row: ``(m,)`` int64; the row of each listed child.
+        listed_child: ``(m,)`` int64; its place among the children of that row's node.
+    """
+
+    keep: NDArray[np.int64]
+    only_listed: NDArray[np.bool_]
+    listed_row: NDArray[np.int64]
+    listed_child: NDArray[np.int64]
+
+
+def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
+    """Leave of each row what a log-softmax turns into its best children's log-probabilities; returns ``logits``.
+
+    The best children by weighted score keep their UNWEIGHTED log-probability over the full vocabulary (a weight near 0
+    could not be undone by the reader). What probability they leave goes to one token that is no child of the node, so
+    the row already sums to one and a log-softmax over it, which a sampler may insist on, changes nothing. That token is
+    the lowest id that is no child. All others are -inf.
+
+    Args:
+        logits: ``(rows, vocab)`` float32, contiguous, changed in place; vocab is larger than the number of any node's
+            children.
+        trie: the rows' trie.
+        rows: node, alpha and temperature per row.
+        choice: what is left of each row.
+    """
+    device, (num_rows, vocab) = logits.device, logits.shape
+    children = child_scores(logits, trie, rows)
+    first = np.searchsorted(children.row, np.arange(num_rows))
+    admitted = ~choice.only_listed[children.row]
+    admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
+    kept = _best_of_each_row(children, np.flatnonzero(admitted), choice.keep)
+    token = trie.edge_token[children.edge]
+    # Tokens rise within a node, so the children that stand at their own token id are 0, 1, 2... up to the first gap.
+    in_place = token == np.arange(len(token)) - first[children.row]
+    gap = np.bincount(children.row[in_place], minlength=num_rows)
+    row, logprob = _put(children.row, device)[kept], children.logprob[kept]
+    mass = torch.zeros(num_rows, device=device).index_add_(0, row, logprob.exp())
+    logits.fill_(float("-inf"))
+    logits.scatter_(1, _put(gap, device)[:, None], torch.log1p(-mass.clamp_(max=_ALL_BUT_NOTHING))[:, None])
+    logits.view(-1).index_copy_(0, _put(children.row * vocab + token, device)[kept], logprob)
+    return logits
+
+
+# float32's largest below 1: a row whose children have it all still gets a finite remainder.
+_ALL_BUT_NOTHING = 1.0 - 2.0**-24
+
+
+def _best_of_each_row(children: ScoredChildren, found: NDArray[np.int64], keep: NDArray[np.int64]) -> torch.Tensor:
+    """Those of the children ``found`` that are their row's ``keep`` best by score, ties by rising edge; by row."""
+    device = children.score.device
+    row = children.row[found]
+    count = np.bincount(row, minlength=len(keep))
+    places = _put(found, device)
+    if (count <= keep).all():
+        return places
+    by_score = torch.argsort(children.score.index_select(0, places), descending=True, stable=True)
+    by_row = by_score[torch.argsort(_put(row, device)[by_score], stable=True)]
+    rank = np.arange(len(found)) - (count.cumsum() - count)[row]
+    return places[by_row[_put(rank < keep[row], device)]]

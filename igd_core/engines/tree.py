@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from igd_core.decoding.scores import ChildTensors, RowSettings, TrieTensors, child_scores
+from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores
 from igd_core.decoding.session import ChildScores, Scoring, SessionStats
 from igd_core.engines.base import EngineStats
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
@@ -36,7 +36,7 @@ DEFAULT_CACHE_BYTES = 256 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Version:
     artifact: Artifact
-    tensors: TrieTensors
+    weights: TrieWeights
 
 
 class TreeEngine:
@@ -84,8 +84,7 @@ class TreeEngine:
             raise ArtifactError(
                 f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
             )
-        tensors = TrieTensors.of(artifact, self._checkpoint.model.device)
-        self._versions[artifact.version] = _Version(artifact=artifact, tensors=tensors)
+        self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
 
     async def unload(self, version: str) -> None:
         """Forget a version; its sessions go on."""
@@ -198,8 +197,8 @@ class TreeSession:
         trie = self._version.artifact.trie
         tokens = prompt + trie.edge_token[np.asarray(fed, dtype=np.int64) - 1].tolist()
         visible, positions = self._place(tree, len(prompt), fed)
-        device = self._version.tensors.row_start.device
         model = self._engine._checkpoint.model
+        device = model.device
         output = model(
             input_ids=torch.tensor([tokens], device=device),
             attention_mask=_additive(visible, model.dtype).to(device),
@@ -255,13 +254,11 @@ class TreeSession:
     def _rank(self, scored: list[NodeId], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
         scoring, rows = self._prompt.scoring, len(scored)
         settings = RowSettings(
-            node=torch.tensor(scored, device=logits.device),
-            alpha=torch.full((rows,), scoring.alpha, device=logits.device),
-            temperature=None
-            if scoring.temperature == 1.0
-            else torch.full((rows,), scoring.temperature, device=logits.device),
+            node=np.array(scored, dtype=np.int64),
+            alpha=np.full(rows, scoring.alpha, dtype=np.float32),
+            temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
         )
-        children = child_scores(logits, self._version.tensors, settings)
+        children = child_scores(logits, self._version.weights, settings)
         return _split_rows(scored, children, scoring, self._version.artifact)
 
 
@@ -272,18 +269,16 @@ def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _split_rows(
-    nodes: list[NodeId], children: ChildTensors, scoring: Scoring, artifact: Artifact
+    nodes: list[NodeId], children: ScoredChildren, scoring: Scoring, artifact: Artifact
 ) -> dict[NodeId, ChildScores]:
     """Drop children the filter bars, and keep the best of each row."""
-    edges = children.edge.cpu().numpy()
+    row, edges = children.row, children.edge
     logprobs = children.logprob.double().cpu().numpy()
     scores = children.score.double().cpu().numpy()
     if not scoring.leaves.admits_all:
         is_open = scoring.leaves.open_nodes(artifact.trie, edges + 1)
-        edges, logprobs, scores = edges[is_open], logprobs[is_open], scores[is_open]
-        bounds = np.searchsorted(children.row.cpu().numpy()[is_open], np.arange(len(nodes) + 1))
-    else:
-        bounds = np.searchsorted(children.row.cpu().numpy(), np.arange(len(nodes) + 1))
+        row, edges, logprobs, scores = row[is_open], edges[is_open], logprobs[is_open], scores[is_open]
+    bounds = np.searchsorted(row, np.arange(len(nodes) + 1))
     result = {}
     for node, begin, end in zip(nodes, bounds[:-1], bounds[1:], strict=True):
         best = begin + _best(scores[begin:end], scoring.keep)

@@ -1,33 +1,48 @@
 """``GET /v1/catalogues``."""
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, Request
 
 from server.context import context_of
 from server.deployment import Deployment, ServedCatalogue
+from server.live import LiveCatalogue
 from server.problems import INTERNAL_ERROR
-from server.routes.documented import problems
-from server.schemas import CatalogueInfo, CatalogueList
+from server.refusals import Refusal
+from server.routes.documented import ACCESS, KEYED, problems
+from server.schemas_catalogues import Attribute, CatalogueInfo, CatalogueList, RefusedVersion, UnservedCatalogue
 
 
 def catalogues_router(deployment: Deployment) -> APIRouter:
     """The one route."""
-    router = APIRouter(tags=["catalogues"])
+    router = APIRouter(tags=["catalogues"], dependencies=KEYED)
 
-    @router.get("/v1/catalogues", summary="What is being served", responses=problems(INTERNAL_ERROR))
+    @router.get(
+        "/v1/catalogues",
+        summary="What is being served",
+        response_model_exclude_none=True,
+        responses=problems(*ACCESS, INTERNAL_ERROR),
+    )
     async def list_catalogues(request: Request) -> CatalogueList:
-        served = deployment.current
+        serving = deployment.serving
+        following = [live for name in deployment.catalogue_names if (live := deployment.live(name)) is not None]
         return CatalogueList(
-            request_id=context_of(request.scope).request_id, catalogues=[] if served is None else [_info(served)]
+            request_id=context_of(request.scope).request_id,
+            catalogues=[_info(served, deployment.live(name)) for name, served in serving.items()],
+            unserved=[_unserved(live) for live in following if live.name not in serving],
         )
 
     return router
 
 
-def _info(served: ServedCatalogue) -> CatalogueInfo:
+def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
     manifest = served.artifact.manifest
     return CatalogueInfo(
-        name=manifest.name,
-        version=served.artifact.version,
+        name=served.name,
+        version=served.version,
+        published=None if live is None else live.published,
+        trouble=None if live is None else live.trouble,
+        refusals=[] if live is None else _refused(live.refusals),
         model=served.model_id,
         loaded_at=served.loaded_at,
         items=manifest.counts.items,
@@ -36,5 +51,20 @@ def _info(served: ServedCatalogue) -> CatalogueInfo:
         entropy_nats=manifest.entropy_nats,
         alpha=manifest.alpha,
         max_history=manifest.template.max_history,
-        attributes=sorted(served.catalogue.metadata),
+        attributes=[Attribute(name=name, kind=kind) for name, kind in served.attributes.items()],
     )
+
+
+def _unserved(live: LiveCatalogue) -> UnservedCatalogue:
+    return UnservedCatalogue(
+        name=live.name, published=live.published, trouble=live.trouble, refusals=_refused(live.refusals)
+    )
+
+
+def _refused(refusals: Iterable[Refusal]) -> list[RefusedVersion]:
+    return [
+        RefusedVersion(
+            version=refusal.version, reason=refusal.reason, detail=refusal.detail, refused_at=refusal.refused_at
+        )
+        for refusal in refusals
+    ]

@@ -1,5 +1,6 @@
 """``GET /v1/items`` and ``GET /v1/items/{item_id}``."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -14,24 +15,30 @@ from server.problems import (
     INVALID_FIELD,
     ITEM_NOT_FOUND,
 )
-from server.routes.documented import problems
-from server.schemas import Item, ItemPage, ItemSearch
+from server.routes.documented import ACCESS, KEYED, problems
+from server.schemas_catalogues import CatalogueChoice, Item, ItemPage, ItemSearch
+
+_SEARCHES_AT_ONCE = 2  # so that people who look for items leave cores to the model
 
 
 def items_router(deployment: Deployment) -> APIRouter:
     """Both routes."""
-    router = APIRouter(tags=["items"])
+    router = APIRouter(tags=["items"], dependencies=KEYED)
+    searching = asyncio.Semaphore(_SEARCHES_AT_ONCE)
 
     @router.get(
         "/v1/items",
         summary="Find items by title",
         response_model_exclude_none=True,
-        responses=problems(INVALID_FIELD, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
     )
     async def find_items(search: Annotated[ItemSearch, Query()], request: Request) -> ItemPage:
-        served = deployment.served()
+        served = deployment.served(search.catalogue)
         # One more than asked for tells whether there is a next page.
-        found = served.titles.find(search.query, limit=search.limit + 1, offset=search.offset)
+        async with searching:
+            found = await asyncio.to_thread(
+                served.titles.find, search.query, limit=search.limit + 1, offset=search.offset
+            )
         return ItemPage(
             request_id=context_of(request.scope).request_id,
             items=[_item(served.catalogue, row) for row in found[: search.limit]],
@@ -43,14 +50,16 @@ def items_router(deployment: Deployment) -> APIRouter:
         "/v1/items/{item_id:path}",
         summary="One item",
         response_model=Item,
-        responses=problems(ITEM_NOT_FOUND, INVALID_FIELD, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+        responses=problems(ITEM_NOT_FOUND, INVALID_FIELD, *ACCESS, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
     )
-    async def read_item(item_id: Annotated[str, Path()], request: Request) -> Item | Response:
-        catalogue = deployment.served().catalogue
-        row = catalogue.index_of(item_id)
+    async def read_item(
+        item_id: Annotated[str, Path(examples=["50"])], request: Request, catalogue: CatalogueChoice | None = None
+    ) -> Item | Response:
+        served = deployment.served(catalogue)
+        row = served.catalogue.index_of(item_id)
         if row is None:
             return refusal(request.scope, ITEM_NOT_FOUND, f"no item {item_id[:64]!r}", field="item_id")
-        return _item(catalogue, row)
+        return _item(served.catalogue, row)
 
     return router
 

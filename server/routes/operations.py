@@ -6,12 +6,12 @@ from server.context import refusal
 from server.deployment import Deployment
 from server.metrics import Metrics
 from server.problems import ENGINE_UNAVAILABLE
-from server.routes.documented import problems
+from server.routes.documented import ACCESS, problems
 from server.schemas import Health
 
 
-def operations_router(deployment: Deployment, metrics: Metrics) -> APIRouter:
-    """All three routes."""
+def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRouter:
+    """The probes; and ``/metrics`` unless it is served elsewhere."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz", summary="Whether the process answers")
@@ -30,9 +30,30 @@ def operations_router(deployment: Deployment, metrics: Metrics) -> APIRouter:
             return refusal(request.scope, ENGINE_UNAVAILABLE, reason)
         return Health(status="ready")
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    if metrics is not None:
+        router.include_router(_metrics_router(metrics))
+    return router
+
+
+def _metrics_router(metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+    text = {"schema": {"type": "string"}}
+
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        description="Open on the operations port; elsewhere a key needs the scope `metrics`.",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": text, "application/openmetrics-text": text}},
+            **problems(*ACCESS),
+        },
+    )
     async def scrape(request: Request) -> Response:
-        body, media_type = metrics.render(request.headers.get("accept", ""))
+        try:
+            body, media_type = metrics.render(request.headers.get("accept", ""))
+        except (TypeError, ValueError):  # prometheus_client compares version=1.x with numbers
+            body, media_type = metrics.render("")
         return Response(body, headers={"Content-Type": media_type})
 
     return router

@@ -2,12 +2,13 @@
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from igd_core.errors import QueryError
+from igd_core.errors import IGDError, QueryError
+from server.access import charge
+from server.answers import Answer
 from server.context import context_of
-from server.deployment import Deployment, ServedCatalogue
 from server.problems import (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -16,11 +17,16 @@ from server.problems import (
     INTERNAL_ERROR,
     INVALID_FIELD,
     MALFORMED_JSON,
+    OVERLOADED,
+    STORE_UNAVAILABLE,
     UNSUPPORTED_MEDIA_TYPE,
+    Finding,
+    finding_of,
     finding_of_fields,
 )
-from server.recommending import RecommendationService, refused_in_batch
-from server.routes.documented import JsonRoute, problems
+from server.recommending import RecommendationService, ServedOf
+from server.routes.direct import DirectRoute
+from server.routes.documented import ACCESS, KEYED, problems
 from server.schemas import (
     BatchRequest,
     BatchResponse,
@@ -31,52 +37,67 @@ from server.schemas import (
 from server.settings import Settings
 
 _BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
+_UNABLE = (ENGINE_UNAVAILABLE, OVERLOADED, STORE_UNAVAILABLE)
+_JSON = "application/json"
 
 
-def recommendations_router(settings: Settings, deployment: Deployment, service: RecommendationService) -> APIRouter:
+def recommendations_router(settings: Settings, service: RecommendationService) -> APIRouter:
     """Both routes."""
-    router = APIRouter(tags=["recommendations"], route_class=JsonRoute)
+    router = APIRouter(tags=["recommendations"], route_class=DirectRoute, dependencies=KEYED)
 
     @router.post(
         "/v1/recommendations",
         summary="Rank what may follow a history",
+        response_model=RecommendationResponse,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, INTERNAL_ERROR, ENGINE_UNAVAILABLE, DEADLINE_EXCEEDED),
+        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE, DEADLINE_EXCEEDED),
     )
-    async def recommend(body: RecommendationRequest, request: Request) -> RecommendationResponse:
+    async def recommend(body: RecommendationRequest, request: Request) -> Response:
         context = context_of(request.scope)
-        answer = await service.answer(body, deployment.served(), context.request_id)
-        context.facts |= {"source": answer.source, "version": answer.version, "catalogue": answer.catalogue}
-        return answer
+        with service.leases() as served_of:
+            answer = await service.answer(body, context.request_id, served_of)
+        context.facts |= answer.facts()
+        return Response(answer.json(), media_type=_JSON)
 
     @router.post(
         "/v1/recommendations:batch",
-        summary="Several recommendations at once, on one version of the catalogue",
+        summary="Several recommendations at once, each catalogue at one version",
+        response_model=BatchResponse,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE),
     )
-    async def recommend_batch(body: BatchRequest, request: Request) -> BatchResponse:
+    async def recommend_batch(body: BatchRequest, request: Request) -> Response:
         if len(body.requests) > settings.max_batch:
             raise QueryError("requests", f"{len(body.requests)}; this server takes at most {settings.max_batch}")
+        await charge(request.scope, len(body.requests) - 1)
         context = context_of(request.scope)
-        served = deployment.served()
-        context.facts |= {"version": served.artifact.version, "requests": len(body.requests)}
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_answer(service, entry, served, f"{context.request_id}.{position}"))
-                for position, entry in enumerate(body.requests)
-            ]
-        return BatchResponse(request_id=context.request_id, results=[task.result() for task in tasks])
+        context.facts["requests"] = len(body.requests)
+        with service.leases() as served_of:
+            served_of(None)  # while nothing is served, the batch is refused rather than each of its entries
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(_result(service, entry, f"{context.request_id}.{position}", served_of))
+                    for position, entry in enumerate(body.requests)
+                ]
+        results = b",".join(task.result() for task in tasks)
+        # A request id needs no escaping.
+        return Response(
+            b'{"request_id":"%b","results":[%b]}' % (context.request_id.encode(), results), media_type=_JSON
+        )
 
     return router
 
 
-async def _answer(
-    service: RecommendationService, entry: object, served: ServedCatalogue, request_id: str
-) -> BatchResult:
-    """Check and answer one entry."""
+async def _result(service: RecommendationService, entry: object, request_id: str, served_of: ServedOf) -> bytes:
+    """One entry, checked and answered: a `BatchResult` as JSON. An error is this entry's, not the batch's."""
+    found: Answer | Finding
     try:
-        request = RecommendationRequest.model_validate(entry)
+        found = await service.answer(RecommendationRequest.model_validate(entry), request_id, served_of)
     except ValidationError as error:
-        return refused_in_batch(finding_of_fields(error.errors()), request_id)
-    return await service.answer_one_of_batch(request, served, request_id)
+        found = finding_of_fields(error.errors())
+    except IGDError as error:
+        found = finding_of(error)
+    if isinstance(found, Answer):
+        return b'{"status":200,"recommendation":%b}' % found.json()
+    problem = found.kind.problem(found.detail, request_id, field=found.field)
+    return BatchResult(status=problem.status, problem=problem).model_dump_json(exclude_none=True).encode()

@@ -68,7 +68,7 @@ function showCatalogue() {
   slider.step = Math.abs(alpha * 20 - Math.round(alpha * 20)) < 1e-9 ? "0.05" : "0.01";
   slider.value = alpha;
   showSliders();
-  const filterable = attributes.map((attribute) => element("option", {}, attribute));
+  const filterable = attributes.map(({ name: attribute }) => element("option", {}, attribute));
   byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
   for (const field of document.querySelectorAll(".filter")) field.hidden = attributes.length === 0;
   showValues();
@@ -139,7 +139,7 @@ function showSliders() {
   byId("beams-value").textContent = beams.value;
 }
 
-/** The values an attribute has among the popular items, which also tell its type. */
+/** The values an attribute has among the popular items. */
 function valuesOf(attribute) {
   const values = state.popular.flatMap((item) => item.attributes[attribute] ?? []);
   return [...new Set(values)].sort((a, b) => (a < b ? -1 : 1));
@@ -156,10 +156,10 @@ function chosenFilter() {
   const attribute = byId("attribute").value;
   const text = byId("value").value.trim();
   if (!attribute || !text) return {};
-  const type = typeof valuesOf(attribute)[0];
+  const { kind } = state.catalogue.attributes.find(({ name }) => name === attribute);
   let value = text;
-  if (type === "number" && Number.isFinite(Number(text))) value = Number(text);
-  if (type === "boolean") value = text.toLowerCase() === "true";
+  if (kind === "number" && Number.isFinite(Number(text))) value = Number(text);
+  if (kind === "boolean") value = text.toLowerCase() === "true";
   return { filter: { [attribute]: value } };
 }
 

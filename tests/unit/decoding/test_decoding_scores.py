@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import catalogues
 
 from igd_core.decoding import scores as kernel
-from igd_core.decoding.scores import ChildTensors, RowSettings, TrieTensors, child_scores, constrain_logits_
+from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, constrain_logits_
 from igd_core.trie import TokenTrie
 
 Row = list[tuple[int, float, float]]
@@ -30,17 +30,17 @@ class Rows:
 
     def settings(self) -> RowSettings:
         return RowSettings(
-            node=torch.tensor(self.nodes, dtype=torch.int64),
-            alpha=torch.tensor(self.alphas, dtype=torch.float32),
-            temperature=None if self.temperatures is None else torch.tensor(self.temperatures, dtype=torch.float32),
+            node=np.array(self.nodes, dtype=np.int64),
+            alpha=np.array(self.alphas, dtype=np.float32),
+            temperature=None if self.temperatures is None else np.array(self.temperatures, dtype=np.float32),
         )
 
 
-def tensors(trie: TokenTrie, gains: list[float]) -> TrieTensors:
-    return TrieTensors(
-        row_start=torch.from_numpy(trie.row_start),
-        edge_token=torch.from_numpy(trie.edge_token),
-        sibling_gain=torch.tensor(gains, dtype=torch.float32),
+def weights(trie: TokenTrie, gains: list[float]) -> TrieWeights:
+    return TrieWeights(
+        row_start=trie.row_start,
+        edge_token=trie.edge_token,
+        sibling_gain=np.array(gains, dtype=np.float32),
     )
 
 
@@ -60,7 +60,7 @@ def expected_rows(trie: TokenTrie, gains: list[float], rows: Rows) -> list[Row]:
     return result
 
 
-def assert_equal(children: ChildTensors, expected: list[Row], tolerance: float = 1e-4) -> None:
+def assert_equal(children: ScoredChildren, expected: list[Row], tolerance: float = 1e-4) -> None:
     flat_rows = [(row, *child) for row, children_of_row in enumerate(expected) for child in children_of_row]
     assert children.row.tolist() == [row for row, *_ in flat_rows]
     assert children.edge.tolist() == [edge for _, edge, *_ in flat_rows]
@@ -98,7 +98,7 @@ def kernel_cases(draw: st.DrawFn) -> tuple[TokenTrie, list[float], Rows]:
 def test_child_scores_equal_a_loop_over_rows_in_float64(case: tuple[TokenTrie, list[float], Rows]) -> None:
     trie, gains, rows = case
     before = rows.logits.clone()
-    assert_equal(child_scores(rows.logits, tensors(trie, gains), rows.settings()), expected_rows(trie, gains, rows))
+    assert_equal(child_scores(rows.logits, weights(trie, gains), rows.settings()), expected_rows(trie, gains, rows))
     assert torch.equal(rows.logits, before)
 
 
@@ -112,7 +112,7 @@ def test_constrained_logits_hold_the_scores_of_children_and_nothing_else(
         for edge, _, score in row:
             expected[at, int(trie.edge_token[edge])] = score
     logits = rows.logits.clone()
-    constrained = constrain_logits_(logits, tensors(trie, gains), rows.settings())
+    constrained = constrain_logits_(logits, weights(trie, gains), rows.settings())
     assert constrained is logits
     tolerance = 1e-4 if logits.dtype == torch.float32 else 1e-2
     torch.testing.assert_close(constrained.double(), expected, atol=tolerance, rtol=tolerance)
@@ -136,7 +136,7 @@ def test_rows_of_several_blocks_are_scored_alike(num_rows: int, dtype: torch.dty
         alphas=rng.random(num_rows).astype(np.float32).tolist(),
         temperatures=(0.5 + rng.random(num_rows)).astype(np.float32).tolist(),
     )
-    children = child_scores(rows.logits, tensors(trie, gains), rows.settings())
+    children = child_scores(rows.logits, weights(trie, gains), rows.settings())
     whole = torch.log_softmax(rows.logits.double() / torch.tensor(rows.temperatures).double()[:, None], dim=-1)
     expected = [
         [
@@ -154,7 +154,7 @@ def test_a_vocabulary_larger_than_a_block_is_scored_row_by_row() -> None:
     logits = torch.zeros(2, vocab)
     logits[1, vocab - 1] = math.log(vocab)
     rows = Rows(logits=logits, nodes=[0, 0], alphas=[0.0, 0.0], temperatures=None)
-    children = child_scores(logits, tensors(trie, [0.0] * 4), rows.settings())
+    children = child_scores(logits, weights(trie, [0.0] * 4), rows.settings())
     even, doubled = -math.log(vocab), -math.log(2 * vocab - 1)
     assert children.logprob.tolist() == pytest.approx([even, even, doubled, doubled + math.log(vocab)], abs=1e-3)
 
@@ -162,9 +162,9 @@ def test_a_vocabulary_larger_than_a_block_is_scored_row_by_row() -> None:
 def test_no_rows_give_no_children() -> None:
     trie = TokenTrie.build(*flat([(1, 0)]))
     rows = Rows(logits=torch.empty(0, 8), nodes=[], alphas=[], temperatures=[])
-    children = child_scores(rows.logits, tensors(trie, [0.0, 0.0]), rows.settings())
+    children = child_scores(rows.logits, weights(trie, [0.0, 0.0]), rows.settings())
     assert len(children.row) == len(children.score) == 0
-    assert constrain_logits_(rows.logits, tensors(trie, [0.0, 0.0]), rows.settings()).shape == (0, 8)
+    assert constrain_logits_(rows.logits, weights(trie, [0.0, 0.0]), rows.settings()).shape == (0, 8)
 
 
 def test_an_impossible_token_stays_impossible_at_alpha_one() -> None:
@@ -173,6 +173,6 @@ def test_an_impossible_token_stays_impossible_at_alpha_one() -> None:
     trie = TokenTrie.build(*flat([(1, 0), (2, 0)]))
     logits = torch.tensor([[0.0, -math.inf, 0.0, 0.0]])
     rows = Rows(logits=logits, nodes=[0], alphas=[1.0], temperatures=None)
-    children = child_scores(logits, tensors(trie, [below_one, 0.0, 0.0, 0.0]), rows.settings())
+    children = child_scores(logits, weights(trie, [below_one, 0.0, 0.0, 0.0]), rows.settings())
     assert children.score.tolist()[0] == -math.inf
     assert math.isfinite(children.score.tolist()[1])

@@ -61,8 +61,11 @@ def check_problem(response: Any, status: int, name: str) -> dict[str, Any]:
         ({"filter": {"genres": ["x"] * 101}}, "filter.genres", "101 values"),
         ({"filter": {"director": "Coen"}}, "filter", "no attribute 'director'; the catalogue has: genres, year"),
         ({"filter": {f"c{n}": 1 for n in range(17)}}, "filter", "17"),
-        ({"user_id": "u1"}, "user_id", "no such field"),
-        ({"variant": "b"}, "variant", "no such field"),
+        ({"user": "u1"}, "user", "no such field"),
+        ({"user_id": ""}, "user_id", "got ''"),
+        ({"user_id": "a\nb"}, "user_id", r"got 'a\nb'"),
+        ({"variant": "b"}, "variant", "'b'"),
+        ({"catalogue": "books"}, "catalogue", "no catalogue 'books'; this server has: films"),
         ([], "body", "an array of 0"),
         ("text", "body", "got 'text'"),
         (None, "body", "required"),
@@ -168,7 +171,7 @@ async def test_unknown_paths_and_methods_are_problems_too(run: Run) -> None:
 
 async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(run: Run) -> None:
     async with run() as running:
-        running.deployment.served = lambda: 1 / 0  # type: ignore[method-assign,return-value,assignment]
+        running.deployment.lease = lambda _=None: 1 / 0  # type: ignore[method-assign,assignment,return-value]
         response = await running.recommend(history=["1"])
     problem = check_problem(response, 500, "internal-error")
     assert "division" not in json.dumps(problem)

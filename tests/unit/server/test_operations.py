@@ -12,7 +12,7 @@ from films import TITLES, RecordingEngine
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import ArtifactError
-from server.app import create_app
+from server.app import Sources, create_apps
 from server.deployment import Deployment
 from server.logs import JsonFormatter
 
@@ -34,8 +34,8 @@ async def test_the_server_is_healthy_at_once_and_ready_when_warm(run: Run, films
             return films
 
         open_model = running.deployment._open_model
-        deployment = Deployment(running.settings, open_model=open_model, read_artifact=read_when_told)
-        app = create_app(running.settings, deployment=deployment)
+        apps = create_apps(running.settings, Sources(open_model=open_model, read_artifact=read_when_told))
+        app = apps.main
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
@@ -54,7 +54,7 @@ async def test_the_server_is_healthy_at_once_and_ready_when_warm(run: Run, films
     assert (early.status_code, unserved.status_code) == (503, 503)
     assert "being loaded" in early.json()["detail"]
     assert early.headers["retry-after"]
-    assert deployment.why_not_ready() == "the server is stopping"
+    assert apps.deployment.why_not_ready() == "the server is stopping"
 
 
 async def test_a_start_that_fails_is_kept_and_reported(run: Run) -> None:
@@ -97,7 +97,8 @@ async def test_catalogues_say_what_is_served(run: Run, films: Artifact) -> None:
     assert info["version"] == films.version
     assert (info["name"], info["model"], info["items"], info["titles"]) == ("films", "fake", 20, 19)
     assert info["entropy_nats"] == pytest.approx(films.manifest.entropy_nats)
-    assert (info["alpha"], info["max_history"], info["attributes"]) == (0.2, 10, ["genres", "year"])
+    assert (info["alpha"], info["max_history"]) == (0.2, 10)
+    assert info["attributes"] == [{"name": "genres", "kind": "list"}, {"name": "year", "kind": "number"}]
 
 
 @pytest.mark.parametrize("offered", ["abc-1.2_Z", "x" * 128])
@@ -135,8 +136,8 @@ async def test_metrics_count_requests_by_template_and_what_the_model_did(run: Ru
         'igd_requests_total{route="/v1/items/{item_id}",status="404"} 2.0',
         'igd_requests_total{route="unmatched",status="404"} 2.0',
         'igd_request_duration_seconds_count{route="/v1/recommendations"} 3.0',
-        'igd_recommendations_total{source="model"} 1.0',
-        'igd_recommendations_total{source="popularity"} 1.0',
+        'igd_recommendations_total{catalogue="films",source="model",variant=""} 1.0',
+        'igd_recommendations_total{catalogue="films",source="popularity",variant=""} 1.0',
         f"igd_decoding_rounds_sum {timings['rounds']:.1f}",
         f'igd_model_tokens_total{{kind="prompt"}} {timings["prompt_tokens"]:.1f}',
         f'igd_model_tokens_total{{kind="tree"}} {timings["model_tokens"] - timings["prompt_tokens"]:.1f}',

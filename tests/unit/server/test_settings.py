@@ -52,8 +52,53 @@ def test_a_setting_that_cannot_be_used_is_one_line_that_names_it(
 
 
 def test_what_is_missing_says_how_to_give_it() -> None:
-    with pytest.raises(InputError, match="artifact: give --artifact or IGD_ARTIFACT; model: give --model or IGD_MODEL"):
-        read_settings()
+    with pytest.raises(InputError, match="model: give --model or IGD_MODEL"):
+        read_settings(artifact="a")
+    with pytest.raises(InputError, match="artifact or catalogues: give one of them"):
+        read_settings(model="m")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"artifact": "a", "catalogues": "films"}, "artifact or catalogues: give one of them"),
+        ({"catalogues": "films, films"}, r"catalogues: \['films', 'films'\] names one twice"),
+        ({"catalogues": "films,../etc"}, r"catalogues\.1: .*'../etc'"),
+        ({"artifact": "a", "variants": '[{"name": "a"}, {"name": "a"}]'}, "variants: .* names one twice"),
+        ({"artifact": "a", "variants": '[{"name": "a", "weight": 0}]'}, "variants: all weights are 0"),
+        ({"artifact": "a", "variants": '[{"name": "a", "alpha": 7}]'}, r"variants\.0\.alpha: .* not 7"),
+        ({"artifact": "a", "variants": "[{"}, "variants: .*expected a JSON array"),
+        ({"artifact": "a", "rate_limit": "fast"}, "rate_limit: .* not 'fast'"),
+        ({"artifact": "a", "rate_limit": "0/minute"}, "rate_limit: .* not '0/minute'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_line(flags: dict[str, str], line: str) -> None:
+    with pytest.raises(InputError, match=line) as caught:
+        read_settings(model="m", **flags)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - that is the point
+def test_an_address_that_others_reach_needs_keys_or_a_word(host: str) -> None:
+    with pytest.raises(InputError, match=f"host: {host} can be reached by others"):
+        read_settings(artifact="a", model="m", host=host)
+    assert read_settings(artifact="a", model="m", host=host, open_access="true").open_access
+    assert read_settings(artifact="a", model="m", host=host, keys_file="keys.json").keys_file == Path("keys.json")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_is_open_without_a_word(host: str) -> None:
+    assert read_settings(artifact="a", model="m", host=host).keys_file is None
+
+
+def test_lists_read_the_same_from_a_flag_and_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = '[{"name": "control"}, {"name": "bold", "alpha": 0.4}]'
+    by_flag = read_settings(model="m", catalogues="films,books", variants=variants)
+    monkeypatch.setenv("IGD_CATALOGUES", "films,books")
+    monkeypatch.setenv("IGD_VARIANTS", variants)
+    assert read_settings(model="m") == by_flag
+    assert by_flag.catalogues == ("films", "books")
+    assert [variant.alpha for variant in by_flag.variants] == [None, 0.4]
 
 
 def test_settings_do_not_change() -> None:

@@ -1,0 +1,236 @@
+"""Load on a server: open-loop, where arrivals keep to their plan whatever the server does, or closed-loop.
+
+A closed loop waits for an answer before it asks again, so a server that stalls is asked less while it stalls, and the
+stall all but vanishes from the percentiles (coordinated omission). The open loop plans every arrival beforehand, and
+a latency begins at the planned arrival, whether or not a connection was free then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from igd_core.bench.http_pool import Answer, HttpPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from igd_core.bench.http_pool import Target
+
+MAX_REQUESTS = 20_000_000
+TIMED_OUT = -1
+NO_ANSWER = 0
+
+_SWEEP_S = 0.02
+_BURST = 32  # requests sent without a look at answers, when sending is late
+_LEAD_S = 0.05
+
+
+class Traffic(Protocol):
+    """What is asked, and what an answer is worth."""
+
+    def request(self, number: int) -> bytes:
+        """The request to send as the ``number``-th."""
+        ...
+
+    def judge(self, number: int, answer: Answer) -> int:
+        """A small non-negative code, kept with the request."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadLog:
+    """Every request of a run, by number; times are seconds since its start, NaN for what never happened.
+
+    Attributes:
+        planned: when it was to arrive.
+        sent: when it was written to a connection.
+        done: when its answer was complete, or given up on.
+        status: HTTP status, ``NO_ANSWER`` or ``TIMED_OUT``.
+        verdict: what the traffic said of the answer.
+    """
+
+    planned: array[float] = field(default_factory=lambda: array("d"))
+    sent: array[float] = field(default_factory=lambda: array("d"))
+    done: array[float] = field(default_factory=lambda: array("d"))
+    status: array[int] = field(default_factory=lambda: array("h"))
+    verdict: array[int] = field(default_factory=lambda: array("b"))
+
+    def begin(self, planned: float) -> int:
+        """A new request's number."""
+        self.planned.append(planned)
+        self.sent.append(np.nan)
+        self.done.append(np.nan)
+        self.status.append(NO_ANSWER)
+        self.verdict.append(-1)
+        return len(self.planned) - 1
+
+    def arrays(self) -> LoadArrays:
+        """A copy of all of it."""
+        return LoadArrays(
+            planned=np.array(self.planned),
+            sent=np.array(self.sent),
+            done=np.array(self.done),
+            status=np.array(self.status, dtype=np.int16),
+            verdict=np.array(self.verdict, dtype=np.int8),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadArrays:
+    """A `LoadLog` as arrays, ``(requests,)`` each."""
+
+    planned: NDArray[np.float64]
+    sent: NDArray[np.float64]
+    done: NDArray[np.float64]
+    status: NDArray[np.int16]
+    verdict: NDArray[np.int8]
+
+    @property
+    def latency_s(self) -> NDArray[np.float64]:
+        """From the planned arrival to the answer."""
+        return self.done - self.planned
+
+    @property
+    def service_s(self) -> NDArray[np.float64]:
+        """From sending to the answer: what a client that waits for a connection would not see."""
+        return self.done - self.sent
+
+    @property
+    def lag_s(self) -> NDArray[np.float64]:
+        """From the planned arrival to sending."""
+        return self.sent - self.planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLimits:
+    """Bounds of a run: a request without an answer ``timeout_s`` after its planned arrival is given up on."""
+
+    timeout_s: float = 10.0
+    max_connections: int = 512
+
+
+class _Run:
+    """One run: its log, its connections, and what has not been answered yet."""
+
+    def __init__(self, target: Target, traffic: Traffic, limits: LoadLimits) -> None:
+        self._traffic = traffic
+        self._limits = limits
+        self._start = time.perf_counter() + _LEAD_S  # uvloop's own clock counts whole milliseconds
+        self._pending: deque[int] = deque()
+        self.log = LoadLog()
+        self.on_settled: Callable[[], None] = lambda: None
+        self.pool = HttpPool(
+            target, max_connections=limits.max_connections, on_sent=self._sent, on_answer=self._answered
+        )
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run's start; negative before it."""
+        return time.perf_counter() - self._start
+
+    def ask(self, planned: float) -> None:
+        """Send one more request."""
+        number = self.log.begin(planned)
+        self._pending.append(number)
+        self.pool.send(number, self._traffic.request(number))
+
+    async def sweep(self) -> None:
+        """Give up on what is too late; returns never."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self._drop_late()
+
+    def _drop_late(self) -> None:
+        log, latest = self.log, self.now - self._limits.timeout_s
+        while self._pending:  # in the order of planned arrivals
+            number = self._pending[0]
+            if np.isnan(log.done[number]):
+                if log.planned[number] > latest:
+                    return
+                log.done[number], log.status[number] = self.now, TIMED_OUT
+                self.pool.abandon(number)
+                self.on_settled()
+            self._pending.popleft()
+
+    async def finish(self) -> None:
+        """Wait until every request is settled."""
+        while self._pending:
+            await asyncio.sleep(_SWEEP_S)
+            self._drop_late()
+
+    def _sent(self, number: int) -> None:
+        self.log.sent[number] = self.now
+
+    def _answered(self, number: int, answer: Answer) -> None:
+        log = self.log
+        log.done[number] = self.now
+        log.status[number] = answer.status
+        log.verdict[number] = self._traffic.judge(number, answer)
+        self.on_settled()
+
+
+async def open_loop(target: Target, traffic: Traffic, plan: NDArray[np.float64], limits: LoadLimits) -> LoadArrays:
+    """Send a request at each of the times of ``plan``, seconds from the start, ascending; wait for the answers.
+
+    A cancelled run returns what it has: a person who has seen enough still wants the numbers.
+    """
+    run = _Run(target, traffic, limits)
+    sweeping = asyncio.create_task(run.sweep())
+    try:
+        for number, planned in enumerate(plan.tolist()):
+            late_s = run.now - planned
+            if late_s < 0:
+                await asyncio.sleep(-late_s)
+            elif number % _BURST == 0:
+                await asyncio.sleep(0)
+            run.ask(planned)
+        await run.finish()
+    except asyncio.CancelledError:
+        pass
+    finally:
+        sweeping.cancel()
+        await run.pool.close()
+    return run.log.arrays()
+
+
+async def closed_loop(
+    target: Target, traffic: Traffic, *, concurrency: int, seconds: float, limits: LoadLimits
+) -> LoadArrays:
+    """Keep ``concurrency`` requests under way for ``seconds``: each answer is followed by the next request."""
+    run = _Run(target, traffic, limits)
+    await asyncio.sleep(-run.now)
+    loop = asyncio.get_running_loop()
+
+    def ask_again() -> None:
+        if run.now < seconds and len(run.log.planned) < MAX_REQUESTS:
+            # Not from within the callback: a server that refuses every connection would be asked without end.
+            loop.call_soon(lambda: run.ask(run.now))
+
+    run.on_settled = ask_again
+    sweeping = asyncio.create_task(run.sweep())
+    try:
+        for _ in range(concurrency):
+            run.ask(run.now)
+        await asyncio.sleep(seconds - run.now)
+        await run.finish()
+    finally:
+        sweeping.cancel()
+        await run.pool.close()
+    return run.log.arrays()
+
+
+def planned_arrivals(rate: float, seconds: float, *, even: bool, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Arrival times at ``rate`` a second: evenly spaced, or as independent users make them (a Poisson process)."""
+    count = int(rate * seconds)
+    if even:
+        return np.arange(count) / rate
+    return np.sort(rng.uniform(0.0, seconds, count))

@@ -1,0 +1,310 @@
+"""`igd bench serve`: an open loop at a given rate, or the highest rate that a server answers in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from igd_core.bench.http_pool import Answer, HttpPool
+from igd_core.bench.load import (
+    MAX_REQUESTS,
+    TIMED_OUT,
+    LoadArrays,
+    LoadLimits,
+    closed_loop,
+    open_loop,
+    planned_arrivals,
+)
+from igd_core.bench.traffic import GOOD, HistoryTraffic, Verdict
+from igd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.bench.http_pool import Target
+    from igd_core.bench.traffic import Mix, UserHistory
+
+T = TypeVar("T")
+
+MAX_SECONDS = 4 * 3600.0
+MAX_CONCURRENCY = 256
+
+_PATIENCE_S = 5.0  # beyond the deadline, for an answer that is late but comes
+_BUCKETS = 600
+_GAIN = 1.05
+_MAX_WARM_UP_S = 1.0
+_SCRAPES = 300
+_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeBench:
+    """What to run.
+
+    Attributes:
+        target: the server.
+        histories: whom to ask for.
+        mix: what to ask.
+        deadline_s: later answers are no good ones.
+        seconds: length of the run, or of each step of the search for the capacity.
+        connections: most connections at once.
+        seed: of arrivals and users.
+        metrics: where the server's Prometheus metrics are, to watch its memory.
+    """
+
+    target: Target
+    histories: Sequence[UserHistory]
+    mix: Mix
+    deadline_s: float
+    seconds: float
+    connections: int = 512
+    seed: int = 0
+    metrics: Target | None = None
+
+    def __post_init__(self) -> None:
+        """Check what could make a run endless.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        if not 0 < self.seconds <= MAX_SECONDS:
+            raise InputError(f"seconds: {self.seconds:g} is not in 0..{MAX_SECONDS:g}")
+        if not 1 <= self.connections <= 10_000:
+            raise InputError(f"connections: {self.connections} is not in 1..10000")
+
+    @property
+    def limits(self) -> LoadLimits:
+        """When to give up on an answer."""
+        return LoadLimits(timeout_s=self.deadline_s + _PATIENCE_S, max_connections=self.connections)
+
+    def traffic(self) -> HistoryTraffic:
+        """New traffic; every run draws its own."""
+        return HistoryTraffic(self.target, self.histories, self.mix, seed=self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeResult:
+    """What `bench_rate` found: ``report`` as JSON has it, and every request."""
+
+    report: Mapping[str, Any]
+    requests: LoadArrays
+
+
+def bench_rate(bench: ServeBench, *, rate: float, even: bool) -> ServeResult:
+    """Send ``rate`` requests a second, whatever the answers do. An interrupt ends it early; what there is counts.
+
+    Raises:
+        InputError: more requests than a run may have.
+    """
+    if not 0 < rate * bench.seconds <= MAX_REQUESTS or rate * bench.seconds < 1:
+        raise InputError(f"rate: {rate:g} for {bench.seconds:g} s; a run has 1 to {MAX_REQUESTS:,} requests")
+    plan = planned_arrivals(rate, bench.seconds, even=even, rng=np.random.default_rng(bench.seed))
+    traffic = bench.traffic()
+    memory = _Memory(bench.metrics, bench.mix.keys[0] if bench.mix.keys else None)
+
+    async def run() -> LoadArrays:
+        watching = asyncio.create_task(memory.watch(max(1.0, bench.seconds / _SCRAPES)))
+        try:
+            return await open_loop(bench.target, traffic, plan, bench.limits)
+        finally:
+            watching.cancel()
+            await asyncio.wait((watching,))
+
+    requests = _run(run())
+    lasted = bench.seconds if len(requests.planned) == len(plan) else float(requests.planned[-1:].sum())
+    report = {
+        "mode": "open loop",
+        "rate_per_s": rate,
+        "arrivals": "even" if even else "poisson",
+        "seconds": lasted,
+        "deadline_ms": bench.deadline_s * 1000,
+        **summary(requests, lasted, bench.deadline_s),
+        "reasons": dict(traffic.reasons.most_common()),
+        "server_memory_bytes": memory.report(),
+        "timeline": timeline(requests, lasted, bench.deadline_s),
+    }
+    return ServeResult(report=report, requests=requests)
+
+
+def find_capacity(bench: ServeBench) -> Mapping[str, Any]:
+    """Double the number of clients that wait for their answers, until two more doublings bring nothing.
+
+    The capacity is the most good answers a second of any step; ``bench.seconds`` is the length of one.
+    """
+    warm_up_s = min(_MAX_WARM_UP_S, bench.seconds)
+    steps: list[dict[str, Any]] = []
+    best, since = 0.0, 0
+    concurrency = 1
+    while since < 2 and concurrency <= min(MAX_CONCURRENCY, bench.connections):
+        traffic = bench.traffic()
+        seconds = bench.seconds + warm_up_s
+        requests = _run(
+            closed_loop(bench.target, traffic, concurrency=concurrency, seconds=seconds, limits=bench.limits)
+        )
+        warm = _where(requests, requests.planned >= warm_up_s)
+        # Answers of the window, not of its requests: those under way at its end are not waited for.
+        inside = (requests.done >= warm_up_s) & (requests.done < seconds)
+        good = float(np.count_nonzero(_good(requests, bench.deadline_s) & inside)) / bench.seconds
+        steps.append(
+            {
+                "concurrency": concurrency,
+                "good_per_s": round(good, 2),
+                "answered_per_s": round(float(np.count_nonzero(inside & (requests.status > 0))) / bench.seconds, 2),
+                "latency_ms": percentiles(warm.latency_s[_accepted(warm)]),
+                "reasons": dict(traffic.reasons.most_common()),
+            }
+        )
+        since = 0 if good > best * _GAIN else since + 1
+        best = max(best, good)
+        concurrency *= 2
+    chosen = max(steps, key=lambda step: float(step["good_per_s"]))
+    return {
+        "mode": "closed loop",
+        "seconds_a_step": bench.seconds,
+        "deadline_ms": bench.deadline_s * 1000,
+        "capacity_per_s": chosen["good_per_s"],
+        "concurrency": chosen["concurrency"],
+        "steps": steps,
+    }
+
+
+def summary(requests: LoadArrays, seconds: float, deadline_s: float) -> dict[str, Any]:
+    """Counts, rates, and latencies from the planned arrival (with what of them was waiting to be sent)."""
+    accepted, good = _accepted(requests), _good(requests, deadline_s)
+    refused = (requests.status > 0) & ~accepted
+    span = max(seconds, 1e-9)
+    return {
+        "requests": len(requests.planned),
+        "statuses": _counts(requests.status, {0: "no answer", TIMED_OUT: "given up"}),
+        "answers": {
+            verdict.name.lower(): int(np.count_nonzero(requests.verdict == verdict))
+            for verdict in Verdict
+            if np.any(requests.verdict == verdict)
+        },
+        "accepted_per_s": round(float(np.count_nonzero(accepted)) / span, 2),
+        "goodput_per_s": round(float(np.count_nonzero(good)) / span, 2),
+        "latency_ms": {"accepted": percentiles(requests.latency_s[accepted])}
+        | ({"refused": percentiles(requests.latency_s[refused])} if refused.any() else {}),
+        "latency_from_sending_ms": percentiles(requests.service_s[accepted]),
+        "sent_late_ms": percentiles(requests.lag_s[np.isfinite(requests.lag_s)]),
+    }
+
+
+def timeline(requests: LoadArrays, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
+    """The same by planned arrival, in stretches of whole seconds, 600 at most."""
+    width = max(1, math.ceil(seconds / _BUCKETS))
+    accepted, good, latencies_s = _accepted(requests), _good(requests, deadline_s), requests.latency_s
+    edges = np.searchsorted(requests.planned, np.arange(math.ceil(seconds / width) + 1) * width)  # planned ascends
+    rows = []
+    for index, (start, end) in enumerate(pairwise(edges.tolist())):
+        here = slice(start, end)
+        taken = accepted[here]
+        latency_s, status = latencies_s[here], requests.status[here]
+        p50, p99 = np.percentile(latency_s[taken], (50, 99)).tolist() if taken.any() else (None, None)
+        rows.append(
+            {
+                "second": index * width,
+                "seconds": width,
+                "requests": end - start,
+                "accepted": int(np.count_nonzero(taken)),
+                "good": int(np.count_nonzero(good[here])),
+                "refused": int(np.count_nonzero((status > 0) & ~taken)),
+                "failed": int(np.count_nonzero(status <= 0)),
+                "p50_ms": None if p50 is None else round(p50 * 1000, 3),
+                "p99_ms": None if p99 is None else round(p99 * 1000, 3),
+            }
+        )
+    return rows
+
+
+def percentiles(seconds: NDArray[np.float64]) -> dict[str, float]:
+    """p50 to p99.9, and the maximum, in milliseconds; empty for no values."""
+    if not len(seconds):
+        return {}
+    values = np.percentile(seconds, _PERCENTILES).tolist()
+    found = {f"p{rank:g}": round(value * 1000, 3) for rank, value in zip(_PERCENTILES, values, strict=True)}
+    return found | {"max": round(float(seconds.max()) * 1000, 3)}
+
+
+def _accepted(requests: LoadArrays) -> NDArray[np.bool_]:
+    return np.asarray((requests.status >= 200) & (requests.status < 300))
+
+
+def _good(requests: LoadArrays, deadline_s: float) -> NDArray[np.bool_]:
+    wanted = np.isin(requests.verdict, [int(verdict) for verdict in GOOD])
+    return _accepted(requests) & wanted & (requests.latency_s <= deadline_s)
+
+
+def _where(requests: LoadArrays, chosen: NDArray[np.bool_]) -> LoadArrays:
+    return LoadArrays(
+        planned=requests.planned[chosen],
+        sent=requests.sent[chosen],
+        done=requests.done[chosen],
+        status=requests.status[chosen],
+        verdict=requests.verdict[chosen],
+    )
+
+
+def _counts(values: NDArray[np.int16], names: Mapping[int, str]) -> dict[str, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return {names.get(value, str(value)): count for value, count in zip(found.tolist(), counts.tolist(), strict=True)}
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The server's resident memory, asked for while it is under load."""
+
+    target: Target | None
+    key: str | None
+    seen: list[float] = field(default_factory=list)
+
+    async def watch(self, every_s: float) -> None:
+        """Ask again and again; returns never."""
+        if self.target is None:
+            await asyncio.Event().wait()
+            return
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+        pool = HttpPool(
+            self.target,
+            max_connections=1,
+            on_sent=lambda _: None,
+            on_answer=lambda _, answer: answers.put_nowait(answer),
+        )
+        number = 0
+        try:
+            while True:
+                number += 1
+                pool.send(number, self.target.message("GET", "", key=self.key))
+                self._take((await answers.get()).body)
+                await asyncio.sleep(every_s)
+        finally:
+            await pool.close()
+
+    def _take(self, text: bytes) -> None:
+        for line in text.splitlines():
+            if line.startswith(b"process_resident_memory_bytes "):
+                self.seen.append(float(line.split()[1]))
+
+    def report(self) -> dict[str, float] | None:
+        """After a tenth of the run (which warms up), at its end, and the most."""
+        if not self.seen:
+            return None
+        return {"warm": self.seen[len(self.seen) // 10], "end": self.seen[-1], "max": max(self.seen)}
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    loop_factory = None
+    with contextlib.suppress(ModuleNotFoundError):
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(main)

@@ -1,0 +1,102 @@
+"""What a catalogue, histories and answers take of Redis's memory, by its own count before and after."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from igd_core.artifact import load_artifact
+from igd_core.errors import InputError
+from igd_core.store.base import Event, StoreOptions
+from igd_core.store.redis import RedisStore
+from igd_core.store.redis.address import RedisAddress
+from igd_core.store.redis.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+_MADE = 1000
+_EVENTS = (10, 50, 200, 500)
+_ANSWER_BYTES = (500, 2000)
+_OPTIONS = StoreOptions(prefix="igd", timeout_s=30.0)
+
+
+async def bench_memory(url: str, artifact: Path) -> list[dict[str, Any]]:
+    """Fill an empty Redis step by step; what was written stays there.
+
+    Returns:
+        One result a step: ``of`` what, ``bytes`` of one, ``mib_per_million``.
+
+    Raises:
+        InputError: Redis holds something already.
+        StoreUnavailable: it cannot be used.
+    """
+    redis = _Redis(RedisAddress.parse(url))
+    if await redis.ask("DBSIZE"):
+        raise InputError(f"store: {redis.address.label} holds keys already; an empty Redis is needed")
+    manifest = load_artifact(artifact).manifest
+    grown = await redis.growth(lambda store: store.add(artifact, catalogue="bench"))
+    items, stored = manifest.counts.items, sum(record.bytes for record in manifest.parts.values())
+    share = {"items": items, "version": manifest.version, "overhead": round(grown / stored - 1, 4)}
+    results = [_result("item of an artefact", grown / items) | share]
+    for count in _EVENTS:
+        grown = await redis.growth(partial(_write_histories, count=count))
+        results.append(_result(f"user with {count} events", grown / _MADE))
+    for size in _ANSWER_BYTES:
+        grown = await redis.growth(partial(_write_answers, size=size))
+        results.append(_result(f"answer of {size} bytes", grown / _MADE))
+    return results
+
+
+async def _write_histories(store: RedisStore, *, count: int) -> None:
+    """So many events for each user: ids of 32 characters, as the server makes them, and of 8 for items."""
+    rng = random.Random(count)  # noqa: S311 - the same each time
+    for user in range(_MADE):
+        events = [
+            Event(
+                event_id=f"{rng.getrandbits(128):032x}",
+                item_id=f"{rng.randrange(10**8):08d}",
+                timestamp_ms=1_700_000_000_000 + rng.randrange(10**10),
+            )
+            for _ in range(count)
+        ]
+        await store.append(f"user-{count:03d}-{user:08d}", events)
+
+
+async def _write_answers(store: RedisStore, *, size: int) -> None:
+    """Answers of so many bytes, under keys of 64 characters."""
+    rng = random.Random(size)  # noqa: S311
+    for _ in range(_MADE):
+        await store.put(f"{rng.getrandbits(256):064x}", rng.randbytes(size), 86_400)
+
+
+@dataclass(frozen=True, slots=True)
+class _Redis:
+    address: RedisAddress
+
+    async def ask(self, *command: str) -> Any:  # noqa: ANN401 - any answer
+        link = Link(self.address, timeout_s=_OPTIONS.timeout_s)
+        try:
+            return await link.call(*command)
+        finally:
+            await link.close()
+
+    async def growth(self, write: Callable[[RedisStore], Awaitable[object]]) -> int:
+        """By how many bytes Redis grows; its buffers for the writer's connections are gone when it is asked."""
+        before = await self._used()
+        store = RedisStore(self.address, _OPTIONS)
+        try:
+            await write(store)
+        finally:
+            await store.close()
+        return await self._used() - before
+
+    async def _used(self) -> int:
+        return int((await self.ask("INFO", "memory"))["used_memory"])
+
+
+def _result(of: str, size: float) -> dict[str, Any]:
+    return {"of": of, "bytes": round(size, 1), "mib_per_million": round(size * 1e6 / 2**20)}

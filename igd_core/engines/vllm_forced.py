@@ -1,0 +1,55 @@
+"""Log-probabilities of forced tokens, remembered past the request that computed them.
+
+vLLM computes no row that its prefix cache holds, and returns none for it. Prompts come back: a user asks again with
+another filter, or another k. What their forced tokens scored is then known from the first time, and need not be asked
+for in a round of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CAPACITY = 1 << 17  # about 26 MB; vLLM's cache of 1 GiB holds 23,000 tokens of a 135M model in fp32
+
+
+def digest(token_ids: Sequence[int]) -> bytes:
+    """16 bytes that stand for a prompt."""
+    return hashlib.blake2b(np.asarray(token_ids, dtype=np.int32).tobytes(), digest_size=16).digest()
+
+
+class ForcedLogprobs:
+    """Log-probability, at temperature 1 and unweighted, of a token after a prompt and a path; least recently used out.
+
+    It depends on the model alone: versions, filters and weights share it.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, prompt: bytes, path: Sequence[int]) -> float | None:
+        """Of the last token of ``path``, if it is known."""
+        key = _key(prompt, path)
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def put(self, prompt: bytes, path: Sequence[int], logprob: float) -> None:
+        """Remember it."""
+        self._known[_key(prompt, path)] = logprob
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+
+def _key(prompt: bytes, path: Sequence[int]) -> bytes:
+    return prompt + np.asarray(path, dtype=np.int32).tobytes()

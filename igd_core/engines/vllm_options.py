@@ -1,0 +1,127 @@
+"""How to start vLLM: what an operator may set, and what it becomes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from igd_core.engines.checkpoint import DTYPES
+from igd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMOptions:
+    """A vLLM engine; None means the default for the machine.
+
+    Attributes:
+        model: directory or hub id of the checkpoint.
+        dtype: ``auto`` is bfloat16 on a GPU, float32 on a CPU.
+        max_model_len: longest prompt and path together, in tokens; None takes the checkpoint's. It bounds the memory
+            that one request may need, so set it where the checkpoint allows far more than prompts use.
+        block_size: tokens that share one place in the key-value cache. Only whole blocks are reused, so every request
+            computes up to a block of its prompt again: 32 on a CPU (the least its attention runs), 16 on a GPU.
+        kv_cache_bytes: key-value cache. None is 1 GiB on a CPU, and on a GPU what ``gpu_memory`` leaves.
+        gpu_memory: share of the GPU that vLLM may fill, weights included.
+        max_num_seqs: requests that one engine step takes; a recommendation makes up to ``beams`` at once.
+        max_num_batched_tokens: tokens that one engine step takes: more is throughput, less is latency for the others.
+        max_beams: widest search; vLLM must be told how many log-probabilities a request may ask for.
+        tensor_parallel: GPUs (on a CPU: NUMA nodes) that share one model.
+        compiled: compile the model at start. None does so on a GPU only, where it is what vLLM is tuned for.
+        runner: vLLM's model runner. ``v2`` is for CUDA and has not been run on one with this engine.
+        cpu_cores: cores for the worker's threads, such as ``0-7``; None binds to all but one.
+    """
+
+    model: str | Path
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    block_size: int | None = None
+    kv_cache_bytes: int | None = None
+    gpu_memory: float = 0.9
+    max_num_seqs: int = 128
+    max_num_batched_tokens: int | None = None
+    max_beams: int = 200
+    tensor_parallel: int = 1
+    compiled: bool | None = None
+    runner: Literal["v1", "v2"] = "v1"
+    cpu_cores: str | None = None
+
+    def check(self) -> None:
+        """Refuse what could not start.
+
+        Raises:
+            InputError: names the setting and the value.
+        """
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: one of auto, {', '.join(DTYPES)}")
+        if self.runner not in ("v1", "v2"):
+            raise InputError(f"runner {self.runner!r}: one of v1, v2")
+        if not 0.0 < self.gpu_memory <= 1.0:
+            raise InputError(f"gpu_memory {self.gpu_memory}: a share in (0, 1] is needed")
+        for name in ("max_num_seqs", "max_beams", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: at least 1 is needed")
+
+    def engine_args(self, directory: Path, *, on_cpu: bool) -> dict[str, Any]:
+        """Keyword arguments of ``vllm.AsyncEngineArgs``; ``directory`` is the checkpoint's."""
+        processor = f"igd_core.engines.vllm_processors:TrieProcessor{self.runner.upper()}"
+        optional: dict[str, Any] = {
+            "max_model_len": self.max_model_len,
+            "kv_cache_memory_bytes": self.kv_cache_bytes or (GIB if on_cpu else None),
+            # 1,024 tokens are 2 s of a 135M model on two cores: a longer step would hold up every other request.
+            "max_num_batched_tokens": self.max_num_batched_tokens or (1024 if on_cpu else None),
+        }
+        return {
+            "model": str(directory),
+            "skip_tokenizer_init": True,  # prompts are token ids, and so are answers
+            "dtype": self.dtype if self.dtype != "auto" else "float32" if on_cpu else "bfloat16",
+            "block_size": self.block_size or (32 if on_cpu else 16),
+            "enable_prefix_caching": True,
+            "gpu_memory_utilization": self.gpu_memory,
+            "max_num_seqs": self.max_num_seqs,
+            "max_logprobs": 2 * self.max_beams + 1,  # 2K children and what is left of the probability
+            "logprobs_mode": "processed_logprobs",
+            "logits_processors": [processor],
+            "worker_extension_cls": "igd_core.engines.vllm_worker.CatalogueWorker",
+            "scheduler_cls": "igd_core.engines.vllm_scheduler.RoundScheduler",
+            "async_scheduling": False,  # what it hides is the next token's planning, and these requests have but one
+            "scheduling_policy": "priority",  # an older recommendation's next round before a younger one's prompt
+            "tensor_parallel_size": self.tensor_parallel,
+            "enforce_eager": on_cpu if self.compiled is None else not self.compiled,
+            "trust_remote_code": False,
+            "generation_config": "vllm",  # not the checkpoint's sampling defaults
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+    @contextmanager
+    def environment(self, *, on_cpu: bool = False) -> Iterator[None]:
+        """What vLLM reads from the environment only, set for as long as it starts; what is set already stays."""
+        wanted = {
+            "VLLM_USE_V2_MODEL_RUNNER": "1" if self.runner == "v2" else "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # workers leave at SIGTERM only, which comes after this
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
+        }
+        if self.cpu_cores is not None:
+            wanted["VLLM_CPU_OMP_THREADS_BIND"] = self.cpu_cores
+        if on_cpu:
+            # oneDNN keeps 1,024 kernels, one for each batch size and matrix: 300 MB, and memory that grows for hours.
+            wanted["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "256"
+        if on_cpu and not self.compiled:
+            # Even eager vLLM compiles one small function of its sampler, and the first request waits 19 s for it.
+            wanted["TORCHDYNAMO_DISABLE"] = "1"
+        added = {name: value for name, value in wanted.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                os.environ.pop(name, None)

@@ -1,0 +1,1 @@
+"""Where artefacts, histories and answers are kept."""

@@ -1,0 +1,206 @@
+"""What the server keeps outside itself: artefacts, histories, and answers it may need again.
+
+One protocol, three implementations under one contract suite (`tests/contract/test_store.py`): `memory` (one process,
+nothing survives), `files` (one machine, no service needed) and `redis` (many servers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+MAX_EVENT_ID_CHARS = 128
+MAX_USER_ID_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One interaction of a user.
+
+    Attributes:
+        event_id: the sender's, unique within the user; sending it again changes nothing.
+        item_id: as in the catalogue; not checked, catalogues change.
+        timestamp_ms: milliseconds since 1970-01-01 UTC, of the interaction itself.
+    """
+
+    event_id: str
+    item_id: str
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryLimits:
+    """Bounds on what is kept of one user.
+
+    Attributes:
+        max_events: the latest are kept.
+        ttl_s: seconds after a user's last append at which the history is forgotten.
+    """
+
+    max_events: int = 500
+    ttl_s: float = 180 * 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How a store is used, whichever it is.
+
+    Attributes:
+        prefix: begins every key in Redis; letters, digits and ``_.:-``.
+        timeout_s: longest wait for one call; not for artefacts' parts.
+        bulk_timeout_s: longest wait for one chunk of an artefact's part.
+        chunk_bytes: into pieces of this size parts are cut; a little below 8 MiB, so that a chunk and its header fill
+            one of the allocator's size classes and not half of the next (10 MiB).
+        history: bounds on what is kept of one user.
+    """
+
+    prefix: str = "igd"
+    timeout_s: float = 0.25
+    bulk_timeout_s: float = 30.0
+    chunk_bytes: int = (8 << 20) - 4096
+    history: HistoryLimits = field(default_factory=HistoryLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVersion:
+    """An artefact version that is stored whole.
+
+    Attributes:
+        version: content hash.
+        stored_at: when it was.
+        size_bytes: of its parts.
+        is_current: whether the catalogue's pointer names it.
+        is_previous: whether the pointer named it before: what a roll-back returns to.
+        holders: names of servers that serve it now.
+    """
+
+    version: str
+    stored_at: datetime
+    size_bytes: int
+    is_current: bool
+    is_previous: bool
+    holders: tuple[str, ...] = ()
+
+
+class ArtifactStore(Protocol):
+    """Artefact versions by catalogue name, and for each catalogue one pointer to the version to serve.
+
+    A version is visible once all its parts are stored, and a pointer only ever names a visible version.
+    """
+
+    async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
+        """Verify the artefact in ``directory`` and store it; returns its version.
+
+        Adding it again changes nothing, but that stored parts which were damaged are whole again.
+
+        Args:
+            directory: as `save_artifact` wrote it.
+            catalogue: the name to store it under; the manifest's when absent.
+
+        Raises:
+            ArtifactError: truncated, altered or foreign.
+            InputError: the name cannot be a catalogue's.
+            StoreUnavailable: nothing is visible of it.
+        """
+        ...
+
+    async def activate(self, catalogue: str, version: str) -> None:
+        """Move the catalogue's pointer, and tell those who listen.
+
+        Raises:
+            InputError: the version is not stored.
+        """
+        ...
+
+    async def current(self, catalogue: str) -> str | None:
+        """The version that the pointer names."""
+        ...
+
+    async def previous(self, catalogue: str) -> str | None:
+        """The version that it named before."""
+        ...
+
+    async def catalogues(self) -> Sequence[str]:
+        """Names of catalogues with a stored version, sorted."""
+        ...
+
+    async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
+        """Stored versions, newest first."""
+        ...
+
+    async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
+        """Copy a version to ``parent / version`` unless it is there; whole and verified, or not at all.
+
+        Raises:
+            ArtifactError: what is stored is incomplete or altered; names the part.
+            InputError: the version is not stored.
+        """
+        ...
+
+    async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
+        """Say that ``holder`` serves a version, for the next ``ttl_s`` seconds: it is not pruned meanwhile."""
+        ...
+
+    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+        """Delete all but the ``keep`` newest versions; never the current, the previous or a held one.
+
+        Returns:
+            The versions deleted.
+        """
+        ...
+
+    def changes(self) -> AsyncIterator[str]:
+        """Names of catalogues whose pointer moved, until the store is closed.
+
+        A hint: while the store cannot be reached moves are missed, so callers poll as well.
+        """
+        ...
+
+
+class HistoryStore(Protocol):
+    """Users' interactions."""
+
+    async def append(self, user_id: str, events: Sequence[Event]) -> int:
+        """Add events and keep the latest ``HistoryLimits.max_events``; all of them are recorded, or an error is raised.
+
+        Returns:
+            How many were new.
+        """
+        ...
+
+    async def history(self, user_id: str) -> Sequence[Event]:
+        """Events by ``(timestamp_ms, event_id)``, oldest first; none for an unknown user."""
+        ...
+
+    async def forget(self, user_id: str) -> bool:
+        """Delete all that is stored under the user's id; whether there was anything."""
+        ...
+
+
+class ResultStore(Protocol):
+    """Bytes under a key for a while; may lose them at any time."""
+
+    async def get(self, key: str) -> bytes | None:
+        """What was put under ``key``, if it is still there."""
+        ...
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep ``value`` for ``ttl_s`` seconds."""
+        ...
+
+
+class Store(ArtifactStore, HistoryStore, ResultStore, Protocol):
+    """All three. Every method raises StoreUnavailable where the store cannot be reached or answers too late."""
+
+    async def ping(self) -> None:
+        """Return if the store answers."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...

@@ -1,0 +1,224 @@
+"""Artefacts on their way into a store and out again: cut into chunks, and put together whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from igd_core.artifact import Manifest, load_artifact
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES, PartRecord
+from igd_core.errors import ArtifactError, StoreError
+
+MANIFEST = "manifest.json"
+FILES = (*PART_NAMES, MANIFEST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a bundle's file: number ``index`` from 0 of the file ``name``."""
+
+    name: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a bundle's files are cut.
+
+    Attributes:
+        chunk_bytes: size of every chunk but a file's last.
+        counts: chunks of each file, by its name.
+    """
+
+    chunk_bytes: int
+    counts: Mapping[str, int]
+
+    @staticmethod
+    def of(sizes: Mapping[str, int], chunk_bytes: int) -> Layout:
+        """The layout of files of these sizes, in bytes."""
+        return Layout(chunk_bytes=chunk_bytes, counts={name: -(-size // chunk_bytes) for name, size in sizes.items()})
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every chunk, file by file."""
+        for name, count in self.counts.items():
+            for index in range(count):
+                yield Chunk(name=name, index=index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """An artefact's directory that has been verified.
+
+    Attributes:
+        directory: where it is.
+        manifest: what it says of itself.
+        sizes: bytes of each file: the parts, then the manifest.
+    """
+
+    directory: Path
+    manifest: Manifest
+    sizes: Mapping[str, int]
+
+    @staticmethod
+    def open(directory: Path) -> Bundle:
+        """Verify ``directory`` as `load_artifact` does. Blocking.
+
+        Raises:
+            ArtifactError: truncated, altered or foreign.
+        """
+        manifest = load_artifact(directory).manifest
+        sizes = {name: record.bytes for name, record in manifest.parts.items()}
+        sizes[MANIFEST] = len(manifest.to_bytes())
+        return Bundle(directory=directory, manifest=manifest, sizes=sizes)
+
+    def read(self, chunk: Chunk, chunk_bytes: int) -> bytes:
+        """A chunk's bytes. Blocking.
+
+        Raises:
+            ArtifactError: the file has become shorter, or cannot be read.
+        """
+        expected = min(chunk_bytes, self.sizes[chunk.name] - chunk.index * chunk_bytes)
+        data = read_slice(self.directory / chunk.name, chunk.index * chunk_bytes, expected)
+        if data is None or len(data) != expected:
+            raise ArtifactError(f"{self.directory / chunk.name}: altered while it was being stored")
+        return data
+
+
+ReadChunk = Callable[[Chunk], Awaitable[bytes | None]]
+
+
+def read_slice(path: Path, offset: int, length: int) -> bytes | None:
+    """Bytes of a file; None where it cannot be read. Blocking."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    except OSError:
+        return None
+
+
+def holds_version(directory: Path, version: str) -> bool:
+    """Whether ``directory`` is that version, unaltered. Blocking; reads all of it."""
+    try:
+        with (directory / MANIFEST).open("rb") as file:
+            manifest = Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 1))
+        if manifest.version != version:
+            return False
+        for name, record in manifest.parts.items():
+            with (directory / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                    return False
+    except (ArtifactError, OSError):
+        return False
+    return True
+
+
+async def receive(version: str, layout: Layout, read: ReadChunk, parent: Path) -> Path:
+    """Put a bundle together in ``parent / version``, replacing what is there; returns that path.
+
+    Raises:
+        ArtifactError: a chunk is missing, or a file is not what its manifest says; names it.
+        StoreError: the disk cannot take it.
+    """
+    try:
+        scratch = await asyncio.to_thread(_make_scratch, parent, version)
+        try:
+            await write_bundle(version, layout, read, scratch / "new")
+            await asyncio.to_thread(_swap_in, scratch / "new", parent / version, scratch / "old")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(f"{parent / version}: {error.strerror}") from None
+    return parent / version
+
+
+async def write_bundle(version: str, layout: Layout, read: ReadChunk, directory: Path) -> None:
+    """Write a bundle's files into ``directory``, which is made; each is verified, and on the disk when this returns.
+
+    Raises:
+        ArtifactError: a chunk is missing, or a file is not what its manifest says; names it.
+        OSError: the disk cannot take it.
+    """
+    manifest = Manifest.from_bytes(await _read_manifest(layout, read))
+    if manifest.version != version:
+        raise ArtifactError(f"{MANIFEST}: of version {manifest.version}, stored as {version}")
+    await asyncio.to_thread(directory.mkdir, parents=True)
+    for name, record in manifest.parts.items():
+        count = layout.counts.get(name, 0)
+        if count != -(-record.bytes // layout.chunk_bytes):
+            raise ArtifactError(f"{name}: stored in {count} chunks, the manifest says {record.bytes} bytes")
+        with await asyncio.to_thread((directory / name).open, "wb") as file:
+            await _write_part(file, name, record, layout, read)
+    await asyncio.to_thread(_write_synced, directory / MANIFEST, manifest.to_bytes())
+
+
+async def _read_manifest(layout: Layout, read: ReadChunk) -> bytes:
+    count = layout.counts.get(MANIFEST, 0)
+    if count > -(-MAX_MANIFEST_BYTES // layout.chunk_bytes):
+        raise ArtifactError(f"{MANIFEST}: stored in {count} chunks of {layout.chunk_bytes} bytes; that is too long")
+    chunks = [await _read_or_fail(read, Chunk(name=MANIFEST, index=index)) for index in range(count)]
+    return b"".join(chunks)
+
+
+async def _write_part(file: IO[bytes], name: str, record: PartRecord, layout: Layout, read: ReadChunk) -> None:
+    digest = hashlib.sha256()
+    left = record.bytes
+
+    def take(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    for index in range(layout.counts[name]):
+        data = await _read_or_fail(read, Chunk(name=name, index=index))
+        if len(data) != min(layout.chunk_bytes, left):
+            raise ArtifactError(f"{name}: chunk {index} has {len(data)} bytes; truncated or altered")
+        left -= len(data)
+        await asyncio.to_thread(take, data)
+    if digest.hexdigest() != record.sha256:
+        raise ArtifactError(
+            f"{name}: sha256 {digest.hexdigest()[:12]}, the manifest says {record.sha256[:12]}; altered"
+        )
+    await asyncio.to_thread(_sync, file)
+
+
+async def _read_or_fail(read: ReadChunk, chunk: Chunk) -> bytes:
+    data = await read(chunk)
+    if data is None:
+        raise ArtifactError(f"{chunk.name}: chunk {chunk.index} is missing in the store")
+    return data
+
+
+def _make_scratch(parent: Path, version: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=parent, prefix=f".{version}-"))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        _sync(file)
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _swap_in(new: Path, target: Path, aside: Path) -> None:
+    """Rename ``new`` to ``target``; a damaged copy goes aside, another process's good one stays."""
+    if target.exists():
+        if holds_version(target, target.name):
+            return
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        if not holds_version(target, target.name):
+            raise

@@ -1,0 +1,241 @@
+"""Artefacts as folders; a database says which of them count, and where the pointers are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from igd_core.errors import ArtifactError, StoreUnavailable
+from igd_core.store.base import StoredVersion
+from igd_core.store.bundles import (
+    FILES,
+    Bundle,
+    Chunk,
+    Layout,
+    ReadChunk,
+    holds_version,
+    read_slice,
+    receive,
+    write_bundle,
+)
+from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from igd_core.store.files.database import Database
+
+_LOOK_EVERY_S = 0.5
+_ORPHANED_AFTER_S = 3600.0
+
+
+class FilesArtifacts:
+    """Implements `igd_core.store.base.ArtifactStore`."""
+
+    def __init__(self, folders: Path, database: Database, clock: Callable[[], float], *, chunk_bytes: int) -> None:
+        """``clock`` gives seconds since 1970."""
+        self._folders = folders
+        self._database = database
+        self._clock = clock
+        self._chunk_bytes = chunk_bytes
+
+    async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
+        """Copy the artefact into a folder of its own, then name that folder in the database."""
+        bundle = await asyncio.to_thread(Bundle.open, directory)
+        version = bundle.manifest.version
+        catalogue = require_catalogue_name(catalogue or bundle.manifest.name)
+        known = await self._folder(catalogue, version)
+        if known is not None and await asyncio.to_thread(holds_version, known, version):
+            return version
+        folder = self._folders / catalogue / f"{version}.{uuid.uuid4().hex[:12]}"
+        await self._copy(bundle, folder)
+        size, now = sum(bundle.sizes.values()), self._clock()
+
+        def record(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO versions (catalogue, version, folder, size_bytes, stored_at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET folder = excluded.folder",
+                (catalogue, version, folder.name, size, now),
+            )
+
+        await self._database.write(record)
+        return version
+
+    async def activate(self, catalogue: str, version: str) -> None:
+        """Move the pointer; `changes` sees it at its next look."""
+        row = (require_catalogue_name(catalogue), require_version(version))
+
+        def move(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                "INSERT INTO pointers SELECT catalogue, version, NULL, 1 FROM versions"
+                " WHERE catalogue = ? AND version = ?"
+                " ON CONFLICT DO UPDATE SET moves = moves + 1, previous = iif(current = excluded.current, previous,"
+                " current), current = excluded.current",
+                row,
+            ).rowcount
+
+        if not await self._database.write(move):
+            raise not_stored(catalogue, version)
+
+    async def current(self, catalogue: str) -> str | None:
+        """The version that the pointer names."""
+        return (await self._pointer(catalogue))[0]
+
+    async def previous(self, catalogue: str) -> str | None:
+        """The version that it named before."""
+        return (await self._pointer(catalogue))[1]
+
+    async def catalogues(self) -> Sequence[str]:
+        """Names of catalogues with a stored version, sorted."""
+        rows = await self._database.rows("SELECT DISTINCT catalogue FROM versions ORDER BY catalogue")
+        return [catalogue for (catalogue,) in rows]
+
+    async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
+        """Stored versions, newest first."""
+        rows = await self._database.rows(
+            "SELECT version, stored_at, size_bytes, current, previous, (SELECT group_concat(holder) FROM holds"
+            " WHERE holds.catalogue = versions.catalogue AND holds.version = versions.version AND ends_at > ?)"
+            " FROM versions LEFT JOIN pointers USING (catalogue) WHERE catalogue = ? ORDER BY sequence DESC",
+            self._clock(),
+            require_catalogue_name(catalogue),
+        )
+        return [
+            StoredVersion(
+                version=version,
+                stored_at=datetime.fromtimestamp(stored_at, UTC),
+                size_bytes=size,
+                is_current=version == current,
+                is_previous=version == previous,
+                holders=tuple(sorted(holders.split(","))) if holders else (),
+            )
+            for version, stored_at, size, current, previous, holders in rows
+        ]
+
+    async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
+        """Copy a version to ``parent / version`` unless it is there."""
+        require_catalogue_name(catalogue)
+        if await asyncio.to_thread(holds_version, parent / require_version(version), version):
+            return parent / version
+        folder = await self._folder(catalogue, version)
+        if folder is None:
+            raise not_stored(catalogue, version)
+        layout = await asyncio.to_thread(self._layout_of, folder)
+        try:
+            return await receive(version, layout, _reader(folder, layout), parent)
+        except ArtifactError:
+            if await self._folder(catalogue, version) != folder:  # pruned meanwhile
+                raise not_stored(catalogue, version) from None
+            raise
+
+    async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
+        """Say that ``holder`` serves a version."""
+        row = (require_catalogue_name(catalogue), require_version(version), require_holder(holder))
+        now = self._clock()
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM holds WHERE ends_at <= ?", (now,))
+            connection.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?)", (*row, now + ttl_s))
+
+        await self._database.write(write)
+
+    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+        """Delete all but the newest, and those in use; also folders that an interrupted `add` left."""
+        parameters = (require_catalogue_name(catalogue), require_keep(keep), self._clock())
+
+        def delete(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            return connection.execute(
+                "DELETE FROM versions WHERE catalogue = ?1 AND sequence NOT IN"
+                " (SELECT sequence FROM versions WHERE catalogue = ?1 ORDER BY sequence DESC LIMIT ?2)"
+                " AND version NOT IN (SELECT current FROM pointers WHERE catalogue = ?1)"
+                " AND version NOT IN (SELECT ifnull(previous, '') FROM pointers WHERE catalogue = ?1)"
+                " AND version NOT IN (SELECT version FROM holds WHERE catalogue = ?1 AND ends_at > ?3)"
+                " RETURNING version, folder",
+                parameters,
+            ).fetchall()
+
+        deleted = await self._database.write(delete)
+        named = await self._database.rows("SELECT folder FROM versions WHERE catalogue = ?", catalogue)
+        gone = {folder for _, folder in deleted}
+        await asyncio.to_thread(_sweep, self._folders / catalogue, gone, kept={folder for (folder,) in named})
+        return [version for version, _ in deleted]
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Names of catalogues whose pointer moved, looked for twice a second."""
+        known: dict[str, int] | None = None
+        while not self._database.closed:
+            try:
+                moves = dict(await self._database.rows("SELECT catalogue, moves FROM pointers"))
+            except StoreUnavailable:
+                moves = known or {}
+            for catalogue in [name for name in moves if known is not None and moves[name] != known.get(name)]:
+                yield catalogue
+            known = moves
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _copy(self, bundle: Bundle, folder: Path) -> None:
+        layout = Layout.of(bundle.sizes, self._chunk_bytes)
+        try:
+            await write_bundle(bundle.manifest.version, layout, _reader(bundle.directory, layout), folder)
+            await asyncio.to_thread(_sync_folders, folder)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StoreUnavailable(f"{folder}: {error.strerror}") from None
+            raise
+
+    async def _pointer(self, catalogue: str) -> tuple[str | None, str | None]:
+        rows = await self._database.rows(
+            "SELECT current, previous FROM pointers WHERE catalogue = ?", require_catalogue_name(catalogue)
+        )
+        return rows[0] if rows else (None, None)
+
+    async def _folder(self, catalogue: str, version: str) -> Path | None:
+        rows = await self._database.rows(
+            "SELECT folder FROM versions WHERE catalogue = ? AND version = ?",
+            require_catalogue_name(catalogue),
+            require_version(version),
+        )
+        return self._folders / catalogue / rows[0][0] if rows else None
+
+    def _layout_of(self, folder: Path) -> Layout:
+        sizes = {}
+        for name in FILES:
+            with suppress(OSError):  # what is missing has no chunks
+                sizes[name] = (folder / name).stat().st_size
+        return Layout.of(sizes, self._chunk_bytes)
+
+
+def _reader(directory: Path, layout: Layout) -> ReadChunk:
+    async def read(chunk: Chunk) -> bytes | None:
+        offset = chunk.index * layout.chunk_bytes
+        return await asyncio.to_thread(read_slice, directory / chunk.name, offset, layout.chunk_bytes)
+
+    return read
+
+
+def _sync_folders(folder: Path) -> None:
+    """Make the names of new files and folders as durable as their contents."""
+    for path in (folder, folder.parent, folder.parent.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(parent: Path, gone: set[str], *, kept: set[str]) -> None:
+    """Remove folders that no row names: those just pruned, and old ones of copies that were interrupted."""
+    for folder in parent.glob("*.*"):
+        if folder.name in kept:
+            continue
+        with suppress(OSError):  # another process sweeps too
+            if folder.name in gone or time.time() - folder.stat().st_mtime > _ORPHANED_AFTER_S:
+                shutil.rmtree(folder)

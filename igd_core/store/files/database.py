@@ -1,0 +1,137 @@
+"""One SQLite database on a thread of its own, so that the event loop never waits for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from igd_core.errors import StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS versions (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, catalogue TEXT NOT NULL, version TEXT NOT NULL,
+    folder TEXT NOT NULL, size_bytes INTEGER NOT NULL, stored_at REAL NOT NULL, UNIQUE (catalogue, version));
+CREATE TABLE IF NOT EXISTS pointers (
+    catalogue TEXT PRIMARY KEY, current TEXT NOT NULL, previous TEXT, moves INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holds (
+    catalogue TEXT, version TEXT, holder TEXT, ends_at REAL NOT NULL,
+    PRIMARY KEY (catalogue, version, holder)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, ends_at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS users_by_end ON users (ends_at);
+CREATE TABLE IF NOT EXISTS events (
+    user_id TEXT, event_id TEXT, item_id TEXT NOT NULL, timestamp_ms INTEGER NOT NULL,
+    PRIMARY KEY (user_id, event_id)) WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;
+"""
+_LAYOUT = 1
+_Result = TypeVar("_Result")
+
+
+class Database:
+    """Transactions on a file; other processes may use it too.
+
+    Both ways in raise StoreUnavailable where it is locked, full, read-only or too late, and StoreError where the file
+    is no database of this layout. What comes too late may have been done all the same.
+
+    Attributes:
+        closed: nothing can be done any more.
+    """
+
+    def __init__(self, path: Path, *, timeout_s: float) -> None:
+        """Open nothing yet; the file and the folders above it are made when needed."""
+        self._path = path
+        self._timeout_s = timeout_s
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="igd-store")
+        self._connection: sqlite3.Connection | None = None
+        self.closed = False
+
+    async def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """What ``query`` selects."""
+        return await self._run(lambda connection: connection.execute(query, parameters).fetchall())
+
+    async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do ``work`` on the thread, all of it or nothing; it is on the disk when this returns."""
+
+        def transact(connection: sqlite3.Connection) -> _Result:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self._run(transact)
+
+    async def close(self) -> None:
+        """Finish what has begun, and close the file."""
+        if not self.closed:
+            self.closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        if self.closed:
+            raise StoreUnavailable(f"{self._path}: closed")
+        deadline = time.monotonic() + self._timeout_s
+        running = asyncio.get_running_loop().run_in_executor(self._thread, self._work, work, deadline)
+        done, _ = await asyncio.wait({running}, timeout=self._timeout_s)
+        if not done:
+            running.add_done_callback(_look_at_the_outcome)
+            raise StoreUnavailable(f"{self._path}: {self._too_late()}")
+        try:
+            return running.result()
+        except (sqlite3.OperationalError, OSError) as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self._path}: {error}") from None
+
+    def _work(self, work: Callable[[sqlite3.Connection], _Result], deadline: float) -> _Result:
+        if time.monotonic() > deadline:  # nobody waits for it any more
+            raise TimeoutError(self._too_late())
+        return work(self._connection or self._connect())
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
+            self._lay_out(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _lay_out(self, connection: sqlite3.Connection) -> None:
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout not in (0, _LAYOUT):
+            raise StoreError(f"{self._path}: layout {layout}; this release reads {_LAYOUT}")
+        if layout == 0:
+            connection.executescript(SCHEMA)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _too_late(self) -> str:
+        return f"no answer within {self._timeout_s * 1000:.0f} ms"
+
+
+def _look_at_the_outcome(running: asyncio.Future[_Result]) -> None:
+    """An error that nobody waits for is nothing to report."""
+    if not running.cancelled():
+        running.exception()

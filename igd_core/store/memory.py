@@ -1,0 +1,231 @@
+"""A store in this process's memory: for tests, and for trying the server out. Nothing survives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from igd_core.store.base import Event, StoredVersion, StoreOptions
+from igd_core.store.bundles import Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.names import (
+    not_stored,
+    require_catalogue_name,
+    require_event,
+    require_holder,
+    require_keep,
+    require_result_key,
+    require_user_id,
+    require_version,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+MAX_RESULTS = 100_000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stored:
+    layout: Layout
+    chunks: dict[Chunk, bytes]
+    sequence: int
+    stored_at: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shelf:
+    """All that is known of one catalogue; ``holds`` maps (version, holder) to when the hold ends."""
+
+    versions: dict[str, _Stored] = field(default_factory=dict)
+    current: str | None = None
+    previous: str | None = None
+    holds: dict[tuple[str, str], float] = field(default_factory=dict)
+
+
+class MemoryResults:
+    """Bytes under a key for a while; the oldest go when there are more than ``most``."""
+
+    def __init__(self, clock: Callable[[], float], most: int = MAX_RESULTS) -> None:
+        """``clock`` gives seconds."""
+        self._clock = clock
+        self._most = most
+        self._results: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    async def get(self, key: str) -> bytes | None:
+        """What was put under ``key``, if it is still there."""
+        ends, value = self._results.get(require_result_key(key), (0.0, b""))
+        return value if ends > self._clock() else None
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep ``value`` for ``ttl_s`` seconds."""
+        self._results[require_result_key(key)] = (self._clock() + ttl_s, value)
+        self._results.move_to_end(key)
+        while len(self._results) > self._most:
+            self._results.popitem(last=False)
+
+
+class MemoryStore(MemoryResults):
+    """Implements `igd_core.store.base.Store`."""
+
+    def __init__(self, options: StoreOptions | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` gives seconds; holds, histories and results end by it."""
+        super().__init__(clock)
+        self._options = options or StoreOptions()
+        self._shelves: dict[str, _Shelf] = {}
+        self._listeners: set[asyncio.Queue[str | None]] = set()
+        self._stored = 0
+        # The user whose last append is longest ago comes first.
+        self._histories: OrderedDict[str, tuple[float, dict[str, Event]]] = OrderedDict()
+
+    async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
+        """Keep a copy of the artefact's files."""
+        bundle = await asyncio.to_thread(Bundle.open, directory)
+        version = bundle.manifest.version
+        shelf = self._shelves.setdefault(require_catalogue_name(catalogue or bundle.manifest.name), _Shelf())
+        layout = Layout.of(bundle.sizes, self._options.chunk_bytes)
+        chunks = {chunk: await asyncio.to_thread(bundle.read, chunk, layout.chunk_bytes) for chunk in layout.chunks()}
+        if version in shelf.versions:
+            shelf.versions[version].chunks = chunks
+        else:
+            self._stored += 1
+            shelf.versions[version] = _Stored(
+                layout=layout, chunks=chunks, sequence=self._stored, stored_at=datetime.now(UTC)
+            )
+        return version
+
+    async def activate(self, catalogue: str, version: str) -> None:
+        """Move the pointer, and wake `changes`."""
+        self._find(catalogue, version)
+        shelf = self._shelves[catalogue]
+        if shelf.current != version:
+            shelf.previous, shelf.current = shelf.current, version
+        for listener in self._listeners:
+            listener.put_nowait(catalogue)
+
+    async def current(self, catalogue: str) -> str | None:
+        """The version that the pointer names."""
+        return self._shelf(catalogue).current
+
+    async def previous(self, catalogue: str) -> str | None:
+        """The version that it named before."""
+        return self._shelf(catalogue).previous
+
+    async def catalogues(self) -> Sequence[str]:
+        """Names of catalogues with a stored version, sorted."""
+        return sorted(name for name, shelf in self._shelves.items() if shelf.versions)
+
+    async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
+        """Stored versions, newest first."""
+        shelf = self._shelf(catalogue)
+        return [
+            StoredVersion(
+                version=version,
+                stored_at=stored.stored_at,
+                size_bytes=sum(map(len, stored.chunks.values())),
+                is_current=version == shelf.current,
+                is_previous=version == shelf.previous,
+                holders=self._holders(shelf, version),
+            )
+            for version, stored in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)
+        ]
+
+    async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
+        """Copy a version to ``parent / version`` unless it is there."""
+        require_catalogue_name(catalogue)
+        if await asyncio.to_thread(holds_version, parent / require_version(version), version):
+            return parent / version
+        stored = self._find(catalogue, version)
+
+        async def read(chunk: Chunk) -> bytes | None:
+            return stored.chunks.get(chunk)
+
+        return await receive(version, stored.layout, read, parent)
+
+    async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
+        """Say that ``holder`` serves a version."""
+        shelf = self._shelves.setdefault(require_catalogue_name(catalogue), _Shelf())
+        shelf.holds[require_version(version), require_holder(holder)] = self._clock() + ttl_s
+
+    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+        """Delete all but the newest, and those in use."""
+        shelf = self._shelf(catalogue)
+        deleted = [
+            stored.version
+            for stored in (await self.versions(catalogue))[require_keep(keep) :]
+            if not (stored.is_current or stored.is_previous or stored.holders)
+        ]
+        for version in deleted:
+            del shelf.versions[version]
+        return deleted
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Names of catalogues whose pointer moved."""
+        listener: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listeners.add(listener)
+        try:
+            while (name := await listener.get()) is not None:
+                yield name
+        finally:
+            self._listeners.discard(listener)
+
+    async def append(self, user_id: str, events: Sequence[Event]) -> int:
+        """Add events to a user's history."""
+        require_user_id(user_id)
+        for event in events:
+            require_event(event)
+        if not events:
+            return 0
+        self._forget_the_expired()
+        _, known = self._histories.pop(user_id, (0.0, {}))
+        before = len(known)
+        for event in events:
+            known.setdefault(event.event_id, event)
+        limits = self._options.history
+        latest = sorted(known.values(), key=lambda event: (event.timestamp_ms, event.event_id))[-limits.max_events :]
+        self._histories[user_id] = (self._clock() + limits.ttl_s, {event.event_id: event for event in latest})
+        return len(known) - before
+
+    async def history(self, user_id: str) -> Sequence[Event]:
+        """A user's events, oldest first."""
+        ends, events = self._histories.get(require_user_id(user_id), (0.0, {}))
+        return list(events.values()) if ends > self._clock() else []
+
+    async def forget(self, user_id: str) -> bool:
+        """Delete a user's history."""
+        had_any = bool(await self.history(user_id))
+        self._histories.pop(user_id, None)
+        return had_any
+
+    async def ping(self) -> None:
+        """Memory always answers."""
+
+    async def close(self) -> None:
+        """End `changes`; there is nothing to release."""
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    def _shelf(self, catalogue: str) -> _Shelf:
+        return self._shelves.get(require_catalogue_name(catalogue), _Shelf())
+
+    def _find(self, catalogue: str, version: str) -> _Stored:
+        stored = self._shelf(catalogue).versions.get(require_version(version))
+        if stored is None:
+            raise not_stored(catalogue, version)
+        return stored
+
+    def _holders(self, shelf: _Shelf, version: str) -> tuple[str, ...]:
+        now = self._clock()
+        return tuple(sorted(holder for (held, holder), ends in shelf.holds.items() if held == version and ends > now))
+
+    def _forget_the_expired(self) -> None:
+        now = self._clock()
+        while self._histories:
+            user_id, (ends, _) = next(iter(self._histories.items()))
+            if ends > now:
+                return
+            del self._histories[user_id]

@@ -1,0 +1,232 @@
+"""Artefacts in Redis: chunks first, then the version's record, then the pointer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from igd_core.errors import ArtifactError, IGDError, StoreError, StoreUnavailable
+from igd_core.store.base import StoredVersion
+from igd_core.store.bundles import FILES, Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.names import (
+    is_catalogue_name,
+    not_stored,
+    require_catalogue_name,
+    require_holder,
+    require_keep,
+    require_version,
+)
+from igd_core.store.redis.scripts import ACTIVATE, DISCARD, HOLD, LIST, PRUNE, STORE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
+
+    from igd_core.store.redis.link import Link
+
+# Chunks of an upload that ends half-way go by themselves.
+_UPLOAD_TTL_S = 3600
+_MOST_CHUNKS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What is known of a stored version: ``SEQUENCE STORED_AT_MS {"chunk_bytes":N,"chunks":{FILE:COUNT},"bytes":N}``.
+
+    ``sequence`` counts the catalogue's versions in the order in which they came, whatever the clock said.
+    """
+
+    sequence: int
+    stored_at: datetime
+    size_bytes: int
+    layout: Layout
+
+    @staticmethod
+    def written(layout: Layout, size_bytes: int) -> str:
+        """The part that the publisher writes."""
+        return json.dumps({"chunk_bytes": layout.chunk_bytes, "chunks": dict(layout.counts), "bytes": size_bytes})
+
+    @staticmethod
+    def read(data: bytes, version: str) -> _Record:
+        try:
+            sequence, stored_at_ms, written = data.decode().split(" ", 2)
+            body = json.loads(written)
+            counts = {name: int(body["chunks"][name]) for name in FILES}
+            if int(body["chunk_bytes"]) < 1 or min(counts.values()) < 0 or sum(counts.values()) > _MOST_CHUNKS:
+                raise ValueError("out of range")  # noqa: TRY301 - one way out for all that is wrong
+            return _Record(
+                sequence=int(sequence),
+                stored_at=datetime.fromtimestamp(int(stored_at_ms) / 1000, UTC),
+                size_bytes=int(body["bytes"]),
+                layout=Layout(chunk_bytes=int(body["chunk_bytes"]), counts=counts),
+            )
+        except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+            raise StoreError(f"the record of version {version} cannot be read") from None
+
+
+class _Keys:
+    """Every key of one catalogue; the name in braces puts them all in one hash slot of a cluster."""
+
+    def __init__(self, prefix: str, catalogue: str) -> None:
+        start = f"{prefix}:{{{require_catalogue_name(catalogue)}}}"
+        self.versions = f"{start}:versions"
+        self.pointer = f"{start}:pointer"
+        self.holds = f"{start}:holds"
+        self._chunks = f"{start}:chunk"
+
+    def chunk(self, version: str, chunk: Chunk) -> str:
+        return f"{self._chunks}:{version}:{chunk.name}:{chunk.index}"
+
+    def chunks(self, version: str, layout: Layout) -> list[str]:
+        return [self.chunk(version, chunk) for chunk in layout.chunks()]
+
+
+class RedisArtifacts:
+    """Implements `igd_core.store.base.ArtifactStore`."""
+
+    def __init__(self, link: Link, bulk: Link, prefix: str, *, chunk_bytes: int) -> None:
+        """Chunks go over ``bulk``, which is patient; all else over ``link``."""
+        self._link = link
+        self._bulk = bulk
+        self._prefix = prefix
+        self._chunk_bytes = chunk_bytes
+        self._catalogues = f"{prefix}:catalogues"
+        self._channel = f"{prefix}:changes"
+
+    async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
+        """Upload the artefact's files, then record the version."""
+        bundle = await asyncio.to_thread(Bundle.open, directory)
+        version = bundle.manifest.version
+        catalogue = catalogue or bundle.manifest.name
+        keys = _Keys(self._prefix, catalogue)
+        known = await self._record(keys, version)
+        layout = known.layout if known else Layout.of(bundle.sizes, self._chunk_bytes)
+        await self._link.call("SADD", self._catalogues, catalogue)
+        chunk_keys = keys.chunks(version, layout)
+        ends: tuple[str | int, ...] = () if known else ("EX", _UPLOAD_TTL_S)
+        try:
+            for chunk, key in zip(layout.chunks(), chunk_keys, strict=True):
+                await self._bulk.call(
+                    "SET", key, await asyncio.to_thread(bundle.read, chunk, layout.chunk_bytes), *ends
+                )
+            written = _Record.written(layout, sum(bundle.sizes.values()))
+            if not await self._bulk.run(STORE, [keys.versions, keys.pointer, *chunk_keys], [version, written]):
+                raise StoreUnavailable(f"version {version} was removed by another while it was being stored")
+        except IGDError:
+            await self._discard(keys, version, chunk_keys)
+            raise
+        return version
+
+    async def activate(self, catalogue: str, version: str) -> None:
+        """Move the pointer and tell `changes`, in one step."""
+        keys = _Keys(self._prefix, catalogue)
+        moved = await self._link.run(
+            ACTIVATE, [keys.versions, keys.pointer], [require_version(version), self._channel, catalogue]
+        )
+        if not moved:
+            raise not_stored(catalogue, version)
+
+    async def current(self, catalogue: str) -> str | None:
+        """The version that the pointer names."""
+        return await self._named(catalogue, "current")
+
+    async def previous(self, catalogue: str) -> str | None:
+        """The version that it named before."""
+        return await self._named(catalogue, "previous")
+
+    async def catalogues(self) -> Sequence[str]:
+        """Names of catalogues with a stored version, sorted."""
+        names = sorted(map(_text, await self._link.call("SMEMBERS", self._catalogues)))
+        return [
+            name
+            for name in names
+            if is_catalogue_name(name) and await self._link.call("HLEN", _Keys(self._prefix, name).versions)
+        ]
+
+    async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
+        """Stored versions, newest first."""
+        return [stored for stored, _ in await self._listed(_Keys(self._prefix, catalogue))]
+
+    async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
+        """Copy a version to ``parent / version`` unless it is there."""
+        keys = _Keys(self._prefix, catalogue)
+        if await asyncio.to_thread(holds_version, parent / require_version(version), version):
+            return parent / version
+        record = await self._record(keys, version)
+        if record is None:
+            raise not_stored(catalogue, version)
+
+        async def read(chunk: Chunk) -> bytes | None:
+            data: bytes | None = await self._bulk.call("GET", keys.chunk(version, chunk))
+            return data
+
+        try:
+            return await receive(version, record.layout, read, parent)
+        except ArtifactError:
+            if await self._record(keys, version) is None:  # pruned meanwhile
+                raise not_stored(catalogue, version) from None
+            raise
+
+    async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
+        """Say that ``holder`` serves a version."""
+        held = f"{require_version(version)}/{require_holder(holder)}"
+        await self._link.run(HOLD, [_Keys(self._prefix, catalogue).holds], [held, round(ttl_s * 1000)])
+
+    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+        """Delete all but the newest, and those in use."""
+        keys = _Keys(self._prefix, catalogue)
+        deleted = []
+        for stored, layout in (await self._listed(keys))[require_keep(keep) :]:
+            chunk_keys = keys.chunks(stored.version, layout)
+            if await self._link.run(PRUNE, [keys.versions, keys.pointer, keys.holds, *chunk_keys], [stored.version]):
+                deleted.append(stored.version)
+        return deleted
+
+    async def changes(self) -> AsyncGenerator[str, None]:
+        """Names of catalogues whose pointer moved."""
+        async with aclosing(self._link.messages(self._channel)) as messages:
+            async for message in messages:
+                yield _text(message)
+
+    async def _named(self, catalogue: str, field: str) -> str | None:
+        value = await self._link.call("HGET", _Keys(self._prefix, catalogue).pointer, field)
+        return None if value is None else _text(value)
+
+    async def _record(self, keys: _Keys, version: str) -> _Record | None:
+        data = await self._link.call("HGET", keys.versions, require_version(version))
+        return None if data is None else _Record.read(data, version)
+
+    async def _listed(self, keys: _Keys) -> list[tuple[StoredVersion, Layout]]:
+        versions, pointer, holds = await self._link.run(LIST, [keys.versions, keys.pointer, keys.holds], [])
+        current, previous = (None if value is None else _text(value) for value in pointer)
+        held = [_text(hold).partition("/")[::2] for hold in holds]
+        names = map(_text, versions[::2])
+        records = {name: _Record.read(data, name) for name, data in zip(names, versions[1::2], strict=True)}
+        return [
+            (
+                StoredVersion(
+                    version=name,
+                    stored_at=record.stored_at,
+                    size_bytes=record.size_bytes,
+                    is_current=name == current,
+                    is_previous=name == previous,
+                    holders=tuple(sorted(holder for version, holder in held if version == name)),
+                ),
+                record.layout,
+            )
+            for name, record in sorted(records.items(), key=lambda known: -known[1].sequence)
+        ]
+
+    async def _discard(self, keys: _Keys, version: str, chunk_keys: list[str]) -> None:
+        try:
+            await self._bulk.run(DISCARD, [keys.versions, *chunk_keys], [version])
+        except StoreError:
+            return  # what is left has an end of its own
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

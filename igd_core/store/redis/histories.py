@@ -1,0 +1,98 @@
+"""Users' events and answers to be given again, in Redis.
+
+A history is one hash, ``EVENT_ID -> TIMESTAMP_MS ITEM_ID``: with up to 512 short fields Redis keeps it as one packed
+list, in a third to two thirds of the memory of a sorted set beside a hash (docs/store.md has the figures).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from igd_core.errors import StoreError
+from igd_core.store.base import Event
+from igd_core.store.names import require_event, require_result_key, require_user_id
+from igd_core.store.redis.scripts import APPEND
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_core.store.base import HistoryLimits
+    from igd_core.store.redis.link import Link
+
+# A history may be longer by one in so many before its oldest events are deleted: 512 where 500 are kept.
+_SLACK = 40
+
+
+class RedisHistories:
+    """Implements `igd_core.store.base.HistoryStore`."""
+
+    def __init__(self, link: Link, prefix: str, limits: HistoryLimits) -> None:
+        """Keys begin with ``prefix``."""
+        self._link = link
+        self._histories = f"{prefix}:history:"
+        self._limits = limits
+
+    async def append(self, user_id: str, events: Sequence[Event]) -> int:
+        """Add events to a user's history."""
+        key = self._histories + require_user_id(user_id)
+        fields: list[str | int] = []
+        for event in map(require_event, events):
+            fields += [event.event_id, f"{event.timestamp_ms} {event.item_id}"]
+        if not fields:
+            return 0
+        new, count = await self._link.run(APPEND, [key], [max(1, round(self._limits.ttl_s * 1000)), *fields])
+        if count > self._limits.max_events + self._limits.max_events // _SLACK:
+            await self._trim(key)
+        return int(new)
+
+    async def history(self, user_id: str) -> Sequence[Event]:
+        """A user's events, oldest first."""
+        events = await self._all(self._histories + require_user_id(user_id))
+        return events[-self._limits.max_events :]
+
+    async def forget(self, user_id: str) -> bool:
+        """Delete a user's history."""
+        return bool(await self._link.call("DEL", self._histories + require_user_id(user_id)))
+
+    async def _all(self, key: str) -> list[Event]:
+        fields = await self._link.call("HGETALL", key)
+        try:
+            events = [_event(event_id.decode(), *data.decode().split(" ", 1)) for event_id, data in fields.items()]
+        except (ValueError, TypeError):
+            raise StoreError(f"{key!r} holds no history") from None
+        return sorted(events, key=lambda event: (event.timestamp_ms, event.event_id))
+
+    async def _trim(self, key: str) -> None:
+        """Delete the oldest events. Sorted here: in Lua, 500 events keep Redis from others' calls for 2 ms.
+
+        Those that go are too old whatever comes meanwhile, and what is not done now the next append does.
+        """
+        try:
+            oldest = (await self._all(key))[: -self._limits.max_events]
+            if oldest:
+                await self._link.call("HDEL", key, *(event.event_id for event in oldest))
+        except StoreError:
+            return
+
+
+def _event(event_id: str, timestamp_ms: str, item_id: str) -> Event:
+    return Event(event_id=event_id, item_id=item_id, timestamp_ms=int(timestamp_ms))
+
+
+class RedisResults:
+    """Implements `igd_core.store.base.ResultStore`."""
+
+    def __init__(self, link: Link, prefix: str) -> None:
+        """Keys begin with ``prefix``."""
+        self._link = link
+        self._results = f"{prefix}:result:"
+
+    async def get(self, key: str) -> bytes | None:
+        """What was put under ``key``, if it is still there."""
+        value: bytes | None = await self._link.call("GET", self._results + require_result_key(key))
+        return value
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep ``value`` for ``ttl_s`` seconds."""
+        ttl_ms = max(1, round(ttl_s * 1000))
+        await self._link.call("SET", self._results + require_result_key(key), value, "PX", ttl_ms)

@@ -1,0 +1,174 @@
+"""One way of talking to Redis: bounded in time and number, retried where that is safe, and with one kind of error."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as errors
+
+from igd_core.errors import StoreError, StoreUnavailable
+from igd_core.store.redis.clients import CLUSTER_MISHAPS, FAILURES, Client, jittered, open_client
+from igd_core.store.redis.subscription import Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis, RedisCluster
+
+    from igd_core.store.redis.address import RedisAddress
+
+_CONCURRENT_CALLS = 64
+_PAUSES_S = (0.01, 0.04)
+_LONGEST_REASON = 200
+
+# What redis-py raises where the same call may work later.
+_UNAVAILABLE = (
+    OSError,
+    *CLUSTER_MISHAPS,
+    errors.ConnectionError,
+    errors.TimeoutError,
+    errors.ReadOnlyError,
+    errors.OutOfMemoryError,
+    errors.ClusterError,
+    errors.TryAgainError,
+    errors.RedisClusterException,
+)
+# Answers that redis-py knows as nothing but ResponseError, by their first word.
+_UNAVAILABLE_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+# Trying again at once would not help.
+_LASTING = (errors.OutOfMemoryError, errors.AuthenticationError, errors.AuthorizationError)
+
+_Send = Callable[["Redis | RedisCluster"], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A Lua script; Redis knows it by its hash once it has run it."""
+
+    text: str
+
+    @property
+    def sha(self) -> str:
+        """What EVALSHA calls it."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Link:
+    """Calls to one Redis, each bounded by ``timeout_s`` whatever the server and the network do.
+
+    Whatever is sent may be sent again when no answer came: doing it twice must be doing it once.
+
+    Every failure is a StoreUnavailable, or a StoreError where trying again would be no use; both are one line and name
+    the server without credentials.
+    """
+
+    def __init__(self, address: RedisAddress, *, timeout_s: float) -> None:
+        """Connect to nothing yet."""
+        self._address = address
+        self._timeout_s = timeout_s
+        self._failures = (*FAILURES, *CLUSTER_MISHAPS) if address.kind == "cluster" else FAILURES
+        self._client: Client | None = None
+        self._closed = False
+        self._slots = asyncio.Semaphore(_CONCURRENT_CALLS)
+        self._running: set[asyncio.Task[Any]] = set()
+        self._subscriptions: set[Subscription] = set()
+
+    async def call(self, *command: str | bytes | float) -> Any:  # noqa: ANN401 - any answer
+        """Send one command; returns the answer as redis-py gives it, with bytes for strings."""
+        return await self._bounded(lambda client: client.execute_command(*command))
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float]) -> Any:  # noqa: ANN401
+        """Run a script; its ``keys`` lie in one hash slot."""
+
+        async def evaluate(client: Redis | RedisCluster) -> Any:  # noqa: ANN401
+            try:
+                return await client.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            except errors.NoScriptError:
+                # Not SCRIPT LOAD, as redis-py's register_script has it: in a cluster that asks every primary, and fails
+                # when one is down that has none of these keys.
+                return await client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
+
+        return await self._bounded(evaluate)
+
+    async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
+        """What is published on a channel from now on, until this is closed; connects again when it must."""
+        subscription = Subscription(self._address, channel, timeout_s=self._timeout_s)
+        self._subscriptions.add(subscription)
+        try:
+            while (message := await subscription.next()) is not None:
+                yield message
+        finally:
+            self._subscriptions.discard(subscription)
+            await subscription.close()
+
+    async def close(self) -> None:
+        """Give up what is still running, and disconnect."""
+        self._closed = True
+        for subscription in tuple(self._subscriptions):
+            await subscription.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _bounded(self, send: _Send) -> Any:  # noqa: ANN401
+        if self._closed:
+            raise StoreUnavailable(f"{self._address.label}: closed")
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(deadline) as limit, self._slots:
+                attempts = self._attempts(send, deadline)
+                return await (self._left_alone(attempts) if self._address.kind == "cluster" else attempts)
+        except self._failures as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                reason = f"no answer within {self._timeout_s * 1000:.0f} ms"
+                raise StoreUnavailable(f"{self._address.label}: {reason}") from None
+            raise self._translated(error) from None
+
+    def _left_alone(self, attempts: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """What goes on when its time is over, until redis-py's own limits end it.
+
+        So it learns which node has failed and asks the others where its slots are now; cancelled in the middle of that,
+        a cluster's client would begin anew with every call.
+        """
+        task = asyncio.create_task(attempts)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio would complain of an error that nobody waits for any more
+
+    async def _attempts(self, send: _Send, deadline: float) -> Any:  # noqa: ANN401
+        if self._client is None:
+            self._client = open_client(self._address, self._timeout_s)
+        for pause in _PAUSES_S:
+            try:
+                return await send(self._client.commands)
+            except self._failures as error:
+                late = asyncio.get_running_loop().time() + pause >= deadline
+                if late or not _may_pass(error):
+                    raise
+            await asyncio.sleep(jittered(pause))
+        return await send(self._client.commands)
+
+    def _translated(self, error: Exception) -> StoreError:
+        kind = StoreUnavailable if _is_unavailable(error) else StoreError
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        return kind(f"{self._address.label}: {reason}")
+
+
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, _UNAVAILABLE) or str(error).startswith(_UNAVAILABLE_CODES)
+
+
+def _may_pass(error: Exception) -> bool:
+    return _is_unavailable(error) and not isinstance(error, _LASTING)

@@ -1,0 +1,78 @@
+"""Gauges that are asked for at each scrape rather than kept up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from igd_core.engines.base import EngineStats
+    from server.deployment import Deployment
+
+
+class AdmissionNumbers(Protocol):
+    """What admission says of itself."""
+
+    @property
+    def running(self) -> int:
+        """Recommendations in the model."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Recommendations that wait for that."""
+        ...
+
+
+class AdmissionGauges(Collector):
+    """How full the model's waiting room is."""
+
+    def __init__(self, admission: AdmissionNumbers) -> None:
+        self._admission = admission
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample of each gauge."""
+        yield GaugeMetricFamily("igd_admission_running", "Recommendations in the model.", self._admission.running)
+        yield GaugeMetricFamily(
+            "igd_admission_waiting", "Recommendations that wait for a place in the model.", self._admission.waiting
+        )
+
+
+class DeploymentGauges(Collector):
+    """What is served."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample of each gauge; the engine's only while there is one."""
+        ready = self._deployment.why_not_ready() is None
+        yield GaugeMetricFamily("igd_ready", "1 while recommendations are served.", float(ready))
+        served = self._deployment.serving
+        if served:
+            yield from _engine(next(iter(served.values())).recommender.engine.stats())
+        info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
+        loaded = GaugeMetricFamily(
+            "igd_catalogue_loaded_timestamp_seconds",
+            "When the version served took over, in seconds since 1970.",
+            labels=("catalogue",),
+        )
+        items = GaugeMetricFamily("igd_catalogue_items", "Items of the version served.", labels=("catalogue",))
+        for name, catalogue in served.items():
+            info.add_metric((name, catalogue.version), 1)
+            loaded.add_metric((name,), catalogue.loaded_at.timestamp())
+            items.add_metric((name,), len(catalogue.catalogue))
+        yield from (info, loaded, items)
+
+
+def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
+    yield GaugeMetricFamily("igd_engine_queue", "Model calls waiting.", stats.waiting)
+    yield GaugeMetricFamily("igd_engine_sessions", "Recommendations being decoded.", stats.sessions)
+    yield GaugeMetricFamily(
+        "igd_engine_versions", "Catalogue versions that the engine has loaded.", len(stats.versions)
+    )
+    yield GaugeMetricFamily("igd_prefix_cache_bytes", "Key-value caches of past prompts.", stats.cache_bytes)

@@ -1,0 +1,73 @@
+"""Catalogue versions that could not be served, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from igd_core.errors import ArtifactError, EngineError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RefusalReason: TypeAlias = Literal["missing", "damaged", "format", "tokenizer", "vocabulary", "engine", "unforeseen"]
+"""Not stored; altered, truncated or inconsistent; of another format or release; made for another tokenizer or a larger
+vocabulary than the model's; the engine failed on it; a mistake of ours."""
+
+_MOST_KEPT = 8
+_MAX_DETAIL_CHARS = 300
+_REASON_OF_PART: dict[str, RefusalReason] = {"tokenizer": "tokenizer", "eos": "tokenizer", "vocabulary": "vocabulary"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A version that was not served; ``detail`` is one line for operators."""
+
+    version: str
+    reason: RefusalReason
+    detail: str
+    refused_at: datetime
+
+    @staticmethod
+    def of(version: str, error: Exception) -> Refusal:
+        """Why ``error`` keeps a version from being served."""
+        reason = _reason(error)
+        said = (str(error).splitlines() or [""])[0] if reason != "unforeseen" else type(error).__name__
+        return Refusal(version=version, reason=reason, detail=said[:_MAX_DETAIL_CHARS], refused_at=datetime.now(UTC))
+
+
+class Refusals:
+    """The latest refusals of a catalogue, one a version."""
+
+    def __init__(self) -> None:
+        self._by_version: dict[str, Refusal] = {}
+
+    def __iter__(self) -> Iterator[Refusal]:
+        """Latest first."""
+        return reversed(self._by_version.values())
+
+    def __contains__(self, version: str) -> bool:
+        return version in self._by_version
+
+    def add(self, refusal: Refusal) -> None:
+        """Keep it, in the place of an earlier one of the same version."""
+        self.forget(refusal.version)
+        self._by_version[refusal.version] = refusal
+        if len(self._by_version) > _MOST_KEPT:
+            del self._by_version[next(iter(self._by_version))]
+
+    def forget(self, version: str) -> None:
+        """The version is served after all."""
+        self._by_version.pop(version, None)
+
+
+def _reason(error: Exception) -> RefusalReason:
+    if isinstance(error, ArtifactError):
+        part, _, said = str(error).partition(": ")
+        if part == "manifest.json" and said.startswith(("not an ", "format version ")):
+            return "format"
+        return _REASON_OF_PART.get(part, "damaged")
+    if isinstance(error, InputError):
+        return "missing"
+    return "engine" if isinstance(error, EngineError) else "unforeseen"

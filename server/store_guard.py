@@ -1,0 +1,134 @@
+"""The store as requests see it: each call bounded in time, and none at all while the store does not answer.
+
+A store that hangs would cost every request its whole timeout. After a few failures in a row calls are refused at once
+for a second; then one call, the probe, asks again while the others go on being refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+
+from igd_core.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from igd_core.store.base import Event, HistoryStore, ResultStore
+
+    class GuardedStore(HistoryStore, ResultStore, Protocol):
+        """What requests need of a store."""
+
+
+T = TypeVar("T")
+
+GivenUp: TypeAlias = Literal["late", "unasked"]
+"""No answer in time; or not asked, because the store did not answer others."""
+
+_FAILURES_TO_OPEN = 5
+_OPEN_S = 1.0
+_GRACE_S = 0.005  # a store that keeps its own time is the first to say that it is over, and knows why
+
+
+class StoreGuard:
+    """Histories and answers in a store that may be slow, hang or be gone.
+
+    Reads and writes are given up on apart from each other: a store that is full, or a replica, still answers reads. All
+    methods belong to one event loop and raise StoreUnavailable where the store gives no answer.
+    """
+
+    def __init__(
+        self, store: GuardedStore, *, timeout_s: float, on_giving_up: Callable[[str, GivenUp], None] | None = None
+    ) -> None:
+        """``on_giving_up`` is called with the operation, a method's name, and why."""
+        self._store = store
+        self._timeout_s = timeout_s
+        self._on_giving_up = on_giving_up
+        self._reading = _Circuit()
+        self._writing = _Circuit()
+
+    async def history(self, user_id: str, *, by: float | None = None) -> Sequence[Event]:
+        """A user's events, oldest first; ``by`` is the event loop's time at which an answer comes too late."""
+        return await self._guarded("history", self._reading, lambda: self._store.history(user_id), by)
+
+    async def get(self, key: str, *, by: float | None = None) -> bytes | None:
+        """What was put under ``key``, if it is still there."""
+        return await self._guarded("get", self._reading, lambda: self._store.get(key), by)
+
+    async def append(self, user_id: str, events: Sequence[Event]) -> int:
+        """Record events; an error does not say that none was recorded. Returns how many were new."""
+        return await self._guarded("append", self._writing, lambda: self._store.append(user_id, events))
+
+    async def forget(self, user_id: str) -> bool:
+        """Delete all that is stored under the user's id; whether there was anything."""
+        return await self._guarded("forget", self._writing, lambda: self._store.forget(user_id))
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep ``value`` for ``ttl_s`` seconds."""
+        await self._guarded("put", self._writing, lambda: self._store.put(key, value, ttl_s))
+
+    async def _guarded(
+        self, operation: str, circuit: _Circuit, call: Callable[[], Awaitable[T]], by: float | None = None
+    ) -> T:
+        now = asyncio.get_running_loop().time()
+        latest = now + self._timeout_s if by is None else min(by, now + self._timeout_s)
+        if latest <= now or not circuit.admits(now):
+            self._give_up(operation, "unasked")
+            raise StoreUnavailable("the store was not asked: it has not answered lately")
+        is_probe = circuit.is_open
+        answered: bool | None = None  # neither, when the caller leaves first
+        try:
+            async with asyncio.timeout_at(latest + _GRACE_S) as limit:
+                result = await call()
+            answered = True
+        except StoreUnavailable:
+            answered = False
+            raise
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            answered = False
+            self._give_up(operation, "late")
+            raise StoreUnavailable(f"the store did not answer within {latest - now:.3f} s") from None
+        except Exception:
+            answered = True  # though not with what was asked for
+            raise
+        finally:
+            circuit.settle(answered=answered, is_probe=is_probe)
+        return result
+
+    def _give_up(self, operation: str, why: GivenUp) -> None:
+        if self._on_giving_up is not None:
+            self._on_giving_up(operation, why)
+
+
+class _Circuit:
+    """Open after ``_FAILURES_TO_OPEN`` failures in a row: nothing passes but one probe a second."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._probe_at = 0.0
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._failures >= _FAILURES_TO_OPEN
+
+    def admits(self, now: float) -> bool:
+        """Whether a call may be made; if it is the probe, no other is admitted until that is settled."""
+        if not self.is_open:
+            return True
+        if self._probing or now < self._probe_at:
+            return False
+        self._probing = True
+        return True
+
+    def settle(self, *, answered: bool | None, is_probe: bool) -> None:
+        """Take in how an admitted call ended; None: its caller left before it did."""
+        if is_probe:
+            self._probing = False
+        if answered:
+            self._failures = 0
+        elif answered is False:
+            self._failures += 1
+            self._probe_at = asyncio.get_running_loop().time() + _OPEN_S

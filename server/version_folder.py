@@ -1,0 +1,105 @@
+"""A catalogue's versions on this machine's disk: what was fetched from the store, and which was served last."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from igd_core.store.names import require_version
+
+if TYPE_CHECKING:
+    from igd_core.store.base import ArtifactStore
+
+_LAST_SERVED = ".last-served"
+_FETCHED = ".fetched-"
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}-.+")  # as stores name what they have not fetched whole
+_ABANDONED_AFTER_S = 3600.0
+
+
+class VersionFolder:
+    """``PARENT/VERSION`` for each version, and marks beside them. Methods that are not async block.
+
+    Only versions that were fetched into it are ever deleted: somebody's own artefacts may lie there too. Several
+    servers may share it: they follow the same pointers, and a version stays mapped by those that serve it.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        """``parent`` need not exist yet."""
+        self._parent = parent
+
+    def path(self, version: str) -> Path:
+        """Where a version is, if it is here.
+
+        Raises:
+            InputError: it does not look like a version.
+        """
+        return self._parent / require_version(version)
+
+    async def fetch(self, store: ArtifactStore, catalogue: str, version: str) -> Path:
+        """Copy a version here unless it is whole already.
+
+        Raises:
+            ArtifactError: what is stored is incomplete or altered.
+            InputError: it is not stored.
+            StoreError: the store, or this disk, cannot do it now.
+            OSError: this disk cannot take it.
+        """
+        await asyncio.to_thread(self._mark, version)  # first: what a killed server leaves is found by its mark
+        return await store.fetch(catalogue, version, self._parent)
+
+    def last_served(self) -> str | None:
+        """The version that was served last, if its files are still here."""
+        try:
+            version = (self._parent / _LAST_SERVED).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return version if _VERSION.fullmatch(version) and self.path(version).is_dir() else None
+
+    def remember(self, version: str) -> None:
+        """Note the version that is served now; whole or not at all.
+
+        Raises:
+            OSError: this disk cannot take it.
+        """
+        self._parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._parent, prefix=f"{_LAST_SERVED}-")
+        scratch = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(version + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(self._parent / _LAST_SERVED)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Delete fetched versions but those to keep, and what interrupted fetches have left."""
+        for mark in self._parent.glob(f"{_FETCHED}*"):
+            version = mark.name.removeprefix(_FETCHED)
+            if _VERSION.fullmatch(version) and version not in keep:
+                shutil.rmtree(self._parent / version, ignore_errors=True)
+                mark.unlink(missing_ok=True)
+        for left in self._parent.glob(".*"):
+            if _SCRATCH.fullmatch(left.name) and _age_s(left) > _ABANDONED_AFTER_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _mark(self, version: str) -> None:
+        if not self.path(version).exists():
+            self._parent.mkdir(parents=True, exist_ok=True)
+            (self._parent / f"{_FETCHED}{version}").touch()
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,533 @@
+"""What every store promises (`igd_core.store.base`): one suite, run against each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from bundles import contents
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis_server import RedisServer
+from stores import another_version, cluster_url, event, one_node_cluster, until, version_of
+
+from igd_core.artifact import load_artifact
+from igd_core.errors import ArtifactError, InputError, StoreUnavailable
+from igd_core.store.base import Event, HistoryLimits, Store, StoreOptions
+from igd_core.store.memory import MemoryStore
+from igd_core.store.open import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
+
+KINDS = ("memory", "files", "redis", "cluster")
+_numbers = itertools.count()
+
+
+class OpenView(Protocol):
+    """Opens what the test stores in, once more: as another process would, but for memory."""
+
+    def __call__(self, limits: HistoryLimits | None = None) -> Store: ...
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with one_node_cluster(tmp_path_factory.mktemp("cluster")) as server:
+        yield server
+
+
+@pytest.fixture
+async def view(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenView]:
+    opened: list[Store] = []
+    options = StoreOptions(prefix=f"test-{next(_numbers)}", timeout_s=5.0, chunk_bytes=1024)
+    if kind == "redis":
+        url = request.getfixturevalue("redis").url
+    elif kind == "cluster":
+        url = cluster_url(request.getfixturevalue("cluster"))
+    else:
+        url = {"memory": "memory://", "files": f"file://{tmp_path}/store"}[kind]
+
+    def open_view(limits: HistoryLimits | None = None) -> Store:
+        if limits is None and opened and isinstance(opened[0], MemoryStore):
+            return opened[0]
+        opened.append(open_store(url, options=replace(options, history=limits or options.history)))
+        return opened[-1]
+
+    yield open_view
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+def store(view: OpenView) -> Store:
+    return view()
+
+
+@pytest.fixture(scope="module")
+def versions(pristine_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five versions of a catalogue named ``small``."""
+    parent = tmp_path_factory.mktemp("versions")
+    return [another_version(pristine_bundle, parent / str(i), alpha=i / 10) for i in range(5)]
+
+
+async def published(store: Store, *bundles: Path) -> list[str]:
+    """Their versions, in the order of publication, the last one current."""
+    for bundle in bundles:
+        await store.activate("small", await store.add(bundle))
+    return [version_of(bundle) for bundle in bundles]
+
+
+# Artefacts
+
+
+async def test_a_version_comes_back_byte_for_byte(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:
+    version = await store.add(versions[0])
+    fetched = await store.fetch("small", version, tmp_path / "deeper" / "cache")
+    assert fetched == tmp_path / "deeper" / "cache" / version
+    assert contents(fetched) == contents(versions[0])
+    assert [path.name for path in fetched.parent.iterdir()] == [version]
+    assert load_artifact(fetched).version == version == version_of(versions[0])
+
+
+async def test_other_processes_see_what_was_published(view: OpenView, versions: Sequence[Path], tmp_path: Path) -> None:
+    first, second = await published(view(), *versions[:2])
+    other = view()
+    assert await other.current("small") == second
+    assert await other.previous("small") == first
+    assert await other.catalogues() == ["small"]
+    assert contents(await other.fetch("small", second, tmp_path)) == contents(versions[1])
+
+
+async def test_nothing_is_current_until_it_is_activated(store: Store, versions: Sequence[Path]) -> None:
+    assert await store.catalogues() == []
+    assert await store.versions("small") == []
+    version = await store.add(versions[0])
+    assert await store.current("small") is None
+    await store.activate("small", version)
+    assert await store.current("small") == version
+    assert await store.previous("small") is None
+
+
+async def test_rolling_back_and_forth_swaps_current_and_previous(store: Store, versions: Sequence[Path]) -> None:
+    first, second = await published(store, *versions[:2])
+    await store.activate("small", first)
+    assert (await store.current("small"), await store.previous("small")) == (first, second)
+    await store.activate("small", second)
+    assert (await store.current("small"), await store.previous("small")) == (second, first)
+
+
+async def test_activating_what_is_current_leaves_the_previous_one(store: Store, versions: Sequence[Path]) -> None:
+    first, second = await published(store, *versions[:2])
+    await store.activate("small", second)
+    assert (await store.current("small"), await store.previous("small")) == (second, first)
+
+
+async def test_a_pointer_only_ever_names_a_stored_version(store: Store, versions: Sequence[Path]) -> None:
+    (first,) = await published(store, versions[0])
+    for catalogue, version in (("small", "0" * 16), ("other", first)):
+        with pytest.raises(InputError, match=f"version {version} of catalogue '{catalogue}' is not stored"):
+            await store.activate(catalogue, version)
+    assert await store.current("small") == first
+    assert await store.current("other") is None
+
+
+async def test_versions_are_listed_newest_first_with_what_uses_them(store: Store, versions: Sequence[Path]) -> None:
+    names = await published(store, *versions[:3])
+    await store.hold("small", names[0], "server-b:8000", 60)
+    await store.hold("small", names[0], "server-a@pod", 60)
+    await store.hold("small", names[0], "server-a@pod", 60)
+    listed = await store.versions("small")
+    assert [stored.version for stored in listed] == names[::-1]
+    assert [stored.is_current for stored in listed] == [True, False, False]
+    assert [stored.is_previous for stored in listed] == [False, True, False]
+    assert [stored.holders for stored in listed] == [(), (), ("server-a@pod", "server-b:8000")]
+    assert {stored.size_bytes for stored in listed} == {sum(map(len, contents(path).values())) for path in versions[:3]}
+    assert all(stored.stored_at.utcoffset() is not None for stored in listed)
+
+
+async def test_adding_a_version_again_changes_nothing(store: Store, versions: Sequence[Path]) -> None:
+    first, second = await published(store, *versions[:2])
+    before = await store.versions("small")
+    assert await store.add(versions[0]) == first
+    assert await store.versions("small") == before
+    assert await store.current("small") == second
+
+
+async def test_the_same_version_added_by_many_at_once_is_stored_once(
+    view: OpenView, versions: Sequence[Path], tmp_path: Path
+) -> None:
+    stores = [view() for _ in range(4)]
+    (version,) = set(await asyncio.gather(*(store.add(versions[0]) for store in stores for _ in range(2))))
+    assert [stored.version for stored in await stores[0].versions("small")] == [version]
+    assert contents(await stores[0].fetch("small", version, tmp_path)) == contents(versions[0])
+
+
+async def test_catalogues_are_apart_and_may_be_named_otherwise_than_their_artefact(
+    store: Store, versions: Sequence[Path], tmp_path: Path
+) -> None:
+    version = await store.add(versions[0], catalogue="games-canary_2.1")
+    assert await store.catalogues() == ["games-canary_2.1"]
+    assert await store.versions("small") == []
+    with pytest.raises(InputError, match="is not stored"):
+        await store.fetch("small", version, tmp_path / "cache")
+    assert not (tmp_path / "cache" / version).exists()
+    await store.add(versions[1])
+    assert await store.catalogues() == ["games-canary_2.1", "small"]
+
+
+async def test_a_damaged_bundle_is_not_stored(store: Store, bundle: Path) -> None:
+    (bundle / "items.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ArtifactError, match=r"items\.parquet"):
+        await store.add(bundle)
+    assert await store.catalogues() == []
+    assert await store.versions("small") == []
+
+
+async def test_a_copy_that_is_there_is_not_copied_again(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:
+    version = await store.add(versions[0])
+    fetched = await store.fetch("small", version, tmp_path)
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in fetched.iterdir()}
+    await store.fetch("small", version, tmp_path)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in fetched.iterdir()} == before
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "trie.safetensors", "items.parquet"])
+async def test_a_damaged_copy_is_replaced(store: Store, versions: Sequence[Path], tmp_path: Path, part: str) -> None:
+    version = await store.add(versions[0])
+    fetched = await store.fetch("small", version, tmp_path / "cache")
+    data = bytearray((fetched / part).read_bytes())
+    data[len(data) // 2] ^= 1
+    (fetched / part).write_bytes(data)
+    assert contents(await store.fetch("small", version, tmp_path / "cache")) == contents(versions[0])
+    assert [path.name for path in fetched.parent.iterdir()] == [version]
+
+
+async def test_many_may_fetch_into_one_cache_at_once(view: OpenView, versions: Sequence[Path], tmp_path: Path) -> None:
+    stores = [view() for _ in range(4)]
+    version = await stores[0].add(versions[0])
+    fetched = await asyncio.gather(*(store.fetch("small", version, tmp_path / "cache") for store in stores))
+    assert set(fetched) == {tmp_path / "cache" / version}
+    assert contents(fetched[0]) == contents(versions[0])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [version]
+
+
+async def test_what_is_not_stored_cannot_be_fetched(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="version 0123456789abcdef of catalogue 'small' is not stored"):
+        await store.fetch("small", "0123456789abcdef", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+async def test_pruning_keeps_the_newest(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:
+    names = await published(store, *versions)
+    assert sorted(await store.prune("small", keep=3)) == sorted(names[:2])
+    assert [stored.version for stored in await store.versions("small")] == names[:1:-1]
+    assert await store.prune("small", keep=3) == []
+    with pytest.raises(InputError, match="is not stored"):
+        await store.fetch("small", names[0], tmp_path)
+    assert contents(await store.fetch("small", names[2], tmp_path)) == contents(versions[2])
+
+
+async def test_pruning_never_takes_the_current_the_previous_or_a_held_version(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    names = await published(store, *versions)
+    await store.hold("small", names[2], "server-1", 60)
+    await store.activate("small", names[0])
+    assert sorted(await store.prune("small", keep=0)) == sorted([names[1], names[3]])
+    assert {stored.version for stored in await store.versions("small")} == {names[0], names[2], names[4]}
+    assert await store.prune("unheard-of", keep=0) == []
+    with pytest.raises(InputError, match="keep: -1"):
+        await store.prune("small", keep=-1)
+
+
+async def test_a_hold_ends_unless_it_is_renewed(store: Store, versions: Sequence[Path]) -> None:
+    held, *_ = await published(store, *versions[:3])
+    await store.hold("small", held, "brief", 0.1)
+    await store.hold("small", held, "long", 60)
+
+    async def brief_has_ended() -> bool:
+        return (await store.versions("small"))[-1].holders == ("long",)
+
+    await until(brief_has_ended)
+    await store.hold("small", held, "long", 0.01)
+
+    async def can_be_pruned() -> bool:
+        return await store.prune("small", keep=0) == [held]
+
+    await until(can_be_pruned)
+
+
+async def test_a_pruned_version_can_be_published_again(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:
+    names = await published(store, *versions[:3])
+    assert await store.prune("small", keep=0) == [names[0]]
+    await published(store, versions[0])
+    assert await store.current("small") == names[0]
+    assert contents(await store.fetch("small", names[0], tmp_path)) == contents(versions[0])
+    assert (await store.versions("small"))[0].version == names[0]
+
+
+async def test_listeners_hear_of_pointers_that_move(view: OpenView, versions: Sequence[Path]) -> None:
+    publisher, listener = view(), view()
+    first, second = await published(publisher, *versions[:2])
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for name in listener.changes():
+            heard.append(name)  # noqa: PERF401 - it never ends
+
+    listening = asyncio.create_task(listen())
+    turns = itertools.cycle([first, second])
+
+    async def move_and_look() -> bool:
+        await publisher.activate("small", next(turns))
+        await asyncio.sleep(0.02)
+        return bool(heard)
+
+    await until(move_and_look)
+    assert set(heard) == {"small"}
+    listening.cancel()
+    await asyncio.wait({listening})
+
+
+async def test_listening_ends_when_the_store_is_closed(store: Store, versions: Sequence[Path]) -> None:
+    await published(store, *versions[:1])
+
+    async def listen() -> None:
+        async for _ in store.changes():
+            pass
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.05)
+    await store.close()
+    await asyncio.wait_for(listening, 10)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Small", "../small", "a/b", "a b", ".hidden", "-x", "a" * 65, "a\n", "naïve", "{a}", "a:b", "a\x00"]
+)
+async def test_names_that_are_no_catalogues_get_no_further(
+    store: Store, versions: Sequence[Path], tmp_path: Path, name: str
+) -> None:
+    version = version_of(versions[0])
+    calls: list[Callable[[], object]] = [
+        lambda: store.activate(name, version),
+        lambda: store.current(name),
+        lambda: store.previous(name),
+        lambda: store.versions(name),
+        lambda: store.fetch(name, version, tmp_path / "cache"),
+        lambda: store.hold(name, version, "me", 1),
+        lambda: store.prune(name, keep=1),
+    ]
+    if name:  # an empty one means the artefact's own
+        calls.append(lambda: store.add(versions[0], catalogue=name))
+    for call in calls:
+        with pytest.raises(InputError, match="catalogue"):
+            await call()  # type: ignore[misc]
+    assert not (tmp_path / "cache").exists()
+    assert await store.catalogues() == []
+
+
+@pytest.mark.parametrize("version", ["", "../../../../etc", "0" * 15, "0" * 17, "ABCDEF0123456789", "0" * 15 + "/"])
+async def test_versions_and_holders_that_cannot_be_get_no_further(
+    store: Store, versions: Sequence[Path], tmp_path: Path, version: str
+) -> None:
+    await store.add(versions[0])
+    with pytest.raises(InputError, match="version"):
+        await store.fetch("small", version, tmp_path)
+    with pytest.raises(InputError, match="version"):
+        await store.activate("small", version)
+    with pytest.raises(InputError, match="version"):
+        await store.hold("small", version, "me", 1)
+    for holder in ("", "a/b", "a,b", "x" * 129, "\n"):
+        with pytest.raises(InputError, match="holder"):
+            await store.hold("small", version_of(versions[0]), holder, 1)
+
+
+# Histories
+
+
+async def test_a_history_is_read_by_time_whatever_the_order_of_arrival(view: OpenView) -> None:
+    assert await view().append("ann", [event(3), event(1)]) == 2
+    assert await view().append("ann", [event(2), event(0, at=5)]) == 2
+    assert await view().history("ann") == [event(1), event(2), event(3), event(0, at=5)]
+    assert await view().history("bob") == []
+
+
+async def test_events_of_one_moment_are_ordered_by_id(store: Store) -> None:
+    ids = ["b", "a", "ab", "é", "Z", "z", "\U0001f600", "\uffff"]
+    events = [Event(event_id=name, item_id="i", timestamp_ms=7) for name in ids]
+    await store.append("ann", events)
+    assert [found.event_id for found in await store.history("ann")] == sorted(ids)
+
+
+async def test_an_event_sent_again_changes_nothing_even_if_it_says_otherwise(store: Store) -> None:
+    assert await store.append("ann", [event(1), event(1), event(1, item="other")]) == 1
+    assert await store.append("ann", [event(1), event(1, at=99, item="other"), event(2)]) == 1
+    assert await store.history("ann") == [event(1), event(2)]
+    assert await store.append("bob", [event(1)]) == 1
+
+
+async def test_the_latest_events_are_kept_and_late_ones_sorted_in(view: OpenView) -> None:
+    store = view(HistoryLimits(max_events=5))
+    await store.append("ann", [event(number) for number in range(10, 20)])
+    assert await store.history("ann") == [event(number) for number in range(15, 20)]
+    await store.append("ann", [event(1, at=17), event(2, at=3)])
+    assert await store.history("ann") == [event(16), event(1, at=17), event(17), event(18), event(19)]
+
+
+EVENTS = st.builds(
+    lambda number, at: Event(event_id=f"{number}", item_id=f"item {number}", timestamp_ms=at),
+    st.integers(0, 10**6),
+    st.integers(-3, 3) | st.integers(-(2**53), 2**53),
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(EVENTS, max_size=60, unique_by=lambda made: made.event_id),
+    st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    st.integers(1, 45),
+)
+async def test_any_order_of_appending_keeps_the_latest_of_all(
+    view: OpenView, events: list[Event], batches: list[int], most: int
+) -> None:
+    store = view(HistoryLimits(max_events=most))
+    user = f"user {next(_numbers)}"
+    sizes = itertools.cycle(batches)
+    rest = list(events)
+    while rest:
+        size = next(sizes)
+        batch, rest = rest[:size], rest[size:]
+        assert await store.append(user, batch) == len(batch)
+    in_order = sorted(events, key=lambda kept: (kept.timestamp_ms, kept.event_id))
+    assert await store.history(user) == in_order[-most:]
+    await store.close()
+
+
+async def test_many_writers_lose_nothing(view: OpenView) -> None:
+    stores = [view() for _ in range(3)]
+    counts = await asyncio.gather(
+        *(stores[n % 3].append("ann", [event(n), event(n + 1)]) for n in range(0, 120, 2)),
+        *(stores[n % 3].append("ann", [event(n)]) for n in range(120)),
+    )
+    assert sum(counts) == 120
+    assert await stores[0].history("ann") == [event(number) for number in range(120)]
+
+
+async def test_a_history_is_forgotten_some_time_after_the_last_event(view: OpenView) -> None:
+    store = view(HistoryLimits(ttl_s=0.3))
+    await store.append("ann", [event(1)])
+    for number in range(2, 6):
+        await asyncio.sleep(0.1)
+        await store.append("ann", [event(number)])
+    assert len(await store.history("ann")) == 5
+
+    async def forgotten() -> bool:
+        return not await store.history("ann")
+
+    await until(forgotten)
+    assert await store.append("ann", [event(1)]) == 1
+    assert await store.history("ann") == [event(1)]
+
+
+async def test_forgetting_deletes_everything_of_one_user(store: Store) -> None:
+    await store.append("ann", [event(1), event(2)])
+    await store.append("ann2", [event(1)])
+    assert await store.forget("ann") is True
+    assert await store.history("ann") == []
+    assert await store.forget("ann") is False
+    assert await store.append("ann", [event(1)]) == 1
+    assert await store.history("ann2") == [event(1)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a:b", "{x}", "}{", "ann ", " ", "*", "'; DROP TABLE events; --", "../../x", "日本", "\U0001f600", "x" * 256],
+)
+async def test_any_printable_text_may_be_a_user_or_an_item(store: Store, text: str) -> None:
+    made = Event(event_id=text[:128], item_id=text, timestamp_ms=-1)
+    assert await store.append(text, [made]) == 1
+    assert await store.history(text) == [made]
+    assert await store.forget(text) is True
+
+
+@pytest.mark.parametrize("user", ["", "a\nb", "\x00", "\ud800", "x" * 257, "\x9b"])
+async def test_users_that_cannot_be_get_no_further(store: Store, user: str) -> None:
+    for call in (store.append(user, [event(1)]), store.history(user), store.forget(user)):
+        with pytest.raises(InputError, match="user_id"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        ("event_id", Event(event_id="", item_id="i", timestamp_ms=0)),
+        ("event_id", Event(event_id="x" * 129, item_id="i", timestamp_ms=0)),
+        ("item_id", Event(event_id="e", item_id="a\x00b", timestamp_ms=0)),
+        ("item_id", Event(event_id="e", item_id="x" * 257, timestamp_ms=0)),
+        ("item_id", Event(event_id="e", item_id="\udcff", timestamp_ms=0)),
+        ("timestamp_ms", Event(event_id="e", item_id="i", timestamp_ms=2**53 + 1)),
+    ],
+)
+async def test_one_event_that_cannot_be_kept_refuses_them_all(store: Store, field: str, bad: Event) -> None:
+    with pytest.raises(InputError, match=field):
+        await store.append("ann", [event(1), bad])
+    assert await store.history("ann") == []
+
+
+async def test_no_events_are_none(store: Store) -> None:
+    assert await store.append("ann", []) == 0
+    assert await store.forget("ann") is False
+
+
+# Results
+
+
+async def test_results_are_given_back_exactly_until_they_end(store: Store) -> None:
+    value = bytes(range(256)) * 40
+    await store.put("a", value, 60)
+    await store.put("b", b"", 60)
+    await store.put("brief", b"x", 0.05)
+    assert await store.get("a") == value
+    assert await store.get("b") == b""
+    assert await store.get("unknown") is None
+    await store.put("a", b"new", 60)
+    assert await store.get("a") == b"new"
+
+    async def brief_has_ended() -> bool:
+        return await store.get("brief") is None
+
+    await until(brief_has_ended)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a\n", "é", "x" * 257])
+async def test_keys_that_cannot_be_get_no_further(store: Store, key: str) -> None:
+    with pytest.raises(InputError, match="key"):
+        await store.get(key)
+    with pytest.raises(InputError, match="key"):
+        await store.put(key, b"", 1)
+
+
+async def test_a_store_answers_until_it_is_closed(view: OpenView, kind: str) -> None:
+    store = view()
+    await store.ping()
+    await store.close()
+    await store.close()
+    if kind != "memory":
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.ping()

@@ -1,0 +1,179 @@
+"""`igd publish`, `versions`, `rollback` and `prune` as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis_server import RedisServer, free_port
+from stores import another_version, version_of
+
+from igd_core.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+@pytest.fixture(params=["files", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "files":
+        yield f"file://{tmp_path}/store"
+        return
+    (tmp_path / "redis").mkdir()
+    with RedisServer(tmp_path / "redis") as server:
+        yield server.url
+
+
+@pytest.fixture
+def bundles(pristine_bundle: Path, tmp_path: Path) -> list[Path]:
+    return [another_version(pristine_bundle, tmp_path / f"v{i}", alpha=i / 10) for i in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IGD_STORE", "IGD_STORE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Operator:
+    """Runs commands on one store and reads what they print."""
+
+    def __init__(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._url = url
+        self._capsys = capsys
+
+    def json(self, *arguments: str) -> Any:
+        assert main([*arguments, "--store", self._url, "--json"]) == 0
+        return json.loads(self._capsys.readouterr().out)
+
+    def text(self, *arguments: str) -> str:
+        assert main([*arguments, "--store", self._url]) == 0
+        return self._capsys.readouterr().out
+
+    def complaint(self, *arguments: str) -> str:
+        assert main([*arguments, "--store", self._url]) == 2
+        captured = self._capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        return captured.err
+
+
+@pytest.fixture
+def operator(url: str, capsys: pytest.CaptureFixture[str]) -> Operator:
+    return Operator(url, capsys)
+
+
+def test_publishing_makes_a_version_current_and_keeps_the_previous(operator: Operator, bundles: Sequence[Path]) -> None:
+    first, second, *_ = map(version_of, bundles)
+    assert operator.json("publish", "--artifact", str(bundles[0])) == {
+        "catalogue": "small",
+        "version": first,
+        "current": first,
+        "previous": None,
+    }
+    published = operator.json("publish", "--artifact", str(bundles[1]))
+    assert (published["current"], published["previous"]) == (second, first)
+
+
+def test_a_version_may_be_stored_first_and_activated_later(operator: Operator, bundles: Sequence[Path]) -> None:
+    first, second, *_ = map(version_of, bundles)
+    operator.json("publish", "--artifact", str(bundles[0]))
+    stored = operator.json("publish", "--artifact", str(bundles[1]), "--no-activate")
+    assert (stored["version"], stored["current"]) == (second, first)
+    activated = operator.json("rollback", "--catalogue", "small", "--version", second)
+    assert (activated["current"], activated["previous"]) == (second, first)
+
+
+def test_rolling_back_returns_to_the_previous_version_and_again_to_the_newer(
+    operator: Operator, bundles: Sequence[Path]
+) -> None:
+    first, second, *_ = map(version_of, bundles)
+    for bundle in bundles[:2]:
+        shown = operator.text("publish", "--artifact", str(bundle))
+    assert [line.split() for line in shown.splitlines()] == [
+        ["catalogue", "small"],
+        ["version", second],
+        ["current", second],
+        ["previous", first],
+    ]
+    assert operator.json("rollback", "--catalogue", "small")["current"] == first
+    assert operator.json("rollback", "--catalogue", "small")["current"] == second
+
+
+def test_pruning_says_what_it_deleted_and_what_is_left(operator: Operator, bundles: Sequence[Path]) -> None:
+    names = [version_of(bundle) for bundle in bundles]
+    for bundle in bundles:
+        operator.json("publish", "--artifact", str(bundle))
+    pruned = operator.json("prune", "--catalogue", "small", "--keep", "1")
+    assert sorted(pruned["deleted"]) == sorted(names[:2])
+    assert pruned["kept"] == [names[3], names[2]]
+    assert operator.json("prune", "--catalogue", "small")["deleted"] == []
+
+
+def test_versions_are_listed_for_people_and_for_machines(operator: Operator, bundles: Sequence[Path]) -> None:
+    first, second, third, _ = map(version_of, bundles)
+    operator.json("publish", "--artifact", str(bundles[0]))
+    operator.json("publish", "--artifact", str(bundles[1]))
+    operator.json("publish", "--artifact", str(bundles[2]), "--catalogue", "other")
+    listed = operator.json("versions")
+    assert {name: [version["version"] for version in versions] for name, versions in listed.items()} == {
+        "other": [third],
+        "small": [second, first],
+    }
+    assert [version["current"] for version in listed["small"]] == [True, False]
+    assert operator.json("versions", "--catalogue", "small") == {"small": listed["small"]}
+    lines = operator.text("versions").splitlines()
+    assert lines[0].split() == ["catalogue", "version", "stored", "MiB", "use"]
+    assert [line.split()[:2] for line in lines[1:]] == [["other", third], ["small", second], ["small", first]]
+    assert lines[2].endswith("current")
+    assert lines[3].endswith("previous")
+
+
+def test_bad_input_is_one_clear_line(operator: Operator, bundles: Sequence[Path], bundle: Path) -> None:
+    assert "no version was current before" in operator.complaint("rollback", "--catalogue", "small")
+    assert "'0123' is not 16 hex" in operator.complaint("rollback", "--catalogue", "small", "--version", "0123")
+    unknown = ["rollback", "--catalogue", "small", "--version", "0123456789abcdef"]
+    assert "version 0123456789abcdef of catalogue 'small' is not stored" in operator.complaint(*unknown)
+    assert "catalogue: 'Small Films'" in operator.complaint(
+        "publish", "--artifact", str(bundles[0]), "--catalogue", "Small Films"
+    )
+    assert "keep: -1" in operator.complaint("prune", "--catalogue", "small", "--keep", "-1")
+    assert "manifest.json: not found" in operator.complaint("publish", "--artifact", str(bundle.parent))
+    (bundle / "items.parquet").write_bytes(b"")
+    assert "items.parquet: 0 bytes" in operator.complaint("publish", "--artifact", str(bundle))
+    assert operator.json("versions") == {}
+
+
+def test_the_store_may_be_named_by_the_environment(
+    url: str, bundles: Sequence[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["versions"]) == 2
+    assert "store: give --store URL, or IGD_STORE" in capsys.readouterr().err
+    monkeypatch.setenv("IGD_STORE", url)
+    assert main(["publish", "--artifact", str(bundles[0]), "--json"]) == 0
+    if url.startswith("redis"):
+        monkeypatch.setenv("IGD_STORE_PREFIX", "elsewhere")
+        capsys.readouterr()
+        assert main(["versions", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {}
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("redis://ann:s3cret@127.0.0.1:{port}/0", "redis://***@127.0.0.1:"),
+        ("redis://ann:s3cret@127.0.0.1:port/0", "redis://***"),
+        ("memory://", "memory:// ends with this command"),
+        ("ftp://ann:s3cret@host", "ftp://***@host"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_without_its_password(
+    bad: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["versions", "--store", bad.format(port=free_port())]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "s3cret" not in error
+    assert error.count("\n") == 1

@@ -1,0 +1,483 @@
+"""A real vLLM on the CPU: exact against the embedded engine, alone and in a crowd; nothing hangs when it dies.
+
+One engine serves the module, since a start takes half a minute of both cores. The last tests end theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import random
+import shutil
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+from factories import EOS, make_catalogue
+from subjects import (
+    Subject,
+    assert_same_scores,
+    expand_everything,
+    leaves_of,
+    paths_of,
+    prompt_of,
+    search,
+    unscored_below,
+)
+from vllm_parts import require_vllm, save_tiny_llama
+
+require_vllm()
+
+from vllm import SamplingParams  # noqa: E402
+from vllm.exceptions import VLLMValidationError  # noqa: E402
+from vllm.inputs import tokens_input  # noqa: E402
+
+from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
+from igd_core.decoding.session import Scoring  # noqa: E402
+from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
+from igd_core.engines.tree import TreeEngine  # noqa: E402
+from igd_core.engines.vllm import VLLMEngine  # noqa: E402
+from igd_core.engines.vllm_options import VLLMOptions  # noqa: E402
+from igd_core.engines.vllm_question import NodeQuestion  # noqa: E402
+from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
+from igd_core.ids import ROOT  # noqa: E402
+from igd_core.tokenization import TitleTokenizer  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.beam import Hypothesis
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),
+    # A vLLM that does not start leaves its ZeroMQ context to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Context.__del__"),
+]
+
+TOLERANCE = 2e-3
+ALL = 400  # children of any node here, and the most that an engine for 200 beams returns
+OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_num_batched_tokens": 512}
+
+
+@pytest.fixture(scope="module")
+def checkpoint_dir(
+    tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any], tokenizer: TitleTokenizer
+) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("checkpoint"), definition, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def other_artifact(tokenizer: TitleTokenizer) -> Artifact:
+    return build_artifact(make_catalogue(60, seed=9), tokenizer, BuildOptions(name="other"))
+
+
+@contextlib.asynccontextmanager
+async def started(directory: Path, *artifacts: Artifact) -> AsyncIterator[Subject]:
+    engine = await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=directory, **OPTIONS))
+    try:
+        for artifact in artifacts:
+            await engine.load(artifact)
+        yield Subject(kind="vllm", engine=engine, tolerance=TOLERANCE)
+    finally:
+        await asyncio.wait_for(engine.close(), 60)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vllm(checkpoint_dir: Path, artifact: Artifact) -> AsyncIterator[Subject]:
+    async with started(checkpoint_dir, artifact) as subject:
+        yield subject
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tree(checkpoint_dir: Path, artifact: Artifact, other_artifact: Artifact) -> AsyncIterator[Subject]:
+    engine = TreeEngine(load_checkpoint(checkpoint_dir, device="cpu"))
+    await engine.load(artifact)
+    await engine.load(other_artifact)
+    yield Subject(kind="tree", engine=engine, tolerance=TOLERANCE)
+    await engine.close()
+
+
+def engine_of(subject: Subject) -> VLLMEngine:
+    assert isinstance(subject.engine, VLLMEngine)
+    return subject.engine
+
+
+def engine_steps() -> float:
+    """Steps that vLLM has run in this process's engines, by its own metrics."""
+    from prometheus_client import REGISTRY
+
+    samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+    return sum(sample.value for sample in samples if sample.name == "vllm:iteration_tokens_total_count")
+
+
+def assert_same_answers(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [hypothesis.leaf for hypothesis in found] == [hypothesis.leaf for hypothesis in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score, abs=TOLERANCE)
+        for step, expected_step in zip(one.steps, other.steps, strict=True):
+            assert step.logprob == pytest.approx(expected_step.logprob, abs=TOLERANCE)
+
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "all items": {},
+    "half barred": {"barred": range(0, 150, 2)},
+    "few allowed": {"allowed": [3, 4, 5, 60, 61, 62, 63]},
+    "one allowed": {"allowed": [7]},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 1.0])
+async def test_items_and_scores_are_the_embedded_engines(
+    vllm: Subject, tree: Subject, artifact: Artifact, alpha: float, name: str
+) -> None:
+    for rows in ((1, 2, 3), (20,), (5, 60, 100, 8)):
+        scoring: dict[str, Any] = {"alpha": alpha, "leaves": leaves_of(artifact, **FILTERS[name])}
+        found, expected = [
+            await search(subject, artifact, prompt_of(artifact, *rows), **scoring) for subject in (vllm, tree)
+        ]
+        assert_same_answers(found, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+async def test_temperature_divides_the_logits_of_forced_tokens_too(
+    vllm: Subject, tree: Subject, artifact: Artifact, temperature: float
+) -> None:
+    found, expected = [
+        await search(subject, artifact, prompt_of(artifact, 4, 5), temperature=temperature) for subject in (vllm, tree)
+    ]
+    assert_same_answers(found, expected)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 400])
+async def test_every_node_of_the_trie_scores_as_in_the_embedded_engine(
+    vllm: Subject, tree: Subject, artifact: Artifact, keep: int
+) -> None:
+    prompt, leaves = prompt_of(artifact, 1, 2), leaves_of(artifact, barred=range(0, 150, 3))
+    scored = []
+    for subject in (vllm, tree):
+        session = await subject.engine.open(artifact.version, prompt, Scoring(keep=keep, alpha=0.6, leaves=leaves))
+        scored.append(await expand_everything(session, artifact, together=True))
+        await session.close()
+    if keep == ALL:
+        assert_same_scores(scored[0], scored[1], TOLERANCE)
+    else:  # at equal scores either child may be kept
+        for node in scored[0].keys() & scored[1].keys():
+            np.testing.assert_allclose(scored[0][node].scores, scored[1][node].scores, atol=TOLERANCE)
+
+
+async def test_a_round_is_one_step_of_the_engine(vllm: Subject, artifact: Artifact) -> None:
+    prompt = prompt_of(artifact, 101, 102, 103)
+    session = await vllm.engine.open(artifact.version, prompt, Scoring(keep=ALL))
+    before = engine_steps()
+    scored = dict(await session.expand([ROOT]))
+    scored.update(await session.expand(unscored_below(artifact, scored)[:20]))
+    assert engine_steps() - before == session.stats.rounds == 2
+    await session.close()
+
+
+def ends_shortly_before_a_block_does(artifact: Artifact, start: int) -> list[int]:
+    """A prompt whose forced tokens fall into a block that is cached once they have been asked for."""
+    prompts = (prompt_of(artifact, row, row + 1) for row in range(start, 149))
+    return next(prompt for prompt in prompts if 22 <= len(prompt) % 32 <= 28)
+
+
+async def test_a_prompt_that_comes_back_costs_less_and_no_more_rounds(vllm: Subject, artifact: Artifact) -> None:
+    prompt = ends_shortly_before_a_block_does(artifact, 100)
+    first: list[Any] = []
+    again: list[Any] = []
+    for stats in (first, again):
+        session = await vllm.engine.open(artifact.version, prompt, Scoring(keep=ALL))
+        stats.append(await expand_everything(session, artifact, together=True))
+        stats.append(session.stats)
+        await session.close()
+    assert_same_scores(first[0], again[0], TOLERANCE)
+    assert again[1].rounds == first[1].rounds
+    assert first[1].model_tokens > again[1].model_tokens
+    assert again[1].cached_tokens == (len(prompt) - 1) // 32 * 32
+
+
+async def test_rows_that_vllm_skipped_and_nobody_remembers_are_asked_for_again(
+    vllm: Subject, tree: Subject, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_of(vllm).forced, "get", lambda *_: None)
+    prompt = ends_shortly_before_a_block_does(artifact, 120)
+    runs = []
+    for subject in (vllm, vllm, tree):
+        session = await subject.engine.open(artifact.version, prompt, Scoring(keep=ALL))
+        runs.append((await expand_everything(session, artifact, together=True), session.stats.rounds))
+        await session.close()
+    assert runs[1][1] > runs[0][1], "some rows lay in cached blocks"
+    assert_same_scores(runs[0][0], runs[2][0], TOLERANCE)
+    assert_same_scores(runs[1][0], runs[2][0], TOLERANCE)
+
+
+async def test_a_crowd_of_mixed_requests_gets_the_answers_that_each_gets_alone(
+    vllm: Subject, artifact: Artifact, other_artifact: Artifact
+) -> None:
+    await vllm.engine.load(other_artifact)
+    rng = random.Random(4)
+    crowd: list[Callable[[], Coroutine[Any, Any, list[Any]]]] = []
+    for number in range(32):
+        if number % 4 == 3:
+            prompt = [rng.randrange(260) for _ in range(rng.randint(1, 60))]
+            crowd.append(functools.partial(ordinary_text, engine_of(vllm), prompt))
+            continue
+        version = (artifact, other_artifact)[number % 2]
+        rows = rng.sample(range(60), rng.randint(1, 5))
+        barred = rng.sample(range(60), rng.choice([0, 30]))
+        scoring: dict[str, Any] = {"alpha": rng.choice([0.0, 0.2, 0.7]), "leaves": leaves_of(version, barred=barred)}
+        prompt = prompt_of(version, *rows)
+        crowd.append(functools.partial(search, vllm, version, prompt, **scoring))
+    alone = [await request() for request in crowd]
+    together = await asyncio.gather(*(request() for request in crowd))
+    for number, (one, other) in enumerate(zip(alone, together, strict=True)):
+        if number % 4 == 3:
+            assert one == other
+        else:
+            assert_same_answers(other, one)
+    await vllm.engine.unload(other_artifact.version)
+
+
+async def ordinary_text(engine: VLLMEngine, prompt: list[int], request_id: str | None = None) -> list[int]:
+    """What any other user of the same vLLM gets: greedy text, several steps long."""
+    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False, logprobs=2)
+    request_id = request_id or f"text-{random.random()}"
+    async for output in engine.llm.generate(tokens_input(prompt), params, request_id):
+        tokens = list(output.outputs[0].token_ids)
+    return tokens
+
+
+async def test_versions_come_and_go_under_running_sessions(
+    vllm: Subject, tree: Subject, artifact: Artifact, other_artifact: Artifact
+) -> None:
+    engine, prompt = engine_of(vllm), prompt_of(other_artifact, 1, 2)
+    with pytest.raises(EngineError, match=f"version '{other_artifact.version}' is not loaded"):
+        await engine.open(other_artifact.version, prompt, Scoring())
+    await engine.load(other_artifact)
+    await engine.load(other_artifact)
+    assert engine.stats().versions == (artifact.version, other_artifact.version)
+    session = await engine.open(other_artifact.version, prompt, Scoring(keep=ALL))
+    scored = dict(await session.expand([ROOT]))
+    await engine.unload(other_artifact.version)
+    await engine.unload(other_artifact.version)
+    assert engine.stats().versions == (artifact.version,)
+    with pytest.raises(EngineError, match="is not loaded"):
+        await engine.open(other_artifact.version, prompt, Scoring())
+    scored.update(await session.expand(unscored_below(other_artifact, scored)))
+    other_session = await tree.engine.open(other_artifact.version, prompt, Scoring(keep=ALL))
+    expected = dict(await other_session.expand([ROOT]))
+    expected.update(await other_session.expand(unscored_below(other_artifact, expected)))
+    assert_same_scores(scored, expected, TOLERANCE)
+    assert sorted((await engine.llm.collective_rpc("catalogue_versions"))[0]) == sorted(
+        [artifact.version, other_artifact.version]
+    )
+    await session.close()
+    await until(lambda: len(engine._versions) == 1)
+    assert (await engine.llm.collective_rpc("catalogue_versions"))[0] == [artifact.version]
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what another process does sets no event here
+            await asyncio.sleep(0.01)
+
+
+async def test_artefacts_that_do_not_fit_the_model_are_refused(
+    vllm: Subject, artifact: Artifact, definition: dict[str, Any]
+) -> None:
+    foreign_definition = {**definition, "added_tokens": definition["added_tokens"][:-1]}
+    foreign = build_artifact(make_catalogue(5), TitleTokenizer(foreign_definition, EOS), BuildOptions())
+    with pytest.raises(ArtifactError, match="tokenizer: the artefact was built with"):
+        await vllm.engine.load(foreign)
+    eos = replace(artifact, version="eos", manifest=replace(artifact.manifest, eos_id=artifact.manifest.eos_id + 1))
+    with pytest.raises(ArtifactError, match="eos: paths end with token"):
+        await vllm.engine.load(eos)
+    larger = replace(artifact, version="larger", manifest=replace(artifact.manifest, vocab_size=5000))
+    with pytest.raises(ArtifactError, match=r"vocabulary: the artefact needs 5000, the model has \d+"):
+        await vllm.engine.load(larger)
+    assert vllm.engine.stats().versions == (artifact.version,)
+
+
+async def test_prompts_and_widths_that_do_not_fit_are_refused(vllm: Subject, artifact: Artifact) -> None:
+    longest = vllm.engine.max_prompt_tokens
+    assert longest == 256 - artifact.trie.depth
+    deepest = max(range(150), key=lambda row: len(paths_of(artifact)[row]))
+    found = await search(vllm, artifact, [5] * longest, leaves=leaves_of(artifact, allowed=[deepest]))
+    assert [len(hypothesis.steps) for hypothesis in found] == [artifact.trie.depth]
+    for length in (0, longest + 1):
+        with pytest.raises(EngineError, match=f"the prompt has {length} tokens; 1 to {longest} fit"):
+            await vllm.engine.open(artifact.version, [5] * length, Scoring())
+    with pytest.raises(EngineError, match="401 children a node are asked for; the engine was started for 400"):
+        await vllm.engine.open(artifact.version, [5], Scoring(keep=ALL + 1))
+
+
+async def test_a_bad_request_fails_alone(vllm: Subject, artifact: Artifact) -> None:
+    engine = engine_of(vllm)
+    expected = await search(vllm, artifact, prompt_of(artifact, 1))
+    running = asyncio.ensure_future(search(vllm, artifact, prompt_of(artifact, 1)))
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=3, extra_args={"igd": {"version": "x", "node": -1}})
+    with pytest.raises(VLLMValidationError, match="has not exactly the fields"):
+        async for _ in engine.llm.generate(tokens_input([5]), params, "bad"):
+            pass
+    nobodys = NodeQuestion(version="of another day", node=0, alpha=0.2, temperature=1.0, keep=2)
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=3, extra_args=nobodys.to_extra_args())
+    async for output in engine.llm.generate(tokens_input([5]), params, "unknown"):
+        values = [entry.logprob for entry in output.outputs[0].logprobs[0].values()]
+    assert sorted(values)[:-1] == [-np.inf] * (len(values) - 1), "no child shows"
+    for outside in (-1, 10**6):  # vLLM checks them against its tokenizer only, and its worker would die of them
+        with pytest.raises(EngineError, match=rf"the prompt holds token {outside}; the model has 0 to \d+"):
+            await engine.open(artifact.version, [5, outside], Scoring())
+    assert_same_answers(await running, expected)
+    assert engine.stats().healthy
+
+
+async def test_a_session_counts_what_it_cost_and_ends_once(vllm: Subject, artifact: Artifact) -> None:
+    prompt = prompt_of(artifact, 131, 132, 133)
+    session = await vllm.engine.open(artifact.version, prompt, Scoring(keep=ALL))
+    assert (session.stats.rounds, session.stats.prompt_tokens) == (0, len(prompt))
+    scored = dict(await session.expand([ROOT]))
+    assert session.stats.model_tokens + session.stats.cached_tokens == len(prompt) + len(scored) - 1
+    await session.expand(unscored_below(artifact, scored))
+    assert session.stats.rounds == 2
+    assert session.stats.model_s > 0
+    assert vllm.engine.stats().sessions == 1
+    await session.close()
+    await session.close()
+    with pytest.raises(EngineError, match="session is closed"):
+        await session.expand([ROOT])
+    stats = vllm.engine.stats()
+    assert (stats.sessions, stats.waiting, stats.cache_bytes) == (0, 0, OPTIONS["kv_cache_bytes"])
+
+
+async def test_cancelled_and_closed_calls_leave_nothing_running(vllm: Subject, artifact: Artifact) -> None:
+    engine = engine_of(vllm)
+    cancelled, closed = [await engine.open(artifact.version, [5, 6], Scoring()) for _ in range(2)]
+    calls = [asyncio.ensure_future(session.expand([ROOT])) for session in (cancelled, closed)]
+    await until(lambda: engine.stats().waiting == 2)
+    calls[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls[0]
+    await closed.close()
+    with pytest.raises(EngineError, match="session is closed"):
+        await calls[1]
+    assert engine.stats().waiting == 0
+    assert (cancelled.stats.rounds, closed.stats.rounds) == (0, 0)
+    await cancelled.close()
+    assert engine.stats().sessions == 0
+    await engine_is_idle(engine)
+
+
+async def engine_is_idle(engine: VLLMEngine) -> None:
+    """vLLM's engine process itself, not only its front, has no request left."""
+    async with asyncio.timeout(20):
+        assert await engine.llm.reset_prefix_cache(), "blocks are still held by a request"
+
+
+async def test_random_cancellations_leave_memory_flat(vllm: Subject, artifact: Artifact) -> None:
+    engine, rng = engine_of(vllm), random.Random(2)
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+    async def one() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(rng.choice([0.0, 0.005, 0.02, 0.1, 5.0])):
+                await search(vllm, artifact, prompt_of(artifact, *rng.sample(range(150), 3)))
+
+    async def wave(count: int) -> float:
+        pending: set[asyncio.Task[None]] = set()
+        for _ in range(count):
+            pending.add(asyncio.ensure_future(one()))
+            if len(pending) == 10:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*pending)
+        await engine_is_idle(engine)
+        return sum(process.memory_info().rss for process in processes) / 2**20
+
+    before = await wave(300)  # fills the key-value cache and oneDNN's
+    after = await wave(200)
+    assert after - before < 20, f"{before:.0f} MiB before, {after:.0f} MiB after 200 requests"
+    assert (engine.stats().sessions, engine.stats().waiting) == (0, 0)
+    assert len(await search(vllm, artifact, prompt_of(artifact, 1))) == 10
+
+
+@pytest.fixture
+def foreign_dir(tmp_path: Path, checkpoint_dir: Path) -> Path:
+    """A checkpoint of an architecture that nobody has."""
+    directory = shutil.copytree(checkpoint_dir, tmp_path / "foreign")
+    config = (directory / "config.json").read_text()
+    (directory / "config.json").write_text(
+        config.replace("LlamaForCausalLM", "NobodysModel").replace("llama", "nobody")
+    )
+    return directory
+
+
+async def test_a_checkpoint_that_vllm_cannot_run_is_a_model_error(foreign_dir: Path) -> None:
+    with pytest.raises(ModelError, match="vLLM does not start with"):
+        await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=foreign_dir, **OPTIONS))
+    gc.collect()
+
+
+def newest_process(name: str) -> psutil.Process:
+    """vLLM's ``EngineCore`` process, or the ``Worker`` below it, of the engine that was started last."""
+    named = [process for process in psutil.Process().children(recursive=True) if name in " ".join(process.cmdline())]
+    return max(named, key=psutil.Process.create_time)
+
+
+async def dies_without_hanging(subject: Subject, artifact: Artifact, victim: psutil.Process) -> None:
+    engine = engine_of(subject)
+    load = [asyncio.ensure_future(search(subject, artifact, prompt_of(artifact, row, row + 1))) for row in range(24)]
+    await until(lambda: engine.stats().waiting > 8)
+    os.kill(victim.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(*load, return_exceptions=True)
+        await until(lambda: not engine.stats().healthy)
+    assert {type(answer) for answer in answers} <= {EngineClosed, list}
+    assert EngineClosed in {type(answer) for answer in answers}
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineClosed):
+            await engine.open(artifact.version, [5], Scoring())
+        with pytest.raises(EngineClosed):
+            await engine.load(artifact)
+    assert engine.stats().sessions == 0
+
+
+async def test_when_a_worker_is_killed_waiting_requests_end_with_engine_closed(
+    checkpoint_dir: Path, artifact: Artifact
+) -> None:
+    async with started(checkpoint_dir, artifact) as subject:
+        await dies_without_hanging(subject, artifact, newest_process("Worker"))
+
+
+async def test_closing_the_engine_ends_waiting_requests_with_engine_closed(
+    checkpoint_dir: Path, artifact: Artifact
+) -> None:
+    async with started(checkpoint_dir, artifact) as subject:
+        engine = engine_of(subject)
+        load = [asyncio.ensure_future(search(subject, artifact, prompt_of(artifact, row))) for row in range(24)]
+        await until(lambda: engine.stats().waiting > 8)
+        await engine.close()
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*load, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {EngineClosed}
+        assert not engine.stats().healthy
+        assert engine.stats().sessions == 0
+        with pytest.raises(EngineClosed):
+            await engine.open(artifact.version, [5], Scoring())
+        with pytest.raises(EngineClosed):
+            await engine.load(artifact)
+
+
+async def test_when_the_engine_core_is_killed_waiting_requests_end_with_engine_closed(
+    vllm: Subject, artifact: Artifact
+) -> None:
+    await dies_without_hanging(vllm, artifact, newest_process("EngineCore"))

@@ -1,0 +1,98 @@
+"""`igd serve` in a process of its own, and what it serves: a tiny random Llama on the catalogue of films."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from films import film_artifact
+
+from igd_core.artifact import save_artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.tokenization import TitleTokenizer
+
+START_S = 120
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerProcess:
+    """A running `igd serve` and the log lines it has written."""
+
+    process: subprocess.Popen[str]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stderr: str = ""
+    _reader: threading.Thread | None = None
+
+    @staticmethod
+    def start(*flags: str, **variables: str) -> ServerProcess:
+        command = [sys.executable, "-m", "igd_core.cli", "serve", "--port", "0", *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+        server = ServerProcess(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+        server._reader = threading.Thread(target=server._read, daemon=True)
+        server._reader.start()
+        return server
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self.stderr += line
+                if line.startswith("{"):
+                    self.log.append(json.loads(line))
+
+    def event(self, name: str) -> dict[str, Any]:
+        """Wait for a log line."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if line.get("event") == name:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no event {name!r}:\n{self.stderr}")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(60)
+        if self._reader is not None:
+            self._reader.join(10)
+        return status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Directories that the server is started with, and their parts."""
+
+    artifact_dir: Path
+    model_dir: Path
+    artifact: Artifact
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return ("--artifact", str(self.artifact_dir), "--model", str(self.model_dir))
+
+
+def make_bundle(root: Path, definition: dict[str, Any], tokenizer: TitleTokenizer, checkpoint: Checkpoint) -> Bundle:
+    model_dir = root / "tiny-llama"
+    checkpoint.model.save_pretrained(model_dir)
+    (model_dir / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (model_dir / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), encoding="utf-8")
+    artifact = film_artifact(tokenizer)
+    save_artifact(artifact, root / "films")
+    return Bundle(artifact_dir=root / "films", model_dir=model_dir, artifact=artifact)
