@@ -157,7 +157,7 @@ def _store_options(settings: Settings) -> StoreOptions:
     return StoreOptions(
         prefix=settings.store_prefix,
         timeout_s=settings.store_timeout_ms / 1000,
-        history=HistoryLimits(max_events=settings.history_max_events, ttl_s=int(settings.history_ttl_days * 86_400)),
+        history=HistoryLimits(max_events=settings.history_max_events, ttl_s=settings.history_ttl_days * 86_400),
     )
 
 

@@ -41,7 +41,9 @@ class RequestServices:
             InputError: a variant that this server cannot serve.
         """
         _check_variants(settings)
-        guard = StoreGuard(store, timeout_s=settings.store_timeout_ms / 1000)
+        guard = StoreGuard(
+            store, timeout_s=settings.store_timeout_ms / 1000, on_giving_up=metrics.observe_store_given_up
+        )
         background = Background(max_waiting=_MAX_WAITING_JOBS)
         histories = Histories(guard)
         attribution = Attribution(guard, background, ttl_s=settings.attribution_ttl_s, metrics=metrics)

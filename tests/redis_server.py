@@ -11,8 +11,10 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Self
 
+import pytest
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -50,7 +52,7 @@ class RedisServer:
         """Start, or start again on the same port, and wait until it answers."""
         binary = shutil.which("redis-server")
         if binary is None:
-            raise RuntimeError("redis-server is not installed: apt-get install redis-server")
+            pytest.skip("redis-server is not installed: apt-get install redis-server")
         if self._sentinel:  # a sentinel writes what it learns into its configuration
             command = [binary, str(self._directory / "sentinel.conf"), "--sentinel"]
         else:
@@ -122,10 +124,10 @@ def free_port() -> int:
     raise RuntimeError(f"no free port among {_PORTS}")
 
 
-def patiently(what: str, story: object = None) -> Iterator[None]:
-    """For loops that look again and again: pauses between looks, and gives up after a while."""
+def patiently(what: str, story: Callable[[], str] = str) -> Iterator[None]:
+    """For loops that look again and again: pauses between looks, and after a while gives up and tells the story."""
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         yield
         time.sleep(0.01)
-    raise TimeoutError(f"{what}: not in {_PATIENCE_S:.0f} s\n{story() if callable(story) else ''}")
+    raise TimeoutError(f"{what}: not in {_PATIENCE_S:.0f} s\n{story()}")

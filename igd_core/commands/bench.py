@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
 from igd_core.commands.bench_serve import add_serve_arguments
+from igd_core.commands.bench_store import add_store_arguments
 from igd_core.errors import InputError
 from igd_core.models import smollm2_dir
 
@@ -63,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "arrival), or find the highest rate of good answers. Only to this machine unless --url names another.",
     )
     add_serve_arguments(serve)
+    add_store_arguments(kinds.add_parser("store", help="what the store takes of Redis's memory"))
 
 
 def _decode(args: argparse.Namespace) -> int:

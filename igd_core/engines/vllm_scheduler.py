@@ -6,7 +6,7 @@ for a second step: 7 steps instead of 4 for a recommendation alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -21,27 +21,28 @@ if TYPE_CHECKING:
 class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow vllm
     """Holds the requests of a round back until all have arrived; whoever aborts one must abort them all."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's, handed on as they are
+        super().__init__(*args, **kwargs)
+        self._held: dict[str, list[Request]] = {}
+
     def add_request(self, request: Request) -> None:
         """Queue a request, or hold it until its round is complete."""
-        ticket = RoundTicket.from_extra_args(request.sampling_params and request.sampling_params.extra_args)
+        params = request.sampling_params  # None for a pooling request
+        ticket = None if params is None else RoundTicket.from_extra_args(params.extra_args)
         if ticket is None:
             super().add_request(request)
             return
-        arrived = self._held_rounds().setdefault(ticket.round_id, [])
+        arrived = self._held.setdefault(ticket.round_id, [])
         arrived.append(request)
         if len(arrived) == ticket.size:
-            for each in self._held_rounds().pop(ticket.round_id):
+            for each in self._held.pop(ticket.round_id):
                 super().add_request(each)
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         """Forget held requests as well as queued ones; None means all."""
         ids = None if request_ids is None else {request_ids} if isinstance(request_ids, str) else set(request_ids)
-        for round_id, arrived in list(self._held_rounds().items()):
+        for round_id, arrived in list(self._held.items()):
             if ids is None or any(each.request_id in ids for each in arrived):
-                del self._held_rounds()[round_id]
+                del self._held[round_id]
         finished: list[Request] = super().finish_requests(ids, finished_status)
         return finished
-
-    def _held_rounds(self) -> dict[str, list[Request]]:
-        held: dict[str, list[Request]] = self.__dict__.setdefault("_igd_held", {})
-        return held

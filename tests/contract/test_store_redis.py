@@ -271,6 +271,17 @@ async def test_events_are_recorded_even_if_old_ones_cannot_be_deleted(server: Re
     await store.close()
 
 
+async def test_a_history_that_is_not_trimmed_yet_reads_no_longer(server: RedisServer) -> None:
+    store = open_store(server.url, options=replace(OPTIONS, history=HistoryLimits(max_events=80)))
+    for number in range(82):
+        await store.append("ann", [event(number)])
+    assert server.cli("hlen", "igd:history:ann") == "82"
+    assert await store.history("ann") == [event(number) for number in range(2, 82)]
+    await store.append("ann", [event(82)])
+    assert server.cli("hlen", "igd:history:ann") == "80"
+    await store.close()
+
+
 async def test_prefixes_keep_deployments_apart(server: RedisServer, store: Store, pristine_bundle: Path) -> None:
     other = open_store(server.url, options=replace(OPTIONS, prefix="other"))
     await store.activate("small", await store.add(pristine_bundle))
@@ -361,6 +372,24 @@ async def test_a_version_under_another_versions_name_is_refused(
     with pytest.raises(ArtifactError, match=f"of version {version}, stored as {VERSION}"):
         await store.fetch("small", VERSION, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+async def test_a_version_that_is_pruned_under_a_reader_is_not_stored(
+    server: RedisServer, store: Store, pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = await store.add(pristine_bundle)
+    real_call = link_module.Link.call
+
+    async def call(self: link_module.Link, *command: str) -> object:
+        if command[0] == "GET" and command[1].endswith(":1"):
+            await store.prune("small", keep=0)
+        return await real_call(self, *command)
+
+    monkeypatch.setattr(link_module.Link, "call", call)
+    with pytest.raises(InputError, match=f"version {version} of catalogue 'small' is not stored"):
+        await store.fetch("small", version, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert server.cli("keys", "igd:{small}:chunk:*") == ""
 
 
 async def test_chunks_of_an_upload_that_ends_half_way_go_by_themselves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -128,6 +129,15 @@ def exchange(app: Any, headers: dict[str, str], **phases: Any) -> Exchanges:
                     failure = check.failure_info
                     failures.append(f"{check.name}: {failure.failure.message}\n{failure.code_sample}")
     return Exchanges(statuses=statuses, failures=failures)
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection() -> Iterator[None]:
+    """schemathesis imports as it goes, pytest parses what it imports, and Python 3.11's parser fails now and then
+    ("AST constructor recursion depth mismatch") when finalisers run in the middle of that."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

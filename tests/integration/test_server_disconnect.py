@@ -62,7 +62,11 @@ async def send(port: int, path: str, body: object) -> tuple[asyncio.StreamReader
     ("path", "body", "sessions"),
     [
         ("/v1/recommendations", {"history": ["1"], "timeout_ms": 60_000}, 1),
-        ("/v1/recommendations:batch", {"requests": [{"history": ["1"], "timeout_ms": 60_000}] * 5}, 5),
+        (
+            "/v1/recommendations:batch",  # of different questions: equal ones are worked out once
+            {"requests": [{"history": [str(item)], "timeout_ms": 60_000} for item in range(1, 6)]},
+            5,
+        ),
     ],
 )
 async def test_a_client_that_leaves_ends_its_decoding(

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from factories import EOS, make_catalogue
+from prometheus_client import CollectorRegistry, generate_latest
 from subjects import (
     Subject,
     assert_same_scores,
@@ -44,8 +45,9 @@ from igd_core.decoding.session import Scoring  # noqa: E402
 from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.tree import TreeEngine  # noqa: E402
 from igd_core.engines.vllm import VLLMEngine  # noqa: E402
+from igd_core.engines.vllm_metrics import VLLMMetrics  # noqa: E402
 from igd_core.engines.vllm_options import VLLMOptions  # noqa: E402
-from igd_core.engines.vllm_question import NodeQuestion  # noqa: E402
+from igd_core.engines.vllm_question import NodeQuestion, RoundTicket  # noqa: E402
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.ids import ROOT  # noqa: E402
 from igd_core.tokenization import TitleTokenizer  # noqa: E402
@@ -114,9 +116,7 @@ def engine_of(subject: Subject) -> VLLMEngine:
 
 def engine_steps() -> float:
     """Steps that vLLM has run in this process's engines, by its own metrics."""
-    from prometheus_client import REGISTRY
-
-    samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+    samples = [sample for metric in VLLMMetrics().collect() for sample in metric.samples]
     return sum(sample.value for sample in samples if sample.name == "vllm:iteration_tokens_total_count")
 
 
@@ -342,6 +342,16 @@ async def test_a_bad_request_fails_alone(vllm: Subject, artifact: Artifact) -> N
     assert engine.stats().healthy
 
 
+async def test_vllms_metrics_join_a_registry_of_ours(vllm: Subject, artifact: Artifact) -> None:
+    await search(vllm, artifact, prompt_of(artifact, 1))
+    registry = CollectorRegistry()
+    registry.register(VLLMMetrics())
+    text = generate_latest(registry).decode()
+    assert 'vllm:request_success_total{engine="0",finished_reason="length"' in text
+    assert "vllm:kv_cache_usage_perc" in text
+    assert "python_info" not in text
+
+
 async def test_a_session_counts_what_it_cost_and_ends_once(vllm: Subject, artifact: Artifact) -> None:
     prompt = prompt_of(artifact, 131, 132, 133)
     session = await vllm.engine.open(artifact.version, prompt, Scoring(keep=ALL))
@@ -375,6 +385,22 @@ async def test_cancelled_and_closed_calls_leave_nothing_running(vllm: Subject, a
     assert (cancelled.stats.rounds, closed.stats.rounds) == (0, 0)
     await cancelled.close()
     assert engine.stats().sessions == 0
+    await engine_is_idle(engine)
+
+
+async def test_a_round_that_never_completes_can_be_given_up(vllm: Subject, artifact: Artifact) -> None:
+    engine = engine_of(vllm)
+    ticket = RoundTicket(round_id="half of it", size=2)
+    params = SamplingParams(max_tokens=1, detokenize=False, extra_args=ticket.to_extra_args())
+
+    async def half(request_id: str) -> None:
+        async for _ in engine.llm.generate(tokens_input([5]), params, request_id):
+            pass
+
+    for number in range(2):  # the second time, the first one's half must not make it whole
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(half(f"half-{number}"), 0.3)
+    assert len(await search(vllm, artifact, prompt_of(artifact, 1))) == 10
     await engine_is_idle(engine)
 
 

@@ -27,7 +27,7 @@ def rows(section: str) -> list[list[str]]:
     """Cells of the table under a heading, without its head."""
     text = DOCUMENT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
+    return [[cell.strip() for cell in re.split(r" \|(?= )", line.strip("|"))] for line in table[2:]]
 
 
 def named(section: str, pattern: str) -> set[str]:

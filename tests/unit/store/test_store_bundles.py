@@ -44,16 +44,19 @@ async def test_a_copy_that_another_process_made_meanwhile_stays_if_it_is_whole(
     bundle = Bundle.open(pristine_bundle)
     layout = Layout.of(bundle.sizes, 1 << 20)
     target = tmp_path / "cache" / version
+    made: list[int] = []
 
     async def read(chunk: Chunk) -> bytes | None:
         if not target.exists():
             shutil.copytree(pristine_bundle, target)
             if damaged:
                 (target / "items.parquet").write_bytes(b"")
+            made.append(target.stat().st_ino)
         return bundle.read(chunk, layout.chunk_bytes)
 
     assert await receive(version, layout, read, tmp_path / "cache") == target
     assert contents(target) == contents(pristine_bundle)
+    assert (target.stat().st_ino in made) == (not damaged)
     assert [path.name for path in target.parent.iterdir()] == [version]
 
 

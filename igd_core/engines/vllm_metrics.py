@@ -1,0 +1,27 @@
+"""vLLM's own Prometheus metrics, for a registry that is not its own.
+
+vLLM counts in prometheus_client's default registry, of this process; what its engine process knows, it sends here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+
+class VLLMMetrics:
+    """A collector of all that vLLM counts, under vLLM's names (``vllm:...``)."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Families as they stand now; none before an engine has started."""
+        return (family for family in REGISTRY.collect() if family.name.startswith("vllm:"))
+
+    def describe(self) -> list[Metric]:
+        """Nothing: what there will be is known once an engine has started."""
+        return []

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd_core.ids import ItemIndex
+from igd_core.recommender import Query
+from igd_core.store.memory import MemoryStore
+from server.background import Background
+from server.results import Question, Ranking, ResultCache
+from server.store_guard import StoreGuard
+
+if TYPE_CHECKING:
+    from igd_core.artifact import Artifact
+
+ROWS = st.lists(st.integers(0, 3).map(ItemIndex), max_size=4)
+# Few values, so that equal questions are met often; and pairs that Python takes for equal, or nearly.
+VALUES = st.lists(st.sampled_from([1, 1.0, True, 0, "1", "a", 1.5, 2]), min_size=1, max_size=3)
+QUERIES = st.builds(
+    Query,
+    history=st.lists(st.integers(0, 2).map(ItemIndex), max_size=12),
+    k=st.integers(1, 2),
+    beams=st.integers(1, 3),
+    alpha=st.sampled_from([None, 0.2, 0, 0.0, -0.0, 0.5]),
+    temperature=st.sampled_from([1, 1.0, 2.0]),
+    length_penalty=st.sampled_from([0, 0.0, 1.0]),
+    exclude_seen=st.booleans(),
+    exclude=ROWS,
+    allow=st.none() | ROWS,
+    attributes=st.dictionaries(st.sampled_from(["x", "y"]), VALUES, max_size=2),
+    timeout_s=st.sampled_from([None, 1.0, 2.0]),
+)
+QUESTIONS = st.tuples(
+    QUERIES, st.sampled_from(["m", "n"]), st.sampled_from([None, "m", "n"]), st.booleans(), st.booleans()
+)
+
+
+def normal(artifact: Artifact, asked: tuple[Query, str, str | None, bool, bool]) -> Any:
+    """What the answer can depend on, as Python compares it."""
+    query, model_id, adapter, explain, _ = asked
+    shown = tuple(artifact.manifest.template.window(query.history))
+    return (
+        artifact.version,
+        model_id,
+        adapter,
+        explain,
+        shown,
+        frozenset(query.exclude) | frozenset(query.history if query.exclude_seen else ()),
+        None if query.allow is None else frozenset(query.allow),
+        {name: frozenset(values) for name, values in query.attributes.items()},
+        query.k,
+        max(query.k, query.beams),
+        artifact.manifest.alpha if query.alpha is None else query.alpha,
+        query.temperature,
+        query.length_penalty,
+    )
+
+
+@given(one=QUESTIONS, other=QUESTIONS, same=st.sets(st.integers(0, 14)))
+def test_keys_are_equal_if_and_only_if_the_questions_are_the_same(
+    small_artifact: Artifact, artifact: Artifact, one: Any, other: Any, same: set[int]
+) -> None:
+    # Most of the second question is the first one's: two that are drawn apart are hardly ever the same.
+    fields = list(Query.__dataclass_fields__)
+    changes = {name: getattr(other[0], name) for at, name in enumerate(fields) if at in same}
+    rest = tuple(other[at] if at + 10 in same else one[at] for at in range(1, 5))
+    first, second = one, (replace(one[0], **changes), *rest)
+    versions = [small_artifact if asked[4] else artifact for asked in (first, second)]
+    keys = [
+        Question(query=asked[0], artifact=version, model_id=asked[1], adapter=asked[2], explain=asked[3]).key()
+        for asked, version in zip((first, second), versions, strict=True)
+    ]
+    is_same = normal(versions[0], first) == normal(versions[1], second)
+    assert (keys[0] == keys[1]) == is_same
+
+
+def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
+    history = [ItemIndex(row) for row in range(30)]
+    keys = {
+        Question(
+            query=Query(history=history[:length], exclude_seen=exclude_seen), artifact=artifact, model_id="m"
+        ).key()
+        for length in range(31)
+        for exclude_seen in (True, False)
+    }
+    assert len(keys) == 2 * 31 - 1  # without a history there is nothing to leave out
+
+
+RANKING = Ranking(items=b'[{"item_id":"7"}]', item_ids=b'["7"]')
+
+
+class Parts:
+    """A cache over a store in memory, with a clock that is set by hand."""
+
+    def __init__(self, *, ttl_s: float = 60.0, max_local: int = 3, memory: MemoryStore | None = None) -> None:
+        self.now = 1_000_000.0
+        self.memory = memory or MemoryStore()
+        self.background = Background(max_waiting=100)
+        self.cache = ResultCache(
+            StoreGuard(self.memory, timeout_s=0.25),
+            self.background,
+            ttl_s=ttl_s,
+            max_local=max_local,
+            clock=lambda: self.now,
+        )
+
+    async def stored(self, key: str) -> Ranking | None:
+        return await self.cache.stored(key, by=asyncio.get_running_loop().time() + 1.0)
+
+
+async def test_an_answer_is_found_here_and_by_other_servers_until_its_time_is_over() -> None:
+    here = Parts()
+    there = Parts(memory=here.memory)
+    here.cache.keep("k", RANKING)
+    await here.background.settle()
+    assert here.cache.local("k") == RANKING
+    assert there.cache.local("k") is None
+    here.now = there.now = here.now + 40
+    assert await there.stored("k") == RANKING
+    assert there.cache.local("k") == RANKING
+    here.now = there.now = here.now + 21
+    assert here.cache.local("k") is None
+    assert there.cache.local("k") is None, "what came from the store is no younger for that"
+    assert await there.stored("k") is None
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+async def test_a_clock_that_jumps_costs_answers_but_makes_none_old(jump_s: float) -> None:
+    parts = Parts()
+    parts.cache.keep("k", RANKING)
+    await parts.background.settle()
+    parts.now += jump_s
+    assert parts.cache.local("k") is None
+    assert await parts.stored("k") is None
+    parts.cache.keep("k", RANKING)
+    assert parts.cache.local("k") == RANKING
+
+
+async def test_the_answers_asked_for_last_are_the_ones_kept() -> None:
+    parts = Parts(max_local=3)
+    for key in "abc":
+        parts.cache.keep(key, RANKING)
+    assert parts.cache.local("a") == RANKING
+    parts.cache.keep("d", RANKING)
+    assert [key for key in "abcd" if parts.cache.local(key)] == ["a", "c", "d"]
+    await parts.background.settle()
+    assert await parts.stored("b") == RANKING
+
+
+async def test_few_large_answers_are_kept_where_many_small_ones_would_be() -> None:
+    parts = Parts(max_local=1000)
+    large = Ranking(items=b"x" * (30 << 20), item_ids=b"[]")
+    for key in "abc":
+        parts.cache.keep(key, large)
+    parts.cache.keep("c", large)
+    assert [key for key in "abc" if parts.cache.local(key)] == ["b", "c"]
+    await parts.background.close(1.0)
+
+
+async def test_nothing_is_kept_where_that_is_switched_off() -> None:
+    never, only_store = Parts(ttl_s=0), Parts(max_local=0)
+    for parts in (never, only_store):
+        parts.cache.keep("k", RANKING)
+        await parts.background.settle()
+        assert parts.cache.local("k") is None
+    assert await never.stored("k") is None
+    assert await never.memory.get("result:k") is None
+    assert await only_store.stored("k") == RANKING
+
+
+@given(data=st.data())
+async def test_a_damaged_answer_is_none(data: st.DataObject) -> None:
+    parts = Parts()
+    parts.cache.keep("k", RANKING)
+    await parts.background.settle()
+    whole = await parts.memory.get("result:k")
+    assert whole is not None
+    if data.draw(st.booleans()):
+        broken = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        at = data.draw(st.integers(0, len(whole) - 1))
+        broken = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    await parts.memory.put("result:k", broken, 60.0)
+    other = Parts(memory=parts.memory)
+    assert await other.stored("k") is None
+    assert other.cache.local("k") is None
+
+
+async def test_a_store_that_does_not_answer_has_no_answers() -> None:
+    class Gone(MemoryStore):
+        async def get(self, key: str) -> bytes | None:
+            await asyncio.sleep(3600)
+            return await super().get(key)
+
+    parts = Parts(memory=Gone())
+    parts.cache.keep("k", RANKING)
+    assert parts.cache.local("k") == RANKING
+    async with asyncio.timeout(1.0):
+        assert await parts.stored("k") is None
+    await parts.background.settle()
