@@ -9,6 +9,7 @@ from server.histories import Histories
 from server.problems import (
     INTERNAL_ERROR,
     INVALID_FIELD,
+    NOT_FOUND,
     STORE_UNAVAILABLE,
 )
 from server.routes.documented import ACCESS, KEYED, problems
@@ -21,14 +22,14 @@ def users_router(histories: Histories) -> APIRouter:
     """The one route."""
     router = APIRouter(tags=["users"], dependencies=KEYED)
 
-    # A path parameter that takes slashes: a user's id may hold them.
+    # A path parameter that takes slashes: a user's id may hold them. One that holds a line feed is no path: 404.
     @router.delete(
         "/v1/users/{user_id:path}",
         summary="Forget a user",
         description="Nothing is stored under the user's id afterwards, whether or not there was anything before.",
         status_code=status.HTTP_204_NO_CONTENT,
         response_class=Response,
-        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
+        responses=problems(INVALID_FIELD, NOT_FOUND, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
     )
     async def forget_user(user_id: UserInPath) -> None:
         await histories.forget(user_id)
