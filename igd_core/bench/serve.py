@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,14 +12,14 @@ import numpy as np
 from igd_core.bench.http_pool import Answer, HttpPool
 from igd_core.bench.load import (
     MAX_REQUESTS,
-    TIMED_OUT,
     LoadArrays,
     LoadLimits,
     closed_loop,
     open_loop,
     planned_arrivals,
 )
-from igd_core.bench.traffic import GOOD, HistoryTraffic, Verdict
+from igd_core.bench.load_report import is_accepted, is_good, percentiles, summary, timeline
+from igd_core.bench.traffic import HistoryTraffic
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,11 +36,9 @@ MAX_SECONDS = 4 * 3600.0
 MAX_CONCURRENCY = 256
 
 _PATIENCE_S = 5.0  # beyond the deadline, for an answer that is late but comes
-_BUCKETS = 600
 _GAIN = 1.05
 _MAX_WARM_UP_S = 1.0
 _SCRAPES = 300
-_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +148,13 @@ def find_capacity(bench: ServeBench) -> Mapping[str, Any]:
         warm = _where(requests, requests.planned >= warm_up_s)
         # Answers of the window, not of its requests: those under way at its end are not waited for.
         inside = (requests.done >= warm_up_s) & (requests.done < seconds)
-        good = float(np.count_nonzero(_good(requests, bench.deadline_s) & inside)) / bench.seconds
+        good = float(np.count_nonzero(is_good(requests, bench.deadline_s) & inside)) / bench.seconds
         steps.append(
             {
                 "concurrency": concurrency,
                 "good_per_s": round(good, 2),
                 "answered_per_s": round(float(np.count_nonzero(inside & (requests.status > 0))) / bench.seconds, 2),
-                "latency_ms": percentiles(warm.latency_s[_accepted(warm)]),
+                "latency_ms": percentiles(warm.latency_s[is_accepted(warm)]),
                 "reasons": dict(traffic.reasons.most_common()),
             }
         )
@@ -176,73 +172,6 @@ def find_capacity(bench: ServeBench) -> Mapping[str, Any]:
     }
 
 
-def summary(requests: LoadArrays, seconds: float, deadline_s: float) -> dict[str, Any]:
-    """Counts, rates, and latencies from the planned arrival (with what of them was waiting to be sent)."""
-    accepted, good = _accepted(requests), _good(requests, deadline_s)
-    refused = (requests.status > 0) & ~accepted
-    span = max(seconds, 1e-9)
-    return {
-        "requests": len(requests.planned),
-        "statuses": _counts(requests.status, {0: "no answer", TIMED_OUT: "given up"}),
-        "answers": {
-            verdict.name.lower(): int(np.count_nonzero(requests.verdict == verdict))
-            for verdict in Verdict
-            if np.any(requests.verdict == verdict)
-        },
-        "accepted_per_s": round(float(np.count_nonzero(accepted)) / span, 2),
-        "goodput_per_s": round(float(np.count_nonzero(good)) / span, 2),
-        "latency_ms": {"accepted": percentiles(requests.latency_s[accepted])}
-        | ({"refused": percentiles(requests.latency_s[refused])} if refused.any() else {}),
-        "latency_from_sending_ms": percentiles(requests.service_s[accepted]),
-        "sent_late_ms": percentiles(requests.lag_s[np.isfinite(requests.lag_s)]),
-    }
-
-
-def timeline(requests: LoadArrays, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
-    """The same by planned arrival, in stretches of whole seconds, 600 at most."""
-    width = max(1, math.ceil(seconds / _BUCKETS))
-    accepted, good, latencies_s = _accepted(requests), _good(requests, deadline_s), requests.latency_s
-    edges = np.searchsorted(requests.planned, np.arange(math.ceil(seconds / width) + 1) * width)  # planned ascends
-    rows = []
-    for index, (start, end) in enumerate(pairwise(edges.tolist())):
-        here = slice(start, end)
-        taken = accepted[here]
-        latency_s, status = latencies_s[here], requests.status[here]
-        p50, p99 = np.percentile(latency_s[taken], (50, 99)).tolist() if taken.any() else (None, None)
-        rows.append(
-            {
-                "second": index * width,
-                "seconds": width,
-                "requests": end - start,
-                "accepted": int(np.count_nonzero(taken)),
-                "good": int(np.count_nonzero(good[here])),
-                "refused": int(np.count_nonzero((status > 0) & ~taken)),
-                "failed": int(np.count_nonzero(status <= 0)),
-                "p50_ms": None if p50 is None else round(p50 * 1000, 3),
-                "p99_ms": None if p99 is None else round(p99 * 1000, 3),
-            }
-        )
-    return rows
-
-
-def percentiles(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """p50 to p99.9, and the maximum, in milliseconds; empty for no values."""
-    if not len(seconds):
-        return {}
-    values = np.percentile(seconds, _PERCENTILES).tolist()
-    found = {f"p{rank:g}": round(value * 1000, 3) for rank, value in zip(_PERCENTILES, values, strict=True)}
-    return found | {"max": round(float(seconds.max()) * 1000, 3)}
-
-
-def _accepted(requests: LoadArrays) -> NDArray[np.bool_]:
-    return np.asarray((requests.status >= 200) & (requests.status < 300))
-
-
-def _good(requests: LoadArrays, deadline_s: float) -> NDArray[np.bool_]:
-    wanted = np.isin(requests.verdict, [int(verdict) for verdict in GOOD])
-    return _accepted(requests) & wanted & (requests.latency_s <= deadline_s)
-
-
 def _where(requests: LoadArrays, chosen: NDArray[np.bool_]) -> LoadArrays:
     return LoadArrays(
         planned=requests.planned[chosen],
@@ -251,11 +180,6 @@ def _where(requests: LoadArrays, chosen: NDArray[np.bool_]) -> LoadArrays:
         status=requests.status[chosen],
         verdict=requests.verdict[chosen],
     )
-
-
-def _counts(values: NDArray[np.int16], names: Mapping[int, str]) -> dict[str, int]:
-    found, counts = np.unique(values, return_counts=True)
-    return {names.get(value, str(value)): count for value, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
 
 @dataclass(slots=True)

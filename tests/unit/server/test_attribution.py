@@ -1,0 +1,148 @@
+"""Events that name the answer which showed the item."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igd_core.errors import StoreUnavailable
+from igd_core.store.memory import MemoryStore
+from server.attribution import Attribution
+from server.background import Background
+from server.store_guard import StoreGuard
+from server.variants import Variant
+
+if TYPE_CHECKING:
+    from films import Run, Running
+
+VARIANTS = (Variant(name="a"), Variant(name="b", alpha=0.9))
+
+
+class Counts:
+    """What would be metrics."""
+
+    def __init__(self) -> None:
+        self.attributed = Counter[tuple[str, str]]()
+        self.dropped = 0
+
+    def observe_attributed(self, *, variant: str, catalogue: str) -> None:
+        self.attributed[variant, catalogue] += 1
+
+    def observe_attribution_dropped(self) -> None:
+        self.dropped += 1
+
+
+def attribution(
+    counts: Counts, *, store: MemoryStore | None = None, max_waiting: int = 1000
+) -> tuple[Attribution, Background]:
+    background = Background(max_waiting=max_waiting)
+    guard = StoreGuard(store or MemoryStore(), timeout_s=0.25)
+    return Attribution(guard, background, ttl_s=60.0, metrics=counts), background
+
+
+async def taken(running: Running, request_id: str, *item_ids: str) -> None:
+    events = [
+        {"user_id": "u", "item_id": item_id, "timestamp": at, "request_id": request_id}
+        for at, item_id in enumerate(item_ids)
+    ]
+    assert (await running.client.post("/v1/events", json={"events": events})).status_code == 200
+
+
+async def settled(running: Running, line: str) -> str:
+    """The metrics, once they hold ``line``."""
+    async with asyncio.timeout(5):
+        while line not in (text := (await running.client.get("/metrics")).text):  # noqa: ASYNC110 - as a scraper
+            await asyncio.sleep(0.001)
+    return text
+
+
+async def test_an_event_on_a_shown_item_counts_for_the_answers_variant_once(run: Run) -> None:
+    async with run(variants=VARIANTS) as running:
+
+        async def ask(**body: Any) -> dict[str, Any]:
+            answer: dict[str, Any] = (await running.recommend(history=["1"], k=4, **body)).json()
+            return answer
+
+        one, other = await ask(variant="a"), await ask(variant="b")
+        cached = await ask(variant="b")
+        assert cached["cached"]
+        shown = [item["item_id"] for item in one["items"]]
+        await taken(running, one["request_id"], shown[0], shown[1], "1", "ghost", shown[0])
+        await taken(running, one["request_id"], shown[0], shown[1])
+        await taken(running, other["request_id"], other["items"][2]["item_id"])
+        await taken(running, cached["request_id"], other["items"][2]["item_id"])
+        await taken(running, "never-asked", shown[0])
+        await taken(running, one["request_id"], shown[2])
+        text = await settled(running, 'igd_attributed_events_total{catalogue="films",variant="a"} 3.0')
+        assert 'igd_attributed_events_total{catalogue="films",variant="b"} 2.0' in text
+
+
+async def test_an_entry_of_a_batch_and_a_duplicate_of_an_item_count_too(run: Run) -> None:
+    async with run() as running:
+        body = {"requests": [{"history": ["1"], "allow": ["16", "17"]}, {"k": 2}]}
+        results = (await running.client.post("/v1/recommendations:batch", json=body)).json()["results"]
+        answers = [result["recommendation"] for result in results]
+        assert answers[0]["items"][0]["duplicates"] == ["17"]
+        await taken(running, answers[0]["request_id"], "17")
+        await taken(running, answers[1]["request_id"], "2")
+        await settled(running, 'igd_attributed_events_total{catalogue="films",variant=""} 2.0')
+
+
+@given(
+    shown=st.sets(st.sampled_from("abcdef")),
+    posts=st.lists(st.lists(st.sampled_from("abcdefxy"), min_size=1, max_size=4), max_size=6),
+)
+async def test_each_shown_item_counts_once_however_often_it_is_taken(shown: set[str], posts: list[list[str]]) -> None:
+    counts = Counts()
+    made, background = attribution(counts)
+    quoted = ",".join(f'"{item}"' for item in sorted(shown))
+    made.remember("r", variant="v", catalogue="c", item_ids=f"[{quoted}]".encode())
+    for post in posts:
+        made.attribute("r", post)
+    await background.settle()
+    assert counts.attributed["v", "c"] == len(shown & {item for post in posts for item in post})
+    assert counts.dropped == 0
+
+
+async def test_nobody_waits_for_it_and_what_is_too_much_is_dropped() -> None:
+    class Hanging(MemoryStore):
+        async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+            await asyncio.sleep(3600)
+            await super().put(key, value, ttl_s)
+
+    counts = Counts()
+    made, background = attribution(counts, store=Hanging(), max_waiting=50)
+    for number in range(60):
+        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b"[]")
+    assert counts.dropped == 10
+    async with asyncio.timeout(5):
+        await background.settle()
+    assert counts.dropped == 60, "what the store did not take is said to be lost"
+
+
+async def test_what_the_store_does_not_take_is_not_counted() -> None:
+    class ReadOnly(MemoryStore):
+        frozen = False
+
+        async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+            if self.frozen:
+                raise StoreUnavailable("READONLY")
+            await super().put(key, value, ttl_s)
+
+    counts, store = Counts(), ReadOnly()
+    made, background = attribution(counts, store=store)
+    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    await background.settle()
+    store.frozen = True
+    made.attribute("r", ["1"])
+    await background.settle()
+    assert not counts.attributed
+    store.frozen = False
+    made.attribute("r", ["1"])
+    made.attribute("r", ["1"])
+    await background.settle()
+    assert counts.attributed == {("", "c"): 1}
