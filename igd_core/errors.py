@@ -6,6 +6,7 @@ IGDError
 │   ├── CatalogueError    items, titles, paths, priors
 │   └── QueryError        a recommendation request; names the field
 ├── ArtifactError         a bundle is truncated, altered, foreign or made for another tokenizer
+├── TuningError           a tuning run cannot start or go on; what it has written stays
 ├── ModelError            a checkpoint cannot be loaded or has an unsupported architecture
 ├── StoreError            the store cannot answer now, or what it holds cannot be used
 │   └── StoreUnavailable  not reached, too slow, full or read-only: the same call may work later
@@ -47,6 +48,10 @@ class QueryError(InputError):
 
 class ArtifactError(IGDError):
     """An artefact is truncated, altered, foreign, or made for another tokenizer."""
+
+
+class TuningError(IGDError):
+    """A tuning run cannot start or go on; what it has written stays."""
 
 
 class ModelError(IGDError):

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from igd_core.data.amazon import AmazonOptions, read_amazon
 from igd_core.data.interactions import Interactions
 from igd_core.data.movielens import read_movielens
 from igd_core.data.prepared import Preparation, write_prepared
@@ -34,6 +35,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     movielens.add_argument("--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ml-100k")
     movielens.add_argument("--no-year", action="store_true", help='"Sabrina", not "Sabrina (1954)"')
     movielens.set_defaults(run=_prepare_movielens)
+
+    amazon = sources.add_parser("amazon", parents=[shared], help="Amazon reviews (2018 release), from the raw files")
+    amazon.add_argument("--reviews", type=Path, required=True, metavar="FILE", help="one JSON object a line, or gzip")
+    amazon.add_argument("--metadata", type=Path, required=True, metavar="FILE", help="likewise; asin and title")
+    amazon.add_argument("--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ and the reviews file's name")
+    window = AmazonOptions()
+    amazon.add_argument("--begin", default=window.begin, metavar="DAY", help="first day (default: %(default)s)")
+    amazon.add_argument("--end", default=window.end, metavar="DAY", help="first day after (default: %(default)s)")
+    amazon.add_argument(
+        "--core", type=int, default=window.core, metavar="N", help="least reviews of a user, an item (default: 5)"
+    )
+    amazon.set_defaults(run=_prepare_amazon)
 
     files = sources.add_parser("csv", parents=[shared], help="your own csv or Parquet files")
     files.add_argument("--items", type=Path, required=True, metavar="FILE", help="item_id, title, any other columns")
@@ -78,6 +91,14 @@ def _prepare_movielens(args: argparse.Namespace) -> int:
     out = args.out or igd_home() / "data" / "ml-100k"
     summary = write_prepared(out, movielens.catalogue, movielens.interactions, _preparation(args), force=args.force)
     return _report(out, summary, as_json=args.json)
+
+
+def _prepare_amazon(args: argparse.Namespace) -> int:
+    options = AmazonOptions(begin=args.begin, end=args.end, core=args.core)
+    amazon = read_amazon(args.reviews, args.metadata, options)
+    out = args.out or igd_home() / "data" / args.reviews.name.partition(".")[0]
+    summary = write_prepared(out, amazon.catalogue, amazon.interactions, _preparation(args), force=args.force)
+    return _report(out, summary | {"reviews": amazon.reviews, "untitled": amazon.untitled}, as_json=args.json)
 
 
 def _prepare_files(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`igd inspect`: what an artefact's tokens decide, as a table, as JSON and as a picture."""
+"""`igd inspect`: what an artefact's tokens decide, and what checkpoints make of them: table, JSON and picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.commands.build import summary
+from igd_core.commands.inspect_checkpoint import add_checkpoint_arguments, run_checkpoints
 from igd_core.inspection import Inspection, inspect_artifact
 from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
 
@@ -27,11 +28,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw information gain by token position")
     parser.add_argument("--json", action="store_true")
+    add_checkpoint_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, compute, print, draw."""
+    if args.checkpoint:
+        return run_checkpoints(args)
     artifact = load_artifact(args.artifact)
     text_of: Callable[[int], str] = str
     if args.tokenizer is not None:

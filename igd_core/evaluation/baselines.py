@@ -1,0 +1,185 @@
+"""Rankers to compare with, on the same rows: none of them reads a title.
+
+Each scores items; the common part here masks seen items, takes one item a title and ranks. Equal scores are ranked by
+popularity, so a ranker that knows nothing of a history answers with the most popular.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from igd_core.errors import InputError
+from igd_core.evaluation.metrics import NONE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+    from igd_core.evaluation.settings import Seen
+    from igd_core.ids import ItemIndex
+
+BASELINES = ("popular", "repeat", "transitions", "itemknn", "sasrec")
+NEED_TRAINING = ("transitions", "itemknn", "sasrec")
+_BLOCK_SCORES = 1 << 23
+
+
+class Ranker(Protocol):
+    """Scores all items after a history."""
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """``(histories, num_items)`` float64, higher is better, finite."""
+        ...
+
+
+class MostPopular:
+    """The same list for everybody: items by training interactions."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._frequency = artifact.catalogue.frequency.astype(np.float64)
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Training interactions of each item."""
+        return np.tile(self._frequency, (len(histories), 1))
+
+
+class RepeatHistory:
+    """The history's items, the latest first; then the most popular."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._num_items = len(artifact.catalogue)
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Place of each item's last occurrence, 0 where it has none."""
+        scores = np.zeros((len(histories), self._num_items))
+        for row, history in enumerate(histories):
+            for place, item in enumerate(history, start=1):
+                scores[row, item] = place
+        return scores
+
+
+class LastItemTransitions:
+    """First-order Markov: how often each item followed the history's last one in training; then the most popular."""
+
+    def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]]) -> None:
+        self._num_items = len(artifact.catalogue)
+        self._followers: dict[int, dict[int, int]] = {}
+        for sequence in sequences:
+            for item, follower in itertools.pairwise(sequence.tolist()):
+                counts = self._followers.setdefault(item, {})
+                counts[follower] = counts.get(follower, 0) + 1
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Count of each transition from the last item."""
+        scores = np.zeros((len(histories), self._num_items))
+        for row, history in enumerate(histories):
+            followers = self._followers.get(history[-1], {}) if history else {}
+            scores[row, list(followers)] = list(followers.values())
+        return scores
+
+
+class ItemNeighbours:
+    """Item-based nearest neighbours with cosine similarity, from the library implicit."""
+
+    def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]], *, neighbours: int = 200) -> None:
+        """Count who chose what together.
+
+        Args:
+            artifact: whose items.
+            sequences: what each person chose in training.
+            neighbours: most similar items kept for an item.
+
+        Raises:
+            InputError: implicit is not installed.
+        """
+        try:
+            from implicit.nearest_neighbours import CosineRecommender
+            from scipy.sparse import csr_matrix
+        except ImportError:
+            raise InputError("baseline itemknn: needs implicit: pip install 'igd-recommender[eval]'") from None
+        person = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+        items = np.concatenate(list(sequences))
+        chosen = csr_matrix((np.ones(len(items)), (person, items)), shape=(len(sequences), len(artifact.catalogue)))
+        chosen.data[:] = 1.0  # twice is not more than once
+        model = CosineRecommender(K=neighbours, num_threads=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a matrix format that it makes itself
+            model.fit(chosen, show_progress=False)
+        self._similarity = model.similarity
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Sum of each item's similarities to the history's."""
+        scores = np.zeros((len(histories), self._similarity.shape[0]))
+        for row, history in enumerate(histories):
+            if history:
+                scores[row] = np.asarray(self._similarity[sorted(set(history))].sum(axis=0)).ravel()
+        return scores
+
+
+def make_ranker(
+    name: str, artifact: Artifact, sequences: Sequence[NDArray[np.int32]] | None, *, seed: int, scratch: Path
+) -> Ranker:
+    """A baseline by name, trained where it must be.
+
+    Args:
+        name: one of `BASELINES`.
+        artifact: whose items and frequencies.
+        sequences: of training, as `training_sequences` makes them; None where none were given.
+        seed: of what is random in training.
+        scratch: folder for what training keeps (sasrec's checkpoint).
+
+    Raises:
+        InputError: no such baseline, one that needs training rows without them, or a library that is not installed.
+    """
+    if name not in BASELINES:
+        raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
+    if name == "popular":
+        return MostPopular(artifact)
+    if name == "repeat":
+        return RepeatHistory(artifact)
+    if sequences is None:
+        raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
+    if name == "transitions":
+        return LastItemTransitions(artifact, sequences)
+    if name == "itemknn":
+        return ItemNeighbours(artifact, sequences)
+    from igd_core.evaluation.sasrec import SASRec
+
+    return SASRec.train(sequences, num_items=len(artifact.catalogue), seed=seed, scratch=scratch)
+
+
+def ranked_lists(
+    ranker: Ranker, histories: Sequence[Sequence[ItemIndex]], artifact: Artifact, *, depth: int, seen: Seen
+) -> Iterator[list[int]]:
+    """For each history, the ``depth`` best items, one a title; a title counts as seen when all its items are."""
+    trie = artifact.trie
+    by_popularity = artifact.popular_leaves()
+    owner = np.repeat(np.arange(trie.num_leaves), np.diff(trie.leaf_start))
+    block = max(1, _BLOCK_SCORES // len(artifact.catalogue))
+    for first in range(0, len(histories), block):
+        part = histories[first : first + block]
+        scores = ranker.scores(part)
+        if seen == "excluded":
+            for row, history in enumerate(part):
+                scores[row, list(history)] = -np.inf
+        scores = scores[:, trie.leaf_items]
+        best = np.maximum.reduceat(scores, trie.leaf_start[:-1], axis=1)
+        for row in range(len(part)):
+            ranked = by_popularity[np.argsort(-best[row, by_popularity], kind="stable")[:depth]]
+            ranked = ranked[np.isfinite(best[row, ranked])]
+            is_best = scores[row] == best[row][owner]
+            yield [_shown(leaf, is_best, artifact) for leaf in ranked.tolist()]
+
+
+def _shown(leaf: int, is_best: NDArray[np.bool_], artifact: Artifact) -> int:
+    """Item of a leaf with its best score, the more popular of several."""
+    trie = artifact.trie
+    places = slice(int(trie.leaf_start[leaf]), int(trie.leaf_start[leaf + 1]))
+    items = trie.leaf_items[places][is_best[places]]
+    return int(items[np.argmax(artifact.catalogue.frequency[items])]) if len(items) else NONE

@@ -1,0 +1,101 @@
+"""Percentile bootstrap over rows; the same seed draws the same rows for every column, so differences are paired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.evaluation.metrics import NONE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+LEVEL = 0.95
+_BLOCK = 64
+_COVERAGE_RESAMPLES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(value: float, draws: NDArray[np.float64]) -> Interval:
+        """The middle 95 % of ``draws`` around ``value``."""
+        finite = draws[np.isfinite(draws)]
+        if not len(finite):
+            return Interval(value=float(value), low=float("nan"), high=float("nan"))
+        low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(value=float(value), low=float(low), high=float(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """How often rows are drawn again, and from which seed."""
+
+    resamples: int = 2000
+    seed: int = 0
+
+    def weights(self, rows: int) -> Iterator[NDArray[np.float64]]:
+        """Blocks of ``(draws, rows)`` float64: how often each row is in each draw of ``rows`` rows."""
+        rng = np.random.default_rng(self.seed)
+        for first in range(0, self.resamples, _BLOCK):
+            draws = min(_BLOCK, self.resamples - first)
+            drawn = rng.integers(0, rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
+            yield np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float64)
+
+    def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of each column in each draw: ``(rows, columns)`` to ``(resamples, columns)`` float64.
+
+        Rows where a column is NaN do not count in it; a draw of such rows alone is NaN.
+
+        >>> draws = Resampling(resamples=500, seed=1).means(np.array([[0.0, 1.0], [1.0, 2.0]]))
+        >>> draws.shape, bool(np.allclose(draws[:, 1] - draws[:, 0], 1.0))
+        ((500, 2), True)
+        """
+        given = np.isfinite(values)
+        filled = np.where(given, values, 0.0)
+        whole = bool(given.all())
+        means = []
+        for weights in self.weights(len(values)):
+            count = weights.sum(axis=1, keepdims=True) if whole else weights @ given
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means.append((weights @ filled) / count)
+        return np.concatenate(means)
+
+
+def coverage_interval(value: float, lists: NDArray[np.integer[Any]], *, total: int, resampling: Resampling) -> Interval:
+    """Interval of a coverage: ``value`` plus and minus 1.96 standard deviations of resampled coverages.
+
+    A resample holds about 63 % of the distinct rows and so covers less: its quantiles would lie below the value, its
+    spread is what can be used.
+
+    Args:
+        value: coverage of ``lists``, cut to the first k places.
+        lists: ``(rows, k)``.
+        total: leaves (or items) there are.
+        resampling: 200 draws of it at most are used.
+    """
+    row, place = np.nonzero(lists != NONE)
+    shown = lists[row, place]
+    order = np.argsort(shown, kind="stable")
+    if not len(order):
+        return Interval(value=value, low=value, high=value)
+    starts = np.flatnonzero(np.diff(shown[order], prepend=NONE))
+    few = Resampling(resamples=min(_COVERAGE_RESAMPLES, resampling.resamples), seed=resampling.seed)
+    covered = np.concatenate(
+        [
+            (np.add.reduceat(weights[:, row[order]], starts, axis=1) > 0).sum(axis=1)
+            for weights in few.weights(len(lists))
+        ]
+    )
+    margin = 1.96 * float(np.std(covered / total))
+    return Interval(value=value, low=max(0.0, value - margin), high=min(1.0, value + margin))

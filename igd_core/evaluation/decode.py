@@ -1,0 +1,106 @@
+"""One row under many decoding settings: a prompt, one shared session, and the items that each search found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.decoding.filters import ItemFilter, first_admitted
+from igd_core.decoding.session import Scoring
+from igd_core.errors import EngineError
+from igd_core.evaluation.shared_session import SearchPlan, SharedSession, widest_node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.beam import Hypothesis
+    from igd_core.engines.base import Engine
+    from igd_core.evaluation.settings import DecodingSetting, Seen
+    from igd_core.ids import ItemIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowAnswer:
+    """What one row got.
+
+    Attributes:
+        lists: for each setting, items best first, one a title, at most ``beams`` of them.
+        rounds: calls of the model.
+        model_tokens: tokens that went through it.
+    """
+
+    lists: tuple[tuple[ItemIndex, ...], ...]
+    rounds: int
+    model_tokens: int
+
+
+class RowDecoder:
+    """Decodes rows under a fixed list of settings, on an engine that has the artefact loaded."""
+
+    def __init__(
+        self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None
+    ) -> None:
+        """``adapter`` is the name of one that the engine was opened with; None is the model itself."""
+        self._engine = engine
+        self._artifact = artifact
+        self._settings = list(settings)
+        self._adapter = adapter
+        self._keep = widest_node(artifact)
+        self._popular = artifact.popular_leaves()
+
+    async def answer(self, history: Sequence[ItemIndex]) -> RowAnswer:
+        """Decode one history; an empty one is answered with popularity, as the server does.
+
+        Raises:
+            EngineError: the prompt does not fit, or the model failed.
+        """
+        artifact = self._artifact
+        filters: dict[Seen, ItemFilter] = {
+            "allowed": ItemFilter.of(),
+            "excluded": ItemFilter.of(barred=[int(item) for item in history]),
+        }
+        leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
+        if not history:
+            popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
+            return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0)
+        prompt = artifact.prompt(history)
+        if len(prompt) > self._engine.max_prompt_tokens:
+            raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self._engine.max_prompt_tokens}")
+        plans = [
+            SearchPlan(
+                alpha=each.alpha,
+                beams=each.beams,
+                length_penalty=each.length_penalty,
+                leaves=leaves[each.seen],
+            )
+            for each in self._settings
+        ]
+        # With alpha 0 and everything admitted: raw scores of all children, for the views to weigh and prune.
+        scoring = Scoring(alpha=0.0, keep=self._keep, adapter=self._adapter)
+        session = await self._engine.open(artifact.version, prompt, scoring)
+        try:
+            found = await SharedSession(session, artifact).search(plans)
+        finally:
+            await session.close()
+        lists = [
+            self._items(_leaves(hypotheses), filters[each.seen])
+            for each, hypotheses in zip(self._settings, found, strict=True)
+        ]
+        return RowAnswer(lists=tuple(lists), rounds=session.stats.rounds, model_tokens=session.stats.model_tokens)
+
+    def _items(self, leaves: NDArray[np.int64], item_filter: ItemFilter) -> tuple[ItemIndex, ...]:
+        artifact = self._artifact
+        found = (
+            first_admitted(artifact.trie.items_of(leaf), artifact.catalogue.frequency, item_filter)
+            for leaf in leaves.tolist()
+        )
+        return tuple(items[0] for items in found if items)
+
+
+def _leaves(hypotheses: Sequence[Hypothesis]) -> NDArray[np.int64]:
+    return np.array([found.leaf for found in hypotheses], dtype=np.int64)

@@ -1,0 +1,174 @@
+"""The rows that are evaluated: read, sampled, and sorted into slices."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from igd_core.data.readers import read_interactions
+from igd_core.data.rows import HistoryRows
+from igd_core.errors import DataError, InputError
+from igd_core.evaluation.metrics import NONE
+from igd_core.ids import ItemIndex
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+
+_LENGTHS = ((0, "0"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10 or more"))
+_DECISIONS = ((0, "0-2"), (3, "3"), (4, "4"), (5, "5"), (6, "6 or more"))
+_UNKNOWN = "not in the catalogue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRows:
+    """Histories, each with the item that came next.
+
+    Attributes:
+        number: ``(n,)`` int64, place of each row in its file (0 the first), rows with an unknown target behind all
+            others.
+        histories: n item lists, oldest first.
+        target: ``(n,)`` int64 `ItemIndex`, -1 where the catalogue does not hold it: a miss for everybody.
+        dropped_from_histories: entries of the file's histories that the catalogue does not hold.
+        sha256: of the file.
+    """
+
+    number: NDArray[np.int64]
+    histories: tuple[tuple[ItemIndex, ...], ...]
+    target: NDArray[np.int64]
+    dropped_from_histories: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def target_leaf(self, artifact: Artifact) -> NDArray[np.int64]:
+        """Leaf of each target, ``(n,)`` int64, -1 where unknown."""
+        return np.where(self.target == NONE, NONE, artifact.leaf_of_item[self.target]).astype(np.int64)
+
+    def repeats(self, artifact: Artifact) -> NDArray[np.bool_]:
+        """Whether the target's title stands in the history, ``(n,)``: a miss by definition where seen is excluded."""
+        leaf = artifact.leaf_of_item
+        return np.array(
+            [
+                target != NONE and bool((leaf[list(history)] == leaf[target]).any())
+                for history, target in zip(self.histories, self.target.tolist(), strict=True)
+            ],
+            dtype=bool,
+        )
+
+
+def read_rows(
+    path: Path,
+    artifact: Artifact,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    on_unknown: Literal["error", "miss"] = "error",
+) -> EvaluationRows:
+    """Rows of a file of (history, target) rows; with ``limit``, a random sample of that size, in file order.
+
+    Args:
+        path: csv or Parquet with history_item_ids and item_id.
+        artifact: whose items the ids are.
+        limit: None for all rows.
+        seed: of the sample.
+        on_unknown: with ``miss``, a row whose target the catalogue does not hold counts as a miss of every method, and
+            an unknown item of a history is left out.
+
+    Raises:
+        DataError: the file; rows of another kind; an item that the catalogue does not hold (with ``error``).
+        InputError: ``limit`` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: at least 1 row is needed")
+    read = read_interactions(path, artifact.catalogue, on_unknown="error" if on_unknown == "error" else "drop")
+    data = read.data
+    if not isinstance(data, HistoryRows):
+        raise DataError(f"{path}: single interactions; evaluation needs history_item_ids and item_id columns")
+    total = len(data) + read.dropped
+    chosen = np.arange(total)
+    if limit is not None and limit < total:
+        chosen = np.sort(np.random.default_rng(seed).permutation(total)[:limit])
+    known = chosen < len(data)
+    target = np.full(len(chosen), NONE, dtype=np.int64)
+    target[known] = data.item[chosen[known]]
+    histories = tuple(
+        tuple(map(ItemIndex, data.history(row).tolist())) if row < len(data) else () for row in chosen.tolist()
+    )
+    return EvaluationRows(
+        number=chosen.astype(np.int64),
+        histories=histories,
+        target=target,
+        dropped_from_histories=read.dropped_from_histories,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slicing:
+    """Rows in groups: row i is in group ``names[group[i]]``; ``group`` is ``(n,)`` int64."""
+
+    title: str
+    names: tuple[str, ...]
+    group: NDArray[np.int64]
+
+
+def slicings(rows: EvaluationRows, artifact: Artifact) -> list[Slicing]:
+    """Groups by history length, by popularity of the target's title, and by decisions on its path.
+
+    Titles are ranked by training interactions: the head are the most popular that together make up the first third of
+    them, then the middle and the tail; cold titles have none. A decision is a token with siblings.
+    """
+    length = np.array([len(history) for history in rows.histories], dtype=np.int64)
+    leaf = rows.target_leaf(artifact)
+    return [
+        _binned("history length", length, _LENGTHS, unknown=np.zeros(len(rows), dtype=bool)),
+        Slicing(
+            title="target popularity",
+            names=("head", "middle", "tail", "cold", _UNKNOWN),
+            group=np.append(_popularity_group(artifact), 4)[leaf],
+        ),
+        _binned("decisions", _decisions(leaf, artifact), _DECISIONS, unknown=leaf == NONE),
+    ]
+
+
+def leaf_frequency(artifact: Artifact) -> NDArray[np.int64]:
+    """Training interactions of each leaf's items together, ``(num_leaves,)`` int64."""
+    trie = artifact.trie
+    return np.add.reduceat(artifact.catalogue.frequency[trie.leaf_items], trie.leaf_start[:-1])
+
+
+def _popularity_group(artifact: Artifact) -> NDArray[np.int64]:
+    frequency = leaf_frequency(artifact)
+    order = np.argsort(-frequency, kind="stable")
+    before = np.cumsum(frequency[order]) - frequency[order]
+    group = np.empty(len(frequency), dtype=np.int64)
+    group[order] = np.minimum(3 * before // max(1, int(frequency.sum())), 2)
+    group[frequency == 0] = 3
+    return group
+
+
+def _decisions(leaf: NDArray[np.int64], artifact: Artifact) -> NDArray[np.int64]:
+    trie = artifact.trie
+    count = np.zeros(len(leaf), dtype=np.int64)
+    node = np.where(leaf == NONE, 0, trie.leaf_node[leaf]).astype(np.int64)
+    while (inner := np.flatnonzero(node)).size:
+        node[inner] = trie.parents(node[inner])
+        count[inner] += trie.row_start[node[inner] + 1] - trie.row_start[node[inner]] > 1
+    return count
+
+
+def _binned(
+    title: str, values: NDArray[np.int64], bins: tuple[tuple[int, str], ...], *, unknown: NDArray[Any]
+) -> Slicing:
+    lows = np.array([low for low, _ in bins])
+    group = np.searchsorted(lows, values, side="right") - 1
+    group[unknown] = len(bins)
+    return Slicing(title=title, names=(*(name for _, name in bins), _UNKNOWN), group=group)

@@ -1,0 +1,197 @@
+"""Decoding all rows of a shard into its journal."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from igd_core.engines.checkpoint import resolve_checkpoint
+from igd_core.errors import DataError, EngineError, InputError
+from igd_core.evaluation.decode import RowDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.base import Engine
+    from igd_core.evaluation.journal import Journal
+    from igd_core.evaluation.rows import EvaluationRows
+    from igd_core.evaluation.settings import DecodingSetting
+
+_PIECE = 1 << 20
+_SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Every ``count``-th row, from the ``index``-th on; both count from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """Read ``2/4``.
+
+        Raises:
+            InputError: not of that form, or beyond its count.
+        """
+        match = _SHARD.fullmatch(text)
+        if match is None or int(match[1]) > int(match[2]):
+            raise InputError(f"shard {text!r}: expected I/N with 1 <= I <= N, such as 1/4")
+        return Shard(index=int(match[1]), count=int(match[2]))
+
+    @property
+    def file_name(self) -> str:
+        """The shard's journal in a run's folder."""
+        return f"rows-{self.index}-of-{self.count}.jsonl"
+
+    def of(self, total: int) -> range:
+        """Places of its rows among ``total``."""
+        return range(self.index - 1, total, self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    """What determines a row's lists, and so whether an interrupted run may go on.
+
+    Attributes:
+        artifact: version.
+        rows_sha256: of the rows' file.
+        limit: size of the sample, or None.
+        seed: of the sample.
+        on_unknown: ``error`` or ``miss``.
+    """
+
+    artifact: str
+    rows_sha256: str
+    limit: int | None
+    seed: int
+    on_unknown: str
+
+    def header(self, **more: object) -> dict[str, Any]:
+        """The journal's header; ``more`` is what is particular to a model or a baseline."""
+        return {
+            "artifact": self.artifact,
+            "rows_sha256": self.rows_sha256,
+            "limit": self.limit,
+            "seed": self.seed,
+            "on_unknown": self.on_unknown,
+            **more,
+        }
+
+
+def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
+    """Hash of a checkpoint's json and safetensors files, and of its adapter's: names and contents.
+
+    Raises:
+        ModelError: no such checkpoint.
+    """
+    directories = [resolve_checkpoint(name), *([] if adapter is None else [adapter])]
+    total = hashlib.sha256()
+    files = [sorted([*each.glob("*.json"), *each.glob("*.safetensors")]) for each in directories]
+    for path in itertools.chain.from_iterable(files):
+        total.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                total.update(piece)
+    return total.hexdigest()
+
+
+def decoding_header(
+    identity: RunIdentity, settings: Sequence[DecodingSetting], *, model: str, engine: str, dtype: str, sha256: str
+) -> dict[str, Any]:
+    """Header of the journals of one model's decoding."""
+    methods = [
+        {"name": each.name, "known_as": each.known_as, "seen": each.seen, "depth": each.beams} for each in settings
+    ]
+    return identity.header(
+        kind="decoding", model=model, model_sha256=sha256, engine=engine, dtype=dtype, methods=methods
+    )
+
+
+class ShardRun:
+    """Decodes the rows of a shard that its journal lacks."""
+
+    def __init__(self, journal: Journal, rows: EvaluationRows, shard: Shard, *, concurrency: int) -> None:
+        """Find out what is left to do.
+
+        Args:
+            journal: of this shard, opened.
+            rows: of the whole run.
+            shard: which of them.
+            concurrency: rows decoded at once.
+        """
+        self._journal = journal
+        self._rows = rows
+        self._shard = shard
+        self._concurrency = concurrency
+        self.done = {int(record["row"]) for record in journal.records}
+
+    @property
+    def left(self) -> int:
+        """Rows of the shard that the journal lacks."""
+        return sum(place not in self.done for place in self._shard.of(len(self._rows)))
+
+    async def decode(
+        self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None
+    ) -> None:
+        """Decode what is left, with the model or one of its adapters; what is done before an error stays.
+
+        Raises:
+            EngineError: a row that could not be decoded; names it.
+        """
+        decoder = RowDecoder(engine, artifact, settings, adapter=adapter)
+        places = self._shard.of(len(self._rows))
+        waiting = iter([place for place in places if place not in self.done])
+        with tqdm(total=len(places), initial=len(places) - self.left, unit="row", desc="decoding") as bar:
+            workers = [
+                asyncio.ensure_future(self._work(waiting, decoder, bar)) for _ in range(max(1, self._concurrency))
+            ]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, waiting: Iterator[int], decoder: RowDecoder, bar: tqdm[Any]) -> None:
+        for place in waiting:
+            started = time.perf_counter()
+            if self._rows.target[place] < 0:
+                self._journal.append({"row": place, "lists": None})  # a miss whatever the model says
+            else:
+                try:
+                    answer = await decoder.answer(self._rows.histories[place])
+                except EngineError as error:
+                    raise EngineError(f"row {int(self._rows.number[place]) + 1} of the rows: {error}") from error
+                self._journal.append(
+                    {
+                        "row": place,
+                        "lists": answer.lists,
+                        "rounds": answer.rounds,
+                        "tokens": answer.model_tokens,
+                        "seconds": round(time.perf_counter() - started, 4),
+                    }
+                )
+            bar.update()
+
+
+def make_run_folder(out: Path) -> None:
+    """Create the folder of a run.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made: {error.strerror}") from None

@@ -1,0 +1,42 @@
+"""What each person chose in training, in order, from either kind of training file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.data.interactions import Interactions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from igd_core.data.rows import HistoryRows
+
+
+def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int32]]:
+    """One array of item rows a person, oldest first.
+
+    History rows repeat their person's earlier items row after row. Rows of a named user are joined: the first row's
+    history, then the targets. Where users are not named, a row goes on with the sequence before it when its history is
+    that sequence's end; otherwise it begins another.
+    """
+    if isinstance(data, Interactions):
+        order = np.lexsort((data.timestamp, data.user))
+        bounds = np.flatnonzero(np.diff(data.user[order])) + 1
+        return [part.astype(np.int32) for part in np.split(data.item[order], bounds) if len(part)]
+    order = np.arange(len(data)) if data.user is None else np.argsort(data.user, kind="stable")
+    sequences: list[list[int]] = []
+    person: int | None = None
+    for row in order.tolist():
+        history, target = data.history(row).tolist(), int(data.item[row])
+        if data.user is None:
+            goes_on = bool(sequences) and bool(history) and sequences[-1][-len(history) :] == history
+        else:
+            goes_on = person == int(data.user[row])
+            person = int(data.user[row])
+        if goes_on:
+            sequences[-1].append(target)
+        else:
+            sequences.append([*history, target])
+    return [np.array(sequence, dtype=np.int32) for sequence in sequences]

@@ -1,0 +1,91 @@
+"""What is compared: decoding settings, and baselines, each with seen items allowed or excluded."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from igd_core.errors import InputError
+from igd_core.recommender import MAX_BEAMS, MAX_LENGTH_PENALTY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Seen = Literal["allowed", "excluded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A name under which lists are reported, and whether items of the history may stand in them."""
+
+    name: str
+    seen: Seen
+
+    @property
+    def key(self) -> str:
+        """Unique among the methods of a run."""
+        return f"{self.name} seen={self.seen}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingSetting:
+    """One way to search.
+
+    Attributes:
+        alpha: weight of the rebalancing, 0..1.
+        length_penalty: 0 ranks by summed score, 1 by its mean over tokens.
+        beams: width of the search, and length of the list it gives.
+        seen: whether items of the history may come back.
+    """
+
+    alpha: float
+    length_penalty: float
+    beams: int
+    seen: Seen
+
+    @property
+    def name(self) -> str:
+        """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``."""
+        return f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"
+
+    @property
+    def method(self) -> Method:
+        """What its lists are reported as."""
+        return Method(name=self.name, seen=self.seen)
+
+    @property
+    def known_as(self) -> str:
+        """What the literature calls it; empty where it has no name."""
+        if self.alpha > 0:
+            return "IGD" if self.length_penalty == 0 else ""
+        return {0.0: "D3", 1.0: "BIGRec"}.get(self.length_penalty, "")
+
+
+def decoding_settings(
+    *, alphas: Sequence[float], length_penalties: Sequence[float], beams: Sequence[int], seen: Sequence[Seen]
+) -> list[DecodingSetting]:
+    """Every combination, each once.
+
+    Raises:
+        InputError: a list is empty, or a value is out of range.
+    """
+    for name, given in (("alphas", alphas), ("length-penalties", length_penalties), ("beams", beams)):
+        if not given:
+            raise InputError(f"{name}: at least one value is needed")
+    _require("alphas", alphas, 0.0, 1.0)
+    _require("length-penalties", length_penalties, 0.0, MAX_LENGTH_PENALTY)
+    _require("beams", beams, 1, MAX_BEAMS)
+    combinations = itertools.product(seen, beams, length_penalties, alphas)
+    return list(
+        dict.fromkeys(
+            DecodingSetting(alpha=float(alpha), length_penalty=float(penalty), beams=width, seen=each)
+            for each, width, penalty, alpha in combinations
+        )
+    )
+
+
+def _require(name: str, values: Sequence[float], lowest: float, highest: float) -> None:
+    for value in values:
+        if not lowest <= value <= highest:  # NaN fails this too
+            raise InputError(f"{name}: {value} is not in {lowest:g}..{highest:g}")

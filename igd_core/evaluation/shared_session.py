@@ -1,0 +1,195 @@
+"""Many searches of one prompt on one session of the model.
+
+The log-probabilities of a node's children depend on neither alpha, length penalty, beams nor filters. So they are asked
+for once, unweighted and unpruned, and every search reads them through a view with its own weight and filter. Searches
+go in lockstep: the model is called when all that still run wait for it, with everything they wait for, so 20 settings
+take hardly more rounds than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.decoding.beam import BeamSearch, Hypothesis
+from igd_core.decoding.session import ChildScores, SessionStats
+from igd_core.ids import LeafIndex, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.filters import LeafFilter
+    from igd_core.decoding.session import Session
+
+
+def widest_node(artifact: Artifact) -> int:
+    """Most children of any node: the `Scoring.keep` with which a session returns all of them."""
+    return int(np.diff(artifact.trie.row_start).max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """One search.
+
+    Attributes:
+        alpha: weight of the rebalancing, 0..1.
+        beams: K.
+        length_penalty: see `BeamSearch`.
+        leaves: what it may reach.
+    """
+
+    alpha: float
+    beams: int
+    length_penalty: float
+    leaves: LeafFilter
+
+
+class SharedSession:
+    """One session of the model, read by several searches.
+
+    The session must be opened with every leaf admitted and `Scoring.keep` no less than `widest_node`.
+    """
+
+    def __init__(self, session: Session, artifact: Artifact) -> None:
+        self._session = session
+        self._artifact = artifact
+        self._known: dict[NodeId, ChildScores] = {}
+        self._weighted: dict[tuple[float, int], dict[NodeId, ChildScores]] = {}
+        self._searching = 0
+        self._wanted: dict[NodeId, None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def search(self, plans: Sequence[SearchPlan]) -> list[list[Hypothesis]]:
+        """Hypotheses of each plan, by falling score.
+
+        Raises:
+            EngineError: the model failed; all searches end with it.
+        """
+        self._searching = len(plans)
+        tasks = [asyncio.ensure_future(self._search(plan)) for plan in plans]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _search(self, plan: SearchPlan) -> list[Hypothesis]:
+        search = BeamSearch(self._artifact.trie, beams=plan.beams, length_penalty=plan.length_penalty)
+        hypotheses = await search.run(WeightedView(self, self._artifact, plan))
+        self._searching -= 1
+        await self._ask_once_all_wait()
+        return hypotheses
+
+    @property
+    def stats(self) -> SessionStats:
+        """Of the model's session: what all searches cost together."""
+        return self._session.stats
+
+    def knows(self, node: NodeId) -> bool:
+        """Whether a node's children have been scored."""
+        return node in self._known
+
+    def children(self, node: NodeId) -> ChildScores:
+        """All children of a node, as the session returned them."""
+        return self._known[node]
+
+    def weighted(self, alpha: float, keep: int) -> dict[NodeId, ChildScores]:
+        """Nodes weighted so far without a filter; views of one alpha fill it together."""
+        return self._weighted.setdefault((alpha, keep), {})
+
+    async def fetch(self, nodes: Sequence[NodeId]) -> None:
+        """Wait until the children of ``nodes`` are known."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._wanted |= dict.fromkeys(nodes)
+        await self._ask_once_all_wait()
+        await turn
+
+    async def _ask_once_all_wait(self) -> None:
+        if not self._waiting or len(self._waiting) < self._searching:
+            return
+        waiting, self._waiting = self._waiting, []
+        wanted, self._wanted = list(self._wanted), {}
+        try:
+            self._known |= await self._session.expand(wanted)
+        except Exception as error:  # noqa: BLE001 - it belongs to every search that waits
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_exception(error)
+            return
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
+
+
+class WeightedView:
+    """A `Session` for one search: reads the shared one, weighs with its alpha, prunes with its filter."""
+
+    def __init__(self, shared: SharedSession, artifact: Artifact, plan: SearchPlan) -> None:
+        self._shared = shared
+        self._trie = artifact.trie
+        self._gain = artifact.gains.sibling_gain
+        self._plan = plan
+        self._keep = 2 * plan.beams
+        self._plain = shared.weighted(plan.alpha, self._keep)
+        self._pruned = self._nodes_above_listed()
+        self._own: dict[NodeId, ChildScores] = {}
+
+    @property
+    def stats(self) -> SessionStats:
+        """Of the shared session."""
+        return self._shared.stats
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        """Score ``nodes``, and the forced chains below them as far as they are known."""
+        missing = [node for node in nodes if not self._shared.knows(node)]
+        if missing:
+            await self._shared.fetch(missing)
+        result: dict[NodeId, ChildScores] = {}
+        for start in nodes:
+            node = start
+            while True:
+                scored = result[node] = self._weigh(node)
+                if len(scored.edges) != 1:
+                    break
+                node = NodeId(int(scored.edges[0]) + 1)
+                if not self._shared.knows(node):
+                    break
+        return result
+
+    async def close(self) -> None:
+        """Nothing of its own; whoever opened the shared session closes it."""
+
+    def _nodes_above_listed(self) -> frozenset[int] | None:
+        """Nodes whose children the filter may prune: those on the way to a barred leaf. None means any."""
+        leaves = self._plan.leaves
+        if not leaves.barred:
+            return None
+        above = {0}
+        for leaf in leaves.leaves.tolist():
+            above.update(edge + 1 for edge in self._trie.edges_to(NodeId(int(self._trie.leaf_node[LeafIndex(leaf)]))))
+        return frozenset(above)
+
+    def _weigh(self, node: NodeId) -> ChildScores:
+        pruned = (self._pruned is None or node in self._pruned) and not self._plan.leaves.admits_all
+        done = self._own if pruned else self._plain
+        scored = done.get(node)
+        if scored is None:
+            scored = done[node] = self._weigh_anew(self._shared.children(node), pruned=pruned)
+        return scored
+
+    def _weigh_anew(self, children: ChildScores, *, pruned: bool) -> ChildScores:
+        edges, logprobs = children.edges, children.logprobs
+        if pruned:
+            admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
+            edges, logprobs = edges[admitted], logprobs[admitted]
+        elif len(edges) == 1:
+            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)  # an only child weighs 1
+        scores = logprobs * (1.0 - self._plan.alpha * self._gain[edges].astype(np.float64))
+        best = np.lexsort((edges, -scores))[: self._keep]
+        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

@@ -1,0 +1,253 @@
+"""The model that is tuned: a whole checkpoint, an adapter on one, or a small Llama from scratch."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint
+from igd_core.errors import InputError, ModelError
+from igd_core.tokenization import TitleTokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from igd_core.tuning.settings import LoraSettings, TuningSettings
+
+ADAPTER = "adapter"
+MODEL = "model"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """What is tuned, and how it is written.
+
+    Attributes:
+        model: a transformers model, or peft's wrapper of one.
+        tokenizer: of the checkpoint, or of the directory that a from-scratch model takes its tokenizer from.
+        tokenizer_dir: where its files are.
+        name: the checkpoint's name, written into an adapter; empty for a from-scratch model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TitleTokenizer
+    tokenizer_dir: Path
+    name: str
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether only an adapter is trained and written."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def plain(self) -> PreTrainedModel:
+        """The transformers model itself; an adapter sits inside its layers."""
+        model: Any = self.model
+        plain: PreTrainedModel = model.get_base_model() if self.is_adapter else model
+        return plain
+
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """The decoder without its output layer, and the output layer.
+
+        Raises:
+            ModelError: an architecture that does something else between the two, which would be trained without it.
+        """
+        decoder, head = self.plain.get_decoder(), self.plain.get_output_embeddings()
+        if head is None or decoder is None or decoder is self.plain:
+            raise ModelError(f"architecture {self.plain.config.model_type!r}: has no separate output layer")
+        probe = torch.tensor([[0, 1, 2]], device=self.plain.device)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            apart = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
+            whole = self.plain(input_ids=probe, use_cache=False).logits
+        self.model.train(was_training)
+        if not torch.allclose(apart.float(), whole.float(), atol=1e-3, rtol=1e-3):
+            raise ModelError(
+                f"architecture {self.plain.config.model_type!r}: changes its logits after the output layer"
+            )
+        return decoder, head
+
+    def write(self, directory: Path) -> None:
+        """Save what was trained as safetensors: a checkpoint with its tokenizer, or an adapter alone."""
+        if self.is_adapter:
+            # False: "auto" would ask a model hub whether the vocabulary grew.
+            self.model.save_pretrained(str(directory), save_embedding_layers=False)
+            (directory / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
+        else:
+            self.model.save_pretrained(str(directory))
+            copy_tokenizer(self.tokenizer_dir, directory)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a checkpoint's tokenizer files, as they are: an artefact is matched by their hash."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file() and not (target / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def load_backbone(name: str | None, settings: TuningSettings, *, tokenizer_dir: Path | None, device: str) -> Backbone:
+    """Load or make the model, and mark what is trained.
+
+    Seed torch first: initial weights and adapters are drawn here.
+
+    Raises:
+        InputError: neither or both of a checkpoint and ``from_config``.
+        ModelError: the checkpoint, the device, or 4 bits without CUDA.
+    """
+    if settings.from_config is not None:
+        if tokenizer_dir is None:
+            raise InputError("tokenizer: a model from scratch needs the directory of the artefact's tokenizer")
+        return _from_scratch(settings, tokenizer_dir, device)
+    if name is None:
+        raise InputError("model: a checkpoint is needed, or from_config for a model from scratch")
+    directory = resolve_checkpoint(name)
+    if settings.four_bit:
+        model, tokenizer = _load_four_bit(directory, settings, device), TitleTokenizer.from_directory(directory)
+    else:
+        # What is trained stays fp32 under autocast; frozen weights may be bf16.
+        frozen_bf16 = settings.lora is not None and settings.precision == "bf16"
+        loaded = load_checkpoint(directory, device=device, dtype="bfloat16" if frozen_bf16 else "float32", packed=False)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        _require_plain_weights(model, directory)
+    short = directory.name
+    if settings.lora is None:
+        model.requires_grad_(requires_grad=True)
+    else:
+        model = _with_adapter(model, settings.lora, short)
+    return Backbone(model=model, tokenizer=tokenizer, tokenizer_dir=directory, name=short)
+
+
+def _from_scratch(settings: TuningSettings, tokenizer_dir: Path, device: str) -> Backbone:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    tokenizer = TitleTokenizer.from_directory(tokenizer_dir)
+    shape: dict[str, Any] = {"max_position_embeddings": 1024, "tie_word_embeddings": True}
+    shape |= settings.from_config or {}
+    try:
+        config = LlamaConfig(
+            vocab_size=tokenizer.vocab_size,
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.eos_id,
+            bos_token_id=tokenizer.bos_ids[0] if tokenizer.bos_ids else None,
+            **shape,
+        )
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise InputError(f"from_config: {str(error).splitlines()[0]}") from None
+    if settings.max_tokens > config.max_position_embeddings:
+        raise InputError(
+            f"max_tokens: {settings.max_tokens}; the model has {config.max_position_embeddings} positions "
+            "(max_position_embeddings)"
+        )
+    return Backbone(model=model.to(_device(device)), tokenizer=tokenizer, tokenizer_dir=tokenizer_dir, name="")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _load_four_bit(directory: Path, settings: TuningSettings, device: str) -> PreTrainedModel:
+    target = _device(device)
+    if target.type != "cuda":
+        raise ModelError(f"four_bit: weights in 4 bits need CUDA, the device is {target.type}")
+    try:
+        import bitsandbytes  # noqa: F401 - transformers asks for it later, with a longer message
+    except ImportError:
+        raise ModelError("four_bit: package 'bitsandbytes' is not installed") from None
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            ),
+            device_map={"": target.index or 0},
+            dtype=torch.bfloat16,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{directory}: {str(error).splitlines()[0]}") from None
+    return prepare_model_for_kbit_training(  # type: ignore[no-any-return, no-untyped-call]
+        model,
+        use_gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+    )
+
+
+def _require_plain_weights(model: PreTrainedModel, directory: Path) -> None:
+    """Refuse quantised weights; forget the mark that a conversion from GGUF leaves on weights that are plain again."""
+    mark = getattr(model.config, "quantization_config", None)
+    if mark is None:
+        return
+    method = mark.get("quant_method") if isinstance(mark, dict) else getattr(mark, "quant_method", None)
+    if str(getattr(method, "value", method)) != "gguf" or not all(w.is_floating_point() for w in model.parameters()):
+        raise ModelError(f"{directory}: its weights are quantised ({method}); tuning needs plain ones, or --four-bit")
+    del model.config.quantization_config
+    for name in ("is_quantized", "hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            setattr(model, name, False if name == "is_quantized" else None)
+
+
+def _with_adapter(model: PreTrainedModel, lora: LoraSettings, name: str) -> PreTrainedModel:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise InputError("lora: package 'peft' is not installed: pip install 'igd-recommender[train]'") from None
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if lora.layers > layers:
+        raise InputError(f"lora layers: {lora.layers}; the model has {layers}")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=_linear_names(model) if lora.targets == ("all-linear",) else list(lora.targets),
+        task_type="CAUSAL_LM",
+        layers_to_transform=list(range(layers - lora.layers, layers)) if lora.layers else None,
+    )
+    try:
+        adapted: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"lora targets: {str(error).splitlines()[0]}") from None
+    # The name, not this machine's path: the adapter is meant to be shipped.
+    adapted.peft_config["default"].base_model_name_or_path = name
+    return adapted  # type: ignore[no-any-return]
+
+
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    """Last names of the decoder's linear layers, as ``all-linear`` means them."""
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )

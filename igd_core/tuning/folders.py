@@ -1,0 +1,62 @@
+"""Folders and files that appear whole or not at all, and last through a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes ``target``'s place when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.parent / f".{target.name}.writing-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "new").mkdir(parents=True)
+    try:
+        yield scratch / "new"
+        for path in (scratch / "new").rglob("*"):
+            if path.is_file():
+                _sync(path)
+        if target.exists():
+            target.rename(scratch / "old")
+        (scratch / "new").rename(target)
+        _sync(target.parent)
+    except BaseException:  # an interrupt too must not leave the old folder in the scratch folder
+        if (scratch / "old").exists() and not target.exists():
+            (scratch / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Replace ``path`` by ``data``; a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)  # noqa: PTH105 - atomic, and `name` is text
+    except BaseException:
+        os.unlink(name)  # noqa: PTH108
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

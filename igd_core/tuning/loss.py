@@ -1,0 +1,140 @@
+"""The IGD-Tuning loss: cross-entropy in which tokens that decide nothing count less (arXiv 2506.13229).
+
+``loss = sum(w * CE) / sum(w)`` over response tokens, ``w = beta`` where the information gain is 0 and 1 elsewhere.
+``beta = 1`` is plain supervised tuning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossParts:
+    """Sums over response tokens, scalars of float64 without a gradient; their ratios are the means people ask for.
+
+    Attributes:
+        zero_ig: cross-entropy of zero-IG tokens, nats.
+        positive_ig: of the others.
+        zero_ig_tokens: how many.
+        positive_ig_tokens: how many.
+    """
+
+    zero_ig: torch.Tensor
+    positive_ig: torch.Tensor
+    zero_ig_tokens: torch.Tensor
+    positive_ig_tokens: torch.Tensor
+
+    @staticmethod
+    def of(cross_entropy: torch.Tensor, zero_ig: torch.Tensor) -> LossParts:
+        """From ``(m,)`` cross-entropies and ``(m,)`` bool flags."""
+        losses = cross_entropy.detach().double()
+        return LossParts(
+            zero_ig=losses[zero_ig].sum(),
+            positive_ig=losses[~zero_ig].sum(),
+            zero_ig_tokens=zero_ig.sum().double(),
+            positive_ig_tokens=(~zero_ig).sum().double(),
+        )
+
+    def __add__(self, other: LossParts) -> LossParts:
+        return LossParts(
+            zero_ig=self.zero_ig + other.zero_ig,
+            positive_ig=self.positive_ig + other.positive_ig,
+            zero_ig_tokens=self.zero_ig_tokens + other.zero_ig_tokens,
+            positive_ig_tokens=self.positive_ig_tokens + other.positive_ig_tokens,
+        )
+
+    def means(self, beta: float) -> dict[str, float]:
+        """``loss`` as tuned, ``plain_loss`` at beta 1, and the mean of either kind (NaN if there is none), nats."""
+        zero, positive = float(self.zero_ig), float(self.positive_ig)
+        zero_tokens, positive_tokens = float(self.zero_ig_tokens), float(self.positive_ig_tokens)
+        return {
+            "loss": (beta * zero + positive) / (beta * zero_tokens + positive_tokens),
+            "plain_loss": (zero + positive) / (zero_tokens + positive_tokens),
+            "zero_ig_loss": zero / zero_tokens if zero_tokens else float("nan"),
+            "positive_ig_loss": positive / positive_tokens if positive_tokens else float("nan"),
+        }
+
+
+def token_weights(zero_ig: torch.Tensor, beta: float) -> torch.Tensor:
+    """``beta`` where ``zero_ig`` ``(m,)`` bool is true and 1 elsewhere: ``(m,)`` float32."""
+    return torch.where(zero_ig, beta, 1.0).to(torch.float32)
+
+
+def igd_loss(
+    cross_entropy: torch.Tensor, weights: torch.Tensor, total: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """``sum(w * CE) / total``, a scalar in nats.
+
+    Args:
+        cross_entropy: ``(m,)`` float32.
+        weights: ``(m,)`` float32.
+        total: sum of the weights of the WHOLE optimiser step when this is one of its micro-batches, so that their
+            losses and gradients add up to those of one large batch; None for a batch that stands alone.
+    """
+    return (cross_entropy * weights).sum() / (weights.sum() if total is None else total)
+
+
+def response_cross_entropy(
+    decoder: nn.Module, head: nn.Module, inputs: dict[str, torch.Tensor], *, autocast: torch.dtype | None = None
+) -> torch.Tensor:
+    """Cross-entropy of every response token of a batch (`batches.collate`), ``(m,)`` float32, nats.
+
+    Hidden states are gathered before the output layer, so logits exist for predicting positions only, and once for
+    rows that share one: with 49,152 tokens in the vocabulary that layer alone is a third of SmolLM2-135M's work.
+    """
+    places, index = torch.unique(inputs["position"], return_inverse=True)
+    device = inputs["input_ids"].device
+    with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        hidden = decoder(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            attention_mask=inputs.get("attention_mask"),
+            use_cache=False,
+        ).last_hidden_state
+        logits = head(hidden.flatten(0, 1)[places])
+    return cross_entropy_at(logits, index, inputs["target"])
+
+
+def cross_entropy_at(logits: torch.Tensor, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """``-log softmax(logits[index])[target]``, ``(m,)`` float32, nats; several targets may share a row of logits.
+
+    Args:
+        logits: ``(n, vocabulary)``, any float type.
+        index: ``(m,)`` int64 row of each target.
+        target: ``(m,)`` int64.
+    """
+    result: torch.Tensor = _CrossEntropyAt.apply(logits, index, target)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _CrossEntropyAt(torch.autograd.Function):
+    """One buffer of the size of the logits for both directions.
+
+    A log-softmax that is indexed makes four, and on a CPU a pass over memory is what the output layer waits for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch gives it no type
+        highest = logits.amax(dim=1, keepdim=True)
+        exponentials = (logits - highest).float().exp_()
+        total = exponentials.sum(dim=1)
+        log_total = total.log() + highest.float().squeeze(1)
+        ctx.save_for_backward(exponentials, total, index, target)
+        ctx.dtype = logits.dtype
+        return log_total[index] - logits[index, target].float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN401
+        """Each row's softmax times the gradients of its targets, less each gradient at its target."""
+        (gradient,) = gradients
+        gradient = gradient.float()
+        exponentials, total, index, target = ctx.saved_tensors
+        of_row = torch.zeros_like(total).index_add_(0, index, gradient)
+        result = exponentials.mul_((of_row / total).unsqueeze(1))  # its last use: a second backward pass is refused
+        result.index_put_((index, target), -gradient, accumulate=True)
+        return result.to(ctx.dtype), None, None

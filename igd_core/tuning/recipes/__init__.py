@@ -1,0 +1,172 @@
+"""Recipes: one file says where the rows come from, how the artefact is built, and how the model is tuned.
+
+description: a line for people
+model: checkpoint, or `smollm2`; absent with tuning.from_config
+data: source (amazon, ml-100k) and what it takes
+build: what `BuildOptions` takes
+tuning: what `TuningSettings` takes
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.artifact import BuildOptions, build_artifact, save_artifact
+from igd_core.data.amazon import AmazonOptions, read_amazon
+from igd_core.data.movielens import read_movielens
+from igd_core.data.prepared import Preparation, write_prepared
+from igd_core.data.readers import read_interactions, read_items
+from igd_core.data.rows import item_frequency
+from igd_core.errors import InputError
+from igd_core.tokenization import TitleTokenizer
+
+if TYPE_CHECKING:
+    from igd_core.catalogue import Catalogue
+    from igd_core.data.interactions import Interactions
+
+_FOLDER = Path(__file__).parent
+_SOURCES = ("amazon", "ml-100k")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A recipe file's parts.
+
+    Attributes:
+        name: of the file.
+        description: a line for people.
+        model: checkpoint to start from.
+        data: ``source`` and what it takes; empty where artefact and rows are given.
+        build: of the artefact.
+        tuning: of the run.
+    """
+
+    name: str = ""
+    description: str = ""
+    model: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    build: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str | None:
+        """Where its rows come from, or None."""
+        return self.data.get("source")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeFolders:
+    """What a recipe made: the artefact's folder, the rows, and where the run goes."""
+
+    artifact: Path
+    train: Path
+    valid: Path
+    run: Path
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> Recipe:
+    """A packaged recipe by its name, or a yaml file.
+
+    Raises:
+        InputError: there is none, or it holds something else.
+    """
+    path = _FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if not path.is_file():
+        raise InputError(f"recipe {name!r}: no such file, and not one of {', '.join(recipe_names())}")
+    content = _read_yaml(path)
+    unknown = sorted(set(content) - {part.name for part in fields(Recipe)})
+    if unknown:
+        raise InputError(f"{path}: there is no part {unknown[0]!r} in a recipe")
+    for part in ("data", "build", "tuning"):
+        if not isinstance(content.get(part, {}), Mapping):
+            raise InputError(f"{path}: {part} is not a mapping")
+    recipe = Recipe(**{"name": path.stem, **content})
+    if recipe.source not in (None, *_SOURCES):
+        raise InputError(f"{path}: data source {recipe.source!r}; one of {', '.join(_SOURCES)}")
+    return recipe
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The shape of a model from scratch, from json or yaml.
+
+    Raises:
+        InputError: not a mapping.
+    """
+    return _read_yaml(path)
+
+
+def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], tokenizer: Path) -> RecipeFolders:
+    """Raw files to rows (``out/data``) and to an artefact (``out/artifact``); what is there already is kept.
+
+    Args:
+        recipe: with a data source.
+        out: folder of everything this recipe makes.
+        files: ``reviews`` and ``metadata`` of an Amazon recipe.
+        tokenizer: directory of the checkpoint's tokenizer.
+
+    Raises:
+        InputError: a raw file is missing, or holds what cannot be used.
+    """
+    data, built = out / "data", out / "artifact"
+    if not (data / "dataset.json").is_file():
+        catalogue, interactions = _read_source(recipe, files)
+        write_prepared(data, catalogue, interactions, _preparation(recipe))
+    if not (built / "manifest.json").is_file():
+        multi = json.loads((data / "dataset.json").read_text("utf-8"))["multi"]
+        items = read_items(data / "items.csv", multi=multi).catalogue
+        counted = read_interactions(data / "train_interactions.csv", items).data
+        options = _build_options(recipe)
+        artifact = build_artifact(
+            items.with_frequency(item_frequency(counted, items)), TitleTokenizer.from_directory(tokenizer), options
+        )
+        save_artifact(artifact, built)
+    return RecipeFolders(artifact=built, train=data / "train.csv", valid=data / "valid.csv", run=out / "run")
+
+
+def _read_source(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Catalogue, Interactions]:
+    if recipe.source == "ml-100k":
+        movielens = read_movielens()
+        return movielens.catalogue, movielens.interactions
+    missing = [name for name in ("reviews", "metadata") if name not in files]
+    if missing:
+        raise InputError(f"{missing[0]}: recipe {recipe.name!r} needs the raw file")
+    known = {option.name for option in fields(AmazonOptions)}
+    options = {name: value for name, value in recipe.data.items() if name in known}
+    unknown = sorted(set(recipe.data) - known - {"source", "split", "max_history"})
+    if unknown:
+        raise InputError(f"recipe {recipe.name!r}: data has no setting {unknown[0]!r}")
+    amazon = read_amazon(files["reviews"], files["metadata"], AmazonOptions(**options))
+    return amazon.catalogue, amazon.interactions
+
+
+def _preparation(recipe: Recipe) -> Preparation:
+    return Preparation(split=recipe.data.get("split", "time"), max_history=recipe.data.get("max_history", 10))
+
+
+def _build_options(recipe: Recipe) -> BuildOptions:
+    known = {option.name for option in fields(BuildOptions)}
+    unknown = sorted(set(recipe.build) - known)
+    if unknown:
+        raise InputError(f"recipe {recipe.name!r}: build has no setting {unknown[0]!r}")
+    return BuildOptions(**{"name": recipe.name, **recipe.build})
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a mapping")
+    return content

@@ -1,0 +1,124 @@
+"""What happens beside the steps: order of rows, checkpoints, validation, stopping, the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from igd_core.tuning.folders import replaced_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from igd_core.tuning.trainer import IGDTrainer
+
+History = Sequence[Mapping[str, Any]]
+
+
+def best_step(history: History) -> int | None:
+    """Step of the lowest validation loss, the earliest of equals; None before the first validation."""
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    return min(evaluated, key=lambda entry: (entry["eval_loss"], entry["step"]))["step"] if evaluated else None
+
+
+def should_stop(history: History, patience: int) -> bool:
+    """Whether the last ``patience`` validations were all no better than one before them."""
+    steps = [entry["step"] for entry in history if "eval_loss" in entry]
+    best = best_step(history)
+    return best is not None and len(steps) - 1 - steps.index(best) >= patience
+
+
+class RunCallback(TrainerCallback):
+    """Everything it decides follows from the trainer's state, so a resumed run decides the same.
+
+    A checkpoint of an epoch's last step is written after its validation, never before: a run resumed from it would
+    take the epoch for finished and skip the validation.
+    """
+
+    def __init__(
+        self, trainer: IGDTrainer, *, best: Path, save_every: int, patience: int, on_validation: Callable[[], None]
+    ) -> None:
+        self._trainer = trainer
+        self._best = best
+        self._save_every = save_every
+        self._patience = patience
+        self._on_validation = on_validation
+        self._bar: Any = None
+        self._started = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Show the bar."""
+        del args, control
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning", disable=None)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Give the epoch its order of rows."""
+        del args, control
+        self._trainer.sampler.set_epoch(state.global_step // self._trainer.sampler.steps_per_epoch)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Start the clock."""
+        del args, state, control
+        self._started = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Log each step, and save every so many."""
+        del args
+        self._trainer.seconds += time.perf_counter() - self._started
+        ends_epoch = state.global_step % self._trainer.sampler.steps_per_epoch == 0
+        control.should_log = True
+        control.should_save = state.global_step % self._save_every == 0 and not ends_epoch
+        self._bar.update(1)
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Validate, then save."""
+        del args, state
+        control.should_evaluate = True
+        control.should_save = True
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Show loss and speed."""
+        del args, state, control
+        if self._bar is not None and logs and "loss" in logs:
+            self._bar.set_postfix_str(f"loss {logs['loss']:.3f}, {self._trainer.examples_per_second():.1f} rows/s")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Keep the model if it is the best so far; end the run if it has stopped getting better."""
+        del args
+        if best_step(state.log_history) == state.global_step:
+            with replaced_folder(self._best) as new:
+                self._trainer.write_model(new)
+        control.should_training_stop = should_stop(state.log_history, self._patience)
+        self._on_validation()
+        return control
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Close the bar."""
+        del args, state, control
+        self._bar.close()

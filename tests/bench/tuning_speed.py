@@ -1,0 +1,170 @@
+"""Rows a second of `igd tune` beside a plain transformers Trainer on the same rows, in turns.
+
+    OMP_NUM_THREADS=1 .venv/bin/python tests/bench/tuning_speed.py --artifact DIR --model DIR --train FILE
+
+The plain run is what a script would do: every row on its own, padded to the longest of its batch, labels at the
+response, logits at every position, one batch after another in random order. Both do full forward and backward passes
+and AdamW steps of LoRA adapters of the same rank (``--lora-rank 0``: of every weight). Weights start the same, the rows
+are the same, and beta is 1, so that the loss means the same; rows meet in another order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer, TrainingArguments, set_seed
+
+from igd_core.artifact import Artifact, load_artifact
+from igd_core.tuning.backbone import Backbone, load_backbone
+from igd_core.tuning.run import RunInputs, TuningData, read_data
+from igd_core.tuning.settings import LoraSettings, TuningSettings
+from igd_core.tuning.trainer import CheckpointFolder, IGDTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_core.tuning.examples import Pack
+
+
+class PlainRows(torch.utils.data.Dataset[dict[str, list[int]]]):
+    """``input_ids`` and ``labels`` of rows, as a causal language model takes them."""
+
+    def __init__(self, packs: Sequence[Pack]) -> None:
+        self._rows = []
+        for pack in packs:
+            ids = [*pack.tokens.tolist(), int(pack.target[-1])]
+            labels = [-100] * (len(ids) - len(pack.target)) + pack.target.tolist()
+            self._rows.append({"input_ids": ids, "labels": labels})
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return self._rows[index]
+
+
+def pad(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Padded on the right, masked."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def filled(name: str, value: int) -> torch.Tensor:
+        return torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+
+    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+    return {"input_ids": filled("input_ids", 0), "labels": filled("labels", -100), "attention_mask": mask}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Seconds by the clock, seconds of this process's CPU (steadier on a busy machine), and the first step's loss."""
+
+    wall_s: float
+    cpu_s: float
+    first_loss: float
+
+
+def timed(trainer: Trainer) -> Measured:
+    """Run and time a trainer."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    trainer.train()
+    return Measured(
+        wall_s=time.perf_counter() - wall,
+        cpu_s=time.process_time() - cpu,
+        first_loss=trainer.state.log_history[0]["loss"],
+    )
+
+
+def plain_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> Measured:
+    """Train one epoch."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=backbone.model,
+            args=TrainingArguments(
+                output_dir=scratch, num_train_epochs=1, learning_rate=settings.lr, warmup_steps=settings.warmup_steps,
+                per_device_train_batch_size=settings.batch // settings.micro_batches,
+                gradient_accumulation_steps=settings.micro_batches, logging_steps=1, save_strategy="no", report_to=[],
+                disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, remove_unused_columns=False,
+            ),
+            train_dataset=PlainRows(data.train.packs),
+            data_collator=pad,
+        )  # fmt: skip
+        return timed(trainer)
+
+
+def our_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> Measured:
+    """Train one epoch."""
+    from igd_core.tuning.watch import RunCallback
+
+    class StepsAlone(RunCallback):
+        """No validation and no checkpoint: the plain run has neither."""
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> Any:
+            return None
+
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = IGDTrainer(
+            backbone=backbone, settings=settings, train=data.train, valid=data.valid,
+            checkpoints=CheckpointFolder(path=Path(scratch)),
+        )  # fmt: skip
+        trainer.add_callback(
+            StepsAlone(trainer, best=Path(scratch) / "best", save_every=10**9, patience=1, on_validation=lambda: None)
+        )
+        return timed(trainer)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Both, in turns, ``args.repeats`` times."""
+    artifact: Artifact = load_artifact(args.artifact)
+    lora = LoraSettings(rank=args.lora_rank) if args.lora_rank else None
+    common: dict[str, Any] = {
+        "beta": 1.0, "batch": args.batch, "micro_batches": args.micro_batches, "lora": lora,
+    }  # fmt: skip
+    ours, alone = TuningSettings(**common), TuningSettings(**common, share_prompts=False)
+    inputs = RunInputs(artifact=args.artifact, train=args.train, valid=args.train, out=Path("unused"), model=args.model)
+    # Neighbouring rows, as a whole file has them: rows drawn here and there would share no prompts.
+    packed, plain = read_data(inputs, ours, artifact), read_data(inputs, alone, artifact)
+    measured: dict[str, list[Measured]] = {"plain": [], "ours": []}
+    for _ in range(args.repeats):
+        for name, run, data, settings in (("plain", plain_run, plain, alone), ("ours", our_run, packed, ours)):
+            set_seed(0)
+            backbone = load_backbone(args.model, settings, tokenizer_dir=None, device="cpu")
+            measured[name].append(run(backbone, data, settings))
+    result: dict[str, Any] = {
+        "rows": packed.train.rows,
+        "tokens_alone": packed.train.row_tokens,
+        "tokens_computed": packed.train.tokens,
+        "threads": torch.get_num_threads(),
+    }
+    for clock in ("wall_s", "cpu_s"):
+        rate = {
+            name: packed.train.rows / statistics.median(getattr(one, clock) for one in runs)
+            for name, runs in measured.items()
+        }
+        result |= {f"{name}_rows_per_{clock}": round(value, 3) for name, value in rate.items()}
+        result[f"speedup_{clock}"] = round(rate["ours"] / rate["plain"], 2)
+    return result | {f"{name}_first_loss": runs[0].first_loss for name, runs in measured.items()}
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train", type=Path, required=True, help="the rows to train on: all of the file")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--micro-batches", type=int, default=4)
+    parser.add_argument("--lora-rank", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=2)
+    print(json.dumps(measure(parser.parse_args())))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""`igd evaluate` and `igd inspect --checkpoint` as a person runs them, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from adapters import save_adapter
+from factories import EOS, make_catalogue
+
+from igd_core.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from igd_core.engines.checkpoint import Checkpoint
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ITEMS, ROWS = 40, 12
+SMALL = ["--alphas", "0,0.3", "--length-penalties", "0,1", "--beams", "6", "--k", "1,5,20", "--resamples", "100"]
+
+
+@pytest.fixture(scope="module")
+def here(
+    checkpoint_of: Callable[[str], Checkpoint], definition: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with model, other (a second checkpoint), artifact, train.csv, test.csv and unknown.csv."""
+    folder: Path = tmp_path_factory.mktemp("evaluate")
+    for name, kind in (("model", "llama-fp32"), ("other", "qwen3-fp32")):
+        checkpoint_of(kind).model.save_pretrained(folder / name)
+        (folder / name / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+        (folder / name / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    catalogue, rng = make_catalogue(ITEMS), np.random.default_rng(0)
+    ids = catalogue.item_ids
+
+    def history(length: int) -> str:
+        return " ".join(ids[item] for item in rng.integers(0, ITEMS, length))
+
+    _write(folder / "items.csv", ["item_id", "title"], zip(ids, catalogue.titles, strict=True))
+    heads = ["history_item_ids", "item_id"]
+    train = [(history(1 + row % 5), ids[int(rng.integers(0, ITEMS - 4))]) for row in range(80)]
+    test = [(history(1 + row % 5), ids[int(rng.integers(0, ITEMS))]) for row in range(ROWS)]
+    _write(folder / "train.csv", heads, train)
+    _write(folder / "test.csv", heads, test)
+    _write(folder / "unknown.csv", heads, [*test[:3], (ids[0], "nobody-knows")])
+    build = ["build", "--items", str(folder / "items.csv"), "--interactions", str(folder / "train.csv")]
+    assert main([*build, "--tokenizer", str(folder / "model"), "--out", str(folder / "artifact")]) == 0
+    return folder
+
+
+def _write(path: Path, heads: list[str], rows: Any) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(heads)
+        out.writerows(rows)
+
+
+def _arguments(here: Path, out: Path, *more: str, rows: str = "test.csv", model: str | None = "model") -> list[str]:
+    chosen = [] if model is None else ["--model", str(here / model), "--device", "cpu"]
+    files = ["--artifact", str(here / "artifact"), "--rows", str(here / rows), "--train", str(here / "train.csv")]
+    return ["evaluate", *files, *chosen, *SMALL, "--out", str(out), *more]
+
+
+def _lists(out: Path) -> dict[int, Any]:
+    lines = [line for path in out.glob("rows-*.jsonl") for line in path.read_text().splitlines()[1:]]
+    return {record["row"]: record["lists"] for record in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def whole(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from beginning to end, baselines among it."""
+    out: Path = tmp_path_factory.mktemp("run") / "whole"
+    assert main(_arguments(here, out, "--baselines", "popular,repeat,transitions,itemknn")) == 0
+    return out
+
+
+def test_the_figures_follow_from_the_lists_and_the_pictures_are_drawn(here: Path, whole: Path) -> None:
+    results = json.loads((whole / "results.json").read_text())
+    assert (results["rows"], results["rows_with_unknown_target"], results["cutoffs"]) == (ROWS, 0, [1, 5, 20])
+    methods = {(each["name"], each["seen"]): each for each in results["methods"]}
+    assert len(methods) == 2 * (4 + 4)
+    with (here / "test.csv").open(newline="") as file:
+        targets = [row["item_id"] for row in csv.DictReader(file)]
+    catalogue = make_catalogue(ITEMS)
+    titles, lists = catalogue.titles, _lists(whole)
+    wanted = [titles[catalogue.item_ids.index(target)] for target in targets]
+    header = json.loads((whole / "rows-1-of-1.jsonl").read_text().splitlines()[0])
+    for place, setting in enumerate(header["methods"]):
+        found = [[titles[item] for item in lists[row][place]] for row in range(ROWS)]
+        assert all(len(set(each)) == 6 for each in found)
+        hits = [title in each[:5] for title, each in zip(wanted, found, strict=True)]
+        method = methods[setting["name"], setting["seen"]]
+        assert method["titles"]["HR@5"]["value"] == pytest.approx(np.mean(hits))
+        assert "HR@20" not in method["titles"]
+        assert method["against"] == ("" if method["known_as"] == "D3" else "alpha=0 lp=0 beams=6")
+    assert "HR@20" in methods["popular", "allowed"]["titles"]
+    for name in ("accuracy.png", "slices.png"):
+        assert (whole / name).read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_shards_give_what_one_run_gives(
+    here: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    assert main(_arguments(here, out, "--shard", "2/2", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["missing"] == ROWS // 2
+    assert not (out / "results.json").exists()
+    assert main(_arguments(here, out, "--shard", "1/2", "--concurrency", "3", "--json")) == 0
+    together = json.loads(capsys.readouterr().out)
+    assert _lists(out) == _lists(whole)
+    alone = {each["name"] + each["seen"]: each for each in json.loads((whole / "results.json").read_text())["methods"]}
+    for method in together["methods"]:
+        assert method == alone[method["name"] + method["seen"]]
+
+
+def test_a_run_that_was_cut_off_decodes_only_what_is_missing(here: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    out.mkdir()
+    lines = (whole / "rows-1-of-1.jsonl").read_bytes().splitlines(keepends=True)
+    marked = lines[3].replace(b'"seconds":', b'"kept":1,"seconds":')
+    (out / "rows-1-of-1.jsonl").write_bytes(b"".join([*lines[:3], marked, lines[4][:20]]))
+    assert main(_arguments(here, out)) == 0
+    again = (out / "rows-1-of-1.jsonl").read_bytes().splitlines(keepends=True)
+    assert again[:4] == [*lines[:3], marked]
+    assert _lists(out) == _lists(whole)
+
+
+def test_an_adapter_is_evaluated_with_its_base_and_not_mixed_with_it(
+    here: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = ["--adapter", str(save_adapter(tmp_path / "lora", here / "model", seed=5))]
+    assert main(_arguments(here, tmp_path / "run", *adapter, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["model"] == "model+lora"
+    assert _lists(tmp_path / "run") != _lists(whole)
+    assert main(_arguments(here, whole, *adapter)) == 2
+    assert "results of other settings" in capsys.readouterr().err
+    assert main(_arguments(here, tmp_path / "none", *adapter, "--baselines", "popular", model=None)) == 2
+    assert "--adapter needs the model" in capsys.readouterr().err
+
+
+def test_a_complete_run_is_summed_up_again_without_the_model(
+    here: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("igd_core.engines.open.open_engine", refuse)
+    assert main(_arguments(here, whole, "--reference", "popular", "--baselines", "popular")) == 0
+    shown = capsys.readouterr().out
+    assert "reference: popular" in shown
+    assert "seen items excluded" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--alphas", "0,0.1"], "methods was"),
+        (["--seed", "5"], "seed was 0, now it is 5"),
+        (["--model", "OTHER"], "model was"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused_and_kept(
+    here: Path, whole: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    before = (whole / "rows-1-of-1.jsonl").read_bytes()
+    more = [str(here / "other") if each == "OTHER" else each for each in more]
+    assert main(_arguments(here, whole, *more)) == 2
+    assert "results of other settings" in (told := capsys.readouterr().err)
+    assert message in told or more[0] == "--model"
+    assert (whole / "rows-1-of-1.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--baselines", "magic"], "baseline 'magic': one of popular"),
+        (["--shard", "3/2"], "shard '3/2'"),
+        (["--k", "5,1"], "k: expected rising numbers"),
+        (["--alphas", "2"], "alphas: 2.0 is not in 0..1"),
+        (["--reference", "nothing"], "reference 'nothing'"),
+        (["--limit", "0"], "limit 0"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(_arguments(here, tmp_path / "none", *more)) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_to_evaluate_is_refused(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments(here, tmp_path / "none", model=None)) == 2
+    assert "nothing to evaluate" in capsys.readouterr().err
+
+
+def test_a_target_that_the_catalogue_lacks_is_an_error_or_a_miss_of_everybody(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baselines = ["--baselines", "popular", "--json"]
+    assert main(_arguments(here, tmp_path / "a", *baselines, rows="unknown.csv", model=None)) == 2
+    assert "'nobody-knows' is not in the catalogue" in capsys.readouterr().err
+    more = [*baselines, "--on-unknown-item", "miss"]
+    assert main(_arguments(here, tmp_path / "b", *more, rows="unknown.csv")) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert (results["rows"], results["rows_with_unknown_target"]) == (4, 1)
+    assert all(method["titles"]["HR@5"]["value"] <= 0.75 for method in results["methods"])
+    assert results["methods"][0]["slices"]["target popularity"]["not in the catalogue"]["HR@5"]["value"] == 0.0
+
+
+def test_inspecting_two_checkpoints_compares_their_tokens(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "tokens.png"
+    checkpoints = ["--checkpoint", str(here / "model"), "--checkpoint", str(here / "other"), "--device", "cpu"]
+    arguments = ["inspect", "--artifact", str(here / "artifact"), "--rows", str(here / "test.csv"), *checkpoints]
+    assert main([*arguments, "--alpha", "0.4", "--beams", "5", "--plot", str(plot), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    first, second = report["checkpoints"]["model"], report["checkpoints"]["other"]
+    assert first["tokens"]["zero_share"] == second["tokens"]["zero_share"]
+    assert first["tokens"]["zero_logprob"] != second["tokens"]["zero_logprob"]
+    assert first["alpha"]["rows"] == ROWS
+    assert plot.read_bytes().startswith(PNG_SIGNATURE)
+    assert main([*arguments, "--limit", "3"]) == 0
+    assert "their share of the loss" in capsys.readouterr().out
+    assert main(["inspect", "--artifact", str(here / "artifact"), "--checkpoint", str(here / "model")]) == 2
+    assert "needs held-out rows" in capsys.readouterr().err

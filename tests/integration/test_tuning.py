@@ -1,0 +1,323 @@
+"""`igd tune` on a tiny model: runs end, stop, fail and go on as they should, and what they write is served."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from factories import EOS, make_catalogue
+from safetensors.torch import load_file
+
+from igd_core.cli import main
+from igd_core.errors import DataError, InputError, ModelError, TuningError
+from igd_core.tuning import loss
+from igd_core.tuning.run import RunInputs, tune
+from igd_core.tuning.settings import LoraSettings, TuningSettings
+from igd_core.tuning.trainer import IGDTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from igd_core.engines.checkpoint import Checkpoint
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_dropout": 0.1,
+}
+QUICK = TuningSettings(
+    epochs=2, batch=16, micro_batches=2, warmup_steps=2, lr=1e-3, save_every=2, from_config=SHAPE, train_rows=64
+)
+
+
+@pytest.fixture(scope="module")
+def model_dir(
+    checkpoint_of: Callable[[str], Checkpoint], definition: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    directory: Path = tmp_path_factory.mktemp("model")
+    checkpoint_of("llama-fp32").model.save_pretrained(directory)
+    (directory / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """items.csv, rows in which the next item is the one with the next number, and an artefact."""
+    directory: Path = tmp_path_factory.mktemp("data")
+    catalogue = make_catalogue(60)
+    ids = catalogue.item_ids
+    _write(directory / "items.csv", ["item_id", "title"], list(zip(ids, catalogue.titles, strict=True)))
+    rows = [(" ".join(ids[max(0, i - 3) : i]), ids[i]) for i in range(1, 60)]
+    _write(directory / "train.csv", ["history_item_ids", "item_id"], rows * 2)
+    _write(directory / "valid.csv", ["history_item_ids", "item_id"], rows[::4])
+    built = ["build", "--items", directory / "items.csv", "--interactions", directory / "train.csv"]
+    assert main([*map(str, built), "--tokenizer", str(model_dir), "--out", str(directory / "artifact")]) == 0
+    return directory
+
+
+def _write(path: Path, header: list[str], rows: Sequence[tuple[str, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def inputs(data_dir: Path, model_dir: Path, tmp_path: Path) -> RunInputs:
+    return RunInputs(
+        artifact=data_dir / "artifact", train=data_dir / "train.csv", valid=data_dir / "valid.csv",
+        out=tmp_path / "run", tokenizer=model_dir, device="cpu",
+    )  # fmt: skip
+
+
+def changed(inputs: RunInputs, **values: Any) -> RunInputs:
+    return RunInputs(**{name: getattr(inputs, name) for name in RunInputs.__slots__} | values)
+
+
+def quick(**values: Any) -> TuningSettings:
+    return TuningSettings.from_json(QUICK.to_json() | values)
+
+
+def command(inputs: RunInputs, *more: str) -> list[str]:
+    """The same run from the command line, with the settings of ``QUICK``."""
+    shape = inputs.out.parent / "shape.json"
+    shape.write_text(json.dumps(SHAPE))
+    words = ["tune", "--artifact", inputs.artifact, "--train", inputs.train, "--valid", inputs.valid]
+    words += ["--out", inputs.out, "--tokenizer", inputs.tokenizer, "--from-config", shape, "--device", "cpu"]
+    flags = "--epochs 2 --batch 16 --micro-batches 2 --warmup-steps 2 --lr 1e-3 --save-every 2 --train-rows 64"
+    return [*map(str, words), *flags.split(), *more]
+
+
+def test_a_run_killed_between_checkpoints_and_resumed_ends_with_the_same_weights(inputs: RunInputs) -> None:
+    unbroken = tune(changed(inputs, out=inputs.out.parent / "unbroken"), QUICK)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igd_core", *command(inputs)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (inputs.out / "checkpoints" / "checkpoint-2").is_dir():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed = json.loads((inputs.out / "run.json").read_text())
+    assert killed["status"] == "running"
+    resumed = tune(inputs, QUICK, resume=True)
+    assert resumed["status"] == "finished"
+    assert resumed["steps"] == unbroken["steps"] == 8
+    ours = load_file(inputs.out / "model" / "model.safetensors")
+    theirs = load_file(inputs.out.parent / "unbroken" / "model" / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    losses = [
+        [entry.get("loss", entry.get("eval_loss")) for entry in run["history"]][:10] for run in (resumed, unbroken)
+    ]
+    assert losses[0] == losses[1]
+    assert not (inputs.out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4, 5])
+def test_a_run_interrupted_at_any_step_goes_on_exactly(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    settings = quick(from_config=None, lora={"rank": 2, "dropout": 0.2})
+    inputs = changed(inputs, model=str(inputs.tokenizer), tokenizer=None)
+    tune(changed(inputs, out=inputs.out.parent / "unbroken"), settings)
+    original = IGDTrainer.get_batch_samples
+
+    def interrupted(self: IGDTrainer, *args: Any) -> Any:
+        if self.state.global_step == stop_after:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IGDTrainer, "get_batch_samples", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(inputs, settings)
+    tune(inputs, settings, resume=True)
+    ours = load_file(inputs.out / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(inputs.out.parent / "unbroken" / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_micro_batches_change_nothing_but_the_memory(inputs: RunInputs) -> None:
+    shape = SHAPE | {"attention_dropout": 0.0}
+    runs = [
+        tune(changed(inputs, out=inputs.out / str(parts)), quick(from_config=shape, micro_batches=parts, pack_rows=2))
+        for parts in (1, 8)
+    ]
+    losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_sharing_prompts_changes_nothing_but_the_speed_of_an_epoch(inputs: RunInputs) -> None:
+    shape = SHAPE | {"attention_dropout": 0.0}
+    whole = {"from_config": shape, "batch": 64, "micro_batches": 1, "pack_rows": 8}
+    runs = [
+        tune(changed(inputs, out=inputs.out / str(share)), quick(**whole, share_prompts=share))
+        for share in (False, True)
+    ]
+    losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    tokens = [run["rows"]["train"]["tokens_computed"] for run in runs]
+    assert tokens[1] < tokens[0]
+
+
+def test_tuning_lowers_the_loss_and_the_result_is_served(
+    inputs: RunInputs, capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    capsys.readouterr()
+    assert main([*command(inputs, "--epochs", "12", "--lr", "1e-2"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    evaluated = [entry for entry in record["history"] if "eval_loss" in entry]
+    assert evaluated[-1]["eval_plain_loss"] < evaluated[0]["eval_plain_loss"] - 0.5
+    assert record["artifact"]["version"]
+    assert record["packages"]["torch"] == torch.__version__
+    words = [
+        "recommend",
+        "--artifact",
+        data_dir / "artifact",
+        "--model",
+        inputs.out / "model",
+        "--history",
+        "item-3",
+        "--json",
+    ]
+    assert main(list(map(str, words))) == 0
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 10
+
+
+def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
+    inputs: RunInputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+
+    from igd_core.engines.checkpoint import load_checkpoint
+
+    base = str(inputs.tokenizer)
+    settings = quick(from_config=None, lora={"rank": 4, "dropout": 0.0, "layers": 1}, lr=1e-2)
+    record = tune(changed(inputs, model=base, tokenizer=None), settings)
+    assert 0 < record["trained_parameters"] < 0.5 * record["parameters"]
+    names = load_file(inputs.out / "adapter" / "adapter_model.safetensors")
+    assert names
+    assert all(".layers.1." in name for name in names)
+    words = ["recommend", "--artifact", inputs.artifact, "--model", base, "--history", "item-3"]
+    assert main([*map(str, words), "--adapter", str(inputs.out / "adapter"), "--device", "cpu"]) == 0
+    merged_dir = inputs.out.parent / "merged"
+    assert main(["tune", "merge", "--run", str(inputs.out), "--out", str(merged_dir)]) == 0
+    assert "merged checkpoint" in capsys.readouterr().out
+    merged = load_checkpoint(merged_dir, device="cpu", dtype="float32").model
+    plain = load_checkpoint(base, device="cpu", dtype="float32", packed=False).model
+    tokens = torch.tensor([[5, 9, 30, 41]])
+    before = plain(input_ids=tokens).logits
+    adapted = PeftModel.from_pretrained(plain, str(inputs.out / "adapter"))(input_ids=tokens).logits
+    torch.testing.assert_close(merged(input_ids=tokens).logits, adapted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(adapted, before, atol=1e-2)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loss.response_cross_entropy
+    calls = 0
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return original(*args, **kwargs) * (float("nan") if calls > 5 else 1.0)
+
+    monkeypatch.setattr("igd_core.tuning.trainer.response_cross_entropy", poisoned)
+    with pytest.raises(TuningError, match=r"step 3: the loss is nan; .*checkpoint-2 is kept"):
+        tune(inputs, QUICK)
+    assert (inputs.out / "checkpoints" / "checkpoint-2" / "model.safetensors").is_file()
+    record = json.loads((inputs.out / "run.json").read_text())
+    assert record["status"] == "failed"
+    monkeypatch.undo()
+    assert tune(inputs, QUICK, resume=True)["status"] == "finished"
+
+
+def test_a_run_ends_when_validation_no_longer_improves_and_keeps_the_best(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 2.5, 1.0])
+    original = IGDTrainer.evaluate
+
+    def scripted(self: IGDTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        monkeypatch.setattr("igd_core.tuning.loss.LossParts.means", lambda *_: {"loss": next(losses)})
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            monkeypatch.undo()
+            monkeypatch.setattr(IGDTrainer, "evaluate", scripted)
+
+    monkeypatch.setattr(IGDTrainer, "evaluate", scripted)
+    record = tune(inputs, quick(epochs=6))
+    assert [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry] == [3.0, 2.0, 2.5]
+    assert record["status"] == "finished"
+    assert record["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("history_item_ids,item_id\n", "no rows below the header"),
+        ("", "the file is empty"),
+        (
+            "history_item_ids,item_id\nitem-1,item-2\nitem-1,nowhere\n",
+            r"row 3: item_id 'nowhere' is not in the catalogue",
+        ),
+        ("user_id,item_id,timestamp\nu,item-1,5\n", "history rows are needed"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_rows_that_cannot_be_used_are_named_before_a_model_is_loaded(
+    inputs: RunInputs, text: str, message: str, part: str
+) -> None:
+    bad = inputs.out.parent / "bad.csv"
+    bad.write_text(text)
+    with pytest.raises(DataError, match=message):
+        tune(changed(inputs, **{part: bad}), QUICK)
+    assert not inputs.out.exists()
+
+
+def test_targets_outside_the_catalogue_can_be_dropped_and_are_counted(inputs: RunInputs) -> None:
+    rows = inputs.out.parent / "rows.csv"
+    rows.write_text("history_item_ids,item_id\nitem-1,item-2\nitem-1,nowhere\n")
+    record = tune(changed(inputs, train=rows, on_unknown="drop"), quick(epochs=1))
+    assert record["rows"]["dropped"] == 1
+    assert record["rows"]["train"]["rows"] == 1
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_as_another(inputs: RunInputs) -> None:
+    with pytest.raises(TuningError, match="no run to resume"):
+        tune(inputs, QUICK, resume=True)
+    first = tune(inputs, quick(epochs=1))
+    with pytest.raises(TuningError, match="holds a run already"):
+        tune(inputs, quick(epochs=1))
+    with pytest.raises(InputError, match=r"settings: beta was 0\.2 in the run to resume, now 0\.5"):
+        tune(inputs, quick(epochs=1, beta=0.5), resume=True)
+    assert tune(inputs, quick(epochs=1), resume=True) == first
+
+
+def test_four_bits_need_cuda(inputs: RunInputs) -> None:
+    settings = TuningSettings(four_bit=True, lora=LoraSettings(), train_rows=8)
+    with pytest.raises(ModelError, match="need CUDA, the device is cpu"):
+        tune(changed(inputs, model=str(inputs.tokenizer), tokenizer=None), settings)
+
+
+def test_a_bad_flag_is_one_line_and_exit_code_two(inputs: RunInputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(inputs, "--beta", "0")) == 2
+    assert capsys.readouterr().err.startswith("igd: beta: 0; it must lie above 0")

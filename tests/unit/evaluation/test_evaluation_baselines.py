@@ -1,0 +1,127 @@
+"""Baselines on catalogues small enough to know the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from factories import artifact_of_paths
+
+from igd_core.data.interactions import Interactions
+from igd_core.data.rows import HistoryRows
+from igd_core.errors import InputError
+from igd_core.evaluation.baselines import MostPopular, RepeatHistory, make_ranker, ranked_lists
+from igd_core.evaluation.sasrec import SASRec, SASRecSettings
+from igd_core.evaluation.sequences import training_sequences
+from igd_core.ids import ItemIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.evaluation.baselines import Ranker
+    from igd_core.evaluation.settings import Seen
+
+# Items 1 and 4 share a title.
+PATHS = [(5, 0), (6, 0), (7, 0), (8, 0), (6, 0)]
+
+
+@pytest.fixture
+def five() -> Artifact:
+    return artifact_of_paths(PATHS, [10, 20, 30, 0, 5])
+
+
+def _lists(ranker: Ranker, artifact: Artifact, *histories: Sequence[int], seen: Seen = "allowed") -> list[list[int]]:
+    rows = [[ItemIndex(item) for item in history] for history in histories]
+    return list(ranked_lists(ranker, rows, artifact, depth=4, seen=seen))
+
+
+def test_the_most_popular_are_one_item_a_title(five: Artifact) -> None:
+    assert _lists(MostPopular(five), five, [0], []) == [[2, 1, 0, 3]] * 2
+
+
+def test_seen_items_are_left_out_and_a_title_stays_while_one_of_its_items_does(five: Artifact) -> None:
+    assert _lists(MostPopular(five), five, [1, 2], seen="excluded") == [[0, 4, 3]]
+    assert _lists(MostPopular(five), five, [1, 4, 2], seen="excluded") == [[0, 3]]
+
+
+def test_a_history_is_repeated_latest_first_then_the_most_popular(five: Artifact) -> None:
+    assert _lists(RepeatHistory(five), five, [4, 0, 3], [0, 3, 0]) == [[3, 0, 4, 2], [0, 3, 2, 1]]
+
+
+def test_transitions_count_what_followed(five: Artifact, tmp_path: Path) -> None:
+    sequences = [np.array(items, dtype=np.int32) for items in ([0, 3, 1], [0, 3], [0, 1], [2, 0])]
+    ranker = make_ranker("transitions", five, sequences, seed=0, scratch=tmp_path)
+    assert _lists(ranker, five, [2, 0], [3], [4], []) == [[3, 1, 2, 0], [1, 2, 0, 3], [2, 1, 0, 3], [2, 1, 0, 3]]
+
+
+def test_neighbours_are_by_cosine(five: Artifact, tmp_path: Path) -> None:
+    baskets = [[0, 3], [0, 3], [0, 2], [1, 2], [1, 2], [2, 4]]
+    sequences = [np.array(items, dtype=np.int32) for items in baskets]
+    ranker = make_ranker("itemknn", five, sequences, seed=0, scratch=tmp_path)
+    chosen = np.zeros((len(baskets), 5))
+    for person, items in enumerate(baskets):
+        chosen[person, items] = 1.0
+    norm = np.linalg.norm(chosen, axis=0)
+    cosine = chosen.T @ chosen / np.outer(norm, norm)
+    history = [ItemIndex(0), ItemIndex(1), ItemIndex(1)]
+    np.testing.assert_allclose(ranker.scores([history, []]), [cosine[0] + cosine[1], np.zeros(5)], atol=1e-6)
+
+
+def test_sasrec_learns_a_cycle_and_the_seed_decides_its_weights() -> None:
+    """In training, item i is always followed by i + 1; a model that read only popularity could not know."""
+    rng = np.random.default_rng(0)
+    cycle = [(np.arange(8) + first) % 12 for first in rng.integers(0, 12, 240)]
+    sequences = [sequence.astype(np.int32) for sequence in cycle]
+    settings = SASRecSettings(width=16, layers=1, heads=1, dropout=0.0, epochs=30, learning_rate=0.02)
+    model = SASRec.train(sequences, num_items=12, seed=1, settings=settings)
+    histories = [[ItemIndex((first + step) % 12) for step in range(4)] for first in range(12)]
+    scores = model.scores([*histories, []])
+    assert scores[:-1].argmax(axis=1).tolist() == [(first + 4) % 12 for first in range(12)]
+    assert (scores[-1] == 0).all()
+    short = SASRecSettings(width=16, layers=1, heads=1, epochs=1)
+    first, again = (SASRec.train(sequences, num_items=12, seed=3, settings=short).scores(histories) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_what_cannot_be_ranked_is_refused(five: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="baseline 'magic': one of popular"):
+        make_ranker("magic", five, None, seed=0, scratch=tmp_path)
+    with pytest.raises(InputError, match="needs training rows"):
+        make_ranker("itemknn", five, None, seed=0, scratch=tmp_path)
+    with pytest.raises(InputError, match="1 training sequences"):
+        make_ranker("sasrec", five, [np.array([1, 2]), np.array([3])], seed=0, scratch=tmp_path)
+
+
+def _rows(*rows: tuple[list[int], int], users: list[int] | None = None) -> HistoryRows:
+    lengths = [len(history) for history, _ in rows]
+    return HistoryRows(
+        history_start=np.cumsum([0, *lengths]),
+        history_item=np.array([item for history, _ in rows for item in history], dtype=np.int32),
+        item=np.array([target for _, target in rows], dtype=np.int32),
+        user_ids=None if users is None else [str(user) for user in range(max(users) + 1)],
+        user=None if users is None else np.array(users, dtype=np.int32),
+    )
+
+
+def test_rows_without_users_are_joined_where_one_goes_on_from_the_other() -> None:
+    rows = _rows(([1], 2), ([1, 2], 3), ([2, 3], 4), ([9], 2), ([1], 2))
+    assert [sequence.tolist() for sequence in training_sequences(rows)] == [[1, 2, 3, 4], [9, 2], [1, 2]]
+
+
+def test_rows_of_a_user_are_joined_though_others_stand_between() -> None:
+    rows = _rows(([1], 2), ([7], 8), ([1, 2], 3), users=[0, 1, 0])
+    assert [sequence.tolist() for sequence in training_sequences(rows)] == [[1, 2, 3], [7, 8]]
+
+
+def test_interactions_are_put_in_time_order() -> None:
+    data = Interactions(
+        user_ids=["a", "b"],
+        user=np.array([0, 1, 0], dtype=np.int32),
+        item=np.array([5, 6, 4], dtype=np.int32),
+        timestamp=np.array([20, 5, 10]),
+        rating=None,
+    )
+    assert [sequence.tolist() for sequence in training_sequences(data)] == [[4, 5], [6]]

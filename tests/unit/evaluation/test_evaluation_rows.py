@@ -1,0 +1,111 @@
+"""Rows are sampled by seed, unknown targets are misses only when asked for, and slices hold every row once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from factories import artifact_of_paths
+
+from igd_core.errors import DataError, InputError
+from igd_core.evaluation.rows import leaf_frequency, read_rows, slicings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+
+# Items 0 and 1 share a path. 7, 8 branch at the root; 5 follows 7 with two children.
+PATHS = [(7, 5, 0), (7, 5, 0), (7, 6, 0), (8, 0)]
+
+
+@pytest.fixture
+def four() -> Artifact:
+    return artifact_of_paths(PATHS, [60, 10, 25, 0])
+
+
+def _file(directory: Path, *rows: str, header: str = "history_item_ids,item_id") -> Path:
+    path = directory / "rows.csv"
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return path
+
+
+def test_a_sample_is_of_its_size_in_file_order_and_the_seed_decides_it(four: Artifact, tmp_path: Path) -> None:
+    path = _file(tmp_path, *(f"{row % 4},{(row + 1) % 4}" for row in range(50)))
+    sample = read_rows(path, four, limit=10, seed=1)
+    assert len(sample) == 10
+    assert (np.diff(sample.number) > 0).all()
+    assert sample.target.tolist() == [(row + 1) % 4 for row in sample.number.tolist()]
+    assert [history[0] for history in sample.histories] == [row % 4 for row in sample.number.tolist()]
+    assert sample.number.tolist() == read_rows(path, four, limit=10, seed=1).number.tolist()
+    assert sample.number.tolist() != read_rows(path, four, limit=10, seed=2).number.tolist()
+    assert len(read_rows(path, four, limit=500)) == 50
+
+
+def test_an_unknown_target_is_an_error_or_a_miss(four: Artifact, tmp_path: Path) -> None:
+    path = _file(tmp_path, "0 1,2", "0 99,3", "1,77")
+    with pytest.raises(DataError, match=r"77.*not in the catalogue|99.*not in the catalogue"):
+        read_rows(path, four)
+    rows = read_rows(path, four, on_unknown="miss")
+    assert rows.target.tolist() == [2, 3, -1]
+    assert rows.histories == ((0, 1), (0,), ())
+    assert rows.dropped_from_histories == 1
+    assert rows.target_leaf(four)[2] == -1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user_id,item_id,timestamp\nu,1,5\n", "single interactions"),
+        ("history_item_ids,item_id\n", "rows"),
+        ("history_item_ids\n0\n", "item_id"),
+    ],
+)
+def test_files_that_hold_no_rows_to_evaluate_are_refused(
+    four: Artifact, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_rows(path, four)
+
+
+def test_a_limit_below_one_is_refused(four: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="limit 0"):
+        read_rows(_file(tmp_path, "0,1"), four, limit=0)
+
+
+def test_a_repeat_is_of_the_title_not_of_the_item(four: Artifact, tmp_path: Path) -> None:
+    rows = read_rows(_file(tmp_path, "0 2,1", "0 3,2", "2 2,2"), four)
+    assert rows.repeats(four).tolist() == [True, False, True]
+
+
+def test_slices_say_what_they_are_called(four: Artifact, tmp_path: Path) -> None:
+    path = _file(tmp_path, "0,1", "0 1 2,2", "0 1 2 3 0 1 2 3 0 1,3", "0,99")
+    rows = read_rows(path, four, on_unknown="miss")
+    by_title = {each.title: [each.names[group] for group in each.group.tolist()] for each in slicings(rows, four)}
+    assert by_title == {
+        "history length": ["1", "2-4", "10 or more", "0"],
+        # 70 of 95 interactions are of the first title; the second begins behind two thirds of them; the last has none.
+        "target popularity": ["head", "tail", "cold", "not in the catalogue"],
+        "decisions": ["0-2", "0-2", "0-2", "not in the catalogue"],
+    }
+
+
+def test_popularity_is_of_the_title(four: Artifact) -> None:
+    assert leaf_frequency(four).tolist() == [70, 25, 0]
+
+
+def test_decisions_are_counted_as_in_the_trie(artifact: Artifact, tmp_path: Path) -> None:
+    rows = read_rows(_file(tmp_path, *(f"item-0,item-{row}" for row in range(150))), artifact)
+    slicing = slicings(rows, artifact)[2]
+    trie = artifact.trie
+    for row in range(150):
+        parents = [
+            int(trie.parents(np.array([edge + 1]))[0])
+            for edge in trie.edges_to(trie.leaf_node[artifact.leaf_of_item[row]])
+        ]
+        decisions = sum(len(trie.children(parent)) > 1 for parent in parents)  # type: ignore[arg-type]
+        name = slicing.names[slicing.group[row]]
+        assert name == ("0-2" if decisions < 3 else "6 or more" if decisions > 5 else str(decisions))

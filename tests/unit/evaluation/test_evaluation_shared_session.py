@@ -1,0 +1,145 @@
+"""Many settings from one session of the model give what each alone would."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from igd_core.engines.fake import FakeEngine
+from igd_core.engines.tree import TreeEngine
+from igd_core.errors import EngineError
+from igd_core.evaluation.decode import RowDecoder
+from igd_core.evaluation.settings import DecodingSetting, decoding_settings
+from igd_core.ids import ItemIndex
+from igd_core.recommender import Query, Recommender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.session import ChildScores, Scoring
+    from igd_core.engines.base import Engine
+    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.fake import FakeSession
+    from igd_core.ids import NodeId
+
+HISTORIES = [[3, 8, 8, 21], [0], list(range(40, 50)), [149, 77, 12, 5]]
+SETTINGS = decoding_settings(
+    alphas=[0.0, 0.2, 0.4], length_penalties=[0.0, 1.0], beams=[4, 10], seen=["allowed", "excluded"]
+)
+
+
+def _engine(kind: str, checkpoint_of: Callable[[str], Checkpoint]) -> Engine:
+    return FakeEngine() if kind == "fake" else TreeEngine(checkpoint_of("llama-fp32"))
+
+
+async def _alone(recommender: Recommender, history: Sequence[ItemIndex], setting: DecodingSetting) -> tuple[int, ...]:
+    query = Query(
+        history=history,
+        k=setting.beams,
+        beams=setting.beams,
+        alpha=setting.alpha,
+        length_penalty=setting.length_penalty,
+        exclude_seen=setting.seen == "excluded",
+    )
+    return tuple(found.item for found in (await recommender.recommend(query)).items)
+
+
+@pytest.mark.parametrize("kind", ["fake", "tree"])
+async def test_every_setting_gives_what_it_gives_alone(
+    kind: str, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    engine = _engine(kind, checkpoint_of)
+    await engine.load(artifact)
+    decoder, recommender = RowDecoder(engine, artifact, SETTINGS), Recommender(artifact, engine)
+    different = set()
+    for history in HISTORIES:
+        rows = [ItemIndex(item) for item in history]
+        answer = await decoder.answer(rows)
+        for setting, found in zip(SETTINGS, answer.lists, strict=True):
+            assert found == await _alone(recommender, rows, setting), setting
+        different.add(answer.lists[0] != answer.lists[1])
+    assert engine.stats().sessions == 0
+    await engine.close()
+    assert True in different  # alpha changes something, or this test would show nothing
+
+
+class CountingEngine(FakeEngine):
+    """Counts how often each node is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+        self.calls = 0
+        self.fails_at: int | None = None
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+        session = await super().open(version, prompt_ids, scoring)
+        expand = session.expand
+
+        async def counted(nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+            self.calls += 1
+            if self.calls == self.fails_at:
+                raise EngineError("the model failed")
+            scored = await expand(nodes)
+            self.asked += scored
+            return scored
+
+        session.expand = counted  # type: ignore[method-assign]
+        return session
+
+
+async def test_no_node_is_computed_twice_and_settings_share_rounds(artifact: Artifact) -> None:
+    engine = CountingEngine()
+    await engine.load(artifact)
+    history = [ItemIndex(3), ItemIndex(8)]
+    await RowDecoder(engine, artifact, SETTINGS).answer(history)
+    assert len(engine.asked) == len(set(engine.asked))
+    together, engine.calls, engine.asked = engine.calls, 0, []
+    most = 0
+    for setting in SETTINGS:
+        before = engine.calls
+        await RowDecoder(engine, artifact, [setting]).answer(history)
+        most = max(most, engine.calls - before)
+    assert together <= most + 3 < engine.calls / 4
+
+
+async def test_a_failure_of_the_model_ends_every_search_and_the_session(artifact: Artifact) -> None:
+    engine = CountingEngine()
+    await engine.load(artifact)
+    engine.fails_at = 2
+    with pytest.raises(EngineError, match="the model failed"):
+        await RowDecoder(engine, artifact, SETTINGS).answer([ItemIndex(3)])
+    assert engine.stats().sessions == 0
+
+
+async def test_cancelling_a_row_leaves_no_session_behind(artifact: Artifact) -> None:
+    engine = FakeEngine(delay_s=30.0)
+    await engine.load(artifact)
+    task = asyncio.ensure_future(RowDecoder(engine, artifact, SETTINGS).answer([ItemIndex(3)]))
+    while engine.stats().sessions == 0:  # noqa: ASYNC110 - the engine tells nobody
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.stats().sessions == 0
+
+
+async def test_an_empty_history_is_answered_with_popularity(artifact: Artifact) -> None:
+    engine = FakeEngine()
+    await engine.load(artifact)
+    answer = await RowDecoder(engine, artifact, SETTINGS[:1]).answer([])
+    popular = Recommender(artifact, engine).popular(Query(history=[], k=4))
+    assert answer.lists[0] == tuple(found.item for found in popular.items)
+    assert answer.rounds == 0
+
+
+async def test_a_history_that_holds_everything_leaves_nothing_to_recommend(small_artifact: Artifact) -> None:
+    engine = FakeEngine()
+    await engine.load(small_artifact)
+    everything = [ItemIndex(row) for row in range(24)]
+    settings = decoding_settings(alphas=[0.2], length_penalties=[0.0], beams=[3], seen=["allowed", "excluded"])
+    allowed, excluded = (await RowDecoder(engine, small_artifact, settings).answer(everything)).lists
+    assert (len(allowed), len(excluded)) == (3, 0)

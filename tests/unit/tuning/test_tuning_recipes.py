@@ -1,0 +1,116 @@
+"""Every packaged recipe on a hundred made-up raw reviews: rows, artefact, one step of a tiny model, a record."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from factories import EOS
+
+from igd_core.cli import main
+from igd_core.errors import InputError
+from igd_core.tuning.recipes import read_recipe, recipe_names
+from igd_core.tuning.settings import TuningSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+AMAZON = [name for name in recipe_names() if name.startswith("amazon-")]
+OCTOBER_2015 = 1_443_657_600
+PAPER_BETA = {"cds": 0.1, "games": 0.2, "toys": 0.5, "books": 0.1}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any]) -> Mapping[str, Path]:
+    """Ten users and ten items, all hundred pairs, and a tokenizer's folder."""
+    folder: Path = tmp_path_factory.mktemp("raw")
+    pairs = [(user, item) for user in range(10) for item in range(10)]
+    reviews = [
+        {
+            "reviewerID": f"u{user}",
+            "asin": f"i{item}",
+            "overall": 4.0,
+            "unixReviewTime": OCTOBER_2015 + 86_400 * (10 * item + user),
+        }
+        for user, item in pairs
+    ]
+    titles = [{"asin": f"i{item}", "title": f"The Quiet House {item}"} for item in range(10)]
+    for name, entries in (("reviews", reviews), ("metadata", titles)):
+        (folder / name).write_bytes(gzip.compress("".join(json.dumps(entry) + "\n" for entry in entries).encode()))
+    (folder / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    return {"reviews": folder / "reviews", "metadata": folder / "metadata", "tokenizer": folder}
+
+
+def test_the_four_data_sets_and_both_backbones_are_there() -> None:
+    assert len(AMAZON) == 8
+    assert {"ml-100k-smollm2-lora", "ml-100k-small-llama", "small-llama"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", AMAZON)
+def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
+    name: str, raw: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = read_recipe(name)
+    settings = TuningSettings.from_json(recipe.tuning)
+    assert settings.beta == PAPER_BETA[name.split("-")[1]]
+    assert (settings.lr, settings.batch, settings.epochs, settings.warmup_steps) == (1e-4, 128, 3, 20)
+    assert (settings.patience, settings.max_tokens, recipe.build["max_history"]) == (1, 512, 10)
+    if "llama" in name:
+        assert settings.four_bit
+        assert settings.lora is not None
+        assert (settings.lora.rank, settings.lora.alpha, settings.lora.dropout) == (32, 64, 0.05)
+        assert settings.lora.targets == ("all-linear",)
+    else:
+        assert settings.lora is None
+    words = ["tune", "--recipe", name, "--dry-run", "--device", "cpu", "--out", tmp_path / "out", "--json"]
+    words += [word for option, path in raw.items() for word in (f"--{option}", path)]
+    assert main(list(map(str, words))) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["status"] == "finished"
+    assert record["artifact"]["name"] == "amazon-" + name.split("-")[1]
+    assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in AMAZON])
+def test_the_recipes_for_a_cpu_are_valid(name: str) -> None:
+    settings = TuningSettings.from_json(read_recipe(name).tuning)
+    assert not settings.four_bit
+    assert settings.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tuning: {betta: 0.1}", "no setting 'betta'"),
+        ("tunning: {}", "no part 'tunning'"),
+        ("tuning: {lr: 1e-4}", "lr: '1e-4' is a str"),
+        ("tuning: {lora: {rang: 3}}", "lora: there is no setting 'rang'"),
+        ("tuning: {batch: true}", "batch: True is a bool"),
+        ("tuning: 5", "tuning is not a mapping"),
+        ("data: {source: netflix}", "'netflix'; one of"),
+        ("- 1", "not a mapping"),
+        ("a: [", "recipe.yaml"),
+    ],
+)
+def test_a_recipe_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        TuningSettings.from_json(read_recipe(str(path)).tuning)
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="recipe 'cats': no such file, and not one of amazon-books-llama-3-8b"):
+        read_recipe("cats")
+
+
+def test_a_raw_file_that_was_not_given_is_asked_for(
+    tmp_path: Path, raw: Mapping[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", "--recipe", AMAZON[0], "--dry-run", "--out", tmp_path / "o", "--tokenizer", raw["tokenizer"]]
+    assert main(list(map(str, words))) == 2
+    assert "reviews: recipe" in capsys.readouterr().err
