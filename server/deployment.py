@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from igd_core.artifact import load_artifact
-from igd_core.errors import EngineError, QueryError, StoreError
+from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
 from server.live import LiveCatalogue, Surroundings
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Deployment", "ServedCatalogue"]
 
 _LISTEN_AGAIN_S = 1.0
-_FAILED = "the server could not start"
+_LOOK_AT_ENGINE_S = 1.0
+_NOT_STARTED = "the server could not start"
+_ENGINE_FAILED = "the engine has failed"
 _MAX_HOST_CHARS = 100
 
 _log = logging.getLogger("igd.server")
@@ -45,8 +47,9 @@ class Deployment:
     (``Settings.catalogues``), which follow their pointers.
 
     Attributes:
-        failure: why starting failed, if it did: the model, or the directory's artefact.
-        on_failure: called when starting fails.
+        failure: why starting failed, if it did: the model, or the directory's artefact; or that the engine has ended
+            while serving, which none comes back from in this process.
+        on_failure: called when starting fails, or when the engine has ended.
         draining: whether the server is stopping: not ready, though all that still comes is answered.
     """
 
@@ -86,9 +89,9 @@ class Deployment:
             else:
                 await self._start_live()
         except Exception as error:  # noqa: BLE001 - whoever runs the server decides what a failed start means
-            self.failure = error
-            self.on_failure()
+            self._fail(error)
             return
+        self._following.append(asyncio.create_task(self._watch_engine()))
         self._announce()
 
     @property
@@ -120,13 +123,11 @@ class Deployment:
         """
         if self._closed or self.draining:
             return "the server is stopping"
-        if self.failure is not None:
-            return _FAILED
         served = self.current
         if served is None:
-            return self._why_not_served(None)
+            return self._why_not_served(None) if self.failure is None else _NOT_STARTED
         if not served.recommender.engine.stats().healthy:
-            return "the engine has failed"
+            return _ENGINE_FAILED
         pending = (name for name, live in self._live.items() if not live.concluded)
         return next((self._why_not_served(name) for name in pending), None)
 
@@ -142,7 +143,7 @@ class Deployment:
             raise QueryError("catalogue", f"no catalogue {name[:64]!r}; this server has: {', '.join(names)}")
         served = self.current if name is None else self.serving.get(name)
         if served is None:
-            raise EngineError(self._why_not_served(name) if self.failure is None else _FAILED)
+            raise EngineError(self._why_not_served(name) if self.failure is None else _NOT_STARTED)
         return served
 
     @contextlib.contextmanager
@@ -207,6 +208,15 @@ class Deployment:
         self._model = await asyncio.to_thread(self._open_model, self._settings)
         self._versions = LoadedVersions(self._model.engine)
         return self._model, self._versions
+
+    async def _watch_engine(self) -> None:
+        while self._model is not None and self._model.engine.stats().healthy:  # noqa: ASYNC110 - engines tell nobody
+            await asyncio.sleep(_LOOK_AT_ENGINE_S)
+        self._fail(EngineClosed(_ENGINE_FAILED))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.on_failure()
 
     async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
         while True:

@@ -77,17 +77,25 @@ def open_model(settings: Settings) -> OpenedModel:
     """Load the checkpoint and start the engine. Blocking.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or not on this device.
+        ModelError: the checkpoint cannot be loaded, or not on this device; or the engine is not installed.
     """
     from transformers.utils import logging as transformers_logging
 
-    from igd_core.engines.checkpoint import load_checkpoint
-    from igd_core.engines.tree import TreeEngine
+    from igd_core.engines.open import EngineOptions, open_engine
 
     transformers_logging.disable_progress_bar()  # a bar is no line of JSON
-    checkpoint = load_checkpoint(settings.model, device=settings.device, dtype=settings.dtype)
-    engine = TreeEngine(checkpoint, cache_bytes=settings.cache_bytes)
-    return OpenedModel(engine=engine, token_text=checkpoint.tokenizer.token_text)
+    opened = open_engine(
+        EngineOptions(
+            model=settings.model,
+            engine=settings.engine,
+            device=settings.device,
+            dtype=settings.dtype,
+            cache_bytes=settings.cache_bytes,
+            adapters=dict(settings.adapters),
+            vllm=settings.vllm or {},
+        )
+    )
+    return OpenedModel(engine=opened.engine, token_text=opened.tokenizer.token_text)
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:

@@ -20,12 +20,15 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from igd_core.engines.vllm_metrics import VLLMMetrics
+from server.coverage import Coverage
 from server.gauges import AdmissionGauges, DeploymentGauges
 
 if TYPE_CHECKING:
     from igd_core.decoding.session import SessionStats
     from server.deployment import Deployment
     from server.gauges import AdmissionNumbers
+    from server.loading import ServedCatalogue
     from server.schemas import Source
 
 Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
@@ -53,6 +56,7 @@ class Metrics:
         self._count_requests()
         self._count_answers()
         self._count_store()
+        self._coverage = Coverage(registry)
         if deployment is not None:
             self.watch_deployment(deployment)
 
@@ -174,6 +178,10 @@ class Metrics:
         """Show how many run and wait, asked at each scrape."""
         self._registry.register(AdmissionGauges(admission))
 
+    def watch_vllm(self) -> None:
+        """Show what vLLM counts, under its own names, once it has started."""
+        self._registry.register(VLLMMetrics())
+
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request."""
         self._requests.labels(route, str(status)).inc()
@@ -210,6 +218,10 @@ class Metrics:
     def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
         """Count an answer; ``variant`` is "" where none are set."""
         self._recommendations.labels(source, variant, catalogue).inc()
+
+    def observe_items(self, served: ServedCatalogue, item_ids: bytes) -> None:
+        """Note which items an answer showed, a JSON array."""
+        self._coverage.observe(served, item_ids)
 
     def observe_decoding(self, stats: SessionStats) -> None:
         """Count what the model did for one recommendation."""

@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         InputError: an address cannot be listened on.
+        EngineError: the engine has ended while serving; raised when the server has drained.
         IGDError: the artefact or the model cannot be loaded.
     """
     log_to_stderr(settings.log_level)
@@ -112,7 +113,7 @@ class _Process:
 
     async def run(self) -> None:
         """Serve, drain, end."""
-        self._apps.deployment.on_failure = lambda: self._begin_to_stop("failure", patient=False)
+        self._apps.deployment.on_failure = self._on_failure
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -143,6 +144,10 @@ class _Process:
         self._stop.patient = False
         self.main.config.timeout_graceful_shutdown = 0
         self.main.force_exit = True
+
+    def _on_failure(self) -> None:
+        """A server that has served answers without its engine, by popularity, until load balancers have noticed."""
+        self._begin_to_stop("failure", patient=self._apps.deployment.current is not None)
 
     def _begin_to_stop(self, reason: str, *, patient: bool) -> None:
         if self._stop is None:

@@ -69,8 +69,12 @@ class RequestServices:
 
 def _check_variants(settings: Settings) -> None:
     for variant in settings.variants:
-        if variant.adapter is not None:
-            raise InputError(f"variants: {variant.name!r} names an adapter; the engine {settings.engine!r} has none")
+        adapters = [name for name, _ in settings.adapters]
+        if variant.adapter is not None and variant.adapter not in adapters:
+            raise InputError(
+                f"variants: {variant.name!r} names the adapter {variant.adapter!r}; "
+                f"this server has: {', '.join(adapters) or 'none'}"
+            )
         if settings.catalogues and variant.catalogue is not None and variant.catalogue not in settings.catalogues:
             raise InputError(
                 f"variants: {variant.name!r} names the catalogue {variant.catalogue!r}; "

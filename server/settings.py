@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from igd_core.engines.adapters import parse_adapters
+from igd_core.engines.open import EngineName
+from igd_core.engines.vllm_options import parse_tuning
 from igd_core.errors import InputError
 from server.schemas import MAX_BATCH, MAX_HISTORY, MAX_TIMEOUT_MS
 from server.variants import Variant
@@ -38,6 +41,25 @@ def _json(value: object) -> object:
         raise ValueError(f"expected a JSON array: {error}") from None
 
 
+def _adapters(value: object) -> object:
+    """``tuned=DIR,other=DIR`` is two adapters."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(parse_adapters(value).items())
+    except InputError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+
+
+def _vllm(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_tuning(value)
+    except InputError as error:
+        raise ValueError(str(error).removeprefix("vllm: ")) from None
+
+
 class Settings(BaseSettings):
     """Settings of one server process; immutable, built once, handed to whoever needs them.
 
@@ -52,10 +74,12 @@ class Settings(BaseSettings):
         cache_dir: where artefacts from the store are kept; ``IGD_HOME/artifacts`` when absent.
         poll_s: seconds between looks at the catalogues' pointers, for when a message is lost.
         model: a checkpoint's directory, or a hub's ``owner/name``.
-        engine: what runs the model.
+        engine: what runs the model: ``tree``, the embedded engine, or ``vllm``.
+        adapters: LoRA adapters of the model that variants may name, as ``tuned=DIR,other=DIR``.
+        vllm: how vLLM is started, as JSON: ``{"max_model_len": 2048}``; see docs/vllm.md.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         dtype: of the weights; ``auto`` is bfloat16 on CUDA, float32 elsewhere.
-        cache_bytes: budget for key-value caches of past prompts, bytes; 0 keeps none.
+        cache_bytes: the embedded engine's budget for key-value caches of past prompts, bytes; 0 keeps none.
         host: address to listen on.
         port: 0 takes a free one.
         max_body_bytes: longest request body, bytes.
@@ -93,7 +117,9 @@ class Settings(BaseSettings):
     cache_dir: Path | None = None
     poll_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     model: Annotated[str, Field(min_length=1)]
-    engine: Literal["tree"] = "tree"
+    engine: EngineName = "tree"
+    adapters: Annotated[tuple[tuple[str, Path], ...], Field(max_length=16), NoDecode, BeforeValidator(_adapters)] = ()
+    vllm: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_vllm)] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     cache_bytes: Annotated[int, Field(ge=0)] = 256 << 20
@@ -136,6 +162,14 @@ class Settings(BaseSettings):
             raise ValueError("artifact or catalogues: give one of them (--artifact DIR, or --catalogues NAME,...)")
         if len(set(self.catalogues)) < len(self.catalogues):
             raise ValueError(f"catalogues: {list(self.catalogues)} names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_takes_its_settings(self) -> Self:
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError(f"vllm: given, with engine {self.engine!r} (--engine vllm, or leave it out)")
+        if self.engine == "vllm" and self.device != "auto":
+            raise ValueError(f"device: {self.device!r} with engine 'vllm', which runs on what it was installed for")
         return self
 
     @model_validator(mode="after")

@@ -52,9 +52,9 @@ class ServerProcess:
                 if line.startswith("{"):
                     self.log.append(json.loads(line))
 
-    def event(self, name: str) -> dict[str, Any]:
+    def event(self, name: str, timeout_s: float = START_S) -> dict[str, Any]:
         """Wait for a log line."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             for line in list(self.log):
                 if line.get("event") == name:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.bench.reference import DictNode, ReferenceResult
     from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm_options import VLLMOptions
     from igd_core.recommender import Recommendation
 
 SWAP_TOLERANCE = 1e-3
@@ -36,12 +38,13 @@ SWAP_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
-    """What is measured: prompts a data set, beams, alpha, and where the Video Games data lie."""
+    """What is measured: prompts a data set, beams, alpha, where Video Games lies; and vLLM, if ours runs on it."""
 
     video_games: Path
     histories: int = 20
     beams: int = 10
     alpha: float = 0.2
+    vllm: VLLMOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +149,9 @@ def _bench_dataset(checkpoints: BenchCheckpoints, name: str, settings: DecodeSet
         Query(history=h, k=settings.beams, beams=settings.beams, alpha=settings.alpha, exclude_seen=False)
         for h in data.histories
     ]
+    vllm = None if settings.vllm is None else _start_vllm(settings.vllm)
     with asyncio.Runner() as runner:
-        engines = _Engines(checkpoints)
+        engines: _Engines | _VLLM = _Engines(checkpoints) if vllm is None else _VLLM(checkpoints.plain, vllm)
         runner.run(engines.load(artifact))
         _measure(runner, engines, root, queries[0])  # warms every path; not counted
         samples = [_measure(runner, engines, root, query) for query in tqdm(queries[1:], desc=name, unit="prompt")]
@@ -163,26 +167,62 @@ class _Engines:
         self._engines = (TreeEngine(checkpoints.served), TreeEngine(checkpoints.served, cache_bytes=0))
 
     async def load(self, artifact: Artifact) -> None:
+        self.artifact = artifact
         for engine in self._engines:
             await engine.load(artifact)
-        self.warm, self.cold = (Recommender(artifact, engine) for engine in self._engines)
+        self._warm, self._cold = (Recommender(artifact, engine) for engine in self._engines)
+
+    async def warm(self, query: Query) -> Recommendation:
+        return await self._warm.recommend(query)
+
+    async def cold(self, query: Query) -> Recommendation:
+        return await self._cold.recommend(query)
 
     async def close(self) -> None:
         for engine in self._engines:
             await engine.close()
 
 
-def _measure(runner: asyncio.Runner, engines: _Engines, root: DictNode, query: Query) -> _Sample:
-    artifact, model = engines.warm.artifact, engines.plain.model
+def _start_vllm(options: VLLMOptions) -> VLLMEngine:
+    from igd_core.engines.vllm import VLLMEngine
+
+    return VLLMEngine.start(options)
+
+
+class _VLLM:
+    """Ours on vLLM: warm, and after its prefix cache was emptied. It belongs to one event loop, so to one data set."""
+
+    def __init__(self, plain: Checkpoint, engine: VLLMEngine) -> None:
+        self.plain = plain
+        self._engine = engine
+
+    async def load(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        await self._engine.load(artifact)
+        self._recommender = Recommender(artifact, self._engine)
+
+    async def warm(self, query: Query) -> Recommendation:
+        return await self._recommender.recommend(query)
+
+    async def cold(self, query: Query) -> Recommendation:
+        await self._engine.forget_prompts()
+        return await self._recommender.recommend(query)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+def _measure(runner: asyncio.Runner, engines: _Engines | _VLLM, root: DictNode, query: Query) -> _Sample:
+    artifact, model = engines.artifact, engines.plain.model
     settings = ReferenceSettings(
         beams=query.beams, alpha=query.alpha or 0.0, eos_id=artifact.manifest.eos_id, max_new_tokens=artifact.trie.depth
     )
     started = time.perf_counter()
     reference = reference_generate(model, root, artifact.prompt(query.history), settings)
     generated = time.perf_counter()
-    answer = runner.run(engines.warm.recommend(query))
+    answer = runner.run(engines.warm(query))
     warm = time.perf_counter()
-    cold = runner.run(engines.cold.recommend(query))
+    cold = runner.run(engines.cold(query))
     cold_end = time.perf_counter()
     stats = answer.stats
     scored = stats.model_tokens - (stats.prompt_tokens - stats.cached_tokens) + 1

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
 from igd_core.commands.bench_serve import add_serve_arguments
 from igd_core.commands.bench_store import add_store_arguments
+from igd_core.commands.bench_vllm import add_vllm_arguments
+from igd_core.engines.open import ENGINE_NAMES
+from igd_core.engines.vllm_options import VLLMOptions, parse_tuning
 from igd_core.errors import InputError
 from igd_core.models import smollm2_dir
 
@@ -37,6 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     decode.add_argument("--histories", type=int, default=20, metavar="N", help="prompts a data set (default: 20)")
     decode.add_argument("--beams", type=int, default=10)
     decode.add_argument("--alpha", type=float, default=0.2)
+    decode.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="what ours runs on (default: tree)")
+    decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/vllm.md")
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
     decode.set_defaults(run=_decode)
 
@@ -65,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_serve_arguments(serve)
     add_store_arguments(kinds.add_parser("store", help="what the store takes of Redis's memory"))
+    add_vllm_arguments(kinds.add_parser("vllm", help="our search in vLLM beside vLLM's own beam search"))
 
 
 def _decode(args: argparse.Namespace) -> int:
@@ -72,8 +78,16 @@ def _decode(args: argparse.Namespace) -> int:
 
     if args.histories < 1:
         raise InputError(f"histories: {args.histories}; at least 1 is needed")
+    tuning = {} if args.vllm is None else parse_tuning(args.vllm)
+    if tuning and args.engine != "vllm":
+        raise InputError(f"vllm: given, with engine {args.engine!r}")
+    on_vllm = VLLMOptions(model=args.model or smollm2_dir(), dtype=args.dtype, **tuning)
     settings = DecodeSettings(
-        video_games=args.video_games, histories=args.histories, beams=args.beams, alpha=args.alpha
+        video_games=args.video_games,
+        histories=args.histories,
+        beams=args.beams,
+        alpha=args.alpha,
+        vllm=on_vllm if args.engine == "vllm" else None,
     )
     _print_results(bench_decode(_load_twice(args), args.data or DATASETS, settings), as_json=args.json)
     return 0

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
-from igd_core.errors import QueryError
+from igd_core.engines.vllm_options import parse_tuning
+from igd_core.errors import InputError, QueryError
 from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender, check_query
 
 if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
+
+_ADAPTER = "adapter"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("recommend", help="recommend for one history")
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
     add_engine_arguments(parser)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
     parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--beams", type=int, default=10)
@@ -40,13 +44,21 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `engine_options` reads."""
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint: a directory or a hub id")
     parser.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="default: %(default)s")
+    parser.add_argument("--vllm", metavar="JSON", help='how vLLM is started, as {"max_model_len": 2048}: docs/vllm.md')
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
 
 
 def engine_options(args: argparse.Namespace) -> EngineOptions:
-    """Engine options of parsed arguments."""
-    return EngineOptions(model=args.model, engine=args.engine, device=args.device, dtype=args.dtype)
+    """Engine options of parsed arguments.
+
+    Raises:
+        InputError: ``--vllm`` is no options of vLLM's, or given with another engine.
+    """
+    vllm = {} if args.vllm is None else parse_tuning(args.vllm)
+    if vllm and args.engine != "vllm":
+        raise InputError(f"vllm: given, with engine {args.engine!r}")
+    return EngineOptions(model=args.model, engine=args.engine, device=args.device, dtype=args.dtype, vllm=vllm)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
         exclude_seen=not args.no_exclude_seen,
     )
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
-    opened = open_engine(engine_options(args))
-    answer = asyncio.run(_recommend(artifact, opened, query))
+    options = engine_options(args)
+    if args.adapter is not None:
+        options = replace(options, adapters={_ADAPTER: args.adapter})
+    opened = open_engine(options)
+    answer = asyncio.run(_recommend(artifact, opened, query, None if args.adapter is None else _ADAPTER))
     if args.json:
         print(json.dumps(to_json(answer, artifact, opened)))
         return 0
@@ -111,9 +126,9 @@ def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: Op
     }
 
 
-async def _recommend(artifact: Artifact, opened: OpenEngine, query: Query) -> Recommendation:
+async def _recommend(artifact: Artifact, opened: OpenEngine, query: Query, adapter: str | None) -> Recommendation:
     try:
         await opened.engine.load(artifact)
-        return await Recommender(artifact, opened.engine).recommend(query)
+        return await Recommender(artifact, opened.engine).recommend(query, adapter=adapter)
     finally:
         await opened.engine.close()

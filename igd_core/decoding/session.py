@@ -32,12 +32,14 @@ class Scoring:
         temperature: divides the logits, > 0.
         keep: most children returned for a node, the best by weighted score; 2 x beams suffice for a beam search.
         leaves: what the search may reach.
+        adapter: which of the engine's adapters the model runs with; None for the model itself.
     """
 
     alpha: float = 0.2
     temperature: float = 1.0
     keep: int = 20
     leaves: LeafFilter = ALL_LEAVES
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ class Engine(Protocol):
         """Start decoding one prompt under a loaded version.
 
         Raises:
-            EngineError: the version is not loaded, or the engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, or the engine is closed.
         """
         ...
 

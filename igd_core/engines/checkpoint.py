@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
+from igd_core.engines.adapters import CONFIG_FILE, read_adapter_config
 from igd_core.engines.packed_linear import pack_linears
 from igd_core.errors import ModelError
 from igd_core.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from igd_core.engines.adapters import Adapters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A causal language model in evaluation mode, its tokenizer, and the name it goes by."""
+    """A causal language model in evaluation mode, its tokenizer, and the name it goes by.
+
+    Attributes:
+        model: the checkpoint itself.
+        tokenizer: its tokenizer.
+        model_id: its name.
+        adapted: for each adapter, a copy of the model with the adapter's matrices added to the weights.
+    """
 
     model: PreTrainedModel
     tokenizer: TitleTokenizer
     model_id: str
+    adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
+
+    def model_of(self, adapter: str | None) -> PreTrainedModel:
+        """The model itself for None, or its copy with that adapter."""
+        return self.model if adapter is None else self.adapted[adapter]
 
 
-def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "auto", packed: bool = True) -> Checkpoint:
-    """Load a local directory, or a model hub's ``owner/name``.
+def load_checkpoint(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    packed: bool = True,
+    adapters: Adapters | None = None,
+) -> Checkpoint:
+    """Load a local directory, or a model hub's ``owner/name``; once more for each adapter.
 
     Args:
         name: directory or hub id.
         device: ``auto`` takes CUDA where there is one.
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
         packed: lay linear weights out for oneDNN where that applies (`packed_linear`); False leaves the model plain.
+        adapters: LoRA adapters by name. Merged into a copy of the weights, one costs memory and no time.
 
     Raises:
         ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
-            engine would run wrongly, or a device that is not here.
+            engine would run wrongly, an adapter that does not fit, or a device that is not here.
     """
     directory = resolve_checkpoint(name)
     target = _device(device)
@@ -48,16 +74,47 @@ def load_checkpoint(name: str | Path, *, device: str = "auto", dtype: str = "aut
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
     tokenizer = TitleTokenizer.from_directory(directory)
-    model = _load_model(directory, DTYPES[dtype]).to(target)  # type: ignore[arg-type]
+
+    def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
+        return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
+
+    adapted = {
+        adapter: prepared(_merged(_load_model(directory, DTYPES[dtype]), adapter, path))
+        for adapter, path in (adapters or {}).items()
+    }
+    model = prepared(_load_model(directory, DTYPES[dtype]))
+    return Checkpoint(model=model, tokenizer=tokenizer, model_id=Path(name).name, adapted=adapted)
+
+
+def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:
     model.requires_grad_(requires_grad=False)
-    if target.type == "cpu":
+    if model.device.type == "cpu":
         # transformers leaves weights mapped from the file. Pages of a file are the first that a system short of memory
         # drops, and the next request then waits for the disk: 10 s after an idle minute, measured here.
         for weights in model.parameters():
             weights.data = weights.data.clone()
     if packed:
         pack_linears(model)
-    return Checkpoint(model=model.eval(), tokenizer=tokenizer, model_id=Path(name).name)
+    model.eval()
+    return model
+
+
+def _merged(model: PreTrainedModel, name: str, directory: Path) -> PreTrainedModel:
+    """The model with an adapter's matrices added to its weights; changes ``model``."""
+    read_adapter_config(directory)
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ModelError("adapters need the package peft: pip install 'igd-recommender[train]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # peft warns of keys that it does not find, and goes on
+            adapted: Any = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"adapter {name!r} ({directory}) does not fit the model: {reason}") from None
+    return merged
 
 
 def _device(name: str) -> torch.device:
@@ -77,8 +134,15 @@ def resolve_checkpoint(name: str | Path) -> Path:
     Raises:
         ModelError: neither a directory nor a repository that can be fetched.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    directory = Path(name)
+    if directory.is_dir():
+        if (directory / CONFIG_FILE).is_file() and not (directory / "config.json").is_file():
+            base = read_adapter_config(directory).base or "BASE"
+            raise ModelError(
+                f"{directory} is a LoRA adapter, not a checkpoint: give its base as the model ({base}) and the adapter "
+                f"beside it (--adapters NAME={directory}), or merge the two"
+            )
+        return directory
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

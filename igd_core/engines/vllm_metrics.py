@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-class VLLMMetrics:
+class VLLMMetrics(Collector):
     """A collector of all that vLLM counts, under vLLM's names (``vllm:...``)."""
 
     def collect(self) -> Iterator[Metric]:

@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from igd_core.engines.checkpoint import DTYPES
-from igd_core.errors import InputError
+from igd_core.engines.adapters import read_adapter_config
+from igd_core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from igd_core.engines.adapters import Adapters
+
 GIB = 1 << 30
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
+_NOT_UNDER_LORA = frozenset({"lm_head", "embed_tokens"})
+
+# What an operator may set of `VLLMOptions` in one JSON object; the rest comes from settings that all engines share.
+_TUNABLE: dict[str, tuple[type, ...]] = {
+    "max_model_len": (int,),
+    "block_size": (int,),
+    "kv_cache_bytes": (int,),
+    "gpu_memory": (float, int),
+    "max_num_seqs": (int,),
+    "max_num_batched_tokens": (int,),
+    "tensor_parallel": (int,),
+    "compiled": (bool,),
+    "runner": (str,),
+    "cpu_cores": (str,),
+}
+
+
+def parse_tuning(text: str) -> dict[str, Any]:
+    """Fields of `VLLMOptions` from a JSON object such as ``{"max_model_len": 2048}``, checked.
+
+    Raises:
+        InputError: no such object, a field that is not there or of the wrong kind, or a value that cannot be.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"vllm: not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f'vllm: {text!r} is no JSON object such as {{"max_model_len": 2048}}')
+    for name, value in fields.items():
+        if name not in _TUNABLE:
+            raise InputError(f"vllm: {name!r} is no option; there are {', '.join(_TUNABLE)}")
+        if type(value) not in _TUNABLE[name]:
+            raise InputError(f"vllm.{name}: {json.dumps(value)} is not of type {_TUNABLE[name][0].__name__}")
+    VLLMOptions(model="", **fields).check()
+    return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +76,7 @@ class VLLMOptions:
         max_beams: widest search; vLLM must be told how many log-probabilities a request may ask for.
         tensor_parallel: GPUs (on a CPU: NUMA nodes) that share one model.
         compiled: compile the model at start. None does so on a GPU only, where it is what vLLM is tuned for.
+        adapters: LoRA adapters that sessions may name; all stay loaded.
         runner: vLLM's model runner. ``v2`` is for CUDA and has not been run on one with this engine.
         cpu_cores: cores for the worker's threads, such as ``0-7``; None binds to all but one.
     """
@@ -50,6 +92,7 @@ class VLLMOptions:
     max_beams: int = 200
     tensor_parallel: int = 1
     compiled: bool | None = None
+    adapters: Adapters = field(default_factory=dict)
     runner: Literal["v1", "v2"] = "v1"
     cpu_cores: str | None = None
 
@@ -59,18 +102,24 @@ class VLLMOptions:
         Raises:
             InputError: names the setting and the value.
         """
-        if self.dtype != "auto" and self.dtype not in DTYPES:
-            raise InputError(f"dtype {self.dtype!r}: one of auto, {', '.join(DTYPES)}")
+        if self.dtype not in _DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: one of {', '.join(_DTYPES)}")
         if self.runner not in ("v1", "v2"):
             raise InputError(f"runner {self.runner!r}: one of v1, v2")
         if not 0.0 < self.gpu_memory <= 1.0:
             raise InputError(f"gpu_memory {self.gpu_memory}: a share in (0, 1] is needed")
-        for name in ("max_num_seqs", "max_beams", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: at least 1 is needed")
+        counts = ("max_num_seqs", "max_beams", "tensor_parallel", "max_model_len", "block_size", "kv_cache_bytes")
+        for name in (*counts, "max_num_batched_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} {value}: at least 1 is needed")
 
     def engine_args(self, directory: Path, *, on_cpu: bool) -> dict[str, Any]:
-        """Keyword arguments of ``vllm.AsyncEngineArgs``; ``directory`` is the checkpoint's."""
+        """Keyword arguments of ``vllm.AsyncEngineArgs``; ``directory`` is the checkpoint's.
+
+        Raises:
+            ModelError: an adapter that vLLM cannot run.
+        """
         processor = f"igd_core.engines.vllm_processors:TrieProcessor{self.runner.upper()}"
         optional: dict[str, Any] = {
             "max_model_len": self.max_model_len,
@@ -98,6 +147,38 @@ class VLLMOptions:
             "trust_remote_code": False,
             "generation_config": "vllm",  # not the checkpoint's sampling defaults
             **{name: value for name, value in optional.items() if value is not None},
+            **self._lora_args(on_cpu=on_cpu),
+        }
+
+    def _lora_args(self, *, on_cpu: bool) -> dict[str, Any]:
+        if not self.adapters:
+            return {}
+        configs = {name: read_adapter_config(directory) for name, directory in self.adapters.items()}
+        for name, config in configs.items():
+            if not config.plain:
+                raise ModelError(
+                    f"adapter {name!r}: it trains more than LoRA matrices, which vLLM does not run; merge it into the "
+                    "checkpoint, or serve it with engine tree"
+                )
+            if barred := config.modules & _NOT_UNDER_LORA:
+                raise ModelError(
+                    f"adapter {name!r}: it changes {', '.join(sorted(barred))}, which vLLM cannot run with the "
+                    "log-probabilities of prompts; merge it into the checkpoint, or serve it with engine tree"
+                )
+        widest = max(config.rank for config in configs.values())
+        room = next((rank for rank in _LORA_RANKS if rank >= widest), None)
+        if room is None:
+            raise ModelError(f"adapters: a rank of {widest}; vLLM runs up to {_LORA_RANKS[-1]}")
+        modules = frozenset[str]().union(*(config.modules for config in configs.values()))
+        return {
+            "enable_lora": True,
+            # vLLM's CPU kernels look up -1 for a request without an adapter, which is the last place: it stays empty,
+            # or such a request would get the adapter that has it whenever one with an adapter shares its step.
+            "max_loras": len(configs) + on_cpu,
+            "max_lora_rank": room,
+            # Named, so that vLLM leaves the output layer alone: with LoRA around it, a step that asks for a prompt's
+            # log-probabilities ends the worker, whoever asked.
+            "lora_target_modules": sorted(modules),
         }
 
     @contextmanager
@@ -107,6 +188,8 @@ class VLLMOptions:
             "VLLM_USE_V2_MODEL_RUNNER": "1" if self.runner == "v2" else "0",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # workers leave at SIGTERM only, which comes after this
+            # A forked process would keep the server's sockets open past its end, and every lock as it found it.
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
         }

@@ -71,12 +71,15 @@ class TrieConstraint:
         return AcceptedQuestion(question=question, trie=trie)
 
     def answer_(self, logits: torch.Tensor, asked: Mapping[int, AcceptedQuestion]) -> torch.Tensor:
-        """Overwrite the rows that ask; returns ``logits``.
+        """Overwrite the rows that ask; returns the logits to go on with.
 
         Args:
-            logits: ``(rows, vocab)`` float32, changed in place.
+            logits: ``(rows, vocab)`` float32, changed in place, or copied where it is not contiguous: vLLM pads the
+                vocabulary to a multiple of 64 and cuts the padding off by a view.
             asked: row -> question. A row whose trie is None shows no children at all: its reader finds them missing.
         """
+        if asked:
+            logits = logits.contiguous()
         groups: dict[int, list[int]] = {}
         for row in sorted(asked):
             groups.setdefault(id(asked[row].trie), []).append(row)

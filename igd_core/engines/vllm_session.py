@@ -58,7 +58,7 @@ class VLLMSession:
         self.stats = SessionStats(prompt_tokens=len(prompt.ids))
         self._engine = engine
         self._prompt = prompt
-        self._digest = digest(prompt.ids)
+        self._digest = digest(prompt.ids, prompt.scoring.adapter)
         self._request_ids = (f"igd-{prompt.order}-{count}" for count in itertools.count())
         self._running: set[str] = set()
         self._closed = False
@@ -165,7 +165,8 @@ class VLLMSession:
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm = self._engine.llm
+        llm, order = self._engine.llm, self._prompt.order
+        lora = self._engine.lora_request(self._prompt.scoring.adapter)
         started: list[str] = []
         try:
             collectors = []
@@ -174,7 +175,8 @@ class VLLMSession:
                 started.append(request_id)
                 self._running.add(request_id)
                 prompt = tokens_input(ask.token_ids)
-                collectors.append(await llm.add_request(request_id, prompt, ask.params, priority=self._prompt.order))
+                added = llm.add_request(request_id, prompt, ask.params, lora_request=lora, priority=order)
+                collectors.append(await added)
             outputs = [await collector.get() for collector in collectors]
         except EngineDeadError as error:
             raise EngineClosed("vLLM's engine process has died") from error

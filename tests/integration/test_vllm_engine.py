@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+from adapters import save_adapter
 from factories import EOS, make_catalogue
 from prometheus_client import CollectorRegistry, generate_latest
 from subjects import (
@@ -41,6 +43,8 @@ from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.inputs import tokens_input  # noqa: E402
 
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
+from igd_core.bench.vllm import engine_steps  # noqa: E402
+from igd_core.bench.vllm_ways import driven, our_way, vllms_way  # noqa: E402
 from igd_core.decoding.session import Scoring  # noqa: E402
 from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.tree import TreeEngine  # noqa: E402
@@ -53,7 +57,7 @@ from igd_core.ids import ROOT  # noqa: E402
 from igd_core.tokenization import TitleTokenizer  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from igd_core.artifact import Artifact
@@ -83,9 +87,18 @@ def other_artifact(tokenizer: TitleTokenizer) -> Artifact:
     return build_artifact(make_catalogue(60, seed=9), tokenizer, BuildOptions(name="other"))
 
 
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Path) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("adapters")
+    return {
+        "narrow": save_adapter(root / "narrow", checkpoint_dir, seed=1, rank=4),
+        "attention": save_adapter(root / "attention", checkpoint_dir, seed=2, rank=12, targets=["q_proj", "v_proj"]),
+    }
+
+
 @contextlib.asynccontextmanager
-async def started(directory: Path, *artifacts: Artifact) -> AsyncIterator[Subject]:
-    engine = await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=directory, **OPTIONS))
+async def started(directory: Path, *artifacts: Artifact, **options: Any) -> AsyncIterator[Subject]:
+    engine = await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=directory, **OPTIONS, **options))
     try:
         for artifact in artifacts:
             await engine.load(artifact)
@@ -94,15 +107,26 @@ async def started(directory: Path, *artifacts: Artifact) -> AsyncIterator[Subjec
         await asyncio.wait_for(engine.close(), 60)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_ends() -> Iterator[None]:
+    """A vLLM that was killed leaves its ZeroMQ context to the garbage collector; let it be collected here."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def vllm(checkpoint_dir: Path, artifact: Artifact) -> AsyncIterator[Subject]:
-    async with started(checkpoint_dir, artifact) as subject:
+async def vllm(checkpoint_dir: Path, artifact: Artifact, adapters: dict[str, Path]) -> AsyncIterator[Subject]:
+    async with started(checkpoint_dir, artifact, adapters=adapters) as subject:
         yield subject
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tree(checkpoint_dir: Path, artifact: Artifact, other_artifact: Artifact) -> AsyncIterator[Subject]:
-    engine = TreeEngine(load_checkpoint(checkpoint_dir, device="cpu"))
+async def tree(
+    checkpoint_dir: Path, artifact: Artifact, other_artifact: Artifact, adapters: dict[str, Path]
+) -> AsyncIterator[Subject]:
+    engine = TreeEngine(load_checkpoint(checkpoint_dir, device="cpu", adapters=adapters))
     await engine.load(artifact)
     await engine.load(other_artifact)
     yield Subject(kind="tree", engine=engine, tolerance=TOLERANCE)
@@ -112,12 +136,6 @@ async def tree(checkpoint_dir: Path, artifact: Artifact, other_artifact: Artifac
 def engine_of(subject: Subject) -> VLLMEngine:
     assert isinstance(subject.engine, VLLMEngine)
     return subject.engine
-
-
-def engine_steps() -> float:
-    """Steps that vLLM has run in this process's engines, by its own metrics."""
-    samples = [sample for metric in VLLMMetrics().collect() for sample in metric.samples]
-    return sum(sample.value for sample in samples if sample.name == "vllm:iteration_tokens_total_count")
 
 
 def assert_same_answers(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
@@ -147,6 +165,27 @@ async def test_items_and_scores_are_the_embedded_engines(
             await search(subject, artifact, prompt_of(artifact, *rows), **scoring) for subject in (vllm, tree)
         ]
         assert_same_answers(found, expected)
+
+
+async def test_adapters_and_the_model_itself_share_a_step_and_each_answers_as_in_the_embedded_engine(
+    vllm: Subject, tree: Subject, artifact: Artifact
+) -> None:
+    requests = [(row, adapter) for row in range(8) for adapter in (None, "narrow", "attention")]
+    answers = []
+    for subject in (vllm, tree):
+        searches = [
+            search(subject, artifact, prompt_of(artifact, row, 40), adapter=adapter) for row, adapter in requests
+        ]
+        answers.append(await asyncio.gather(*searches))
+    for found, expected in zip(*answers, strict=True):
+        assert_same_answers(found, expected)
+    leaves = [tuple(hypothesis.leaf for hypothesis in found) for found in answers[0][:3]]
+    assert len(set(leaves)) == 3, "adapters that change nothing would prove nothing"
+
+
+async def test_an_adapter_that_is_not_there_is_refused(vllm: Subject, artifact: Artifact) -> None:
+    with pytest.raises(EngineError, match="adapter 'wide': this engine has narrow, attention"):
+        await vllm.engine.open(artifact.version, [5], Scoring(adapter="wide"))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -184,6 +223,33 @@ async def test_a_round_is_one_step_of_the_engine(vllm: Subject, artifact: Artifa
     scored.update(await session.expand(unscored_below(artifact, scored)[:20]))
     assert engine_steps() - before == session.stats.rounds == 2
     await session.close()
+
+
+async def test_the_bench_counts_what_vllm_itself_counts_and_ours_asks_for_least(
+    vllm: Subject, artifact: Artifact
+) -> None:
+    engine, prompt = engine_of(vllm), prompt_of(artifact, 7, 8, 9)
+    lengths: dict[tuple[int, ...], int] = {}
+    ways = {
+        "ours": our_way(engine, artifact, beams=4, alpha=0.2),
+        "tokenwise": our_way(engine, artifact, beams=4, alpha=0.2, tokenwise=True),
+        "vllm": vllms_way(engine, artifact, beams=4, max_tokens=lengths),
+    }
+    costs, steps = {}, {}
+    for name, way in ways.items():
+        assert await engine.forget_prompts()
+        before = engine_steps()
+        costs[name] = (await driven(way, [prompt], concurrency=1))[0]
+        steps[name] = engine_steps() - before
+        lengths.setdefault(tuple(prompt), costs[name].longest_path)
+    ours, tokenwise, theirs = costs.values()
+    assert ours.requests < tokenwise.requests
+    assert ours.rounds == steps["ours"] < tokenwise.rounds
+    assert theirs.rounds == ours.longest_path == tokenwise.longest_path
+    assert theirs.requests == theirs.generated_tokens
+    assert len(prompt) <= ours.distinct_tokens <= ours.computed_tokens
+    assert (ours.answers, theirs.answers, ours.not_items) == (4, 4, 0)
+    assert theirs.not_items > 0, "nothing tells a random model what an item is"
 
 
 def ends_shortly_before_a_block_does(artifact: Artifact, start: int) -> list[int]:
@@ -477,13 +543,6 @@ async def dies_without_hanging(subject: Subject, artifact: Artifact, victim: psu
     assert engine.stats().sessions == 0
 
 
-async def test_when_a_worker_is_killed_waiting_requests_end_with_engine_closed(
-    checkpoint_dir: Path, artifact: Artifact
-) -> None:
-    async with started(checkpoint_dir, artifact) as subject:
-        await dies_without_hanging(subject, artifact, newest_process("Worker"))
-
-
 async def test_closing_the_engine_ends_waiting_requests_with_engine_closed(
     checkpoint_dir: Path, artifact: Artifact
 ) -> None:
@@ -503,7 +562,7 @@ async def test_closing_the_engine_ends_waiting_requests_with_engine_closed(
             await engine.load(artifact)
 
 
-async def test_when_the_engine_core_is_killed_waiting_requests_end_with_engine_closed(
+async def test_when_a_worker_is_killed_waiting_requests_end_with_engine_closed(
     vllm: Subject, artifact: Artifact
 ) -> None:
-    await dies_without_hanging(vllm, artifact, newest_process("EngineCore"))
+    await dies_without_hanging(vllm, artifact, newest_process("Worker"))

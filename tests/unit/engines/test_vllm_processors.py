@@ -174,6 +174,18 @@ def test_v1_answers_every_row_as_if_it_were_alone_however_the_batch_moves(seed: 
                 assert torch.equal(answered[row], logits[row])
 
 
+def test_logits_cut_from_a_padded_vocabulary_are_answered_as_whole_ones_are(artifacts: list[Artifact]) -> None:
+    rng, padded = random.Random(3), torch.randn(4, VOCAB + 59)
+    params = [asking(question(artifacts[row % 2], rng)) for row in range(4)]
+    processor = v1(artifacts)
+    builder = BatchUpdateBuilder(added=[(row, each, [1], []) for row, each in enumerate(params)])
+    processor.update_state(builder.get_and_reset(4))
+    cut = padded[:, :VOCAB]
+    expected = [alone(row, each, artifacts) for row, each in zip(cut, params, strict=True)]
+    assert not cut.is_contiguous()
+    torch.testing.assert_close(processor.apply(cut), torch.stack(expected))
+
+
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_v2_answers_as_v1_does_while_slots_are_used_again_and_rows_change_places(

@@ -25,6 +25,7 @@ COUNTS = {  # gauges and histograms of plain numbers, which have no unit
     "igd_admission_running",
     "igd_admission_waiting",
     "igd_catalogue_items",
+    "igd_catalogue_items_recommended",
     "igd_decoding_rounds",
     "igd_engine_queue",
     "igd_engine_sessions",
@@ -96,6 +97,17 @@ async def test_answers_are_counted_by_source_variant_and_catalogue_and_lookups_b
         assert value(metrics, "igd_requests_total", route="unmatched", status="404") == 1
         assert value(metrics, "igd_requests_running") == 0
         assert "xxx" not in metrics.render("")[0].decode()
+
+
+async def test_items_that_answers_showed_are_counted_once_each(
+    films: Artifact, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    async with running(films, tokenizer, tmp_path) as apps:
+        shown: set[str] = set()
+        for history in (["1"], ["1"], ["5", "9"], []):
+            answer = (await ask(apps, "/v1/recommendations", {"history": history, "k": 3})).json()
+            shown |= {name for item in answer["items"] for name in (item["item_id"], *item.get("duplicates", ()))}
+            assert value(apps.metrics, "igd_catalogue_items_recommended", catalogue="films") == len(shown)
 
 
 async def test_store_calls_are_counted_by_method_and_outcome(

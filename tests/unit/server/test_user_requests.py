@@ -123,7 +123,7 @@ async def test_a_catalogue_can_be_named(run: Run) -> None:
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ({"name": "v", "adapter": "lora"}, "variants: 'v' names an adapter; the engine 'tree' has none"),
+        ({"name": "v", "adapter": "lora"}, "variants: 'v' names the adapter 'lora'; this server has: none"),
     ],
 )
 async def test_a_variant_that_cannot_be_served_stops_the_start(run: Run, variant: dict[str, Any], message: str) -> None:

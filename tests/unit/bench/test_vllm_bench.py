@@ -1,0 +1,59 @@
+"""`igd bench vllm` without vLLM: what it counts, how many run at once, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from igd_core.bench.vllm import _Run, _summarise
+from igd_core.bench.vllm_ways import Cost, driven
+from igd_core.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def test_means_are_a_recommendations_and_shares_of_all_answers() -> None:
+    costs = [
+        Cost(seconds=1.0, requests=10, rounds=4, computed_tokens=90, distinct_tokens=60, answers=10, not_items=9),
+        Cost(seconds=3.0, requests=20, rounds=6, computed_tokens=50, distinct_tokens=60, answers=10, not_items=10),
+    ]
+    result = _summarise("films", "vllm", 1, _Run(costs=costs, seconds=4.0, steps=[5, 6]))
+    assert (result.per_second, result.p50_s, result.p99_s) == (0.5, 2.0, 3.0)
+    assert (result.requests, result.rounds, result.engine_steps, result.most_extra_steps) == (15.0, 5.0, 5.5, 1)
+    assert result.recomputed_tokens == 15.0, "what a cache spared is not counted against the other's waste"
+    assert result.not_items == 0.95
+    assert _summarise("films", "ours", 2, _Run(costs=costs, seconds=4.0, steps=[7])).most_extra_steps is None
+
+
+async def test_no_more_run_at_once_than_asked_and_answers_keep_their_order() -> None:
+    running = most = 0
+
+    async def way(prompt: Sequence[int]) -> Cost:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return Cost(requests=prompt[0])
+
+    costs = await driven(way, [[number] for number in range(7)], concurrency=3)
+    assert most == 3
+    assert [cost.requests for cost in costs] == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--concurrency", "1,many"), "concurrency: '1,many' is not a list of numbers"),
+        (("--concurrency", "0"), "concurrency 0, histories 4: at least 1 is needed"),
+        (("--histories", "0"), "concurrency 1,8,32, histories 0: at least 1 is needed"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_starts(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "vllm", *flags]) == 2
+    assert capsys.readouterr().err == f"igd: {message}\n"

@@ -1,0 +1,98 @@
+"""How vLLM is started: what operators may set, and what is refused, in one line, before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from igd_core.commands.recommend import add_engine_arguments, engine_options
+from igd_core.engines.open import EngineOptions, open_engine
+from igd_core.engines.vllm_options import VLLMOptions, parse_tuning
+from igd_core.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_json_object_becomes_options() -> None:
+    text = '{"max_model_len": 2048, "gpu_memory": 0.5, "compiled": true, "runner": "v1", "cpu_cores": "0-7"}'
+    options = VLLMOptions(model="m", **parse_tuning(text))
+    assert (options.max_model_len, options.gpu_memory, options.compiled) == (2048, 0.5, True)
+    assert parse_tuning("{}") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fast", "vllm: not JSON"),
+        ("[1]", r"vllm: '\[1\]' is no JSON object"),
+        ('{"max_len": 1}', "vllm: 'max_len' is no option; there are max_model_len,"),
+        ('{"model": "other"}', "vllm: 'model' is no option"),
+        ('{"max_num_seqs": "64"}', 'vllm.max_num_seqs: "64" is not of type int'),
+        ('{"max_num_seqs": true}', "vllm.max_num_seqs: true is not of type int"),
+        ('{"compiled": 1}', "vllm.compiled: 1 is not of type bool"),
+        ('{"max_model_len": 0}', "max_model_len 0: at least 1 is needed"),
+        ('{"gpu_memory": 1.5}', r"gpu_memory 1.5: a share in \(0, 1\] is needed"),
+        ('{"gpu_memory": NaN}', "gpu_memory nan"),
+        ('{"runner": "v3"}', "runner 'v3': one of v1, v2"),
+    ],
+)
+def test_what_is_no_option_is_refused_with_its_name_and_value(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_tuning(text)
+
+
+def test_defaults_differ_by_machine_and_given_values_hold_on_both(tmp_path: Path) -> None:
+    cpu, gpu = (VLLMOptions(model="m").engine_args(tmp_path, on_cpu=on_cpu) for on_cpu in (True, False))
+    assert (cpu["dtype"], cpu["block_size"], cpu["enforce_eager"]) == ("float32", 32, True)
+    assert (gpu["dtype"], gpu["block_size"], gpu["enforce_eager"]) == ("bfloat16", 16, False)
+    assert cpu["kv_cache_memory_bytes"] == 1 << 30
+    assert "kv_cache_memory_bytes" not in gpu
+    given = VLLMOptions(model="m", dtype="float16", block_size=64, compiled=False, kv_cache_bytes=5)
+    for on_cpu in (True, False):
+        args = given.engine_args(tmp_path, on_cpu=on_cpu)
+        assert (args["dtype"], args["block_size"], args["enforce_eager"]) == ("float16", 64, True)
+        assert args["kv_cache_memory_bytes"] == 5
+
+
+def test_the_environment_is_set_while_vllm_starts_and_what_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    before = dict(os.environ)
+    with VLLMOptions(model="m", cpu_cores="0-3").environment(on_cpu=True):
+        assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+        assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
+        assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed here")
+def test_without_vllm_the_error_says_how_to_install_it(bundle_with_tokenizer: Path) -> None:
+    with pytest.raises(ModelError, match=r"pip install 'igd-recommender\[vllm\]' for CUDA, make setup-vllm for a CPU"):
+        open_engine(EngineOptions(model=bundle_with_tokenizer, engine="vllm"))
+
+
+@pytest.fixture
+def bundle_with_tokenizer(tmp_path: Path, definition: dict[str, Any]) -> Path:
+    import json
+
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_device_is_refused_and_so_are_vllms_options_with_another_engine() -> None:
+    import argparse
+
+    with pytest.raises(InputError, match="device 'cuda:1': vLLM runs on what it was installed for"):
+        open_engine(EngineOptions(model="m", engine="vllm", device="cuda:1"))
+    parser = argparse.ArgumentParser()
+    add_engine_arguments(parser)
+    given = ["--model", "m", "--vllm", '{"max_num_seqs": 8}']
+    assert engine_options(parser.parse_args([*given, "--engine", "vllm"])).vllm == {"max_num_seqs": 8}
+    with pytest.raises(InputError, match="vllm: given, with engine 'tree'"):
+        engine_options(parser.parse_args(given))
