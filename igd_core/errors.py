@@ -76,3 +76,42 @@ class DeadlineExceeded(EngineError):  # noqa: N818 - the name says what happened
 
 class EngineClosed(EngineError):  # noqa: N818
     """The engine has shut down or died."""
+
+
+class ClientError(IGDError):
+    """A call of a recommendation server brought no result."""
+
+
+class ServerUnreachable(ClientError):  # noqa: N818 - the name says what happened
+    """There was no answer, or not in time; what was asked for may have been done."""
+
+
+class ApiProblem(ClientError):  # noqa: N818
+    """The server's answer is a problem document.
+
+    Attributes:
+        kind: last part of its type, ``invalid-field`` or ``overloaded``; docs/operations.md lists them.
+        status: HTTP status.
+        detail: one line for a person.
+        field: the request's field it is about.
+        request_id: names the request in the server's log.
+        retry_after_s: seconds after which the server said to try again.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        status: int,
+        detail: str,
+        field: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {kind}: {detail}")
+        self.kind = kind
+        self.status = status
+        self.detail = detail
+        self.field = field
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s

@@ -8,10 +8,20 @@ export class Problem extends Error {
   }
 }
 
+const KEY = "igd-key"; // of this tab, and gone with it
+let key = sessionStorage.getItem(KEY);
+
+/** Send this API key from now on. */
+export function useKey(text) {
+  key = text;
+  sessionStorage.setItem(KEY, text);
+}
+
 async function fetchJson(path, options) {
   let response;
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ title: "The server cannot be reached", detail: "No answer came; is it running?" });
@@ -51,12 +61,13 @@ export function recommend(body, signal) {
   });
 }
 
-/** The same request for a POSIX shell. */
+/** The same request for a POSIX shell; a key is left to its environment. */
 export function asCurl(body) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   return [
     `curl ${quoted(new URL("v1/recommendations", document.baseURI).href)} \\`,
     "  -H 'Content-Type: application/json' \\",
+    ...(key ? ['  -H "Authorization: Bearer $IGD_KEY" \\'] : []),
     `  -d ${quoted(JSON.stringify(body))}`,
   ].join("\n");
 }

@@ -1,5 +1,5 @@
 // The page: a history and settings on one side, what the server makes of them on the other.
-import { asCurl, findItems, recommend, servedCatalogue } from "./api.js";
+import { asCurl, findItems, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { searchField } from "./search.js";
@@ -35,6 +35,10 @@ async function start() {
       if (state.catalogue) break;
       showWaiting("The server is starting", "It loads its model and catalogue. This page goes on by itself once it is ready.");
     } catch (problem) {
+      if (problem.status === 401 || problem.status === 403) {
+        await askForKey(problem);
+        continue;
+      }
       showWaiting(problem.title ?? "Something went wrong", `${problem.detail ?? problem} Trying again.`);
     }
     await new Promise((resolve) => setTimeout(resolve, wait));
@@ -44,6 +48,20 @@ async function start() {
   showCatalogue();
   showHistory();
   rank();
+}
+
+/** Until somebody gives one; whether it will do, the server says. */
+async function askForKey({ detail }) {
+  const form = byId("key-form");
+  byId("waiting").hidden = true;
+  form.hidden = false;
+  byId("key-note").textContent = `${detail}. It stays in this tab.`;
+  byId("key").focus();
+  await new Promise((resolve) => form.addEventListener("submit", (event) => (event.preventDefault(), resolve()), { once: true }));
+  useKey(byId("key").value.trim());
+  byId("key").value = "";
+  form.hidden = true;
+  byId("waiting").hidden = false;
 }
 
 function showPage(isReady) {
@@ -212,6 +230,7 @@ async function fail(error) {
   const retry = element("button", { type: "button", onclick: rank }, "Try again");
   const about = [error.field && `Field: ${error.field}`, error.requestId && `Request: ${error.requestId}`];
   showMessage("error", error.title ?? "Something went wrong", [error.detail ?? String(error), ...about, retry]);
+  if (error.status === 401) start();
   // A server that starts again serves nothing for a while; the page waits with it.
   if (error.status === 503 && !(await servedCatalogue().catch(() => state.catalogue))) start();
 }

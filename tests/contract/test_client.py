@@ -1,0 +1,200 @@
+"""The client against the real server, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import uvicorn
+from film_apps import running
+from films import film_artifact
+
+from igd_core.client import Event, Item, RecommendationClient, Recommended
+from igd_core.errors import ApiProblem, InputError, ServerUnreachable
+from server.keys import KeyFile, make_key, write_keys
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from igd_core.tokenization import TitleTokenizer
+    from server.app import Apps
+
+    Serve = Callable[..., AbstractAsyncContextManager[tuple[str, Apps]]]
+
+
+class Server(uvicorn.Server):
+    """Without its signal handling, which would leave this process with the handler of a loop that has ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@pytest.fixture
+def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
+    @contextlib.asynccontextmanager
+    async def serving(**settings: Any) -> AsyncIterator[tuple[str, Apps]]:
+        async with running(film_artifact(tokenizer), tokenizer, tmp_path, **settings) as apps:
+            server = Server(uvicorn.Config(apps.main, port=0, lifespan="off", log_config=None))
+            task = asyncio.create_task(server.serve())
+            async with asyncio.timeout(10):
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
+            try:
+                yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", apps
+            finally:
+                server.should_exit = True
+                await task
+
+    return serving
+
+
+def slow_engine(apps: Apps, delay_s: float) -> None:
+    apps.deployment.serving["films"].recommender.engine._delay_s = delay_s  # type: ignore[attr-defined]
+
+
+async def test_an_answer_comes_back_whole(serve: Serve) -> None:
+    async with serve() as (url, _), RecommendationClient(url) as client:
+        answer = await client.recommend(history=["1", "nobody's"], k=3, explain=True)
+        async with httpx.AsyncClient(base_url=url) as http:
+            raw = (await http.post("v1/recommendations", json={"history": ["1"], "k": 3})).json()
+        served = await client.catalogues()
+    assert isinstance(answer, Recommended)
+    assert [(item.item_id, item.title, item.rank, item.score) for item in answer.items] == [
+        (item["item_id"], item["title"], item["rank"], item["score"]) for item in raw["items"]
+    ]
+    assert (answer.source, answer.catalogue, answer.version) == ("model", "films", raw["version"])
+    assert all(isinstance(item, Item) and item.explanation for item in answer.items)
+    total = sum(token.logprob * token.weight for token in answer.items[0].explanation)
+    assert total == pytest.approx(answer.items[0].score)
+    assert [(warned.code, warned.count, warned.sample) for warned in answer.warnings] == [
+        ("unknown-items", 1, ("nobody's",))
+    ]
+    assert [catalogue["name"] for catalogue in served] == ["films"]
+
+
+async def test_events_are_recorded_once_asked_for_and_forgotten(serve: Serve) -> None:
+    async with serve() as (url, _), RecommendationClient(url) as client:
+        events = [Event(user_id="a/b c", item_id=item, timestamp=datetime(2026, 1, 1, tzinfo=UTC)) for item in "12"]
+        first = await client.record(events)
+        again = await client.record(events)
+        known = await client.recommend(user_id="a/b c", k=2)
+        await client.forget("a/b c")
+        unknown = await client.recommend(user_id="a/b c", k=2)
+    assert ((first.accepted, first.duplicates), (again.accepted, again.duplicates)) == ((2, 0), (0, 2))
+    assert (known.source, unknown.source) == ("model", "popularity")
+
+
+async def test_a_batch_gives_each_request_its_answer_or_its_problem(serve: Serve) -> None:
+    async with serve() as (url, _), RecommendationClient(url) as client:
+        good, bad = await client.recommend_many([{"history": ["1"], "k": 2}, {"history": ["1"], "k": 0}])
+    assert isinstance(good, Recommended)
+    assert len(good.items) == 2
+    assert isinstance(bad, ApiProblem)
+    assert (bad.status, bad.kind, bad.field) == (422, "invalid-field", "k")
+
+
+async def test_a_wrong_field_is_named_and_not_asked_again(serve: Serve) -> None:
+    class Counting(httpx.AsyncHTTPTransport):
+        requests = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.requests += 1
+            return await super().handle_async_request(request)
+
+    transport = Counting()
+    async with serve() as (url, _), RecommendationClient(url, transport=transport) as client:
+        with pytest.raises(ApiProblem, match="alpha") as caught:
+            await client.recommend(history=["1"], alpha=7)
+    assert transport.requests == 1
+    assert (caught.value.status, caught.value.kind, caught.value.field) == (422, "invalid-field", "alpha")
+
+
+async def test_a_key_is_sent_and_its_lack_is_told(serve: Serve, tmp_path: Path) -> None:
+    key = make_key("shop", frozenset({"recommend"}), None)
+    write_keys(tmp_path / "keys.json", KeyFile(keys=(key.stored,)))
+    async with serve(keys_file=tmp_path / "keys.json") as (url, _):
+        async with RecommendationClient(url, key=key.token) as client:
+            assert (await client.recommend(history=["1"])).items
+            with pytest.raises(ApiProblem) as forbidden:
+                await client.record([Event(user_id="u", item_id="1", timestamp=datetime.now(UTC))])
+        async with RecommendationClient(url) as client:
+            with pytest.raises(ApiProblem) as unknown:
+                await client.recommend(history=["1"])
+    assert (forbidden.value.status, unknown.value.status, unknown.value.kind) == (403, 401, "unauthenticated")
+
+
+async def test_after_429_it_waits_as_long_as_it_was_told(serve: Serve) -> None:
+    async with serve(rate_limit="1/second") as (url, _), RecommendationClient(url) as client:
+        await client.recommend(history=["1"])
+        start = time.monotonic()
+        assert (await client.recommend(history=["2"])).items
+        assert time.monotonic() - start > 0.1
+
+
+async def test_a_pause_that_does_not_fit_is_not_waited_for(serve: Serve) -> None:
+    async with serve(rate_limit="1/hour") as (url, _), RecommendationClient(url, timeout_s=5.0) as client:
+        await client.recommend(history=["1"])
+        start = time.monotonic()
+        with pytest.raises(ApiProblem) as caught:
+            await client.recommend(history=["2"])
+        assert time.monotonic() - start < 4
+    assert (caught.value.status, caught.value.kind) == (429, "rate-limited")
+    assert caught.value.retry_after_s is not None
+    assert caught.value.retry_after_s > 60
+
+
+async def test_an_overloaded_server_is_asked_again(serve: Serve) -> None:
+    async with serve(max_running=1, max_waiting=0) as (url, apps):
+        slow_engine(apps, 0.5)
+        async with RecommendationClient(url, timeout_s=30.0, tries=20) as client:
+            answers = await asyncio.gather(*(client.recommend(history=[item]) for item in "123"))
+            assert [answer.source for answer in answers] == ["model"] * 3
+        async with RecommendationClient(url, tries=1) as hasty:
+            results = await asyncio.gather(
+                *(hasty.recommend(history=[item]) for item in "4567"), return_exceptions=True
+            )
+    problems = [result for result in results if isinstance(result, ApiProblem)]
+    assert problems
+    assert {(problem.status, problem.kind) for problem in problems} == {(503, "overloaded")}
+
+
+async def test_time_runs_out_here_and_there(serve: Serve) -> None:
+    async with serve() as (url, apps):
+        slow_engine(apps, 60.0)
+        async with RecommendationClient(url) as client:
+            assert (await client.recommend(history=["1"], timeout_ms=300)).source == "popularity"
+            with pytest.raises(ApiProblem) as late:
+                await client.recommend(history=["1"], timeout_ms=300, fallback=False)
+        async with RecommendationClient(url, timeout_s=0.3) as client:
+            with pytest.raises(ServerUnreachable, match=r"no answer within 0\.3 s"):
+                await client.recommend(history=["1"])
+    assert (late.value.status, late.value.kind) == (504, "deadline-exceeded")
+
+
+async def test_a_server_that_is_not_there_yet_is_x_it_is(serve: Serve) -> None:
+    async with serve() as (url, _):
+        pass
+    async with RecommendationClient(url, timeout_s=5.0, tries=2) as client:
+        with pytest.raises(ServerUnreachable, match="POST v1/recommendations: "):
+            await client.recommend(history=["1"])
+
+
+async def test_an_answer_that_is_no_json_is_said_to_be_none() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>"))
+    async with RecommendationClient("http://proxy", transport=transport) as client:
+        with pytest.raises(ApiProblem, match="502 not-json"):
+            await client.catalogues()
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"tries": 0}, "tries: 0"), ({"timeout_s": 0}, "timeout_s: 0")])
+def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RecommendationClient("http://x", **settings)
