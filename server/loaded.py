@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from server.heap import give_back_free_memory
+
 if TYPE_CHECKING:
     from igd_core.engines.base import Engine
     from server.loading import ServedCatalogue
@@ -69,6 +71,7 @@ class LoadedVersions:
     async def _unload(self, version: str) -> None:
         try:
             await self._engine.unload(version)
+            await asyncio.to_thread(give_back_free_memory)
             _log.info("version_unloaded", extra={"fields": {"version": version}})
         except Exception:  # noqa: BLE001 - nobody waits for this task
             _log.exception("unload_failed", extra={"fields": {"version": version}})

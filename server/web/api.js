@@ -11,6 +11,8 @@ export class Problem extends Error {
 const KEY = "igd-key"; // of this tab, and gone with it
 let key = sessionStorage.getItem(KEY);
 
+export const hasKey = () => Boolean(key);
+
 /** Send this API key from now on. */
 export function useKey(text) {
   key = text;

@@ -1,5 +1,5 @@
 // The page: a history and settings on one side, what the server makes of them on the other.
-import { asCurl, findItems, recommend, servedCatalogue, useKey } from "./api.js";
+import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { searchField } from "./search.js";
@@ -55,7 +55,8 @@ async function askForKey({ detail }) {
   const form = byId("key-form");
   byId("waiting").hidden = true;
   form.hidden = false;
-  byId("key-note").textContent = `${detail}. It stays in this tab.`;
+  const why = hasKey() ? `The one you gave will not do: ${detail}.` : "Whoever runs it makes one: igd keys create.";
+  byId("key-note").textContent = `${why} It stays in this tab.`;
   byId("key").focus();
   await new Promise((resolve) => form.addEventListener("submit", (event) => (event.preventDefault(), resolve()), { once: true }));
   useKey(byId("key").value.trim());
