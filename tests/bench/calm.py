@@ -5,9 +5,10 @@ its own; the load and Redis share another. The checkpoint is a random Llama of 3
 server is under test and not the model; `--model` takes another. No answer is given twice (`IGD_RESULT_TTL_S=0`), so
 every recommendation goes through the model.
 
-The capacity is found first (closed loop), and asked for during `--warm-up`. `overload`: then three times as many requests
-a second arrive for `--seconds`, whatever the answers do. `soak`: half the capacity, of which a tenth records events and
-a third asks by user id, while the catalogue's pointer moves between two versions every `--swap-every` seconds.
+The capacity is found first (closed loop), and asked for during `--warm-up`. `overload`: then three times as many
+requests a second arrive for `--seconds`, whatever the answers do. `soak`: half the capacity, of which a tenth records
+events and a third asks by user id, while the catalogue's pointer moves between two versions every `--swap-every`
+seconds.
 """
 
 from __future__ import annotations
