@@ -212,7 +212,7 @@ def redis(tmp_path: Path) -> RedisServer:
 
 async def results_in(redis: RedisServer, count: int) -> list[str]:
     async with asyncio.timeout(5):
-        while len(keys := redis.cli("--scan", "--pattern", "*result:*").split()) < count:  # noqa: ASYNC110 - not this process's
+        while len(keys := redis.cli("--scan", "--pattern", "*:result:result:*").split()) < count:  # noqa: ASYNC110 - not this process's
             await asyncio.sleep(0.01)
     return keys
 
