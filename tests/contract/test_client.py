@@ -132,7 +132,7 @@ async def test_a_key_is_sent_and_its_lack_is_told(serve: Serve, tmp_path: Path) 
 
 
 async def test_after_429_it_waits_as_long_as_it_was_told(serve: Serve) -> None:
-    async with serve(rate_limit="1/second") as (url, _), RecommendationClient(url) as client:
+    async with serve(rate_limit="1/3 second") as (url, _), RecommendationClient(url, timeout_s=40, tries=9) as client:
         await client.recommend(history=["1"])
         start = time.monotonic()
         assert (await client.recommend(history=["2"])).items
