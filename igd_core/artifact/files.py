@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from igd_core.catalogue import Catalogue
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.infogain import InfoGainTable
 from igd_core.trie import TokenTrie
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,17 +67,10 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
             return
         if not replace and (not directory.is_dir() or any(directory.iterdir())):
             raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    try:
-        new = scratch / "new"
-        new.mkdir()
+    with replaced_folder(directory) as new:
         for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains).items():
-            _write_synced(new / name, part.data)
-        _write_synced(new / _MANIFEST, artifact.manifest.to_bytes())
-        _swap_in(new, directory, scratch / "old")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            (new / name).write_bytes(part.data)
+        (new / _MANIFEST).write_bytes(artifact.manifest.to_bytes())
 
 
 def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
@@ -116,25 +107,6 @@ def _holds_version(directory: Path, version: str) -> bool:
     except ArtifactError:
         return False
     return manifest.version == version
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _swap_in(new: Path, target: Path, aside: Path) -> None:
-    """Rename ``new`` to ``target``; what was there is put back if that fails."""
-    try:
-        if target.exists():
-            target.rename(aside)
-        new.rename(target)
-    except BaseException:  # an interrupt too must not leave the old version in the scratch folder
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        raise
 
 
 def _read_bounded(path: Path) -> bytes:

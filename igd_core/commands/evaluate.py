@@ -244,8 +244,9 @@ def _rank_baseline(name: str, args: argparse.Namespace, parts: _Parts, journal: 
 
 def _sum_up(args: argparse.Namespace, parts: _Parts, summing: ResultSettings) -> int:
     from igd_core.evaluation.plots import draw_accuracy, draw_slices
-    from igd_core.evaluation.report import collect, report, table, write_results
+    from igd_core.evaluation.report import collect, report, table
     from igd_core.evaluation.results import summarise
+    from igd_core.whole_files import write_json
 
     collected = collect(parts.out, parts.identity.header(), rows=len(parts.rows))
     if collected.missing:
@@ -254,7 +255,7 @@ def _sum_up(args: argparse.Namespace, parts: _Parts, summing: ResultSettings) ->
         return 0
     results = summarise(collected.methods, parts.rows, parts.artifact, summing)
     content = report(collected, results, rows=parts.rows, artifact=parts.artifact, settings=summing)
-    write_results(parts.out / "results.json", content)
+    write_json(parts.out / "results.json", content)
     shown = summing.shown_cutoff(result.depth for result in results)
     draw_accuracy(results, shown, parts.out / "accuracy.png")
     draw_slices(results, shown, parts.out / "slices.png")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +21,7 @@ import numpy as np
 from igd_core.data.rows import HistoryRows, history_rows, item_frequency
 from igd_core.data.split import split_by_time, split_leave_one_out
 from igd_core.errors import DataError
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,15 +151,8 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object]]], summary: object) -> None:
-    """Write beside `out`, then rename: a reader sees the old folder, none for an instant, or the new one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    with replaced_folder(out) as made:
         for name, columns in tables.items():
             with (made / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
                 file.writelines(_line(row) for row in itertools.chain([columns], zip(*columns.values(), strict=True)))
         (made / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-        if out.exists():
-            out.rename(Path(scratch) / "replaced")
-        made.rename(out)

@@ -68,7 +68,7 @@ def load_checkpoint(
             engine would run wrongly, an adapter that does not fit, or a device that is not here.
     """
     directory = resolve_checkpoint(name)
-    target = _device(device)
+    target = device_of(device)
     if dtype == "auto":
         dtype = "bfloat16" if target.type == "cuda" else "float32"
     if dtype not in DTYPES:
@@ -79,7 +79,7 @@ def load_checkpoint(
         return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
 
     adapted = {
-        adapter: prepared(_merged(_load_model(directory, DTYPES[dtype]), adapter, path))
+        adapter: prepared(with_adapter_merged(_load_model(directory, DTYPES[dtype]), adapter, path))
         for adapter, path in (adapters or {}).items()
     }
     model = prepared(_load_model(directory, DTYPES[dtype]))
@@ -99,8 +99,12 @@ def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:
     return model
 
 
-def _merged(model: PreTrainedModel, name: str, directory: Path) -> PreTrainedModel:
-    """The model with an adapter's matrices added to its weights; changes ``model``."""
+def with_adapter_merged(model: PreTrainedModel, name: str, directory: Path) -> PreTrainedModel:
+    """The model with an adapter's matrices added to its weights; changes ``model``.
+
+    Raises:
+        ModelError: no adapter, not of this model, or peft is not installed.
+    """
     read_adapter_config(directory)
     try:
         from peft import PeftModel
@@ -117,7 +121,12 @@ def _merged(model: PreTrainedModel, name: str, directory: Path) -> PreTrainedMod
     return merged
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """A device by name; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        ModelError: it is not here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from igd_core.evaluation.rows import EvaluationRows
     from igd_core.evaluation.settings import DecodingSetting
 
-_PIECE = 1 << 20
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 
 
@@ -101,8 +100,7 @@ def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
     for path in itertools.chain.from_iterable(files):
         total.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                total.update(piece)
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint
+from igd_core.engines.checkpoint import device_of, load_checkpoint, resolve_checkpoint
 from igd_core.errors import InputError, ModelError
 from igd_core.tokenization import TitleTokenizer
 
@@ -153,22 +153,11 @@ def _from_scratch(settings: TuningSettings, tokenizer_dir: Path, device: str) ->
             f"max_tokens: {settings.max_tokens}; the model has {config.max_position_embeddings} positions "
             "(max_position_embeddings)"
         )
-    return Backbone(model=model.to(_device(device)), tokenizer=tokenizer, tokenizer_dir=tokenizer_dir, name="")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from None
-    return device
+    return Backbone(model=model.to(device_of(device)), tokenizer=tokenizer, tokenizer_dir=tokenizer_dir, name="")
 
 
 def _load_four_bit(directory: Path, settings: TuningSettings, device: str) -> PreTrainedModel:
-    target = _device(device)
+    target = device_of(device)
     if target.type != "cuda":
         raise ModelError(f"four_bit: weights in 4 bits need CUDA, the device is {target.type}")
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from igd_core.errors import InputError, ModelError
+from igd_core.errors import InputError
 from igd_core.tuning.backbone import ADAPTER, MODEL, copy_tokenizer
-from igd_core.tuning.folders import replaced_folder
 from igd_core.tuning.run import RECORD
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,16 +37,11 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
             model = json.loads((run / RECORD).read_text("utf-8"))["model"]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{run / RECORD}: names no checkpoint ({error}); give it") from None
-    from peft import PeftModel
-
-    from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint
+    from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint, with_adapter_merged
 
     directory = resolve_checkpoint(str(model))
     base = load_checkpoint(directory, device="cpu", dtype="float32", packed=False)
-    try:
-        merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload(safe_merge=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{adapter}: {str(error).splitlines()[0]}") from None
+    merged = with_adapter_merged(base.model, ADAPTER, adapter)
     with replaced_folder(out) as new:
         merged.save_pretrained(new)
         copy_tokenizer(directory, new)

@@ -14,7 +14,7 @@ import numpy as np
 
 from igd_core.errors import InputError, ModelError
 from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
-from igd_core.tuning.folders import replaced_folder
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

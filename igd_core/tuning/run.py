@@ -25,7 +25,7 @@ from igd_core.data.readers import read_interactions
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tokenization import require_same_tokenizer
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
-from igd_core.tuning.folders import write_json
+from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

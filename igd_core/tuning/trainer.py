@@ -16,8 +16,8 @@ from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, 
 
 from igd_core.errors import TuningError
 from igd_core.tuning.batches import StepSampler, by_length, collate
-from igd_core.tuning.folders import replaced_folder
 from igd_core.tuning.loss import LossParts, igd_loss, response_cross_entropy, token_weights
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

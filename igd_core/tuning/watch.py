@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from igd_core.tuning.folders import replaced_folder
+from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,7 +35,7 @@ async function start() {
       if (state.catalogue) break;
       showWaiting("The server is starting", "It loads its model and catalogue. This page goes on by itself once it is ready.");
     } catch (problem) {
-      if (problem.status === 401 || problem.status === 403) {
+      if (isAboutKey(problem)) {
         await askForKey(problem);
         continue;
       }
@@ -49,6 +49,8 @@ async function start() {
   showHistory();
   rank();
 }
+
+const isAboutKey = ({ status }) => status === 401 || status === 403;
 
 /** Until somebody gives one; whether it will do, the server says. */
 async function askForKey({ detail }) {
@@ -224,6 +226,7 @@ async function compare(answer, key, signal) {
     showBaseline(answer, baseline);
   } catch (error) {
     if (!signal.aborted) showBaseline(answer, null, error.detail ?? error.message);
+    if (isAboutKey(error)) start();
   }
 }
 
@@ -231,7 +234,7 @@ async function fail(error) {
   const retry = element("button", { type: "button", onclick: rank }, "Try again");
   const about = [error.field && `Field: ${error.field}`, error.requestId && `Request: ${error.requestId}`];
   showMessage("error", error.title ?? "Something went wrong", [error.detail ?? String(error), ...about, retry]);
-  if (error.status === 401) start();
+  if (isAboutKey(error)) start();
   // A server that starts again serves nothing for a while; the page waits with it.
   if (error.status === 503 && !(await servedCatalogue().catch(() => state.catalogue))) start();
 }
@@ -299,12 +302,13 @@ function showScale() {
   byId("scale-most").textContent = `${most.toFixed(2)} nats`;
 }
 
-function showFacts({ source, catalogue, version, model, request_id: requestId, timings }) {
+function showFacts({ source, cached, catalogue, version, variant, model, request_id: requestId, timings }) {
   const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   const facts = {
-    Source: source,
+    Source: cached ? `${source}, from the cache` : source,
     Catalogue: catalogue,
     Version: version,
+    ...(variant && { Variant: variant }),
     Model: model,
     Total: ms(timings.total_ms),
     "In the model": `${ms(timings.model_ms)}, ${timings.rounds} ${timings.rounds === 1 ? "round" : "rounds"}`,
@@ -337,6 +341,7 @@ async function copyCurl() {
 searchField({
   isTaken: (item) => state.history.some((known) => known.item_id === item.item_id),
   onPick: (item) => setHistory([...state.history, item], { spoken: `${item.title} added.` }),
+  onProblem: (problem) => isAboutKey(problem) && start(),
 });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("example").addEventListener("click", pickExample);

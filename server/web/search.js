@@ -5,8 +5,8 @@ import { byId, debounced, element, titled } from "./dom.js";
 const MOST = 8;
 const WAIT_MS = 150;
 
-/** `isTaken(item)` leaves an item out; `onPick(item)` is called with the one picked. */
-export function searchField({ isTaken, onPick }) {
+/** `isTaken(item)` leaves an item out; `onPick(item)` is called with the one picked, `onProblem` with what went wrong. */
+export function searchField({ isTaken, onPick, onProblem }) {
   const input = byId("search");
   const list = byId("found");
   const note = byId("search-note");
@@ -84,6 +84,7 @@ export function searchField({ isTaken, onPick }) {
       if (signal.aborted) return;
       close();
       note.textContent = `${error.title ?? error}: ${error.detail ?? ""}`;
+      onProblem(error);
     }
   }
 

@@ -1,7 +1,7 @@
 """Calm under load: `python tests/bench/calm.py overload --json`, or `soak`, on Linux, with two cores.
 
 The real server (`igd serve`) on ML-100K, its catalogue followed through a Redis on loopback. The server has a core of
-its own; the load and Redis share another. The checkpoint is a random Llama of 3.6 million parameters, so that the
+its own; the load and Redis share another. The checkpoint is a random Llama of 3.5 million parameters, so that the
 server is under test and not the model; `--model` takes another. No answer is given twice (`IGD_RESULT_TTL_S=0`), so
 every recommendation goes through the model.
 
@@ -215,7 +215,7 @@ def main() -> None:
     )
     parser.add_argument("--timeout-ms", type=int, default=2000, help="deadline of a request; default: %(default)s")
     parser.add_argument("--swap-every", type=float, default=60.0, metavar="S", help="soak; default: %(default)s")
-    parser.add_argument("--model", type=Path, help="a checkpoint; default: a random one of 3.6 million parameters")
+    parser.add_argument("--model", type=Path, help="a checkpoint; default: a random one of 3.5 million parameters")
     parser.add_argument("--log", type=Path, help="keep the server's log here")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("serve", nargs="*", help="more flags for `igd serve`, behind --")

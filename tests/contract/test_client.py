@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import uvicorn
 from film_apps import running
 from films import film_artifact
+from sockets import listening
 
 from igd_core.client import Event, Item, RecommendationClient, Recommended
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
 from server.keys import KeyFile, make_key, write_keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -29,29 +30,15 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractAsyncContextManager[tuple[str, Apps]]]
 
 
-class Server(uvicorn.Server):
-    """Without its signal handling, which would leave this process with the handler of a loop that has ended."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @pytest.fixture
 def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
     @contextlib.asynccontextmanager
     async def serving(**settings: Any) -> AsyncIterator[tuple[str, Apps]]:
-        async with running(film_artifact(tokenizer), tokenizer, tmp_path, **settings) as apps:
-            server = Server(uvicorn.Config(apps.main, port=0, lifespan="off", log_config=None))
-            task = asyncio.create_task(server.serve())
-            async with asyncio.timeout(10):
-                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                    await asyncio.sleep(0.01)
-            try:
-                yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", apps
-            finally:
-                server.should_exit = True
-                await task
+        async with (
+            running(film_artifact(tokenizer), tokenizer, tmp_path, **settings) as apps,
+            listening(apps.main) as port,
+        ):
+            yield f"http://127.0.0.1:{port}", apps
 
     return serving
 
@@ -185,6 +172,23 @@ async def test_a_server_that_is_not_there_yet_is_x_it_is(serve: Serve) -> None:
     async with RecommendationClient(url, timeout_s=5.0, tries=2) as client:
         with pytest.raises(ServerUnreachable, match="POST v1/recommendations: "):
             await client.recommend(history=["1"])
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+async def test_a_proxys_pause_counts_too(as_date: bool) -> None:
+    asked: list[float] = []
+
+    def busy_at_first(_: httpx.Request) -> httpx.Response:
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            return httpx.Response(200, json={"catalogues": []})
+        # A date has whole seconds: 2 to 3 s ahead of now.
+        pause = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True) if as_date else "2"
+        return httpx.Response(503, text="<html>", headers={"Retry-After": pause})
+
+    async with RecommendationClient("http://proxy", transport=httpx.MockTransport(busy_at_first)) as client:
+        assert await client.catalogues() == []
+    assert asked[1] - asked[0] > 1.5
 
 
 async def test_an_answer_that_is_no_json_is_said_to_be_none() -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from films import app_runner, film_artifact
+from sockets import listening
 
 from igd_core.engines.fake import FakeEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from films import Running
@@ -39,23 +38,10 @@ async def running(engine: FakeEngine, tokenizer: TitleTokenizer, tmp_path: Path)
         yield made
 
 
-class Server(uvicorn.Server):
-    """Without its signal handling, which would leave this process with the handler of a loop that has ended."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @pytest.fixture
 async def port(running: Running) -> AsyncIterator[int]:
-    config = uvicorn.Config(running.app, port=0, http="h11", lifespan="off", log_config=None)
-    server = Server(config)
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await serving
+    async with listening(running.app, http="h11") as number:
+        yield number
 
 
 async def send(port: int, path: str, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -11,11 +11,14 @@ from igd_core.catalogue import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import QueryError
 from igd_core.recommender import Query
+from server.observed import TracedAdmission
 from server.queries import resolve
 from server.schemas import RecommendationRequest
 from server.settings import Settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from films import Run
 
     from igd_core.artifact import Artifact
@@ -219,6 +222,24 @@ async def test_when_the_model_gives_no_answer_popularity_does_unless_refused(
     assert ("retry-after" in refused.headers) == (status == 503)
     assert f'igd_fallbacks_total{{reason="{code}"}} 1.0' in metrics
     assert engine.stats().sessions == 0
+
+
+@pytest.mark.parametrize(("timeout_ms", "most_s"), [(10_000, 9.95), (100, 0.09)])
+async def test_the_model_gets_less_than_the_request_has_so_that_popularity_still_comes_in_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch, timeout_ms: int, most_s: float
+) -> None:
+    given: list[float] = []
+
+    class Recording(TracedAdmission):
+        def slot(self, timeout_s: float) -> AbstractAsyncContextManager[float]:  # type: ignore[override]
+            given.append(timeout_s)
+            return super().slot(timeout_s)
+
+    monkeypatch.setattr("server.app.TracedAdmission", Recording)
+    async with run() as running:
+        await running.recommend(history=["1"], timeout_ms=timeout_ms)
+    assert len(given) == 1
+    assert given[0] <= most_s
 
 
 async def test_a_batch_answers_each_request_in_order_and_alone(run: Run) -> None:

@@ -11,111 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field, fields
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
 
+from igd_core.client.answers import problem_of, recommended_of, recorded_of, sent_event
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from igd_core.client.answers import Event, Recommended, Recorded
+
 _BUSY = (429, 503)
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """One token of an explained item: ``logprob`` and ``information_gain`` in nats."""
-
-    token: str
-    token_id: int
-    logprob: float
-    information_gain: float
-    weight: float
-    forced: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """A ranked item.
-
-    Attributes:
-        rank: from 1.
-        score: weighted log-probability in nats; for popularity, the share of interactions.
-        duplicates: other item ids that read the same.
-        explanation: its tokens, where asked for and the model ranked.
-    """
-
-    item_id: str
-    title: str
-    rank: int
-    score: float
-    duplicates: tuple[str, ...] = ()
-    explanation: tuple[Token, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
-    """Something that the server passed over, or why popularity answered; ``code`` is what to branch on."""
-
-    code: str
-    detail: str
-    field: str | None = None
-    count: int | None = None
-    sample: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommended:
-    """An answer.
-
-    Attributes:
-        request_id: to be named by events on what it showed.
-        source: ``model`` or ``popularity``.
-        timings: milliseconds and counts, by name.
-    """
-
-    request_id: str
-    catalogue: str
-    version: str
-    model: str
-    source: str
-    cached: bool
-    items: tuple[Item, ...]
-    variant: str | None = None
-    warnings: tuple[Warned, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """A user chose an item.
-
-    Attributes:
-        timestamp: when; one without a time zone is taken as local time.
-        event_id: the same event sent twice counts once; without one, user, item and time say which it is.
-        request_id: the answer that showed the item.
-    """
-
-    user_id: str
-    item_id: str
-    timestamp: datetime
-    event_id: str | None = None
-    request_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """What became of events."""
-
-    accepted: int
-    duplicates: int
-    warnings: tuple[Warned, ...] = ()
 
 
 class RecommendationClient:
@@ -177,7 +90,7 @@ class RecommendationClient:
             ApiProblem: the server's answer is an error.
             ServerUnreachable: there was no answer in time.
         """
-        return _recommended(await self._call("POST", "v1/recommendations", _question(history, user_id, options)))
+        return recommended_of(await self._call("POST", "v1/recommendations", _question(history, user_id, options)))
 
     async def recommend_many(self, requests: Sequence[Mapping[str, Any]]) -> list[Recommended | ApiProblem]:
         """Answers to several requests (fields as for `recommend`), in their order; one that fails is its problem.
@@ -188,7 +101,9 @@ class RecommendationClient:
         """
         body = await self._call("POST", "v1/recommendations:batch", {"requests": [dict(each) for each in requests]})
         return [
-            _recommended(each["recommendation"]) if each["status"] == 200 else _problem(each["status"], each["problem"])
+            recommended_of(each["recommendation"])
+            if each["status"] == 200
+            else problem_of(each["status"], each["problem"])
             for each in body["results"]
         ]
 
@@ -199,8 +114,8 @@ class RecommendationClient:
             ApiProblem: the server's answer is an error.
             ServerUnreachable: there was no answer in time; perhaps they were recorded, and may be sent again.
         """
-        body = await self._call("POST", "v1/events", {"events": [_sent(event) for event in events]})
-        return _of(Recorded, {**body, "warnings": _warnings(body)})
+        body = await self._call("POST", "v1/events", {"events": [sent_event(event) for event in events]})
+        return recorded_of(body)
 
     async def forget(self, user_id: str) -> None:
         """Delete what is stored under a user's id.
@@ -256,18 +171,18 @@ class RecommendationClient:
             raise ServerUnreachable(f"{method} {path}: {error or type(error).__name__}") from None
         if response.is_success:
             return _json(response) if response.content else {}
-        raise _problem(response.status_code, _json(response), response.headers.get("Retry-After"))
+        # A proxy's busy page is no JSON, and its pause counts all the same.
+        try:
+            problem = problem_of(response.status_code, _json(response))
+        except ApiProblem as unreadable:
+            problem = unreadable
+        problem.retry_after_s = _pause_s(response)
+        raise problem
 
 
 def _question(history: Sequence[str] | None, user_id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {"history": None if history is None else list(history), "user_id": user_id}
     return {**{name: value for name, value in given.items() if value is not None}, **options}
-
-
-def _sent(event: Event) -> dict[str, Any]:
-    named = {each.name: getattr(event, each.name) for each in fields(event)}
-    named["timestamp"] = event.timestamp.astimezone().isoformat()
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
@@ -280,42 +195,12 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     raise ApiProblem("not-json", status=response.status_code, detail=f"HTTP {response.status_code} without JSON")
 
 
-def _problem(status: int, body: Mapping[str, Any], retry_after: str | None = None) -> ApiProblem:
-    return ApiProblem(
-        str(body.get("type", "")).rpartition(":")[2] or "unknown",
-        status=status,
-        detail=str(body.get("detail") or body.get("title") or f"HTTP {status}"),
-        field=body.get("field"),
-        request_id=body.get("request_id"),
-        retry_after_s=float(retry_after) if retry_after is not None and retry_after.isdecimal() else None,
-    )
-
-
-T = TypeVar("T")
-
-
-def _of(kind: type[T], body: Mapping[str, Any]) -> T:
-    """What ``kind`` has of ``body``: a newer server may say more."""
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in body.items() if name in names})
-
-
-def _warnings(body: Mapping[str, Any]) -> tuple[Warned, ...]:
-    return tuple(
-        _of(Warned, {**each, "sample": tuple(each.get("sample") or ())}) for each in body.get("warnings") or ()
-    )
-
-
-def _recommended(body: Mapping[str, Any]) -> Recommended:
-    items = tuple(
-        _of(
-            Item,
-            {
-                **each,
-                "duplicates": tuple(each.get("duplicates") or ()),
-                "explanation": tuple(_of(Token, token) for token in each.get("explanation") or ()),
-            },
-        )
-        for each in body["items"]
-    )
-    return _of(Recommended, {**body, "items": items, "warnings": _warnings(body)})
+def _pause_s(response: httpx.Response) -> float | None:
+    """``Retry-After`` in seconds, which may be a number or a date (RFC 9110); None where there is none to read."""
+    text = response.headers.get("Retry-After", "")
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

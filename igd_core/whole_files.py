@@ -7,21 +7,20 @@ import json
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes ``target``'s place when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".{target.name}.writing-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "new").mkdir(parents=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
+        (scratch / "new").mkdir()
         yield scratch / "new"
         for path in (scratch / "new").rglob("*"):
             if path.is_file():

@@ -1,0 +1,6 @@
+"""A client of the server's HTTP API, for services in Python; needs httpx (extra ``client``, and part of ``server``)."""
+
+from igd_core.client.answers import Event, Item, Recommended, Recorded, Token, Warned
+from igd_core.client.calls import RecommendationClient
+
+__all__ = ["Event", "Item", "RecommendationClient", "Recommended", "Recorded", "Token", "Warned"]
