@@ -165,6 +165,11 @@ def refused(answer: Answer) -> bool:
     return answer.kind == "events" and answer.status == 503
 
 
+def by_user(answer: Answer) -> bool:
+    """To a request without a history of its own."""
+    return answer.kind == "user"
+
+
 def remembered(answer: Answer) -> bool:
     """The stored history was read."""
     return answer.kind == "user" and answer.status == 200 and "history-unavailable" not in answer.warnings

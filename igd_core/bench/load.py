@@ -210,10 +210,14 @@ async def closed_loop(
     await asyncio.sleep(-run.now)
     loop = asyncio.get_running_loop()
 
+    def ask() -> None:
+        now = run.now
+        if now < seconds and len(run.log.planned) < MAX_REQUESTS:
+            run.ask(now)
+
     def ask_again() -> None:
-        if run.now < seconds and len(run.log.planned) < MAX_REQUESTS:
-            # Not from within the callback: a server that refuses every connection would be asked without end.
-            loop.call_soon(lambda: run.ask(run.now))
+        # Not from within the callback: a server that refuses every connection would be asked without end.
+        loop.call_soon(ask)
 
     run.on_settled = ask_again
     sweeping = asyncio.create_task(run.sweep())
