@@ -13,6 +13,7 @@ from igd_core.models import smollm2_dir
 from igd_core.tuning.recipes import Recipe, prepare_recipe, read_config, read_recipe, recipe_names
 from igd_core.tuning.run import RunInputs, tune
 from igd_core.tuning.settings import PRECISIONS, SCHEDULES, LoraSettings, TuningSettings
+from igd_core.tuning.weights import WEIGHTINGS
 
 _WHOLE_NUMBERS = {
     "epochs": "passes over the rows, at most",
@@ -75,6 +76,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         for name, text in names.items():
             shown = f"{text} (default: {getattr(defaults, name):g})"
             parser.add_argument(_flag(name), type=kind, metavar="N", help=shown)
+    parser.add_argument(
+        "--weighting", choices=WEIGHTINGS, help=f"which tokens count less (default: {defaults.weighting})"
+    )
     parser.add_argument("--schedule", choices=SCHEDULES, help=f"default: {defaults.schedule}")
     parser.add_argument("--precision", choices=PRECISIONS, help=f"default: {defaults.precision}")
     parser.add_argument(
@@ -121,7 +125,8 @@ def settings_of(args: argparse.Namespace, recipe: Recipe) -> TuningSettings:
     Raises:
         InputError: a value out of range, an unknown name, or LoRA's flags without a rank.
     """
-    names = [*_NUMBERS, *_WHOLE_NUMBERS, "schedule", "precision", "share_prompts", "gradient_checkpointing", "four_bit"]
+    switches = ["share_prompts", "gradient_checkpointing", "four_bit"]
+    names = [*_NUMBERS, *_WHOLE_NUMBERS, "weighting", "schedule", "precision", *switches]
     values: dict[str, Any] = {
         **recipe.tuning,
         **{name: value for name in names if (value := getattr(args, name)) is not None},

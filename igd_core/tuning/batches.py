@@ -66,7 +66,7 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
     Returns:
         ``input_ids`` and ``position_ids`` ``(b, n)`` int64; ``attention_mask`` ``(b, 1, n, n)`` bool, only where rows
         share a prompt; ``position`` ``(m,)`` int64, index into the ``b * n`` tokens; ``target`` ``(m,)`` int64;
-        ``zero_ig`` ``(m,)`` bool; ``rows``, a scalar.
+        ``zero_ig`` ``(m,)`` bool; ``weight`` ``(m,)`` float32; ``rows``, a scalar.
     """
     width = max(len(pack) for pack in packs)
     input_ids = np.zeros((len(packs), width), dtype=np.int64)
@@ -82,6 +82,7 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
         ),
         "target": torch.from_numpy(np.concatenate([pack.target for pack in packs]).astype(np.int64)),
         "zero_ig": torch.from_numpy(np.concatenate([pack.zero_ig for pack in packs])),
+        "weight": torch.from_numpy(np.concatenate([pack.weight for pack in packs])),
         "rows": torch.tensor(sum(pack.rows for pack in packs)),
     }
     if not all(pack.is_chain for pack in packs):

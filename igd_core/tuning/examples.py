@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from igd_core.data.rows import HistoryRows
     from igd_core.infogain import InfoGainTable
     from igd_core.trie import TokenTrie
+    from igd_core.tuning.weights import TokenWeights
 
     Int32 = NDArray[np.int32]
+    Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +46,7 @@ class Pack:
         position: ``(m,)`` int32; the token after which a response token is predicted.
         target: ``(m,)`` int32; the response token.
         zero_ig: ``(m,)`` bool; whether it rules out no item.
+        weight: ``(m,)`` float32; what it counts in the loss.
         rows: how many rows these are.
     """
 
@@ -54,6 +57,7 @@ class Pack:
     position: Int32
     target: Int32
     zero_ig: NDArray[np.bool_]
+    weight: Float32
     rows: int
 
     def __len__(self) -> int:
@@ -117,24 +121,24 @@ class PackLimits:
     rows: int = 16
 
 
-def zero_ig_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether each token of a response rules out no item of positive prior, ``(len(response),)`` bool.
+def gain_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[int]) -> Float32:
+    """Information gain of each token of a response, ``(len(response),)`` float32, nats.
 
-    Decided by the table, whose gain is exactly 0 where the set of possible items stays the same. A response that is no
-    path of the trie is zero-IG throughout (arXiv 2506.13229's released implementation).
+    Exactly 0 where the set of possible items stays the same, as in the table. A response that is no path of the trie
+    gains nothing throughout (arXiv 2506.13229's released implementation).
     """
     node = NodeId(0)
-    zero = np.ones(len(response), dtype=bool)
+    gain = np.zeros(len(response), dtype=np.float32)
     for place, token in enumerate(response):
         child = trie.child(node, token)
         if child is None:
-            return np.ones(len(response), dtype=bool)
+            return np.zeros(len(response), dtype=np.float32)
         node = child
-        zero[place] = gains.information_gain[node - 1] == 0.0
-    return zero if trie.is_leaf(node) else np.ones(len(response), dtype=bool)
+        gain[place] = gains.information_gain[node - 1]
+    return gain if trie.is_leaf(node) else np.zeros(len(response), dtype=np.float32)
 
 
-def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits) -> Examples:
+def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits, weights: TokenWeights) -> Examples:
     """Token ids of every row, grouped.
 
     Raises:
@@ -142,19 +146,20 @@ def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits) -> 
     """
     if not len(rows):
         raise DataError("there are no rows to tune on")
-    return _Packing(artifact, limits).run(rows)
+    return _Packing(artifact, limits, weights).run(rows)
 
 
 class _Packing:
     """Walks the rows in the order of their items, and grows a pack while the next row begins like the last one."""
 
-    def __init__(self, artifact: Artifact, limits: PackLimits) -> None:
+    def __init__(self, artifact: Artifact, limits: PackLimits, weights: TokenWeights) -> None:
         self.artifact = artifact
         self.limits = limits
+        self.weights = weights
         template = artifact.manifest.template
         self.prefix = np.array(template.prefix_ids, dtype=np.int32)
         self.suffix = np.array(template.suffix_ids, dtype=np.int32)
-        self.paths: dict[int, tuple[Int32, NDArray[np.bool_]]] = {}
+        self.paths: dict[int, tuple[Int32, Float32]] = {}
         self.packs: list[Pack] = []
         self.growing: _Growing | None = None
         self.row_tokens = 0
@@ -189,16 +194,16 @@ class _Packing:
                 )
         return (*leaves, target)
 
-    def _path(self, leaf: int) -> tuple[Int32, NDArray[np.bool_]]:
-        """Token ids and zero-IG flags of a leaf's path, EOS included."""
+    def _path(self, leaf: int) -> tuple[Int32, Float32]:
+        """Token ids of a leaf's path, EOS included, and the information gain of each."""
         if leaf not in self.paths:
             path = self.artifact.trie.path(LeafIndex(leaf))
-            zero = zero_ig_of_response(self.artifact.trie, self.artifact.gains, path)
-            self.paths[leaf] = (np.array(path, dtype=np.int32), zero)
+            gain = gain_of_response(self.artifact.trie, self.artifact.gains, path)
+            self.paths[leaf] = (np.array(path, dtype=np.int32), gain)
         return self.paths[leaf]
 
     def _add(self, leaves: tuple[int, ...]) -> None:
-        response, zero = self._path(leaves[-1])
+        response, gain = self._path(leaves[-1])
         shown = [self._path(leaf)[0][:-1] for leaf in leaves[:-1]]
         tokens = np.concatenate([self.prefix, *shown, self.suffix, response[:-1]])
         prompt = len(tokens) - len(response) + 1
@@ -207,7 +212,8 @@ class _Packing:
             if self.growing is not None:
                 self.packs.append(self.growing.finish())
             self.growing = _Growing()
-        self.growing.add(tokens, prompt, response, zero)
+        self.growing.add(tokens, prompt, response)
+        self.growing.count(gain == 0, self.weights.of_response(gain))
 
 
 class _Growing:
@@ -223,6 +229,7 @@ class _Growing:
         self.position: list[Int32] = []
         self.target: list[Int32] = []
         self.zero_ig: list[NDArray[np.bool_]] = []
+        self.weight: list[Float32] = []
         self.size = 0
 
     def takes(self, tokens: Int32, prompt: int, limits: PackLimits) -> bool:
@@ -232,7 +239,7 @@ class _Growing:
         shared = self._shared(tokens)
         return 2 * shared >= prompt and self.size + len(tokens) - shared <= limits.tokens
 
-    def add(self, tokens: Int32, prompt: int, response: Int32, zero_ig: NDArray[np.bool_]) -> None:
+    def add(self, tokens: Int32, prompt: int, response: Int32) -> None:
         shared = self._shared(tokens)
         new = len(tokens) - shared
         if new:
@@ -247,7 +254,11 @@ class _Growing:
         self.size += new
         self.position.append(self.place[prompt - 1 :])
         self.target.append(response)
+
+    def count(self, zero_ig: NDArray[np.bool_], weight: Float32) -> None:
+        """What the added row's response tokens count."""
         self.zero_ig.append(zero_ig)
+        self.weight.append(weight)
 
     def finish(self) -> Pack:
         return Pack(
@@ -258,6 +269,7 @@ class _Growing:
             position=np.concatenate(self.position),
             target=np.concatenate(self.target),
             zero_ig=np.concatenate(self.zero_ig),
+            weight=np.concatenate(self.weight),
             rows=len(self.target),
         )
 

@@ -1,7 +1,6 @@
 """The IGD-Tuning loss: cross-entropy in which tokens that decide nothing count less (arXiv 2506.13229).
 
-``loss = sum(w * CE) / sum(w)`` over response tokens, ``w = beta`` where the information gain is 0 and 1 elsewhere.
-``beta = 1`` is plain supervised tuning.
+``loss = sum(w * CE) / sum(w)`` over response tokens; `weights` says what ``w`` is.
 """
 
 from __future__ import annotations
@@ -22,22 +21,28 @@ class LossParts:
         positive_ig: of the others.
         zero_ig_tokens: how many.
         positive_ig_tokens: how many.
+        weighted: cross-entropy times weight.
+        weights: sum of the weights.
     """
 
     zero_ig: torch.Tensor
     positive_ig: torch.Tensor
     zero_ig_tokens: torch.Tensor
     positive_ig_tokens: torch.Tensor
+    weighted: torch.Tensor
+    weights: torch.Tensor
 
     @staticmethod
-    def of(cross_entropy: torch.Tensor, zero_ig: torch.Tensor) -> LossParts:
-        """From ``(m,)`` cross-entropies and ``(m,)`` bool flags."""
+    def of(cross_entropy: torch.Tensor, zero_ig: torch.Tensor, weights: torch.Tensor) -> LossParts:
+        """From ``(m,)`` cross-entropies, ``(m,)`` bool flags and ``(m,)`` weights."""
         losses = cross_entropy.detach().double()
         return LossParts(
             zero_ig=losses[zero_ig].sum(),
             positive_ig=losses[~zero_ig].sum(),
             zero_ig_tokens=zero_ig.sum().double(),
             positive_ig_tokens=(~zero_ig).sum().double(),
+            weighted=(losses * weights).sum(),
+            weights=weights.double().sum(),
         )
 
     def __add__(self, other: LossParts) -> LossParts:
@@ -46,23 +51,20 @@ class LossParts:
             positive_ig=self.positive_ig + other.positive_ig,
             zero_ig_tokens=self.zero_ig_tokens + other.zero_ig_tokens,
             positive_ig_tokens=self.positive_ig_tokens + other.positive_ig_tokens,
+            weighted=self.weighted + other.weighted,
+            weights=self.weights + other.weights,
         )
 
-    def means(self, beta: float) -> dict[str, float]:
-        """``loss`` as tuned, ``plain_loss`` at beta 1, and the mean of either kind (NaN if there is none), nats."""
+    def means(self) -> dict[str, float]:
+        """``loss`` as tuned, ``plain_loss`` without weights, the mean of either kind (NaN if there is none), nats."""
         zero, positive = float(self.zero_ig), float(self.positive_ig)
         zero_tokens, positive_tokens = float(self.zero_ig_tokens), float(self.positive_ig_tokens)
         return {
-            "loss": (beta * zero + positive) / (beta * zero_tokens + positive_tokens),
+            "loss": float(self.weighted) / float(self.weights),
             "plain_loss": (zero + positive) / (zero_tokens + positive_tokens),
             "zero_ig_loss": zero / zero_tokens if zero_tokens else float("nan"),
             "positive_ig_loss": positive / positive_tokens if positive_tokens else float("nan"),
         }
-
-
-def token_weights(zero_ig: torch.Tensor, beta: float) -> torch.Tensor:
-    """``beta`` where ``zero_ig`` ``(m,)`` bool is true and 1 elsewhere: ``(m,)`` float32."""
-    return torch.where(zero_ig, beta, 1.0).to(torch.float32)
 
 
 def igd_loss(

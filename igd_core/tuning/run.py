@@ -122,7 +122,9 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         if isinstance(read.data, Interactions):
             raise DataError(f"{path}: interactions; history rows are needed, as `igd data prepare` writes them")
         dropped += read.dropped
-        examples.append(make_examples(artifact, _drawn(read.data, wanted, settings.seed), limits))
+        examples.append(
+            make_examples(artifact, _drawn(read.data, wanted, settings.seed), limits, settings.token_weights)
+        )
     return TuningData(train=examples[0], valid=examples[1], dropped=dropped)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from igd_core.errors import InputError
+from igd_core.tuning.weights import TokenWeights, Weighting
 
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -68,6 +69,7 @@ class TuningSettings:
 
     Attributes:
         beta: weight of a zero-IG token's loss, 0 < beta <= 1; 1 is plain supervised tuning.
+        weighting: which tokens count how much (`weights.TokenWeights`).
         epochs: passes over the rows, at most.
         lr: highest learning rate.
         batch: rows of an optimiser step.
@@ -93,6 +95,7 @@ class TuningSettings:
     """
 
     beta: float = 0.2
+    weighting: Weighting = "igd"
     epochs: int = 3
     lr: float = 1e-4
     batch: int = 128
@@ -132,8 +135,7 @@ class TuningSettings:
             self._check_shape(self.from_config)
 
     def _check_numbers(self) -> None:
-        if not 0 < self.beta <= 1:
-            raise InputError(f"beta: {self.beta:g}; it must lie above 0 and be at most 1")
+        _ = self.token_weights
         for name in ("weight_decay", "max_grad_norm"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name}: {getattr(self, name):g}; 0 or above is needed")
@@ -150,6 +152,15 @@ class TuningSettings:
             raise InputError(f"from_config: {unknown[0]!r} is not one of {', '.join(sorted(SHAPE_KEYS))}")
         if self.lora is not None:
             raise InputError("from_config: a model trained from scratch has nothing to adapt; leave lora out")
+
+    @property
+    def token_weights(self) -> TokenWeights:
+        """What each response token counts.
+
+        Raises:
+            InputError: ``beta`` or ``weighting`` is none that there is.
+        """
+        return TokenWeights(beta=self.beta, weighting=self.weighting)
 
     @property
     def rows_together(self) -> int:

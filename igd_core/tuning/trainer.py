@@ -16,7 +16,7 @@ from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, 
 
 from igd_core.errors import TuningError
 from igd_core.tuning.batches import StepSampler, by_length, collate
-from igd_core.tuning.loss import LossParts, igd_loss, response_cross_entropy, token_weights
+from igd_core.tuning.loss import LossParts, igd_loss, response_cross_entropy
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class IGDTrainer(Trainer):
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.seconds += time.perf_counter() - started
         self.rows_seen += sum(int(batch.pop("rows")) for batch in samples)
-        total = sum(token_weights(batch["zero_ig"], self._settings.beta).sum() for batch in samples)
+        total = sum(batch["weight"].sum() for batch in samples)
         return samples, torch.as_tensor(total).to(device)
 
     def compute_loss(
@@ -165,7 +165,7 @@ class IGDTrainer(Trainer):
             TuningError: it is not a number; nothing was written since the last checkpoint.
         """
         losses = self._cross_entropy(inputs)
-        loss = igd_loss(losses, token_weights(inputs["zero_ig"], self._settings.beta), num_items_in_batch)
+        loss = igd_loss(losses, inputs["weight"], num_items_in_batch)
         if not torch.isfinite(loss):
             kept = self._checkpoints.newest()
             raise TuningError(
@@ -174,7 +174,7 @@ class IGDTrainer(Trainer):
                 + "; a lower lr or more warmup_steps may help"
             )
         if model.training:
-            parts = LossParts.of(losses, inputs["zero_ig"])
+            parts = LossParts.of(losses, inputs["zero_ig"], inputs["weight"])
             self._parts = parts if self._parts is None else self._parts + parts
         return loss
 
@@ -189,7 +189,7 @@ class IGDTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss of zero-IG and positive-IG tokens apart."""
         if "loss" in logs and self._parts is not None:
-            logs |= self._parts.means(self._settings.beta)
+            logs |= self._parts.means()
             self._parts = None
         super().log(logs, start_time)
 
@@ -201,11 +201,11 @@ class IGDTrainer(Trainer):
             for members in by_length(self._valid.packs, _EVALUATION_TOKENS):
                 batch = collate([self._valid.packs[index] for index in members])
                 inputs = {name: value.to(self.args.device) for name, value in batch.items() if name != "rows"}
-                parts = LossParts.of(self._cross_entropy(inputs), inputs["zero_ig"])
+                parts = LossParts.of(self._cross_entropy(inputs), inputs["zero_ig"], inputs["weight"])
                 total = parts if total is None else total + parts
         if total is None:
             raise TuningError("there are no validation rows")
-        metrics = {f"eval_{name}": value for name, value in total.means(self._settings.beta).items()}
+        metrics = {f"eval_{name}": value for name, value in total.means().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -14,6 +14,7 @@ from igd_core.ids import ItemIndex
 from igd_core.tuning.batches import StepSampler, by_length, collate
 from igd_core.tuning.examples import PackLimits, make_examples
 from igd_core.tuning.loss import response_cross_entropy
+from igd_core.tuning.weights import TokenWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from igd_core.tuning.examples import Examples, Pack
 
 ALONE = PackLimits(rows=1)
+WEIGHTS = TokenWeights()
 TOGETHER = PackLimits(rows=8)
 
 
@@ -59,7 +61,7 @@ def test_prompt_and_response_are_what_serving_uses(artifact: Artifact) -> None:
         prompt = artifact.prompt([ItemIndex(item) for item in history])
         path = artifact.trie.path(artifact.leaf_of_item[target])
         expected += [((*prompt, *path[:at]), token) for at, token in enumerate(path)]
-    made = make_examples(artifact, history_rows_of(rows), ALONE)
+    made = make_examples(artifact, history_rows_of(rows), ALONE, WEIGHTS)
     assert [context[:2] for pack in made.packs for context in contexts(pack)] == expected
 
 
@@ -68,14 +70,14 @@ def test_rows_computed_together_predict_the_same_tokens_from_the_same_contexts(
     artifact: Artifact, rows: list[tuple[list[int], int]]
 ) -> None:
     data = history_rows_of(rows)
-    alone, together = make_examples(artifact, data, ALONE), make_examples(artifact, data, TOGETHER)
+    alone, together = make_examples(artifact, data, ALONE, WEIGHTS), make_examples(artifact, data, TOGETHER, WEIGHTS)
     assert all_contexts(together) == all_contexts(alone)
     assert sum(pack.rows for pack in together.packs) == len(rows)
     assert together.tokens <= alone.tokens == together.row_tokens
 
 
 def test_growing_histories_share_their_tokens(artifact: Artifact) -> None:
-    together = make_examples(artifact, history_rows_of(GROWING), TOGETHER)
+    together = make_examples(artifact, history_rows_of(GROWING), TOGETHER, WEIGHTS)
     assert together.tokens < 0.6 * together.row_tokens
     assert max(pack.rows for pack in together.packs) >= 4
 
@@ -87,7 +89,7 @@ def test_losses_computed_together_equal_those_of_rows_one_by_one(
     model = checkpoint_of(kind).model
     losses = {}
     for name, limits in (("alone", ALONE), ("together", TOGETHER)):
-        packs = make_examples(artifact, history_rows_of(GROWING), limits).packs
+        packs = make_examples(artifact, history_rows_of(GROWING), limits, WEIGHTS).packs
         found = response_cross_entropy(model.get_decoder(), model.get_output_embeddings(), collate(packs))
         keys = [context[:2] for pack in packs for context in contexts(pack)]
         losses[name] = dict(zip(keys, found.tolist(), strict=True))
@@ -98,7 +100,7 @@ def test_losses_equal_those_of_the_whole_model_on_a_plain_row(
     artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
 ) -> None:
     model = checkpoint_of("llama-fp32").model
-    packs = make_examples(artifact, history_rows_of(GROWING), TOGETHER).packs
+    packs = make_examples(artifact, history_rows_of(GROWING), TOGETHER, WEIGHTS).packs
     ours = response_cross_entropy(model.get_decoder(), model.get_output_embeddings(), collate(packs))
     for loss, (context, target, _) in zip(ours, [found for pack in packs for found in contexts(pack)], strict=True):
         logits = model(input_ids=torch.tensor([context])).logits[0, -1]
@@ -106,23 +108,25 @@ def test_losses_equal_those_of_the_whole_model_on_a_plain_row(
 
 
 def test_a_row_too_long_loses_its_oldest_items_and_is_counted(artifact: Artifact) -> None:
-    long = make_examples(artifact, history_rows_of([(list(range(10)), 11)]), PackLimits(rows=1))
+    long = make_examples(artifact, history_rows_of([(list(range(10)), 11)]), PackLimits(rows=1), WEIGHTS)
     limit = len(long.packs[0]) - 1
-    short = make_examples(artifact, history_rows_of([(list(range(10)), 11)]), PackLimits(rows=1, max_tokens=limit))
+    short = make_examples(
+        artifact, history_rows_of([(list(range(10)), 11)]), PackLimits(rows=1, max_tokens=limit), WEIGHTS
+    )
     assert (long.shortened, short.shortened) == (0, 1)
     assert len(short.packs[0]) <= limit
-    newest = make_examples(artifact, history_rows_of([(list(range(1, 10)), 11)]), PackLimits(rows=1))
+    newest = make_examples(artifact, history_rows_of([(list(range(1, 10)), 11)]), PackLimits(rows=1), WEIGHTS)
     assert short.packs[0].tokens.tolist() == newest.packs[0].tokens.tolist()
 
 
 def test_a_response_that_cannot_fit_is_an_error(artifact: Artifact) -> None:
     with pytest.raises(DataError, match="max_tokens: 8; row 1 takes"):
-        make_examples(artifact, history_rows_of([([1], 2)]), PackLimits(max_tokens=8))
+        make_examples(artifact, history_rows_of([([1], 2)]), PackLimits(max_tokens=8), WEIGHTS)
 
 
 def test_no_rows_are_an_error(artifact: Artifact) -> None:
     with pytest.raises(DataError, match="no rows"):
-        make_examples(artifact, history_rows_of([]), ALONE)
+        make_examples(artifact, history_rows_of([]), ALONE, WEIGHTS)
 
 
 @given(
@@ -131,7 +135,7 @@ def test_no_rows_are_an_error(artifact: Artifact) -> None:
 def test_an_epoch_meets_every_pack_once_in_steps_of_a_batch_or_some_more(
     artifact: Artifact, sizes: list[int], micro_batches: int, epoch: int
 ) -> None:
-    pool = make_examples(artifact, history_rows_of([([1, 2], item) for item in range(4)]), TOGETHER).packs
+    pool = make_examples(artifact, history_rows_of([([1, 2], item) for item in range(4)]), TOGETHER, WEIGHTS).packs
     assert pool
     packs = [_with_rows(pool[0], rows) for rows in sizes]
     batch = 4 * micro_batches  # packs of at most batch / micro_batches rows, as the settings ensure
@@ -149,7 +153,7 @@ def test_an_epoch_meets_every_pack_once_in_steps_of_a_batch_or_some_more(
 
 
 def test_evaluation_batches_hold_every_pack_once(artifact: Artifact) -> None:
-    packs = make_examples(artifact, history_rows_of(GROWING), ALONE).packs
+    packs = make_examples(artifact, history_rows_of(GROWING), ALONE, WEIGHTS).packs
     batches = by_length(packs, 100)
     assert sorted(index for batch in batches for index in batch) == list(range(len(packs)))
     assert len(batches) > 1
