@@ -46,6 +46,10 @@ class Admission:
     work may be done for clients that have given up. So a request is also refused when those before it, at the pace of
     late, leave it too little time; and one whose turn comes too late to be worth starting gives its turn on.
 
+    Slots share one model. On a machine that has become slow, ``max_running`` recommendations at once may each take
+    longer than they may, and then none is of use. So a slot that is free is refused too where one more would, at the
+    pace of late, make all of them late.
+
     All methods belong to one event loop, whose clock is the only one used.
     """
 
@@ -59,6 +63,8 @@ class Admission:
         self._waiting: OrderedDict[asyncio.Future[None], float] = OrderedDict()
         self._rejected: Counter[RefusalReason] = Counter()
         self._pace = _Pace()
+        self._slot_seconds_sum = 0.0
+        self._counted_at = 0.0
 
     @property
     def running(self) -> int:
@@ -89,11 +95,12 @@ class Admission:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         if self._running < self._max_running:
-            self._running += 1
+            self._refuse_if_crowded(timeout_s)
+            self._take()
         else:
             self._refuse_if_in_vain(timeout_s)
             await self._turn(arrived + timeout_s)
-        started = loop.time()
+        started, shared = loop.time(), self._slot_seconds()
         finished = False
         try:
             if self._metrics is not None:
@@ -101,8 +108,34 @@ class Admission:
             yield started - arrived
             finished = True
         finally:
-            self._pace.observe(loop.time() - started, finished=finished)
+            held_s = loop.time() - started
+            together = (self._slot_seconds() - shared) / held_s if held_s > 0 else float(self._running)
+            self._pace.observe(held_s, together, finished=finished)
             self._pass_on()
+
+    def _slot_seconds(self) -> float:
+        """Time times slots held, since the beginning: a difference over its time is how many were held on average."""
+        now = asyncio.get_running_loop().time()
+        self._slot_seconds_sum += (now - self._counted_at) * self._running
+        self._counted_at = now
+        return self._slot_seconds_sum
+
+    def _take(self) -> None:
+        self._slot_seconds()
+        self._running += 1
+
+    def _refuse_if_crowded(self, timeout_s: float) -> None:
+        """Raise Overloaded where slots are free, but one more recommendation at once makes all too late.
+
+        What each takes is thought to grow with how many run, as on a machine without a core to spare. While they take
+        less than half of the time that there is, nothing is refused: a burst may be what a GPU can do at once.
+        """
+        if not self._running or self._pace.mean_s <= timeout_s / 2:
+            return
+        expected_s = self._pace.most_s * (self._running + 1) / self._pace.together
+        if expected_s > timeout_s:
+            detail = f"{self._running} run, one more would take {expected_s:.2f} s; {timeout_s:.2f} s are left"
+            self._refuse("expected-wait", detail, self._pace.mean_s)
 
     def _refuse_if_in_vain(self, timeout_s: float) -> None:
         """Raise Overloaded unless a newcomer has a place in the queue, and a fair chance of being answered in time."""
@@ -143,14 +176,21 @@ class Admission:
                 turn.set_result(None)
                 return
             turn.set_exception(DeadlineExceeded("too little time was left when the turn came"))
+        self._slot_seconds()
         self._running -= 1
 
 
 class _Pace:
-    """Moving averages of how long a slot is held, and of how far that is off, seconds (as TCP times its peers)."""
+    """Moving averages of how long a slot is held, and of how far that is off, seconds (as TCP times its peers).
+
+    Attributes:
+        mean_s: how long.
+        together: how many slots were held meanwhile, this one included.
+    """
 
     def __init__(self) -> None:
         self.mean_s = 0.0
+        self.together = 1.0
         self._deviation_s = 0.0
 
     @property
@@ -158,13 +198,14 @@ class _Pace:
         """What all but unusual recommendations stay below."""
         return self.mean_s + _SPREAD * self._deviation_s
 
-    def observe(self, seconds: float, *, finished: bool) -> None:
+    def observe(self, seconds: float, together: float, *, finished: bool) -> None:
         """Take one slot's time in. Of work broken off it is only known that it takes longer."""
         if not finished and seconds < self.mean_s:
             return
         if not self.mean_s:
-            self.mean_s, self._deviation_s = seconds, seconds / 2
+            self.mean_s, self._deviation_s, self.together = seconds, seconds / 2, max(1.0, together)
             return
         error = seconds - self.mean_s
         self.mean_s += _GAIN * error
         self._deviation_s += _GAIN * (abs(error) - self._deviation_s)
+        self.together += _GAIN * (max(1.0, together) - self.together)

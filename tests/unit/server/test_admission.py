@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_RUNNING = 8
 SERVICE_S = 0.05
 DEADLINE_S = 0.5
+SLOW_SHARE_S = DEADLINE_S / 6
 
 
 async def settle() -> None:
@@ -65,11 +66,29 @@ def one_shared_worker(_: random.Random) -> Work:
     return work
 
 
-async def goodput(slot: Slot, make_work: Callable[[random.Random], Work], *, load: float, seconds: float) -> float:
+def slow_shared_worker(_: random.Random) -> Work:
+    """As many at once as there are slots take 1.3 times as long as they may: SLOW_SHARE_S each, in turns of a tenth."""
+    worker = asyncio.Lock()
+
+    async def work() -> None:
+        for _ in range(10):
+            async with worker:
+                await asyncio.sleep(SLOW_SHARE_S / 10)
+
+    return work
+
+
+async def goodput(
+    slot: Slot,
+    make_work: Callable[[random.Random], Work],
+    *,
+    load: float,
+    seconds: float,
+    capacity: float = MAX_RUNNING / SERVICE_S,  # a second; the first two workers take SERVICE_S on average
+) -> float:
     """Answers in time, as a share of what can be done at all, when ``load`` times as much is asked for."""
     rng = random.Random(4)
     work = make_work(rng)
-    capacity = MAX_RUNNING / SERVICE_S  # a second; the workers above take SERVICE_S on average
     loop = asyncio.get_running_loop()
     in_time = 0
 
@@ -110,6 +129,49 @@ def test_without_admission_the_same_load_leaves_few_answered_in_time() -> None:
 
     semaphore = asyncio.Semaphore(MAX_RUNNING)
     assert run_in_virtual_time(run()) < 0.2
+
+
+@pytest.mark.parametrize("load", [1.5, 3])
+def test_a_server_too_slow_for_its_slots_uses_fewer_and_still_does_most_of_what_it_can(load: float) -> None:
+    admission = Admission(MAX_RUNNING, 64)
+    capacity = 1 / SLOW_SHARE_S
+    assert (
+        run_in_virtual_time(goodput(admission.slot, slow_shared_worker, load=load, seconds=120, capacity=capacity))
+        >= 0.75
+    )
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_a_burst_on_an_idle_server_fills_every_slot() -> None:
+    async def run() -> None:
+        admission = Admission(MAX_RUNNING, 0)
+        async with admission.slot(DEADLINE_S):
+            await asyncio.sleep(0.4 * DEADLINE_S)
+        release = asyncio.Event()
+        tasks = [asyncio.create_task(hold(admission, release, timeout_s=DEADLINE_S)) for _ in range(MAX_RUNNING)]
+        await settle()
+        assert admission.running == MAX_RUNNING
+        release.set()
+        await asyncio.gather(*tasks)
+
+    run_in_virtual_time(run())
+
+
+def test_a_request_with_too_little_time_is_refused_beside_others_and_taken_on_alone() -> None:
+    async def run() -> None:
+        admission = Admission(MAX_RUNNING, 10)
+        async with admission.slot(60.0):
+            await asyncio.sleep(2.0)
+        release = asyncio.Event()
+        alone = asyncio.create_task(hold(admission, release, timeout_s=1.0))
+        await settle()
+        with pytest.raises(Overloaded, match=r"1 run, one more would take 8\.00 s; 3\.00 s are left"):
+            async with admission.slot(3.0):  # (2 s + 2 * 1 s) * 2 / 1
+                pass
+        release.set()
+        await alone
+
+    run_in_virtual_time(run())
 
 
 @pytest.mark.parametrize("make_work", [independent_workers, one_shared_worker])
