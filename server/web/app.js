@@ -2,18 +2,17 @@
 import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
+import { sampleUsers } from "./samples.js";
 import { searchField } from "./search.js";
 
-const EXAMPLE_ITEMS = 4;
-const EXAMPLES_AMONG = 40; // the most popular
 const RERANK_AFTER_MS = 180;
 const POLL_MS = { first: 1000, most: 5000 };
 
 const state = {
   catalogue: null,
-  popular: [], // the most popular items: examples, and values to filter by
+  popular: [], // the most popular items: sample users' histories, and values to filter by
+  samples: [], // users to try
   history: [], // items, oldest first
-  isExample: false, // whether nobody has changed the history since it was picked
   running: null, // AbortController of the request being answered
   baseline: null, // {key, answer} at alpha 0
 };
@@ -93,22 +92,25 @@ function showCatalogue() {
   byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
   for (const field of document.querySelectorAll(".filter")) field.hidden = attributes.length === 0;
   showValues();
+  state.samples = sampleUsers(state.popular);
+  const users = state.samples.map(({ label }, index) => element("option", { value: `${index}` }, label));
+  byId("sample").replaceChildren(element("option", { value: "" }, "(pick one)"), ...users);
 }
 
 // ---- History
 
-function setHistory(history, { isExample = false, spoken }) {
-  Object.assign(state, { history, isExample });
+/** `isSample`: it is a sample user's, and not changed by anybody. */
+function setHistory(history, { isSample = false, spoken }) {
+  state.history = history;
+  if (!isSample) byId("sample").value = "";
   showHistory();
   byId("said").textContent = spoken;
   rank();
 }
 
 function showHistory() {
-  const { history, catalogue, isExample } = state;
+  const { history, catalogue } = state;
   byId("history").replaceChildren(...history.map(historyItem));
-  byId("example").hidden = history.length > 0 && !isExample;
-  byId("example").textContent = isExample ? "Another example" : "Try an example";
   byId("clear").hidden = history.length === 0;
   const isLong = history.length > catalogue.max_history;
   byId("history-note").textContent = isLong
@@ -144,11 +146,9 @@ function act(action, index) {
   (same ?? buttons[0] ?? byId("search")).focus();
 }
 
-function pickExample() {
-  const pool = state.popular.slice(0, EXAMPLES_AMONG);
-  const picked = [];
-  while (picked.length < EXAMPLE_ITEMS && pool.length) picked.push(...pool.splice(Math.floor(Math.random() * pool.length), 1));
-  setHistory(picked, { isExample: true, spoken: "Example picked." });
+function pickSample() {
+  const sample = state.samples[byId("sample").value];
+  if (sample) setHistory(sample.history, { isSample: true, spoken: `${sample.label}: ${sample.history.length} items.` });
 }
 
 // ---- Settings
@@ -195,7 +195,7 @@ async function rank() {
   state.running?.abort();
   tooltips.hide();
   if (state.history.length === 0) {
-    showMessage("empty", "Nothing to go on yet", ["Add what somebody liked, or try an example: the ranking follows at once."]);
+    showMessage("empty", "Nothing to go on yet", ["Add what somebody liked, or pick a sample user: the ranking follows at once."]);
     return;
   }
   const { signal } = (state.running = new AbortController());
@@ -344,7 +344,7 @@ searchField({
   onProblem: (problem) => isAboutKey(problem) && start(),
 });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
-byId("example").addEventListener("click", pickExample);
+byId("sample").addEventListener("change", pickSample);
 byId("clear").addEventListener("click", () => {
   setHistory([], { spoken: "History cleared." });
   byId("search").focus();

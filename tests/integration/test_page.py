@@ -1,0 +1,584 @@
+"""The page at ``/`` in a real Chromium, on a real server with a tiny model: what people see and what they can do.
+
+Every visit also shows that the page asks nobody but its server and that no script fails (`browser.Visit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import shlex
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from browser import CHROMIUM, PATIENCE_MS, PHONE, Visit, chromium, tab_to, violations, visiting
+from films import GENRES, ITEM_IDS, TITLES
+from playwright.async_api import Page, expect
+from sockets import listening
+
+from igd_core.artifact import BuildOptions, build_artifact
+from igd_core.catalogue import Catalogue
+from igd_core.engines.tree import TreeEngine, TreeSession
+from server.app import Sources, create_apps
+from server.keys import KeyFile, make_key, write_keys
+from server.loading import OpenedModel
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from playwright.async_api import Browser
+
+    from igd_core.artifact import Artifact
+    from igd_core.decoding.session import Scoring
+    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.tokenization import TitleTokenizer
+
+    Open: TypeAlias = Callable[..., Awaitable[Visit]]
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)"),
+]
+
+SCRIPT_TITLE = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
+LONG_TITLE = "Supercalifragilistic" * 4
+ALL_TITLES = [*TITLES, SCRIPT_TITLE, LONG_TITLE]
+ALL_GENRES = [*GENRES, ("Drama",), ("Drama",)]
+GENRE_OF = dict(zip(ALL_TITLES, ALL_GENRES, strict=True))
+LIKED = ("Action", "Drama", "Sci-Fi")
+"""Genres of at least four films."""
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+class HeldEngine(TreeEngine):
+    """Answers once ``free`` is set, as an engine does that has much to do."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> TreeSession:
+        await self.free.wait()
+        return await super().open(version, prompt_ids, scoring)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A server that listens.
+
+    Attributes:
+        origin: as ``http://127.0.0.1:40123``.
+        checkpoint: its model, which a test may make fail.
+        engine: its engine, which a test may hold up.
+    """
+
+    origin: str
+    checkpoint: Checkpoint
+    engine: HeldEngine
+
+    async def recommend(self, body: dict[str, Any]) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=self.origin) as client:
+            response = await client.post("/v1/recommendations", json=body)
+        answer: dict[str, Any] = response.raise_for_status().json()
+        return answer
+
+    async def until_refused(self, token: str) -> None:
+        """Wait until the server has seen that a key is no longer one."""
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=self.origin, headers=headers) as client, asyncio.timeout(10):
+            while (await client.get("/v1/catalogues")).status_code != 401:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every server here is made of."""
+
+    artifact: Artifact
+    tokenizer: TitleTokenizer
+    checkpoint: Checkpoint
+    root: Path
+
+    @contextlib.asynccontextmanager
+    async def site(self, loaded: threading.Event | None = None, **settings: Any) -> AsyncIterator[Site]:
+        """Serve; the model counts as loaded once ``loaded`` is set."""
+        engine = HeldEngine(self.checkpoint)
+
+        def open_model(_: Settings) -> OpenedModel:
+            if loaded is not None:
+                loaded.wait(PATIENCE_MS / 1000)
+            return OpenedModel(engine=engine, token_text=self.tokenizer.token_text)
+
+        # Answers are not kept: every test gets its own.
+        given = Settings(artifact=self.root, model="tiny-llama", result_ttl_s=0, **settings)
+        apps = create_apps(given, Sources(open_model=open_model, read_artifact=lambda _: self.artifact))
+        async with apps.main.router.lifespan_context(apps.main), listening(apps.main) as port:
+            if loaded is None:
+                async with asyncio.timeout(PATIENCE_MS / 1000):
+                    while apps.deployment.why_not_ready() is not None:  # noqa: ASYNC110 - as a probe does
+                        await asyncio.sleep(0.01)
+            yield Site(origin=f"http://127.0.0.1:{port}", checkpoint=self.checkpoint, engine=engine)
+
+
+@pytest.fixture(scope="module")
+def parts(
+    tokenizer: TitleTokenizer,
+    checkpoint_of: Callable[[str], Checkpoint],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Parts:
+    catalogue = Catalogue.build(
+        item_ids=[*ITEM_IDS, "script", "long"],
+        titles=ALL_TITLES,
+        frequency=np.arange(len(ALL_TITLES), 0, -1),
+        metadata={
+            "genres": ALL_GENRES,
+            "year": [1990 + row for row in range(len(ALL_TITLES))],
+        },
+    )
+    return Parts(
+        artifact=build_artifact(catalogue, tokenizer, BuildOptions(name="films")),
+        tokenizer=tokenizer,
+        checkpoint=checkpoint_of("llama-fp32"),
+        root=tmp_path_factory.mktemp("page"),
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(parts: Parts) -> AsyncIterator[Site]:
+    async with parts.site() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser: Browser, site: Site) -> AsyncIterator[Open]:
+    """``await visit(refusals=(401,), color_scheme="dark")`` opens the page."""
+    made: list[Visit] = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_page(origin: str = site.origin, **options: Any) -> Visit:
+            made.append(await stack.enter_async_context(visiting(browser, origin, **options)))
+            return made[-1]
+
+        yield open_page
+        for one in made:
+            one.assert_kept_to_itself()
+
+
+async def add(page: Page, title: str) -> None:
+    """Search for a title and take the best match."""
+    search = page.get_by_role("combobox", name="Add an item by title")
+    await search.fill(title)
+    await expect(page.locator("#found li").first).to_contain_text(title)
+    await search.press("Enter")
+    await expect(page.locator("#history .title").last).to_have_text(title)
+
+
+async def ranked(page: Page) -> None:
+    """Wait for the answer and the one beside it."""
+    await expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    await expect(page.locator("#answer")).to_be_visible()
+
+
+async def titles(page: Page, ranking: str = "chosen") -> list[str]:
+    return await page.locator(f"#{ranking} .item > .title").all_inner_texts()
+
+
+async def shown_request(page: Page) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """The URL, the headers and the body of the curl command that the page shows."""
+    words = shlex.split((await page.locator("#curl").inner_text()).replace("\\\n", " "))
+    assert words[0] == "curl"
+    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+    return words[1], headers, json.loads(words[words.index("-d") + 1])
+
+
+async def assert_fits(page: Page, width: int) -> None:
+    assert await page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert await page.evaluate("() => document.body.scrollWidth") <= width
+
+
+async def test_a_title_is_searched_added_and_recommended_from(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await expect(page.locator("#message")).to_contain_text("Nothing to go on yet")
+    await add(page, "Star Wars")
+    await ranked(page)
+    answer = await site.recommend({"history": ["1"], "k": 10, "alpha": 0.2, "beams": 10})
+    assert await titles(page) == [item["title"] for item in answer["items"]]
+    await expect(page.locator("#facts")).to_contain_text(answer["version"])
+    await expect(page.locator("#facts")).to_contain_text("Source\nmodel", use_inner_text=True)
+    await add(page, "Fargo")
+    await ranked(page)
+    _, _, body = await shown_request(page)
+    assert body["history"] == ["1", "6"]
+    await page.get_by_role("button", name="Move Fargo up").click()
+    await page.get_by_role("button", name="Remove Star Wars").click()
+    await expect(page.locator("#history .title")).to_have_text(["Fargo"])
+
+
+async def test_a_sample_user_has_a_history_that_can_be_changed(visit: Open) -> None:
+    page = (await visit()).page
+    sample = page.get_by_label("or pick a sample user")
+    await expect(sample.locator("option")).to_have_text(["(pick one)", *(f"Likes {genre}" for genre in LIKED)])
+    await sample.select_option("Likes Drama")
+    await expect(page.locator("#history .title")).to_have_count(4)
+    for title in await page.locator("#history .title").all_inner_texts():
+        assert "Drama" in GENRE_OF[title]
+    await ranked(page)
+    await expect(page.locator("#said")).to_have_text("Likes Drama: 4 items.")
+    await page.locator("#history").get_by_role("button", name="Remove").first.click()
+    await expect(sample).to_have_value("")  # this is nobody's sample any more
+    await expect(page.locator("#history .title")).to_have_count(3)
+
+
+async def test_the_alpha_slider_ranks_again_at_once(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await ranked(page)
+    async with page.expect_request(lambda request: (request.post_data_json or {}).get("alpha") == 1):
+        await page.get_by_role("slider", name="Alpha").fill("1")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 1.00")
+    await ranked(page)
+    answer = await site.recommend({"history": ["1"], "k": 10, "alpha": 1.0, "beams": 10})
+    assert await titles(page) == [item["title"] for item in answer["items"]]
+    await page.get_by_role("slider", name="Alpha").fill("0")
+    await expect(page.locator("#baseline")).to_be_hidden()  # beside itself it would say nothing
+    await page.get_by_role("slider", name="Beams").fill("20")
+    await expect(page.locator("#curl")).to_contain_text('"beams":20')
+
+
+async def test_alpha_0_stands_beside_the_chosen_alpha_with_every_move(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Toy Story")
+    await page.get_by_role("slider", name="Alpha").fill("1")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 1.00")
+    await expect(page.locator("#baseline .move").first).to_be_visible()
+    chosen, plain = [
+        {item["item_id"]: item["rank"] for item in answer["items"]}
+        for answer in [await site.recommend({"history": ["9"], "alpha": alpha}) for alpha in (1.0, 0.0)]
+    ]
+    assert list(chosen) != list(plain)
+    said = {
+        "chosen": [from_plain(rank, plain.get(item)) for item, rank in chosen.items()],
+        "baseline": [to_chosen(rank, chosen.get(item)) for item, rank in plain.items()],
+    }
+    for ranking, moves in said.items():
+        signs = page.locator(f"#{ranking} .move > [aria-hidden]")
+        assert await signs.all_inner_texts() == moves
+
+
+def from_plain(rank: int, before: int | None) -> str:
+    if before is None:
+        return "new"
+    return "=" if before == rank else f"{'▲' if before > rank else '▼'} {abs(before - rank)}"
+
+
+def to_chosen(rank: int, after: int | None) -> str:
+    if after is None:
+        return "leaves"
+    return "=" if after == rank else f"→ {after}"
+
+
+@pytest.mark.parametrize("way", ["hover", "focus"])
+async def test_a_token_tells_its_numbers(way: str, visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await ranked(page)
+    answer = await site.recommend({"history": ["1"], "alpha": 0.2, "explain": True})
+    numbers = answer["items"][0]["explanation"]
+    tokens = page.locator("#chosen li").first.locator(".token")
+    await expect(tokens).to_have_count(len(numbers))
+    tooltip = page.get_by_role("tooltip")
+    await expect(tooltip).to_be_hidden()
+    for at in (0, 1):
+        if way == "hover":
+            await tokens.nth(at).hover()
+        elif at == 0:
+            await tab_to(page, tokens.first)
+        else:
+            await page.keyboard.press("ArrowRight")
+        minus = f"{numbers[at]['logprob']:.3f} nats".replace("-", "−")
+        await expect(tooltip).to_contain_text(f"log-probability{minus}")
+        await expect(tooltip).to_contain_text(f"weight{numbers[at]['weight']:.3f}")
+        await expect(tooltip).to_contain_text(f"information gain{numbers[at]['information_gain']:.3f} nats")
+        label = await tokens.nth(at).get_attribute("aria-label")
+        assert label is not None
+        assert minus in label  # a screen reader has them too
+    if way == "focus":
+        await page.keyboard.press("Escape")
+    else:
+        await page.mouse.move(0, 0)
+    await expect(tooltip).to_be_hidden()
+
+
+async def test_forced_tokens_are_dimmed_and_chosen_ones_coloured_by_gain(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await ranked(page)
+    answer = await site.recommend({"history": ["1"], "alpha": 0.2, "explain": True})
+    numbers = [token for item in answer["items"] for token in item["explanation"]]
+    found = await page.locator("#chosen .token").evaluate_all(
+        "all => all.map(token => [token.classList.contains('forced'), getComputedStyle(token).color,"
+        " getComputedStyle(token).backgroundColor, Number(token.style.getPropertyValue('--heat-share'))])"
+    )
+    assert [forced for forced, *_ in found] == [token["forced"] for token in numbers]
+    dimmed, plain = ({color for forced, color, *_ in found if forced is wanted} for wanted in (True, False))
+    assert len(dimmed) == len(plain) == 1
+    assert dimmed.isdisjoint(plain)
+    heat = [(token["information_gain"], share) for token, (*_, share) in zip(numbers, found, strict=True)]
+    assert [share for _, share in sorted(heat)] == sorted(share for _, share in heat)
+    hottest = max(found, key=lambda entry: entry[3])
+    assert hottest[2] not in {background for forced, _, background, _ in found if forced}
+
+
+async def test_the_curl_command_gives_the_items_that_the_page_shows(visit: Open) -> None:
+    page = (await visit(permissions=["clipboard-read", "clipboard-write"])).page
+    await add(page, "Alien")
+    await page.get_by_label("Only where").select_option("genres")
+    await page.get_by_label("is", exact=True).fill("Drama")
+    await expect(page.locator("#curl")).to_contain_text('"filter":{"genres":"Drama"}')
+    await ranked(page)
+    url, headers, body = await shown_request(page)
+    async with httpx.AsyncClient() as client:
+        answer = (await client.post(url, headers=headers, json=body)).raise_for_status().json()
+    assert answer["items"]
+    assert await titles(page) == [item["title"] for item in answer["items"]]
+    await page.get_by_role("button", name="Copy").click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("() => navigator.clipboard.readText()") == await page.locator("#curl").inner_text()
+
+
+async def test_a_server_with_keys_is_asked_with_the_one_that_is_given(
+    visit: Open, parts: Parts, tmp_path: Path
+) -> None:
+    keys = {scope: make_key(scope, frozenset({scope}), None) for scope in ("recommend", "events")}
+    write_keys(tmp_path / "keys.json", KeyFile(keys=tuple(key.stored for key in keys.values())))
+    async with parts.site(keys_file=tmp_path / "keys.json") as site:
+        page = (await visit(site.origin, refusals=(401, 403))).page
+        field = page.get_by_label("This server asks for an API key")
+        await expect(field).to_be_focused()
+        assert await violations(page) == []
+        await expect(page.locator("#key-note")).to_contain_text("igd keys create")
+        for unfit, why in ((keys["events"].token, "has not the scope"), ("nonsense", "this is no API key")):
+            await field.fill(unfit)
+            await field.press("Enter")
+            await expect(page.locator("#key-note")).to_contain_text(why)
+            await expect(field).to_have_value("")
+        await field.fill(keys["recommend"].token)
+        await field.press("Enter")
+        await add(page, "Star Wars")
+        await ranked(page)
+        _, headers, _ = await shown_request(page)
+        assert headers["Authorization"] == "Bearer $IGD_KEY"
+        assert keys["recommend"].token not in await page.content()
+        write_keys(tmp_path / "keys.json", KeyFile(keys=(keys["events"].stored,)))  # taken back
+        await site.until_refused(keys["recommend"].token)
+        await page.get_by_role("slider", name="Alpha").fill("1")
+        await expect(field).to_be_focused()
+
+
+async def test_a_refusal_says_what_is_wrong_where_and_under_which_id(visit: Open, parts: Parts) -> None:
+    async with parts.site(max_history_items=1) as site:
+        page = (await visit(site.origin, refusals=(422,))).page
+        await add(page, "Star Wars")
+        await ranked(page)
+        await add(page, "Fargo")
+        alert = page.get_by_role("alert")
+        await expect(alert).to_contain_text("Field: history")
+        await expect(alert).to_contain_text(re.compile("Request: [0-9a-f]{32}"))
+        await expect(page.locator("#answer")).to_be_hidden()
+        assert await violations(page) == []
+        await page.get_by_role("button", name="Remove Star Wars").click()
+        await ranked(page)
+        await expect(alert).to_have_count(0)
+
+
+async def test_a_proxy_that_answers_for_the_server_is_told_apart_and_tried_again(visit: Open) -> None:
+    page = (await visit(refusals=(502,))).page
+    await page.route("**/v1/recommendations", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+    await add(page, "Star Wars")
+    await expect(page.get_by_role("alert")).to_contain_text("The answer is not JSON")
+    await expect(page.get_by_role("alert")).to_contain_text("HTTP 502")
+    await page.unroute("**/v1/recommendations")
+    await page.get_by_role("button", name="Try again").click()
+    await ranked(page)
+    assert len(await titles(page)) == 10
+
+
+async def test_popularity_is_said_to_be_what_it_is(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    hook = site.checkpoint.model.register_forward_pre_hook(fail)
+    try:
+        await add(page, "Mustard")
+        await expect(page.locator("#message")).to_contain_text("Ranked by popularity, not by the model")
+        await ranked(page)
+    finally:
+        hook.remove()
+    await expect(page.locator("#facts")).to_contain_text("Source\npopularity", use_inner_text=True)
+    await expect(page.locator("#chosen-heading")).to_have_text("By popularity")
+    assert (await titles(page))[:4] == ["Star Wars", "Star Trek: First Contact", "Stargate", "The Star Maker"]
+    for absent in ("#baseline", "#legend"):
+        await expect(page.locator(absent)).to_be_hidden()
+    assert await violations(page) == []
+
+
+async def test_while_the_model_works_the_page_says_so(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    site.engine.free.clear()
+    try:
+        await add(page, "Star Wars")
+        await expect(page.locator("#results")).to_have_attribute("aria-busy", "true")
+        await expect(page.locator("#message")).to_contain_text("Ranking…")
+        await expect(page.locator("#answer")).to_be_hidden()
+        assert await violations(page) == []
+    finally:
+        site.engine.free.set()
+    await ranked(page)
+    await expect(page.get_by_text("Ranking…")).to_have_count(0)
+
+
+async def test_a_page_opened_too_early_goes_on_by_itself(visit: Open, parts: Parts) -> None:
+    loaded = threading.Event()
+    try:
+        async with parts.site(loaded) as site:
+            page = (await visit(site.origin, refusals=(503,))).page
+            await expect(page.get_by_text("The server is starting")).to_be_visible()
+            assert await violations(page) == []
+            loaded.set()
+            await expect(page.locator("#controls")).to_be_visible()
+    finally:
+        loaded.set()
+
+
+async def test_a_filter_that_leaves_nothing_says_so(visit: Open) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await page.get_by_label("Only where").select_option("year")
+    await page.get_by_label("is", exact=True).fill("1990")  # the film in the history
+    await expect(page.locator("#message")).to_contain_text("No item is left to recommend")
+    assert await titles(page) == []
+
+
+async def test_everything_can_be_done_from_the_keyboard(visit: Open) -> None:
+    page = (await visit()).page
+    await expect(page.locator("#controls")).to_be_visible()
+    keys = page.keyboard
+    await tab_to(page, page.locator("#search"))
+    await keys.press("ArrowDown")  # the most popular
+    await expect(page.locator("#found li")).to_have_count(8)
+    await keys.press("Escape")
+    await expect(page.get_by_role("listbox")).to_be_hidden()
+    await keys.type("star")
+    await expect(page.locator("#found li").first).to_have_attribute("aria-selected", "true")
+    await keys.press("ArrowDown")
+    await keys.press("Enter")
+    await expect(page.locator("#history .title")).to_have_text(["Star Trek: First Contact"])
+    await ranked(page)
+    await tab_to(page, page.locator("#alpha"))
+    await keys.press("ArrowRight")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.25")
+    await ranked(page)
+    first, second = (page.locator("#chosen li").nth(row).locator(".token") for row in (0, 1))
+    await tab_to(page, first.first)
+    await expect(page.get_by_role("tooltip")).to_be_visible()
+    await keys.press("End")
+    await expect(first.last).to_be_focused()
+    await keys.press("Tab")  # one stop an item
+    await expect(second.first).to_be_focused()
+    await tab_to(page, page.get_by_role("button", name="Copy"))
+    await keys.press("Enter")
+    await expect(page.locator("#announcement")).to_have_text(re.compile("Copied|Selected"))
+    await page.locator("#skip").focus()
+    await keys.press("Enter")
+    await expect(page.locator("#results")).to_be_focused()
+
+
+async def test_titles_are_text_whatever_is_in_them(visit: Open) -> None:
+    page = (await visit()).page
+    await add(page, SCRIPT_TITLE)
+    await page.locator("#k").select_option("20")
+    await ranked(page)
+    await add(page, "Star Wars")
+    await page.get_by_role("button", name="Remove <img").click()
+    await page.get_by_label("Only where").select_option("genres")
+    await page.get_by_label("is", exact=True).fill("Drama")
+    await expect(page.locator("#chosen").get_by_text(SCRIPT_TITLE, exact=True)).to_be_visible()
+    await ranked(page)
+    assert await page.locator("img, body script").count() == 0
+
+
+async def test_a_phone_shows_everything_without_scrolling_sideways(visit: Open) -> None:
+    page = (await visit(**PHONE)).page
+    width = PHONE["viewport"]["width"]
+    await expect(page.locator("#message")).to_contain_text("Nothing to go on yet")
+    await assert_fits(page, width)
+    await add(page, LONG_TITLE)
+    await add(page, SCRIPT_TITLE)
+    await ranked(page)
+    await assert_fits(page, width)
+    await page.locator("#chosen .token").last.tap()
+    box = await page.get_by_role("tooltip").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    await assert_fits(page, width)
+    assert await violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_in_either_scheme(scheme: str, visit: Open) -> None:
+    page = (await visit(color_scheme=scheme)).page
+    await expect(page.locator("#message")).to_contain_text("Nothing to go on yet")
+    red, green, blue = (
+        int(part)
+        for part in re.findall(
+            r"\d+", await page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+        )
+    )
+    assert (min(red, green, blue) > 200) if scheme == "light" else (max(red, green, blue) < 50)
+    assert await violations(page) == []
+    await page.locator("#search").fill("star")
+    await expect(page.locator("#found li").first).to_be_visible()
+    assert await violations(page) == []
+    await page.locator("#search").press("Enter")
+    await page.get_by_role("slider", name="Alpha").fill("1")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 1.00")
+    await ranked(page)
+    await expect(page.locator("#baseline .move").first).to_be_visible()
+    await page.locator("#chosen .token").first.hover()
+    await expect(page.get_by_role("tooltip")).to_be_visible()
+    assert await violations(page) == []
+
+
+async def test_the_page_asks_for_its_own_files_and_the_api_alone(visit: Open) -> None:
+    seen = await visit()
+    await add(seen.page, "Star Wars")
+    await ranked(seen.page)
+    paths = {urlsplit(url).path for url in seen.requested}
+    files = {
+        "/",
+        "/web/style.css",
+        *(f"/web/{name}.js" for name in ("api", "app", "dom", "ranking", "samples", "search")),
+    }
+    asked = {"/v1/catalogues", "/v1/items", "/v1/recommendations"}
+    assert files | asked <= paths <= files | asked | {"/web/icon.svg"}
