@@ -34,6 +34,7 @@ class BuildOptions:
         instruction: text in front of the history.
         suffix: text behind the history.
         max_history: most items a prompt shows.
+        drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.
     """
 
     name: str = "catalogue"
@@ -46,6 +47,7 @@ class BuildOptions:
     instruction: str = field(default=DEFAULT_INSTRUCTION)
     suffix: str = ""
     max_history: int = 10
+    drop_block: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -78,7 +80,11 @@ def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: Bui
         path_column=options.path_column,
         entropy_nats=float(node_entropy(trie, leaf_prior)[0]),
         template=PromptTemplate.from_text(
-            tokenizer, instruction=options.instruction, suffix=options.suffix, max_history=options.max_history
+            tokenizer,
+            instruction=options.instruction,
+            suffix=options.suffix,
+            max_history=options.max_history,
+            drop_block=options.drop_block,
         ),
         counts=Counts(
             items=trie.num_items,

@@ -43,7 +43,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--smoothing", type=float, default=0.0, help="added to every item's count, for cold items")
     parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="text in front of the history")
     parser.add_argument("--suffix", default="", help="text behind the history")
-    parser.add_argument("--max-history", type=int, default=defaults.max_history, metavar="N")
+    parser.add_argument(
+        "--max-history", type=int, default=defaults.max_history, metavar="N", help="most items a prompt shows"
+    )
+    parser.add_argument(
+        "--drop-block",
+        type=int,
+        metavar="N",
+        help="items that leave at once when a history outgrows that (default: half of it)",
+    )
     add_multi_argument(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error")
@@ -78,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             instruction=args.instruction,
             suffix=args.suffix,
             max_history=args.max_history,
+            drop_block=args.drop_block,
         ),
     )
     save_artifact(artifact, args.out, replace=args.force)

@@ -24,6 +24,7 @@ _WHOLE_NUMBERS = {
     "max_tokens": "longest prompt with its response",
     "pack_tokens": "most tokens of rows computed together",
     "pack_rows": "most rows computed together",
+    "rows_per_user": "of each user, the newest N rows alone (0: all)",
     "train_rows": "use this many, drawn by the seed",
     "valid_rows": "use this many, drawn by the seed",
     "save_every": "steps between checkpoints",

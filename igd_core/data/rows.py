@@ -47,6 +47,19 @@ class HistoryRows:
         """``(length,)`` int32 items of one row's history, oldest first."""
         return self.history_item[self.history_start[row] : self.history_start[row + 1]]
 
+    def take(self, chosen: NDArray[np.intp]) -> HistoryRows:
+        """The rows at these positions, in the order given; user codes stay."""
+        histories = [self.history(int(row)) for row in chosen]
+        return HistoryRows(
+            history_start=np.concatenate(([0], np.cumsum([len(history) for history in histories]))).astype(np.int64),
+            history_item=np.concatenate([np.empty(0, np.int32), *histories]),
+            item=self.item[chosen],
+            user_ids=self.user_ids,
+            user=None if self.user is None else self.user[chosen],
+            timestamp=None if self.timestamp is None else self.timestamp[chosen],
+            rating=None if self.rating is None else self.rating[chosen],
+        )
+
 
 def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_history: int) -> HistoryRows:
     """Rows for the interactions at positions `targets`, in time order (then file order).
@@ -92,6 +105,20 @@ def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_h
         timestamp=rows.timestamp,
         rating=rows.rating,
     )
+
+
+def newest_rows(rows: HistoryRows, per_user: int) -> HistoryRows:
+    """The last ``per_user`` rows of every user, in the order given.
+
+    Raises:
+        DataError: the rows do not say whose they are.
+    """
+    if rows.user is None:
+        raise DataError(f"{per_user} rows of each user are asked for, and the rows have no user_id")
+    by_user = np.argsort(rows.user, kind="stable")
+    user = rows.user[by_user]
+    end = np.searchsorted(user, user, side="right")
+    return rows.take(np.sort(by_user[end - np.arange(len(by_user)) <= per_user]))
 
 
 def item_frequency(data: Interactions | HistoryRows, catalogue: Catalogue) -> NDArray[np.int64]:

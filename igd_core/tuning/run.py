@@ -22,9 +22,11 @@ import numpy as np
 from igd_core.artifact import load_artifact
 from igd_core.data.interactions import Interactions
 from igd_core.data.readers import read_interactions
+from igd_core.data.rows import newest_rows
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tokenization import require_same_tokenizer
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
+from igd_core.tuning.settings import TuningSettings
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.data.rows import HistoryRows
     from igd_core.tuning.backbone import Backbone
-    from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.trainer import IGDTrainer
 
 RECORD = "run.json"
@@ -114,33 +115,30 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         tokens=max(settings.pack_tokens, settings.max_tokens),
         rows=settings.rows_together,
     )
-    examples, dropped = [], 0
-    for path, wanted in ((inputs.train, settings.train_rows), (inputs.valid, settings.valid_rows)):
-        read = read_interactions(
-            path, artifact.catalogue, on_unknown="drop" if inputs.on_unknown == "drop" else "error"
-        )
-        if isinstance(read.data, Interactions):
-            raise DataError(f"{path}: interactions; history rows are needed, as `igd data prepare` writes them")
-        dropped += read.dropped
-        examples.append(
-            make_examples(artifact, _drawn(read.data, wanted, settings.seed), limits, settings.token_weights)
-        )
-    return TuningData(train=examples[0], valid=examples[1], dropped=dropped)
+    train, dropped_of_train = _read_rows(inputs.train, artifact, inputs.on_unknown)
+    if settings.rows_per_user:
+        train = newest_rows(train, settings.rows_per_user)
+    valid, dropped_of_valid = _read_rows(inputs.valid, artifact, inputs.on_unknown)
+    train_examples, valid_examples = (
+        make_examples(artifact, _drawn(rows, wanted, settings.seed), limits, settings.token_weights)
+        for rows, wanted in ((train, settings.train_rows), (valid, settings.valid_rows))
+    )
+    return TuningData(train=train_examples, valid=valid_examples, dropped=dropped_of_train + dropped_of_valid)
+
+
+def _read_rows(path: Path, artifact: Artifact, on_unknown: str) -> tuple[HistoryRows, int]:
+    """A file's rows, and how many had a target that is not in the catalogue."""
+    read = read_interactions(path, artifact.catalogue, on_unknown="drop" if on_unknown == "drop" else "error")
+    if isinstance(read.data, Interactions):
+        raise DataError(f"{path}: interactions; history rows are needed, as `igd data prepare` writes them")
+    return read.data, read.dropped
 
 
 def _drawn(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
     """``wanted`` rows drawn by the seed, or all of them."""
-    from igd_core.data.rows import HistoryRows
-
     if not 0 < wanted < len(rows):
         return rows
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:wanted])
-    histories = [rows.history(int(row)) for row in chosen]
-    return HistoryRows(
-        history_start=np.concatenate(([0], np.cumsum([len(history) for history in histories]))).astype(np.int64),
-        history_item=np.concatenate(histories),
-        item=rows.item[chosen],
-    )
+    return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:wanted]))
 
 
 def _train(
@@ -281,6 +279,8 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A resumed run must be the same run: otherwise its record would be about something that never was."""
+    with_defaults = TuningSettings().to_json() | before["settings"]  # of settings that are younger than the run
+    before = {**before, "settings": with_defaults}
     for part in ("settings", "data", "artifact", "model", "on_unknown"):
         if before.get(part) == now[part]:
             continue

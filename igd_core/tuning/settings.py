@@ -88,6 +88,7 @@ class TuningSettings:
         four_bit: the frozen weights in 4 bits (CUDA only, with an adapter only).
         lora: tune an adapter; None tunes every weight.
         from_config: shape of a small Llama to train from scratch; None starts from a checkpoint.
+        rows_per_user: of each user the newest this many rows alone, which share their prompts; 0 is all.
         train_rows: use this many rows, drawn by the seed; 0 is all.
         valid_rows: likewise.
         save_every: optimiser steps between checkpoints; one more is written after each epoch.
@@ -114,6 +115,7 @@ class TuningSettings:
     four_bit: bool = False
     lora: LoraSettings | None = None
     from_config: Mapping[str, Any] | None = field(default=None)
+    rows_per_user: int = 0
     train_rows: int = 0
     valid_rows: int = 0
     save_every: int = 200
@@ -122,7 +124,7 @@ class TuningSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "micro_batches", "patience", "pack_rows", "save_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "train_rows", "valid_rows", "seed"):
+        for name in ("warmup_steps", "rows_per_user", "train_rows", "valid_rows", "seed"):
             _at_least(name, getattr(self, name), 0)
         for name in ("max_tokens", "pack_tokens"):
             _at_least(name, getattr(self, name), 8)
@@ -210,6 +212,7 @@ _INTEGERS = frozenset(
         "max_tokens",
         "pack_tokens",
         "pack_rows",
+        "rows_per_user",
         "train_rows",
         "valid_rows",
         "save_every",

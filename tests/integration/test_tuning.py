@@ -312,6 +312,24 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(inputs: RunInputs) 
     assert tune(inputs, quick(epochs=1), resume=True) == first
 
 
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(inputs: RunInputs) -> None:
+    first = tune(inputs, quick(epochs=1))
+    del first["settings"]["rows_per_user"]
+    (inputs.out / "run.json").write_text(json.dumps(first))
+    assert tune(inputs, quick(epochs=1), resume=True) == first
+    with pytest.raises(InputError, match="settings: rows_per_user was 0 in the run to resume, now 3"):
+        tune(inputs, quick(epochs=1, rows_per_user=3), resume=True)
+
+
+def test_the_newest_rows_of_each_user_can_be_asked_for(inputs: RunInputs) -> None:
+    rows = inputs.out.parent / "rows.csv"
+    rows.write_text(
+        "user_id,history_item_ids,item_id\nann,item-1,item-2\nbob,item-3,item-4\nann,item-1 item-2,item-3\n"
+    )
+    record = tune(changed(inputs, train=rows), quick(epochs=1, rows_per_user=1))
+    assert record["rows"]["train"]["rows"] == 2
+
+
 def test_four_bits_need_cuda(inputs: RunInputs) -> None:
     settings = TuningSettings(four_bit=True, lora=LoraSettings(), train_rows=8)
     with pytest.raises(ModelError, match="need CUDA, the device is cpu"):

@@ -53,7 +53,9 @@ from igd_core.engines.vllm_metrics import VLLMMetrics  # noqa: E402
 from igd_core.engines.vllm_options import VLLMOptions  # noqa: E402
 from igd_core.engines.vllm_question import NodeQuestion, RoundTicket  # noqa: E402
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
-from igd_core.ids import ROOT  # noqa: E402
+from igd_core.evaluation.decode import RowDecoder  # noqa: E402
+from igd_core.evaluation.settings import DecodingSetting, Seen  # noqa: E402
+from igd_core.ids import ROOT, ItemIndex  # noqa: E402
 from igd_core.tokenization import TitleTokenizer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ pytestmark = [
 
 TOLERANCE = 2e-3
 ALL = 400  # children of any node here, and the most that an engine for 200 beams returns
+SEEN: tuple[Seen, ...] = ("allowed", "excluded")
 OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_num_batched_tokens": 512}
 
 
@@ -186,6 +189,45 @@ async def test_adapters_and_the_model_itself_share_a_step_and_each_answers_as_in
 async def test_an_adapter_that_is_not_there_is_refused(vllm: Subject, artifact: Artifact) -> None:
     with pytest.raises(EngineError, match="adapter 'wide': this engine has narrow, attention"):
         await vllm.engine.open(artifact.version, [5], Scoring(adapter="wide"))
+
+
+@pytest.mark.parametrize("barred", [range(0), range(0, 150, 2)], ids=["all items", "half barred"])
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+async def test_forty_histories_at_once_are_answered_as_by_the_embedded_engine_one_by_one(
+    vllm: Subject, tree: Subject, artifact: Artifact, alpha: float, barred: range
+) -> None:
+    scoring: dict[str, Any] = {"alpha": alpha, "leaves": leaves_of(artifact, barred=barred)}
+    prompts = histories_of(artifact, 40)
+    found = await asyncio.gather(*(search(vllm, artifact, prompt, **scoring) for prompt in prompts))
+    for answer, prompt in zip(found, prompts, strict=True):
+        assert_same_answers(answer, await search(tree, artifact, prompt, **scoring))
+
+
+def histories_of(artifact: Artifact, count: int) -> list[list[int]]:
+    rng = random.Random(11)
+    return [prompt_of(artifact, *rng.sample(range(150), rng.randint(1, 6))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("adapter", [None, "narrow"])
+async def test_rows_are_evaluated_as_on_the_embedded_engine(
+    vllm: Subject, tree: Subject, artifact: Artifact, adapter: str | None
+) -> None:
+    settings = [
+        DecodingSetting(alpha=alpha, length_penalty=penalty, beams=10, seen=seen)
+        for alpha in (0.0, 0.2, 0.4)
+        for penalty in (0.0, 1.0)
+        for seen in SEEN
+    ]
+    rng = random.Random(12)
+    histories = [[ItemIndex(row) for row in rng.sample(range(150), rng.randint(1, 6))] for _ in range(20)]
+    answers = [
+        await asyncio.gather(*(decoder.answer(history) for history in histories))
+        for decoder in (RowDecoder(subject.engine, artifact, settings, adapter=adapter) for subject in (vllm, tree))
+    ]
+    for found, expected in zip(*answers, strict=True):
+        assert found.lists == expected.lists
+    assert len({answer.lists for answer in answers[0]}) == 20
+    assert any(len(set(answer.lists)) > 2 for answer in answers[0]), "settings that change nothing would prove nothing"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -124,7 +124,7 @@ def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], toke
         multi = json.loads((data / "dataset.json").read_text("utf-8"))["multi"]
         items = read_items(data / "items.csv", multi=multi).catalogue
         counted = read_interactions(data / "train_interactions.csv", items).data
-        options = _build_options(recipe)
+        options = build_options(recipe)
         artifact = build_artifact(
             items.with_frequency(item_frequency(counted, items)), TitleTokenizer.from_directory(tokenizer), options
         )
@@ -152,7 +152,12 @@ def _preparation(recipe: Recipe) -> Preparation:
     return Preparation(split=recipe.data.get("split", "time"), max_history=recipe.data.get("max_history", 10))
 
 
-def _build_options(recipe: Recipe) -> BuildOptions:
+def build_options(recipe: Recipe) -> BuildOptions:
+    """How the recipe builds its artefact.
+
+    Raises:
+        InputError: an unknown setting.
+    """
     known = {option.name for option in fields(BuildOptions)}
     unknown = sorted(set(recipe.build) - known)
     if unknown:

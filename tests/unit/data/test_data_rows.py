@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from igd_core.catalogue import Catalogue
 from igd_core.data.interactions import Interactions
-from igd_core.data.rows import HistoryRows, history_rows, item_frequency
+from igd_core.data.rows import HistoryRows, history_rows, item_frequency, newest_rows
 from igd_core.data.split import split_by_time, split_leave_one_out
 from igd_core.errors import DataError
 
@@ -74,6 +74,26 @@ def test_training_rows_hold_nothing_but_training_interactions(events: Events) ->
         rows = history_rows(interactions, split.train, max_history=5)
         train = set(split.train.tolist())
         assert train.issuperset(rows.item.tolist() + rows.history_item.tolist())
+
+
+@given(events_strategy, st.integers(1, 4))
+def test_the_newest_rows_of_each_user_are_kept_whole(events: Events, per_user: int) -> None:
+    rows = history_rows(interactions_of(events), np.arange(len(events)), max_history=3)
+    newest = newest_rows(rows, per_user)
+    assert rows.user is not None
+    users = rows.user.tolist()
+    kept = [row for row, user in enumerate(users) if users[row + 1 :].count(user) < per_user]
+    assert newest.item.tolist() == [int(rows.item[row]) for row in kept]
+    assert newest.user is not None
+    assert newest.user.tolist() == [users[row] for row in kept]
+    histories = [newest.history(row).tolist() for row in range(len(newest))]
+    assert histories == [rows.history(row).tolist() for row in kept]
+
+
+def test_the_newest_rows_of_nobody_in_particular_are_an_error() -> None:
+    rows = HistoryRows(history_start=np.array([0, 1]), history_item=np.zeros(1, np.int32), item=np.ones(1, np.int32))
+    with pytest.raises(DataError, match="2 rows of each user are asked for, and the rows have no user_id"):
+        newest_rows(rows, 2)
 
 
 def test_a_history_below_one_entry_is_refused() -> None:

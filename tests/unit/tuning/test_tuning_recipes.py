@@ -12,7 +12,7 @@ from factories import EOS
 
 from igd_core.cli import main
 from igd_core.errors import InputError
-from igd_core.tuning.recipes import read_recipe, recipe_names
+from igd_core.tuning.recipes import build_options, read_recipe, recipe_names
 from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name not in AMAZON])
 def test_the_recipes_for_a_cpu_are_valid(name: str) -> None:
-    settings = TuningSettings.from_json(read_recipe(name).tuning)
+    recipe = read_recipe(name)
+    settings = TuningSettings.from_json(recipe.tuning)
+    assert build_options(recipe).name == recipe.build.get("name", name)
     assert not settings.four_bit
     assert settings.precision == "fp32"
 
