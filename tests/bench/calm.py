@@ -5,10 +5,9 @@ its own; the load and Redis share another. The checkpoint is a random Llama of 3
 server is under test and not the model; `--model` takes another. No answer is given twice (`IGD_RESULT_TTL_S=0`), so
 every recommendation goes through the model.
 
-The capacity is found first (closed loop), and asked for during `--warm-up`. `overload`: then three times as many
-requests a second arrive for `--seconds`, whatever the answers do. `soak`: half the capacity, of which a tenth records
-events and a third asks by user id, while the catalogue's pointer moves between two versions every `--swap-every`
-seconds.
+The capacity is found first (closed loop). `overload`: then three times as many requests a second arrive for
+`--warm-up` and for `--seconds`, whatever the answers do. `soak`: half the capacity, of which a tenth records events and
+a third asks by user id, while the catalogue's pointer moves between two versions every `--swap-every` seconds.
 """
 
 from __future__ import annotations
@@ -158,10 +157,11 @@ def measure(args: argparse.Namespace, target: Target, swaps: Swaps) -> Mapping[s
     bench = ServeBench(
         target=target, histories=histories, mix=mix, deadline_s=deadline_s, seconds=args.seconds, metrics=metrics
     )
-    if args.warm_up:  # caches fill: of prompts, and of kernels for every number of tokens that a pass has had
-        bench_rate(dataclasses.replace(bench, seconds=args.warm_up), rate=capacity["capacity_per_s"], even=False)
+    rate = factor * capacity["capacity_per_s"]
     with swaps if args.what == "soak" else contextlib.nullcontext():
-        report = bench_rate(bench, rate=factor * capacity["capacity_per_s"], even=False).report
+        if args.warm_up:  # caches fill: of prompts, and of kernels for every number of tokens that a pass has had
+            bench_rate(dataclasses.replace(bench, seconds=args.warm_up), rate=rate, even=False)
+        report = bench_rate(bench, rate=rate, even=False).report
     return {"capacity": capacity, "load": report, "metrics": own_metrics(target)}
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="default: %(default)s")
     parser.add_argument("--step", type=float, default=10.0, help="seconds of a step of the search for the capacity")
     parser.add_argument(
-        "--warm-up", type=float, default=300.0, metavar="S", help="at the capacity, before; default: %(default)s"
+        "--warm-up", type=float, default=300.0, metavar="S", help="the same load, before; default: %(default)s"
     )
     parser.add_argument("--timeout-ms", type=int, default=2000, help="deadline of a request; default: %(default)s")
     parser.add_argument("--swap-every", type=float, default=60.0, metavar="S", help="soak; default: %(default)s")

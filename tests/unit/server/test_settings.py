@@ -38,6 +38,15 @@ def test_flags_go_before_variables_and_these_before_defaults(monkeypatch: pytest
         ({"IGD_DEVICE": "gpu"}, "device: .* not 'gpu'"),
         ({"IGD_DTYPE": "int3"}, "dtype: .* not 'int3'"),
         ({"IGD_MAX_BODY_BYTES": "-1"}, "max_body_bytes"),
+        ({"IGD_ADAPTERS": "tuned"}, "adapters: .*'tuned' is not NAME=DIR.*IGD_ADAPTERS"),
+        ({"IGD_ADAPTERS": "a=/x,a=/y"}, "adapters: .*'a' is named twice"),
+        ({"IGD_ADAPTERS": ",".join(f"a{n}=/x" for n in range(17))}, "adapters: .*16"),
+        ({"IGD_ENGINE": "vllm", "IGD_VLLM": "{"}, "vllm: "),
+        ({"IGD_ENGINE": "vllm", "IGD_VLLM": '{"model": "other"}'}, "vllm: .*model"),
+        ({"IGD_VLLM": '{"max_model_len": 2048}'}, "vllm: given, with engine 'tree'"),
+        ({"IGD_ENGINE": "vllm", "IGD_DEVICE": "cpu"}, "device: 'cpu' with engine 'vllm'"),
+        ({"IGD_VARIANTS": "{"}, "variants: .*expected a JSON array"),
+        ({"IGD_VARIANTS": '[{"name": "a b"}]'}, "variants"),
         ({"IGD_DEFAULT_TIMEOUT_MS": "90000"}, "default_timeout_ms 90000 is above max_timeout_ms 60000"),
     ],
 )
@@ -49,6 +58,15 @@ def test_a_setting_that_cannot_be_used_is_one_line_that_names_it(
     with pytest.raises(InputError, match=line) as caught:
         read_settings(artifact="a", model="m")
     assert "\n" not in str(caught.value)
+
+
+def test_adapters_and_vllms_options_are_read_from_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IGD_ADAPTERS", "tuned=/a, other=/b")
+    monkeypatch.setenv("IGD_ENGINE", "vllm")
+    monkeypatch.setenv("IGD_VLLM", '{"max_model_len": 2048}')
+    settings = read_settings(artifact="a", model="m")
+    assert settings.adapters == (("tuned", Path("/a")), ("other", Path("/b")))
+    assert settings.vllm == {"max_model_len": 2048}
 
 
 def test_what_is_missing_says_how_to_give_it() -> None:
