@@ -15,6 +15,7 @@ from igd_core.artifact import load_artifact
 from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
+from server.heap import keep_giving_back_free_memory
 from server.live import LiveCatalogue, Surroundings
 from server.loaded import LoadedVersions
 from server.loading import Loader, OpenedModel, ServedCatalogue, open_model, warmed
@@ -33,6 +34,7 @@ __all__ = ["Deployment", "ServedCatalogue"]
 
 _LISTEN_AGAIN_S = 1.0
 _LOOK_AT_ENGINE_S = 1.0
+_GIVE_BACK_S = 30.0
 _NOT_STARTED = "the server could not start"
 _ENGINE_FAILED = "the engine has failed"
 _MAX_HOST_CHARS = 100
@@ -92,6 +94,7 @@ class Deployment:
             self._fail(error)
             return
         self._following.append(asyncio.create_task(self._watch_engine()))
+        self._following.append(asyncio.create_task(keep_giving_back_free_memory(_GIVE_BACK_S)))
         self._announce()
 
     @property

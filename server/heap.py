@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import sys
 
@@ -19,3 +20,14 @@ def give_back_free_memory() -> bool:
     except (OSError, AttributeError):  # another C library, as musl
         return False
     return bool(trim(ctypes.c_size_t(0)))
+
+
+async def keep_giving_back_free_memory(every_s: float) -> None:
+    """Do so every ``every_s`` seconds until cancelled.
+
+    Requests that run at once leave holes as well: the passes of their model need tens of megabytes each, and between
+    these lie small blocks that stay.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        await asyncio.to_thread(give_back_free_memory)
