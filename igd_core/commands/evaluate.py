@@ -53,6 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--on-unknown-item", choices=("error", "miss"), default="error", help="default: %(default)s")
     parser.add_argument("--alphas", type=_floats, default=[0.0, 0.1, 0.2, 0.3, 0.4], metavar="A,...", help="0..0.4")
     parser.add_argument("--length-penalties", type=_floats, default=[0.0, 1.0], metavar="P,...", help="default: 0,1")
+    parser.add_argument(
+        "--forced-weights", type=_floats, default=[1.0], metavar="W,...", help="of tokens without a choice (default: 1)"
+    )
     parser.add_argument("--beams", type=_integers, default=[10], metavar="K,...", help="and longest list (default: 10)")
     parser.add_argument("--seen", choices=("allowed", "excluded", "both"), default="both", help="default: %(default)s")
     parser.add_argument(
@@ -117,7 +120,11 @@ def _settings(args: argparse.Namespace) -> list[DecodingSetting]:
     from igd_core.evaluation.settings import decoding_settings
 
     return decoding_settings(
-        alphas=args.alphas, length_penalties=args.length_penalties, beams=args.beams, seen=_seen(args)
+        alphas=args.alphas,
+        length_penalties=args.length_penalties,
+        beams=args.beams,
+        seen=_seen(args),
+        forced_weights=args.forced_weights,
     )
 
 

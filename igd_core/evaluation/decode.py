@@ -77,6 +77,7 @@ class RowDecoder:
                 beams=each.beams,
                 length_penalty=each.length_penalty,
                 leaves=leaves[each.seen],
+                forced_weight=each.forced_weight,
             )
             for each in self._settings
         ]

@@ -37,17 +37,21 @@ class DecodingSetting:
         length_penalty: 0 ranks by summed score, 1 by its mean over tokens.
         beams: width of the search, and length of the list it gives.
         seen: whether items of the history may come back.
+        forced_weight: of tokens that stand alone below their node. 1 is the method; 0 scores a title by its decisions
+            alone, and is not from the literature.
     """
 
     alpha: float
     length_penalty: float
     beams: int
     seen: Seen
+    forced_weight: float = 1.0
 
     @property
     def name(self) -> str:
-        """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``."""
-        return f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"
+        """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and ``forced=0`` where that weight is not 1."""
+        forced = "" if self.forced_weight == 1 else f" forced={self.forced_weight:g}"
+        return f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}{forced}"
 
     @property
     def method(self) -> Method:
@@ -57,30 +61,41 @@ class DecodingSetting:
     @property
     def known_as(self) -> str:
         """What the literature calls it; empty where it has no name."""
+        if self.forced_weight != 1:
+            return ""
         if self.alpha > 0:
             return "IGD" if self.length_penalty == 0 else ""
         return {0.0: "D3", 1.0: "BIGRec"}.get(self.length_penalty, "")
 
 
 def decoding_settings(
-    *, alphas: Sequence[float], length_penalties: Sequence[float], beams: Sequence[int], seen: Sequence[Seen]
+    *,
+    alphas: Sequence[float],
+    length_penalties: Sequence[float],
+    beams: Sequence[int],
+    seen: Sequence[Seen],
+    forced_weights: Sequence[float] = (1.0,),
 ) -> list[DecodingSetting]:
     """Every combination, each once.
 
     Raises:
         InputError: a list is empty, or a value is out of range.
     """
-    for name, given in (("alphas", alphas), ("length-penalties", length_penalties), ("beams", beams)):
+    lists = {"alphas": alphas, "length-penalties": length_penalties, "beams": beams, "forced-weights": forced_weights}
+    for name, given in lists.items():
         if not given:
             raise InputError(f"{name}: at least one value is needed")
     _require("alphas", alphas, 0.0, 1.0)
     _require("length-penalties", length_penalties, 0.0, MAX_LENGTH_PENALTY)
     _require("beams", beams, 1, MAX_BEAMS)
-    combinations = itertools.product(seen, beams, length_penalties, alphas)
+    _require("forced-weights", forced_weights, 0.0, 1.0)
+    combinations = itertools.product(seen, beams, forced_weights, length_penalties, alphas)
     return list(
         dict.fromkeys(
-            DecodingSetting(alpha=float(alpha), length_penalty=float(penalty), beams=width, seen=each)
-            for each, width, penalty, alpha in combinations
+            DecodingSetting(
+                alpha=float(alpha), length_penalty=float(penalty), beams=width, seen=each, forced_weight=float(forced)
+            )
+            for each, width, forced, penalty, alpha in combinations
         )
     )
 

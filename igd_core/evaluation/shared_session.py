@@ -40,12 +40,14 @@ class SearchPlan:
         beams: K.
         length_penalty: see `BeamSearch`.
         leaves: what it may reach.
+        forced_weight: see `DecodingSetting`.
     """
 
     alpha: float
     beams: int
     length_penalty: float
     leaves: LeafFilter
+    forced_weight: float = 1.0
 
 
 class SharedSession:
@@ -58,7 +60,7 @@ class SharedSession:
         self._session = session
         self._artifact = artifact
         self._known: dict[NodeId, ChildScores] = {}
-        self._weighted: dict[tuple[float, int], dict[NodeId, ChildScores]] = {}
+        self._weighted: dict[tuple[float, float, int], dict[NodeId, ChildScores]] = {}
         self._searching = 0
         self._wanted: dict[NodeId, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
@@ -98,9 +100,9 @@ class SharedSession:
         """All children of a node, as the session returned them."""
         return self._known[node]
 
-    def weighted(self, alpha: float, keep: int) -> dict[NodeId, ChildScores]:
-        """Nodes weighted so far without a filter; views of one alpha fill it together."""
-        return self._weighted.setdefault((alpha, keep), {})
+    def weighted(self, plan: SearchPlan, keep: int) -> dict[NodeId, ChildScores]:
+        """Nodes weighted so far without a filter; views of the same weights fill it together."""
+        return self._weighted.setdefault((plan.alpha, plan.forced_weight, keep), {})
 
     async def fetch(self, nodes: Sequence[NodeId]) -> None:
         """Wait until the children of ``nodes`` are known."""
@@ -136,7 +138,7 @@ class WeightedView:
         self._gain = artifact.gains.sibling_gain
         self._plan = plan
         self._keep = 2 * plan.beams
-        self._plain = shared.weighted(plan.alpha, self._keep)
+        self._plain = shared.weighted(plan, self._keep)
         self._pruned = self._nodes_above_listed()
         self._own: dict[NodeId, ChildScores] = {}
 
@@ -185,11 +187,12 @@ class WeightedView:
 
     def _weigh_anew(self, children: ChildScores, *, pruned: bool) -> ChildScores:
         edges, logprobs = children.edges, children.logprobs
+        is_forced = len(edges) == 1
         if pruned:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
             edges, logprobs = edges[admitted], logprobs[admitted]
-        elif len(edges) == 1:
-            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)  # an only child weighs 1
+        if is_forced:  # it gains nothing, so alpha leaves it alone
+            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs * self._plan.forced_weight)
         scores = logprobs * (1.0 - self._plan.alpha * self._gain[edges].astype(np.float64))
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

@@ -144,6 +144,8 @@ def test_settings_are_every_combination_once_and_carry_the_literatures_names() -
         ("alpha=0.2 lp=1 beams=10", ""),
     ]
     assert DecodingSetting(alpha=0.0, length_penalty=0.5, beams=3, seen="allowed").known_as == ""
+    forced = DecodingSetting(alpha=0.0, length_penalty=0.0, beams=3, seen="allowed", forced_weight=0.0)
+    assert (forced.name, forced.known_as) == ("alpha=0 lp=0 beams=3 forced=0", "")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,7 @@ def test_settings_are_every_combination_once_and_carry_the_literatures_names() -
         ({"alphas": [float("nan")]}, "alphas: nan"),
         ({"length_penalties": [-1.0]}, "length-penalties: -1"),
         ({"beams": [0]}, "beams: 0"),
+        ({"forced_weights": [2.0]}, "forced-weights: 2"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, list[float]], message: str) -> None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from subjects import expand_everything
 
+from igd_core.decoding.session import Scoring
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.tree import TreeEngine
 from igd_core.errors import EngineError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.settings import DecodingSetting, decoding_settings
-from igd_core.ids import ItemIndex
+from igd_core.ids import ItemIndex, NodeId
 from igd_core.recommender import Query, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import ChildScores, Scoring
+    from igd_core.decoding.session import ChildScores
     from igd_core.engines.base import Engine
     from igd_core.engines.checkpoint import Checkpoint
     from igd_core.engines.fake import FakeSession
-    from igd_core.ids import NodeId
 
 HISTORIES = [[3, 8, 8, 21], [0], list(range(40, 50)), [149, 77, 12, 5]]
 SETTINGS = decoding_settings(
@@ -64,6 +66,34 @@ async def test_every_setting_gives_what_it_gives_alone(
     assert engine.stats().sessions == 0
     await engine.close()
     assert True in different  # alpha changes something, or this test would show nothing
+
+
+async def test_without_forced_tokens_a_title_is_scored_by_its_decisions_alone(
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    engine = TreeEngine(checkpoint_of("llama-fp32"))
+    await engine.load(artifact)
+    settings = decoding_settings(
+        alphas=[0.3], length_penalties=[0.0], beams=[150], seen=["allowed", "excluded"], forced_weights=[0.0]
+    )
+    trie, history = artifact.trie, [ItemIndex(3), ItemIndex(8)]
+    session = await engine.open(artifact.version, artifact.prompt(history), Scoring(keep=400, alpha=0.3))
+    scored = await expand_everything(session, artifact, together=True)
+    await session.close()
+    by_hand = np.zeros(trie.num_leaves)
+    for leaf in range(trie.num_leaves):
+        for edge in trie.edges_to(NodeId(int(trie.leaf_node[leaf]))):
+            parent = NodeId(int(trie.parents(np.array([edge + 1]))[0]))
+            if len(trie.children(parent)) > 1:
+                by_hand[leaf] += scored[parent].scores[list(scored[parent].edges).index(edge)]
+    best = np.argsort(-by_hand, kind="stable")
+    answer = await RowDecoder(engine, artifact, settings).answer(history)
+    for found, barred in zip(answer.lists, ([], history), strict=True):
+        expected = [leaf for leaf in best if not set(trie.items_of(leaf).tolist()) <= set(barred)]
+        np.testing.assert_allclose(
+            by_hand[[int(artifact.leaf_of_item[item]) for item in found]], by_hand[expected], atol=1e-4
+        )
+    await engine.close()
 
 
 class CountingEngine(FakeEngine):
