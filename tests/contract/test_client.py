@@ -120,10 +120,12 @@ async def test_a_key_is_sent_and_its_lack_is_told(serve: Serve, tmp_path: Path) 
 
 async def test_after_429_it_waits_as_long_as_it_was_told(serve: Serve) -> None:
     async with serve(rate_limit="1/3 second") as (url, _), RecommendationClient(url, timeout_s=40, tries=9) as client:
-        await client.recommend(history=["1"])
-        start = time.monotonic()
-        assert (await client.recommend(history=["2"])).items
-        assert time.monotonic() - start > 0.1
+        seconds = []
+        for item in "1234":  # one of them may come just as a window ends, not each
+            start = time.monotonic()
+            assert (await client.recommend(history=[item])).items
+            seconds.append(time.monotonic() - start)
+        assert max(seconds) > 0.9  # told in whole seconds
 
 
 async def test_a_pause_that_does_not_fit_is_not_waited_for(serve: Serve) -> None:
