@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and tune the model once, build the catalogue, serve."""
+    """Convert the model and merge the adapter once, build the catalogue, serve."""
     started = time.perf_counter()
 
     def say(what: str) -> None:

@@ -279,7 +279,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A resumed run must be the same run: otherwise its record would be about something that never was."""
-    with_defaults = TuningSettings().to_json() | before["settings"]  # of settings that are younger than the run
+    with_defaults = TuningSettings().to_json() | before.get("settings", {})  # of settings that are younger than the run
     before = {**before, "settings": with_defaults}
     for part in ("settings", "data", "artifact", "model", "on_unknown"):
         if before.get(part) == now[part]:

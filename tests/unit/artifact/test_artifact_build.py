@@ -42,6 +42,7 @@ def test_the_same_inputs_give_the_same_version_and_bytes(tokenizer: TitleTokeniz
         {"instruction": "Other:\n"},
         {"suffix": "Next:"},
         {"max_history": 4},
+        {"drop_block": 1},
     ],
 )
 def test_every_choice_is_part_of_the_version(tokenizer: TitleTokenizer, options: dict[str, Any]) -> None:
@@ -115,6 +116,7 @@ def test_semantic_ids_are_an_explicit_choice(tokenizer: TitleTokenizer) -> None:
         ({"max_path_tokens": 513}, "max_path_tokens is 513"),
         ({"smoothing": -1.0}, "smoothing -1.0"),
         ({"max_history": 0}, "max_history is 0"),
+        ({"drop_block": 11}, r"drop_block is 11; it must lie in 1\.\.10"),
         ({"instruction": ""}, "prompt template is empty"),
     ],
 )
