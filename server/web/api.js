@@ -69,7 +69,7 @@ export function asCurl(body) {
   return [
     `curl ${quoted(new URL("v1/recommendations", document.baseURI).href)} \\`,
     "  -H 'Content-Type: application/json' \\",
-    ...(key ? ['  -H "Authorization: Bearer $IGD_KEY" \\'] : []),
+    ...(key ? ['  -H "Authorization: Bearer $KEY" \\'] : []),
     `  -d ${quoted(JSON.stringify(body))}`,
   ].join("\n");
 }

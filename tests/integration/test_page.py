@@ -385,7 +385,7 @@ async def test_a_server_with_keys_is_asked_with_the_one_that_is_given(
         await add(page, "Star Wars")
         await ranked(page)
         _, headers, _ = await shown_request(page)
-        assert headers["Authorization"] == "Bearer $IGD_KEY"
+        assert headers["Authorization"] == "Bearer $KEY"
         assert keys["recommend"].token not in await page.content()
         write_keys(tmp_path / "keys.json", KeyFile(keys=(keys["events"].stored,)))  # taken back
         await site.until_refused(keys["recommend"].token)
