@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
     from server.background import Background
     from server.store_guard import StoreGuard
+
+
+_LANE = "attribution"
+_GATHER_S = 0.005
+_MAX_NOTES = 1000
 
 
 class AttributionMetrics(Protocol):
@@ -29,7 +35,8 @@ class AttributionMetrics(Protocol):
 class Attribution:
     """Remembers in the store what each answer showed, and counts events on it: each item of an answer once.
 
-    All of it happens behind the answers: none waits for it, and what the store does not take is not counted.
+    All of it happens behind the answers, in the order in which it came: none waits for it, and what the store does not
+    take is not counted. Answers of the same few milliseconds are written in one call of the store.
     """
 
     def __init__(self, store: StoreGuard, background: Background, *, ttl_s: float, metrics: AttributionMetrics) -> None:
@@ -38,23 +45,30 @@ class Attribution:
         self._background = background
         self._ttl_s = ttl_s
         self._metrics = metrics
+        self._notes: dict[str, bytes] = {}
 
     def remember(self, request_id: str, *, variant: str, catalogue: str, item_ids: bytes) -> None:
         """Note what an answer showed: ``item_ids`` is a JSON array of strings."""
         note = b'{"variant":%b,"catalogue":%b,"items":%b}' % (_json(variant), _json(catalogue), item_ids)
-        if not self._background.offer(request_id, lambda: self._remember(request_id, note)):
+        is_first = not self._notes
+        if len(self._notes) >= _MAX_NOTES or (is_first and not self._background.offer(_LANE, self._write)):
             self._metrics.observe_attribution_dropped()
+            return
+        self._notes[_key(request_id)] = note
 
     def attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
         """Count events on ``item_ids`` that name the answer ``request_id``."""
-        if not self._background.offer(request_id, lambda: self._attribute(request_id, item_ids)):
+        if not self._background.offer(_LANE, lambda: self._attribute(request_id, item_ids)):
             self._metrics.observe_attribution_dropped()
 
-    async def _remember(self, request_id: str, note: bytes) -> None:
+    async def _write(self) -> None:
+        await asyncio.sleep(_GATHER_S)
+        notes, self._notes = self._notes, {}
         try:
-            await self._store.put(_key(request_id), note, self._ttl_s)
+            await self._store.put_all(notes, self._ttl_s)
         except StoreError:
-            self._metrics.observe_attribution_dropped()
+            for _ in notes:
+                self._metrics.observe_attribution_dropped()
 
     async def _attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
         note = await self._store.get(_key(request_id))

@@ -52,6 +52,7 @@ class Deployment:
         failure: why starting failed, if it did: the model, or the directory's artefact; or that the engine has ended
             while serving, which none comes back from in this process.
         on_failure: called when starting fails, or when the engine has ended.
+        on_ready: called once, when every catalogue is served or known to have nothing to serve.
         draining: whether the server is stopping: not ready, though all that still comes is answered.
     """
 
@@ -80,6 +81,7 @@ class Deployment:
         self._started = 0.0
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
         self.draining = False
 
     async def start(self) -> None:
@@ -251,10 +253,11 @@ class Deployment:
         return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
 
     def _announce(self) -> None:
-        """Log once that recommendations are served."""
+        """Tell once that recommendations are served."""
         if self._announced or self.why_not_ready() is not None:
             return
         self._announced = True
+        self.on_ready()
         served = self.serving
         _log.info(
             "ready",

@@ -31,5 +31,9 @@ def log_to_stderr(level: str) -> None:
     """Send this process's log there: ours from ``level`` on, other libraries' from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    # What a record would look up and no line of ours says.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("igd").setLevel(level.upper())

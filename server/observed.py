@@ -111,6 +111,10 @@ class ObservedStore:
         """As the store's."""
         await self._observed("put", self._store.put(key, value, ttl_s))
 
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """As the store's."""
+        await self._observed("put_all", self._store.put_all(values, ttl_s))
+
     async def ping(self) -> None:
         """As the store's."""
         await self._observed("ping", self._store.ping())

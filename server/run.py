@@ -18,6 +18,7 @@ from prometheus_client import disable_created_metrics
 from igd_core.errors import InputError
 from server.app import create_apps
 from server.gate import Gate
+from server.heap import settle_collector
 from server.logs import log_to_stderr
 from server.protocol import http_protocol
 
@@ -114,6 +115,7 @@ class _Process:
     async def run(self) -> None:
         """Serve, drain, end."""
         self._apps.deployment.on_failure = self._on_failure
+        self._apps.deployment.on_ready = settle_collector
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)

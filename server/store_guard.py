@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 from igd_core.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from igd_core.store.base import Event, HistoryStore, ResultStore
 
@@ -66,6 +66,10 @@ class StoreGuard:
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep ``value`` for ``ttl_s`` seconds."""
         await self._guarded("put", self._writing, lambda: self._store.put(key, value, ttl_s))
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keep each value for ``ttl_s`` seconds; an error does not say that none is kept."""
+        await self._guarded("put_all", self._writing, lambda: self._store.put_all(values, ttl_s))
 
     async def _guarded(
         self, operation: str, circuit: _Circuit, call: Callable[[], Awaitable[T]], by: float | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -191,6 +191,10 @@ class ResultStore(Protocol):
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep ``value`` for ``ttl_s`` seconds."""
+        ...
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keep each value under its key for ``ttl_s`` seconds, in one call; an error does not say that none is kept."""
         ...
 
 

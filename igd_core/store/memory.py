@@ -23,7 +23,7 @@ from igd_core.store.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
 MAX_RESULTS = 100_000
@@ -67,6 +67,11 @@ class MemoryResults:
         self._results.move_to_end(key)
         while len(self._results) > self._most:
             self._results.popitem(last=False)
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keep each value for ``ttl_s`` seconds."""
+        for key, value in values.items():
+            await self.put(key, value, ttl_s)
 
 
 class MemoryStore(MemoryResults):

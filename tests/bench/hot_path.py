@@ -60,6 +60,7 @@ def serve(port: int, store: str, directory: Path) -> None:
 
     from server.app import Sources, create_apps
     from server.gate import Gate
+    from server.heap import settle_collector
     from server.loading import OpenedModel
     from server.logs import log_to_stderr
     from server.protocol import http_protocol
@@ -85,8 +86,18 @@ def serve(port: int, store: str, directory: Path) -> None:
             read_artifact=lambda _: artifact,
         ),
     )
+    apps.deployment.on_ready = settle_collector
     protocol = http_protocol(apps.metrics, head_timeout_s=settings.body_timeout_s)
-    uvicorn.run(Gate(apps.main), port=port, http=protocol, ws="none", log_config=None, access_log=False)
+    uvicorn.run(
+        Gate(apps.main),
+        port=port,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
 
 
 def make_decoding_free(artifact: Artifact) -> None:

@@ -515,6 +515,23 @@ async def test_results_are_given_back_exactly_until_they_end(store: Store) -> No
     await until(brief_has_ended)
 
 
+async def test_many_results_are_kept_as_one_is(store: Store) -> None:
+    await store.put("old", b"old", 60)
+    values = {f"k-{number}": bytes([number % 256]) * number for number in range(300)}
+    await store.put_all({**values, "old": b"new"}, 60)
+    await store.put_all({"brief": b"x", "briefer": b"y"}, 0.05)
+    await store.put_all({}, 60)
+    assert {key: await store.get(key) for key in values} == values
+    assert await store.get("old") == b"new"
+
+    async def brief_have_ended() -> bool:
+        return await store.get("brief") is None and await store.get("briefer") is None
+
+    await until(brief_have_ended)
+    with pytest.raises(InputError, match="key"):
+        await store.put_all({"a": b"", "a b": b""}, 60)
+
+
 @pytest.mark.parametrize("key", ["", "a b", "a\n", "é", "x" * 257])
 async def test_keys_that_cannot_be_get_no_further(store: Store, key: str) -> None:
     with pytest.raises(InputError, match="key"):

@@ -45,6 +45,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "forget": lambda store: store.forget("ann"),
     "get": lambda store: store.get("key"),
     "put": lambda store: store.put("key", b"value", 5),
+    "put_all": lambda store: store.put_all({"key": b"value", "other": b"value"}, 5),
     "ping": lambda store: store.ping(),
 }
 
@@ -178,6 +179,7 @@ async def test_a_full_redis_refuses_writes_answers_reads_and_keeps_no_half_of_a_
         store.add(pristine_bundle),
         store.append("ann", [event(2)]),
         store.put("key", b"x", 60),
+        store.put_all({"key": b"x", "other": b"x"}, 60),
     ]
     for write in writes:
         with pytest.raises(StoreUnavailable, match="maxmemory"):
@@ -515,10 +517,12 @@ async def test_a_call_that_is_cancelled_leaves_the_connection_for_nobody_else(
     await store.put("b", b"answer b", 60)
     for _ in range(20):
         asking = [asyncio.ensure_future(store.get("a")) for _ in range(10)]
+        putting = [asyncio.ensure_future(store.put_all({"c": b"c", "d": b"d"}, 60)) for _ in range(10)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for task in asking[::2]:
+        for task in (*asking[::2], *putting[::2]):
             task.cancel()
+        await asyncio.gather(*putting, return_exceptions=True)
         await asyncio.gather(*asking, return_exceptions=True)
         assert await asyncio.gather(*(store.get("b") for _ in range(10))) == [b"answer b"] * 10
     assert server.cli("ping") == "PONG"

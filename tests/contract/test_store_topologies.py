@@ -49,6 +49,9 @@ async def works(store: Store, bundle: Path, cache: Path) -> None:
     assert await store.history("ann") == [event(1)]
     await store.put("key", b"value", 60)
     assert await store.get("key") == b"value"
+    many = {f"key-{number}": str(number).encode() for number in range(50)}  # in a cluster, on all its nodes
+    await store.put_all(many, 60)
+    assert {key: await store.get(key) for key in many} == many
 
 
 # Sentinel

@@ -14,7 +14,7 @@ from igd_core.store.names import require_event, require_result_key, require_user
 from igd_core.store.redis.scripts import APPEND
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from igd_core.store.base import HistoryLimits
     from igd_core.store.redis.link import Link
@@ -94,5 +94,12 @@ class RedisResults:
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep ``value`` for ``ttl_s`` seconds."""
-        ttl_ms = max(1, round(ttl_s * 1000))
-        await self._link.call("SET", self._results + require_result_key(key), value, "PX", ttl_ms)
+        await self._link.call(*self._set(key, value, ttl_s))
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keep each value for ``ttl_s`` seconds."""
+        if values:
+            await self._link.calls([self._set(key, value, ttl_s) for key, value in values.items()])
+
+    def _set(self, key: str, value: bytes, ttl_s: float) -> tuple[str | bytes | float, ...]:
+        return "SET", self._results + require_result_key(key), value, "PX", max(1, round(ttl_s * 1000))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as errors
+from redis.asyncio import Redis
 
 from igd_core.errors import StoreError, StoreUnavailable
 from igd_core.store.redis.clients import CLUSTER_MISHAPS, FAILURES, Client, jittered, open_client
@@ -17,7 +18,7 @@ from igd_core.store.redis.subscription import Subscription
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio import RedisCluster
 
     from igd_core.store.redis.address import RedisAddress
 
@@ -80,6 +81,19 @@ class Link:
     async def call(self, *command: str | bytes | float) -> Any:  # noqa: ANN401 - any answer
         """Send one command; returns the answer as redis-py gives it, with bytes for strings."""
         return await self._bounded(lambda client: client.execute_command(*command))
+
+    async def calls(self, commands: Sequence[Sequence[str | bytes | float]]) -> None:
+        """Send several commands at once, none of which needs another's answer; raises the first error among these."""
+
+        async def send(client: Redis | RedisCluster) -> None:
+            pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
+            for command in commands:
+                pipeline.execute_command(*command)
+            for answer in await pipeline.execute(raise_on_error=False):
+                if isinstance(answer, Exception):
+                    raise answer
+
+        await self._bounded(send)
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float]) -> Any:  # noqa: ANN401
         """Run a script; its ``keys`` lie in one hash slot."""

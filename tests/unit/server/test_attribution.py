@@ -17,6 +17,8 @@ from server.store_guard import StoreGuard
 from server.variants import Variant
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from films import Run, Running
 
 VARIANTS = (Variant(name="a"), Variant(name="b", alpha=0.9))
@@ -110,18 +112,52 @@ async def test_each_shown_item_counts_once_however_often_it_is_taken(shown: set[
 
 async def test_nobody_waits_for_it_and_what_is_too_much_is_dropped() -> None:
     class Hanging(MemoryStore):
-        async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
             await asyncio.sleep(3600)
-            await super().put(key, value, ttl_s)
+            await super().put_all(values, ttl_s)
 
     counts = Counts()
-    made, background = attribution(counts, store=Hanging(), max_waiting=50)
-    for number in range(60):
+    made, background = attribution(counts, store=Hanging())
+    for number in range(1010):
         made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b"[]")
     assert counts.dropped == 10
     async with asyncio.timeout(5):
         await background.settle()
-    assert counts.dropped == 60, "what the store did not take is said to be lost"
+    assert counts.dropped == 1010, "what the store did not take is said to be lost"
+
+
+async def test_too_much_to_do_behind_answers_is_dropped_and_counted() -> None:
+    counts = Counts()
+    made, background = attribution(counts, max_waiting=2)
+    background.offer("other", lambda: asyncio.sleep(0))
+    background.offer("other", lambda: asyncio.sleep(0))
+    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    made.attribute("r", ["1"])
+    assert counts.dropped == 2
+    await background.settle()
+    made.remember("s", variant="", catalogue="c", item_ids=b'["1"]')
+    made.attribute("s", ["1"])
+    await background.settle()
+    assert (counts.attributed, counts.dropped) == ({("", "c"): 1}, 2)
+
+
+async def test_answers_of_the_same_moment_are_written_in_one_call() -> None:
+    class Counted(MemoryStore):
+        calls = 0
+
+        async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+            self.calls += 1
+            await super().put_all(values, ttl_s)
+
+    counts, store = Counts(), Counted()
+    made, background = attribution(counts, store=store)
+    for number in range(100):
+        made.remember(f"r-{number}", variant=f"v-{number % 3}", catalogue="c", item_ids=b'["1"]')
+    for number in range(100):
+        made.attribute(f"r-{number}", ["1"])
+    await background.settle()
+    assert store.calls == 1
+    assert counts.attributed == {("v-0", "c"): 34, ("v-1", "c"): 33, ("v-2", "c"): 33}
 
 
 async def test_what_the_store_does_not_take_is_not_counted() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from publishing import WatchedEngine, deployed
+from publishing import WatchedEngine, deployed, edition, live_deployment, publish, serves
 
 from igd_core.store.memory import MemoryStore
 from server import deployment, heap
@@ -17,6 +18,8 @@ from server.heap import give_back_free_memory, keep_giving_back_free_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from igd_core.tokenization import TitleTokenizer
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
 
@@ -64,3 +67,39 @@ async def test_a_server_gives_it_back_until_it_stops(tmp_path: Path, monkeypatch
     stopped_at = given_back
     await asyncio.sleep(0.1)
     assert given_back == stopped_at
+
+
+def test_the_collector_leaves_alone_what_a_started_server_consists_of() -> None:
+    """In a process of its own: it is for a process's whole life."""
+    program = """
+import gc
+from server.heap import settle_collector
+
+class Ring:
+    def __init__(self):
+        self.ring = self
+
+kept = [Ring() for _ in range(1000)]
+Ring()  # garbage of the start is not kept for ever
+settle_collector()
+assert gc.get_freeze_count() >= 1000, gc.get_freeze_count()
+assert not any(isinstance(found, Ring) for found in gc.get_objects()), "searched again and again"
+assert gc.collect() < 100, "garbage was set apart with the rest"
+for _ in range(20_000):
+    Ring()
+assert sum(isinstance(found, Ring) for found in gc.get_objects()) < 10_000, "later garbage stays"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_a_deployment_says_once_that_it_is_ready(tmp_path: Path, tokenizer: TitleTokenizer) -> None:
+    store, said = MemoryStore(), list[str | None]()
+    deployment = live_deployment(store, tmp_path / "cache", WatchedEngine())
+    deployment.on_ready = lambda: said.append(deployment.why_not_ready())
+    await deployment.start()
+    assert not said, "nothing is served yet"
+    for number in (1, 2):
+        version = await publish(store, edition(tokenizer, number), tmp_path)
+        await serves(deployment, version)
+    assert said == [None]
+    await deployment.close()

@@ -12,7 +12,7 @@ from igd_core.store.memory import MemoryStore
 from server.store_guard import StoreGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
 TIMEOUT_S = 0.25
 
@@ -39,6 +39,10 @@ class Moody:
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         await self._mood("put")
         await self.memory.put(key, value, ttl_s)
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        await self._mood("put_all")
+        await self.memory.put_all(values, ttl_s)
 
     async def history(self, user_id: str) -> list[object]:
         await self._mood("history")
@@ -74,6 +78,8 @@ def test_what_the_store_answers_comes_back() -> None:
         guard = guarded(Moody(delay_s=0.9 * TIMEOUT_S))
         await guard.put("k", b"v", 60.0)
         assert await guard.get("k") == b"v"
+        await guard.put_all({"k": b"w", "l": b"x"}, 60.0)
+        assert [await guard.get("k"), await guard.get("l")] == [b"w", b"x"]
         assert await guard.get("other") is None
         assert await guard.history("u") == ["u"]  # type: ignore[comparison-overlap]
         assert await guard.append("u", []) == 1
@@ -142,6 +148,7 @@ def test_a_store_that_takes_no_writes_is_still_read() -> None:
         for _ in range(6):
             await seconds_until_refused(guard.append("u", []))
         await seconds_until_refused(guard.put("k", b"", 1.0))
+        await seconds_until_refused(guard.put_all({"k": b""}, 1.0))
         await seconds_until_refused(guard.forget("u"))
         assert store.asked == ["append"] * 5
         store.error = None
