@@ -257,9 +257,17 @@ class Stack:
 
 @contextlib.contextmanager
 def running_stack(
-    root: Path, definition: dict[str, Any], tokenizer: TitleTokenizer, checkpoint: Checkpoint
+    root: Path,
+    definition: dict[str, Any],
+    tokenizer: TitleTokenizer,
+    checkpoint: Checkpoint,
+    clock: Path | None = None,
+    **variables: str,
 ) -> Iterator[Stack]:
-    """Redis that keeps everything, the proxy, and `igd serve` with a tiny Llama on the first edition."""
+    """Redis that keeps everything, the proxy, and `igd serve` with a tiny Llama on the first edition.
+
+    ``clock`` and ``variables`` are the server's, see `ServerProcess.start`.
+    """
     model = root / "tiny-llama"
     checkpoint.model.save_pretrained(model)
     config = json.loads((model / "config.json").read_text())
@@ -282,6 +290,8 @@ def running_stack(
             *("--catalogues", "films", "--store", f"redis://127.0.0.1:{proxy.port}/0", "--model", str(model)),
             IGD_CACHE_DIR=str(root / "cache"),
             IGD_POLL_S="0.2",
+            clock=clock,
+            **variables,
         )
         try:
             server.event("ready")

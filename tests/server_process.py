@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from igd_core.tokenization import TitleTokenizer
 
 START_S = 120
+_WITH_ANOTHER_CLOCK = """
+import pathlib, sys, time
+real, ahead = time.time, pathlib.Path(sys.argv.pop(1))
+time.time = lambda: real() + float(ahead.read_text() or 0)
+from igd_core.cli import main
+sys.exit(main())
+"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,8 +43,10 @@ class ServerProcess:
     _reader: threading.Thread | None = None
 
     @staticmethod
-    def start(*flags: str, **variables: str) -> ServerProcess:
-        command = [sys.executable, "-m", "igd_core.cli", "serve", "--port", "0", *flags]
+    def start(*flags: str, clock: Path | None = None, **variables: str) -> ServerProcess:
+        """``clock`` holds the seconds by which the process's wall clock is ahead, now and whenever it is asked."""
+        program = ["-m", "igd_core.cli"] if clock is None else ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
+        command = [sys.executable, *program, "serve", "--port", "0", *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
         server = ServerProcess(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
         server._reader = threading.Thread(target=server._read, daemon=True)

@@ -189,7 +189,7 @@ def test_what_cannot_be_loaded_ends_the_server_with_one_line_and_code_2(
     ],
 )
 def test_bad_settings_end_with_one_line_and_code_2(
-    bundle: Bundle, flags: tuple[str, ...], variables: dict[str, str], line: str
+    bundle: Bundle, flags: tuple[str, ...], variables: dict[str, Any], line: str
 ) -> None:
     started = ServerProcess.start(*bundle.flags, *flags, **variables)
     assert started.wait() == 2
