@@ -39,6 +39,7 @@ _PATIENCE_S = 5.0  # beyond the deadline, for an answer that is late but comes
 _GAIN = 1.05
 _MAX_WARM_UP_S = 1.0
 _SCRAPES = 300
+_MEMORY_VALUES = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ def bench_rate(bench: ServeBench, *, rate: float, even: bool) -> ServeResult:
         **summary(requests, lasted, bench.deadline_s),
         "reasons": dict(traffic.reasons.most_common()),
         "server_memory_bytes": memory.report(),
+        "server_memory_timeline_bytes": memory.timeline(),
         "timeline": timeline(requests, lasted, bench.deadline_s),
     }
     return ServeResult(report=report, requests=requests)
@@ -222,6 +224,11 @@ class _Memory:
         if not self.seen:
             return None
         return {"warm": self.seen[len(self.seen) // 10], "end": self.seen[-1], "max": max(self.seen)}
+
+    def timeline(self) -> list[float]:
+        """What it was at even distances, so that growth that ends is told from growth that does not."""
+        places = np.linspace(0, len(self.seen) - 1, min(len(self.seen), _MEMORY_VALUES)).round().astype(int)
+        return [self.seen[place] for place in places]
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

@@ -298,6 +298,8 @@ def test_the_command_prints_json_and_draws(
     assert (report["requests"], report["statuses"], report["answers"]) == (50, {"200": 50}, {"model": 50})
     assert report["goodput_per_s"] == 50
     assert report["server_memory_bytes"] == {"warm": 2**20, "end": 2**20, "max": 2**20}
+    assert set(report["server_memory_timeline_bytes"]) == {2**20}
+    assert 0 < len(report["server_memory_timeline_bytes"]) <= 60
     assert "Bearer igd_from_file" in OneAtATime.keys
     height, width, _ = imread(plot).shape
     assert (height > 800, width > 1000) == (True, True)
