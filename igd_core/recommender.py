@@ -41,6 +41,7 @@ class Query:
         alpha: rebalancing towards decisive tokens, 0..1; None takes the artefact's.
         temperature: divides the logits, in (0, 10].
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
+        forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
         exclude_seen: leave out items of the whole ``history``.
         exclude: further items to leave out.
         allow: the only items that may come back; None for all.
@@ -54,6 +55,7 @@ class Query:
     alpha: float | None = None
     temperature: float = 1.0
     length_penalty: float = 0.0
+    forced_weight: float = 1.0
     exclude_seen: bool = True
     exclude: Sequence[ItemIndex] = ()
     allow: Sequence[ItemIndex] | None = None
@@ -67,14 +69,14 @@ class ExplainedToken:
 
     Attributes:
         token_id: in the model's vocabulary.
-        logprob: nats, over the full vocabulary, unweighted.
+        logprob: nats, over the full vocabulary, unweighted; None where it counts nothing and was not computed.
         information_gain: nats, of the whole catalogue.
-        weight: what the log-probability was multiplied with, ``1 - alpha * g``.
+        weight: what the log-probability was multiplied with: ``1 - alpha * g``, or ``forced_weight`` if forced.
         forced: whether the trie left no other token here.
     """
 
     token_id: int
-    logprob: float
+    logprob: float | None
     information_gain: float
     weight: float
     forced: bool
@@ -175,14 +177,18 @@ class Recommender:
             raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
         session = await self.engine.open(artifact.version, prompt, scoring)
         try:
-            search = BeamSearch(artifact.trie, beams=beams, length_penalty=query.length_penalty)
+            search = BeamSearch(
+                artifact.trie, beams=beams, length_penalty=query.length_penalty, forced_weight=query.forced_weight
+            )
             hypotheses = await search.run(session)
         finally:
             await session.close()
         return Recommendation(
             source="model",
             version=artifact.version,
-            items=tuple(self._explained(found, alpha, item_filter) for found in hypotheses[: query.k]),
+            items=tuple(
+                self._explained(found, alpha, query.forced_weight, item_filter) for found in hypotheses[: query.k]
+            ),
             prompt_ids=tuple(prompt),
             stats=session.stats,
         )
@@ -191,20 +197,22 @@ class Recommender:
         items = first_admitted(self.artifact.trie.items_of(leaf), self.artifact.catalogue.frequency, item_filter)
         return RecommendedItem(item=items[0], score=score, duplicates=tuple(items[1:]))
 
-    def _explained(self, found: Hypothesis, alpha: float, item_filter: ItemFilter) -> RecommendedItem:
+    def _explained(
+        self, found: Hypothesis, alpha: float, forced_weight: float, item_filter: ItemFilter
+    ) -> RecommendedItem:
         trie, gains = self.artifact.trie, self.artifact.gains
         plain = self._item(found.leaf, found.score, item_filter)
         edges = np.array([step.edge for step in found.steps])
         parents = trie.parents(edges + 1)
-        degree = trie.row_start[parents + 1] - trie.row_start[parents]
-        weight = 1.0 - alpha * gains.sibling_gain[edges].astype(np.float64)
+        forced = trie.row_start[parents + 1] - trie.row_start[parents] == 1
+        weight = np.where(forced, forced_weight, 1.0 - alpha * gains.sibling_gain[edges].astype(np.float64))
         tokens = tuple(
             ExplainedToken(
                 token_id=int(trie.edge_token[step.edge]),
                 logprob=step.logprob,
                 information_gain=float(gains.information_gain[step.edge]),
                 weight=float(weight[at]),
-                forced=bool(degree[at] == 1),
+                forced=bool(forced[at]),
             )
             for at, step in enumerate(found.steps)
         )
@@ -232,6 +240,7 @@ def check_query(query: Query, artifact: Artifact) -> None:
         _require_range("alpha", query.alpha, 0.0, 1.0)
     _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
     _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
+    _require_range("forced_weight", query.forced_weight, 0.0, 1.0)
     for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
         for item in items:
             if not 0 <= item < num_items:

@@ -99,6 +99,7 @@ def resolve(
         return [row for _, row in found if row is not None]
 
     variant = variant or _AS_REQUESTED
+    forced_weight = variant.forced_weight if request.forced_weight is None else request.forced_weight
     query = Query(
         history=rows("history", request.history) if stored is None else rows("user_id", stored, strict=False),
         k=_count(request, catalogue),
@@ -106,6 +107,7 @@ def resolve(
         alpha=variant.alpha if request.alpha is None else request.alpha,
         temperature=request.temperature,
         length_penalty=request.length_penalty,
+        forced_weight=1.0 if forced_weight is None else forced_weight,
         exclude_seen=request.exclude_seen,
         exclude=rows("exclude", request.exclude),
         allow=None if request.allow is None else rows("allow", request.allow),

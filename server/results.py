@@ -81,6 +81,7 @@ class Question:
             float(manifest.alpha if query.alpha is None else query.alpha) + 0.0,  # -0.0 becomes 0.0
             float(query.temperature),
             float(query.length_penalty) + 0.0,
+            float(query.forced_weight) + 0.0,
         ]
         return hashlib.sha256(json.dumps(same).encode()).hexdigest()
 

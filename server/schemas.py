@@ -108,6 +108,11 @@ class RecommendationRequest(_Request):
     length_penalty: Annotated[float, Field(ge=0, le=MAX_LENGTH_PENALTY)] = Field(
         default=0.0, description="0 ranks by summed log-probability, 1 by its mean over tokens."
     )
+    forced_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="What tokens count that the catalogue leaves no choice about: 1 when absent; 0 ranks titles by "
+        "their decisions alone.",
+    )
     explain: bool = Field(default=False, description="Return every token's log-probability, gain and weight.")
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = Field(
         default=None, description="Deadline; the server has a default and a maximum."
@@ -139,9 +144,14 @@ class ExplainedToken(_Response):
 
     token: str = Field(description="What it reads as; a part of a character reads as U+FFFD.")
     token_id: int
-    logprob: float = Field(description="Nats, over the whole vocabulary, unweighted.")
+    logprob: float | None = Field(
+        default=None,
+        description="Nats, over the whole vocabulary, unweighted; absent where it counts nothing and was not computed.",
+    )
     information_gain: float = Field(description="Nats by which the token narrows the catalogue down.")
-    weight: float = Field(description="What the log-probability was multiplied with: 1 - alpha * g.")
+    weight: float = Field(
+        description="What the log-probability was multiplied with: 1 - alpha * g, or forced_weight if forced."
+    )
     forced: bool = Field(description="Whether the catalogue left no other token here.")
 
 

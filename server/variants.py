@@ -23,6 +23,7 @@ class Variant(BaseModel):
         weight: share of users, relative to the other variants'; 0 takes it out of the draw, requests may still name it.
         alpha: rebalancing, 0..1.
         beams: width of the search.
+        forced_weight: what forced tokens count, 0..1.
         catalogue: which of the server's catalogues.
         adapter: a LoRA adapter of the model, where the engine has one of that name.
     """
@@ -33,6 +34,7 @@ class Variant(BaseModel):
     weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     catalogue: str | None = None
     adapter: str | None = None
 

@@ -124,11 +124,13 @@ async def search(
     *,
     beams: int = 10,
     length_penalty: float = 0.0,
+    forced_weight: float = 1.0,
     **scoring: Any,
 ) -> list[Hypothesis]:
     session = await subject.engine.open(artifact.version, prompt, Scoring(keep=2 * beams, **scoring))
     try:
-        return await BeamSearch(artifact.trie, beams=beams, length_penalty=length_penalty).run(session)
+        beam_search = BeamSearch(artifact.trie, beams=beams, length_penalty=length_penalty, forced_weight=forced_weight)
+        return await beam_search.run(session)
     finally:
         await session.close()
 

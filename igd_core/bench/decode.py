@@ -38,12 +38,13 @@ SWAP_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
-    """What is measured: prompts a data set, beams, alpha, where Video Games lies; and vLLM, if ours runs on it."""
+    """Prompts a data set, how they are decoded, where Video Games lies; and vLLM, if ours runs on it."""
 
     video_games: Path
     histories: int = 20
     beams: int = 10
     alpha: float = 0.2
+    forced_weight: float = 1.0
     vllm: VLLMOptions | None = None
 
 
@@ -146,8 +147,15 @@ def _bench_dataset(checkpoints: BenchCheckpoints, name: str, settings: DecodeSet
     paths = [artifact.trie.path(LeafIndex(int(leaf))) for leaf in artifact.leaf_of_item]
     root = build_dict_trie(paths, prior(data.catalogue.frequency).tolist())
     queries = [
-        Query(history=h, k=settings.beams, beams=settings.beams, alpha=settings.alpha, exclude_seen=False)
-        for h in data.histories
+        Query(
+            history=history,
+            k=settings.beams,
+            beams=settings.beams,
+            alpha=settings.alpha,
+            forced_weight=settings.forced_weight,
+            exclude_seen=False,
+        )
+        for history in data.histories
     ]
     vllm = None if settings.vllm is None else _start_vllm(settings.vllm)
     with asyncio.Runner() as runner:
@@ -215,7 +223,11 @@ class _VLLM:
 def _measure(runner: asyncio.Runner, engines: _Engines | _VLLM, root: DictNode, query: Query) -> _Sample:
     artifact, model = engines.artifact, engines.plain.model
     settings = ReferenceSettings(
-        beams=query.beams, alpha=query.alpha or 0.0, eos_id=artifact.manifest.eos_id, max_new_tokens=artifact.trie.depth
+        beams=query.beams,
+        alpha=query.alpha or 0.0,
+        forced_weight=query.forced_weight,
+        eos_id=artifact.manifest.eos_id,
+        max_new_tokens=artifact.trie.depth,
     )
     started = time.perf_counter()
     reference = reference_generate(model, root, artifact.prompt(query.history), settings)

@@ -51,8 +51,10 @@ def _fill_entropy(node: DictNode, prior: Sequence[float]) -> None:
         node.entropy += child.entropy
 
 
-def weights_at(node: DictNode, alpha: float) -> dict[int, float]:
-    """``1 - alpha * g`` of each child token, g normalised among siblings (arXiv 2506.13229)."""
+def weights_at(node: DictNode, alpha: float, forced_weight: float = 1.0) -> dict[int, float]:
+    """``1 - alpha * g`` of each child token, g normalised among siblings (arXiv 2506.13229); one alone has its own."""
+    if len(node.children) == 1:
+        return dict.fromkeys(node.children, forced_weight)
     gains = {token: node.entropy - child.entropy for token, child in node.children.items()}
     lowest, highest = min(gains.values()), max(gains.values())
     return {token: 1.0 - alpha * (gain - lowest) / (highest - lowest + 1e-7) for token, gain in gains.items()}
@@ -65,10 +67,11 @@ class TrieProcessor(LogitsProcessor):
     values.
     """
 
-    def __init__(self, root: DictNode, prompt_length: int, alpha: float) -> None:
+    def __init__(self, root: DictNode, prompt_length: int, alpha: float, forced_weight: float) -> None:
         self._root = root
         self._prompt_length = prompt_length
         self._alpha = alpha
+        self._forced_weight = forced_weight
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """``input_ids`` (rows, length) int64, ``scores`` (rows, vocab) float32; returns a new (rows, vocab)."""
@@ -79,7 +82,7 @@ class TrieProcessor(LogitsProcessor):
                 node = node.children.get(token) if node else None
             if node is None or not node.children:
                 continue  # a beam that has ended, or never lived
-            for token, weight in weights_at(node, self._alpha).items():
+            for token, weight in weights_at(node, self._alpha, self._forced_weight).items():
                 constrained[row, token] = scores[row, token] * weight
         return constrained
 
@@ -95,11 +98,12 @@ class ReferenceResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceSettings:
-    """Beam width, rebalancing, length penalty and the token that ends a path."""
+    """Beam width, rebalancing, length penalty, what forced tokens count, and the token that ends a path."""
 
     beams: int = 10
     alpha: float = 0.2
     length_penalty: float = 0.0
+    forced_weight: float = 1.0
     max_new_tokens: int = 72
     eos_id: int = 2
 
@@ -127,7 +131,7 @@ def reference_generate(
             do_sample=False,
             eos_token_id=settings.eos_id,
             pad_token_id=settings.eos_id,
-            logits_processor=[TrieProcessor(root, ids.shape[1], settings.alpha)],
+            logits_processor=[TrieProcessor(root, ids.shape[1], settings.alpha, settings.forced_weight)],
             output_scores=True,
             return_dict_in_generate=True,
         )

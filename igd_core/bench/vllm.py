@@ -53,7 +53,7 @@ class WayResult:
     """One way on one data set at one concurrency; requests, rounds, steps and tokens are means a recommendation.
 
     Attributes:
-        way: ``ours``, ``tokenwise`` or ``vllm``.
+        way: ``ours``, ``decisions`` (ours with a forced weight of 0), ``tokenwise`` or ``vllm``.
         engine_steps: of the whole engine, divided by the recommendations.
         most_extra_steps: largest number of engine steps beyond the rounds of a recommendation alone; None for crowds.
         computed_tokens: prompt tokens that went through the model, however often.
@@ -100,6 +100,7 @@ def bench_vllm(
         max_tokens: dict[tuple[int, ...], int] = {}
         ways: dict[str, Way] = {
             "ours": our_way(engine, artifact, beams=settings.beams, alpha=settings.alpha),
+            "decisions": our_way(engine, artifact, beams=settings.beams, alpha=settings.alpha, forced_weight=0.0),
             "tokenwise": our_way(engine, artifact, beams=settings.beams, alpha=settings.alpha, tokenwise=True),
             "vllm": vllms_way(engine, artifact, beams=settings.beams, max_tokens=max_tokens),
         }

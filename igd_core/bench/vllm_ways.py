@@ -93,7 +93,15 @@ class _TokenwiseSession(_CountedSession):
         return [node]
 
 
-def our_way(engine: VLLMEngine, artifact: Artifact, *, beams: int, alpha: float, tokenwise: bool = False) -> Way:
+def our_way(
+    engine: VLLMEngine,
+    artifact: Artifact,
+    *,
+    beams: int,
+    alpha: float,
+    forced_weight: float = 1.0,
+    tokenwise: bool = False,
+) -> Way:
     """The search that `igd serve` runs; ``tokenwise`` takes its jump over forced tokens away."""
     orders = iter(range(1, 1 << 62))
     kind = _TokenwiseSession if tokenwise else _CountedSession
@@ -104,7 +112,7 @@ def our_way(engine: VLLMEngine, artifact: Artifact, *, beams: int, alpha: float,
         prompt = Prompt(ids=list(prompt_ids), scoring=Scoring(alpha=alpha, keep=2 * beams), order=next(orders))
         session = kind(engine, artifact, prompt)
         session.seen = _Seen(Cost(), len(prompt_ids))
-        found = await BeamSearch(artifact.trie, beams=beams).run(session)
+        found = await BeamSearch(artifact.trie, beams=beams, forced_weight=forced_weight).run(session)
         cost = session.seen.finish(started)
         cost.rounds = session.stats.rounds
         cost.longest_path = max(len(hypothesis.steps) for hypothesis in found)

@@ -16,14 +16,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token of an explained item: ``logprob`` and ``information_gain`` in nats."""
+    """One token of an explained item: ``logprob`` and ``information_gain`` in nats.
+
+    ``logprob`` is None where it counts nothing and was not computed.
+    """
 
     token: str
     token_id: int
-    logprob: float
     information_gain: float
     weight: float
     forced: bool
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

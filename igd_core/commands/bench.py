@@ -40,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     decode.add_argument("--histories", type=int, default=20, metavar="N", help="prompts a data set (default: 20)")
     decode.add_argument("--beams", type=int, default=10)
     decode.add_argument("--alpha", type=float, default=0.2)
+    decode.add_argument("--forced-weight", type=float, default=1.0, help="0: titles by their decisions alone")
     decode.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="what ours runs on (default: tree)")
     decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/vllm.md")
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
@@ -87,6 +88,7 @@ def _decode(args: argparse.Namespace) -> int:
         histories=args.histories,
         beams=args.beams,
         alpha=args.alpha,
+        forced_weight=args.forced_weight,
         vllm=on_vllm if args.engine == "vllm" else None,
     )
     _print_results(bench_decode(_load_twice(args), args.data or DATASETS, settings), as_json=args.json)

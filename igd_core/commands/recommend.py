@@ -33,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--alpha", type=float, help="0..1 (default: the artefact's)")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--length-penalty", type=float, default=0.0)
+    parser.add_argument("--forced-weight", type=float, default=1.0, help="what tokens without a sibling count, 0..1")
     parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
     parser.add_argument(
         "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         alpha=args.alpha,
         temperature=args.temperature,
         length_penalty=args.length_penalty,
+        forced_weight=args.forced_weight,
         exclude_seen=not args.no_exclude_seen,
     )
     check_query(query, artifact)  # before the model is loaded: bad input answers at once

@@ -10,26 +10,33 @@ forced tokens below a node along, calls fall from one a token to one a decision.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.decoding.session import ChildScores
 from igd_core.ids import ROOT, LeafIndex, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from igd_core.decoding.session import ChildScores, Session
+    from igd_core.decoding.session import Session
     from igd_core.trie import TokenTrie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStep:
-    """One token of a hypothesis: edge, log-probability in nats (unweighted) and weighted score."""
+    """One token of a hypothesis: edge, log-probability in nats (unweighted) and weighted score.
+
+    The log-probability is None where the score did not need it, so that the model was not asked.
+    """
 
     edge: int
-    logprob: float
+    logprob: float | None
     score: float
 
 
@@ -57,30 +64,63 @@ class _Frontier:
 class BeamSearch:
     """State of one search: its frontier, its finished paths, and every score the engine has returned."""
 
-    def __init__(self, trie: TokenTrie, *, beams: int, length_penalty: float = 0.0) -> None:
+    def __init__(self, trie: TokenTrie, *, beams: int, length_penalty: float = 0.0, forced_weight: float = 1.0) -> None:
         """Start at the root.
 
         Args:
             trie: of the artefact version the session was opened with.
             beams: K, >= 1. When fewer than K leaves are admitted, all of them come back.
             length_penalty: 0 ranks by summed score (D3), 1 by its mean over tokens, EOS included (BIGRec).
+            forced_weight: 0..1, what the log-probability of a token without siblings counts. 1 is the method; with 0 a
+                title is scored by its decisions alone, and the model is not asked for what follows the last of them.
         """
         self._trie = trie
         self._beams = beams
         self._length_penalty = length_penalty
+        self._forced_weight = forced_weight
         self._scores: dict[NodeId, ChildScores] = {}
         self._finished: list[tuple[float, NodeId]] = []
         self._live = _Frontier(node=np.array([ROOT]), score=np.zeros(1))
         self._depth = 0
+        self._score_tails()
 
     async def run(self, session: Session) -> list[Hypothesis]:
         """Search to the end; hypotheses by falling score."""
         while len(self._live.node):
             needed = self._needed()
             if needed:
-                self._scores.update(await session.expand(self._with_look_ahead(needed)))
+                self._learn(await session.expand(self._with_look_ahead(needed)))
             self._step()
         return [self._hypothesis(node, score) for score, node in self._finished]
+
+    def _learn(self, scored: Mapping[NodeId, ChildScores]) -> None:
+        """Take over what the session returned, with the weight of forced tokens."""
+        for node, children in scored.items():
+            if self._forced_weight != 1 and self._is_forced(node):
+                self._scores[node] = replace(children, scores=children.logprobs * self._forced_weight)
+            else:
+                self._scores[node] = children
+
+    def _score_tails(self) -> None:
+        """Where forced tokens count nothing, and live beams have no others left: the scores to their ends."""
+        if self._forced_weight != 0:
+            return
+        for start in self._live.node.tolist():
+            node, tail = NodeId(start), []
+            while self._is_forced(node) and node not in self._scores:
+                tail.append(node)
+                node = NodeId(int(self._trie.row_start[node]) + 1)
+            if self._trie.is_leaf(node):
+                for above in tail:
+                    self._scores[above] = ChildScores(
+                        edges=self._trie.row_start[above : above + 1].astype(np.int64),
+                        logprobs=np.array([math.nan]),
+                        scores=np.zeros(1),
+                    )
+
+    def _is_forced(self, node: NodeId) -> bool:
+        """Whether the trie, whatever the filter, leaves one token below ``node``."""
+        return len(self._trie.children(node)) == 1
 
     def _needed(self) -> list[NodeId]:
         """Nodes without scores that this step's outcome depends on.
@@ -121,6 +161,7 @@ class BeamSearch:
         self._finish(nodes[: self._beams][ends_in_time], totals[: self._beams][ends_in_time])
         self._live = _Frontier(node=nodes[~ends][: self._beams], score=totals[~ends][: self._beams])
         self._drop_hopeless()
+        self._score_tails()
 
     def _ends(self, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(self._trie.row_start[nodes] == self._trie.row_start[nodes + 1])
@@ -169,6 +210,9 @@ class BeamSearch:
         for edge in self._trie.edges_to(node):
             scored = self._scores[parent]
             at = int(np.flatnonzero(scored.edges == edge)[0])
-            steps.append(TokenStep(edge=edge, logprob=float(scored.logprobs[at]), score=float(scored.scores[at])))
+            logprob = float(scored.logprobs[at])
+            steps.append(
+                TokenStep(edge=edge, logprob=None if math.isnan(logprob) else logprob, score=float(scored.scores[at]))
+            )
             parent = NodeId(edge + 1)
         return Hypothesis(leaf=LeafIndex(int(self._trie.node_first[node])), score=score, steps=tuple(steps))

@@ -40,7 +40,7 @@ class SearchPlan:
         beams: K.
         length_penalty: see `BeamSearch`.
         leaves: what it may reach.
-        forced_weight: see `DecodingSetting`.
+        forced_weight: see `BeamSearch`.
     """
 
     alpha: float
@@ -60,7 +60,7 @@ class SharedSession:
         self._session = session
         self._artifact = artifact
         self._known: dict[NodeId, ChildScores] = {}
-        self._weighted: dict[tuple[float, float, int], dict[NodeId, ChildScores]] = {}
+        self._weighted: dict[tuple[float, int], dict[NodeId, ChildScores]] = {}
         self._searching = 0
         self._wanted: dict[NodeId, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
@@ -81,7 +81,12 @@ class SharedSession:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _search(self, plan: SearchPlan) -> list[Hypothesis]:
-        search = BeamSearch(self._artifact.trie, beams=plan.beams, length_penalty=plan.length_penalty)
+        search = BeamSearch(
+            self._artifact.trie,
+            beams=plan.beams,
+            length_penalty=plan.length_penalty,
+            forced_weight=plan.forced_weight,
+        )
         hypotheses = await search.run(WeightedView(self, self._artifact, plan))
         self._searching -= 1
         await self._ask_once_all_wait()
@@ -102,7 +107,7 @@ class SharedSession:
 
     def weighted(self, plan: SearchPlan, keep: int) -> dict[NodeId, ChildScores]:
         """Nodes weighted so far without a filter; views of the same weights fill it together."""
-        return self._weighted.setdefault((plan.alpha, plan.forced_weight, keep), {})
+        return self._weighted.setdefault((plan.alpha, keep), {})
 
     async def fetch(self, nodes: Sequence[NodeId]) -> None:
         """Wait until the children of ``nodes`` are known."""
@@ -192,7 +197,7 @@ class WeightedView:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
             edges, logprobs = edges[admitted], logprobs[admitted]
         if is_forced:  # it gains nothing, so alpha leaves it alone
-            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs * self._plan.forced_weight)
+            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)
         scores = logprobs * (1.0 - self._plan.alpha * self._gain[edges].astype(np.float64))
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

@@ -99,11 +99,14 @@ function tokenButton(token, isFirst) {
 
 const marked = (char) => (char === "\n" ? "↵" : `‹U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
 
+const percent = (token) => (100 * Math.exp(token.logprob)).toPrecision(3);
+
 const numbersOf = (token) => [
   ["information gain", `${fixed(token.information_gain, 3)} nats`],
-  ["log-probability", `${fixed(token.logprob, 3)} nats (${(100 * Math.exp(token.logprob)).toPrecision(3)} %)`],
+  ...(token.logprob === undefined ? [] : [["log-probability", `${fixed(token.logprob, 3)} nats (${percent(token)} %)`]]),
   ["weight", fixed(token.weight, 3)],
-  ["weighted", `${fixed(token.weight * token.logprob, 3)} nats`],
+  // Without a log-probability the weight is 0: a forced token where decisions alone count.
+  ["weighted", `${fixed(token.weight * (token.logprob ?? 0), 3)} nats`],
   ["token id", `${token.token_id}`],
   ...(token.forced ? [["forced", "the catalogue leaves no other token here"]] : []),
 ];

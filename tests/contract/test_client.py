@@ -59,7 +59,8 @@ async def test_an_answer_comes_back_whole(serve: Serve) -> None:
     ]
     assert (answer.source, answer.catalogue, answer.version) == ("model", "films", raw["version"])
     assert all(isinstance(item, Item) and item.explanation for item in answer.items)
-    total = sum(token.logprob * token.weight for token in answer.items[0].explanation)
+    assert all(token.logprob is not None for token in answer.items[0].explanation)
+    total = sum((token.logprob or 0) * token.weight for token in answer.items[0].explanation)
     assert total == pytest.approx(answer.items[0].score)
     assert [(warned.code, warned.count, warned.sample) for warned in answer.warnings] == [
         ("unknown-items", 1, ("nobody's",))

@@ -180,21 +180,23 @@ async def test_temperature_divides_the_logits(
 
 @pytest.mark.parametrize("kind", [kind for kind in MODEL_KINDS if kind.endswith("fp32")])
 @pytest.mark.parametrize("alpha", [0.0, 0.2])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize(("length_penalty", "forced_weight"), [(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.5)])
 async def test_the_items_their_order_and_scores_are_those_of_transformers_generate(
     artifact: Artifact,
     checkpoint_of: Callable[[str], Checkpoint],
     kind: str,
     alpha: float,
     length_penalty: float,
+    forced_weight: float,
 ) -> None:
     root = build_dict_trie(paths_of(artifact), prior_of(artifact))
-    settings = ReferenceSettings(beams=10, alpha=alpha, length_penalty=length_penalty, eos_id=artifact.manifest.eos_id)
+    search_settings: dict[str, Any] = {"alpha": alpha, "length_penalty": length_penalty, "forced_weight": forced_weight}
+    settings = ReferenceSettings(beams=10, eos_id=artifact.manifest.eos_id, **search_settings)
     async with started(kind, artifact, checkpoint_of) as subject:
         for rows in ((1, 2, 3), (20,), (5, 60, 100, 8)):
             prompt = prompt_of(artifact, *rows)
             expected = reference_generate(checkpoint_of(kind).model, root, prompt, settings)
-            found = await search(subject, artifact, prompt, alpha=alpha, length_penalty=length_penalty)
+            found = await search(subject, artifact, prompt, **search_settings)
             assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
             assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
 

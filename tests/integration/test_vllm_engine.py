@@ -158,12 +158,16 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", FILTERS)
-@pytest.mark.parametrize("alpha", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(("alpha", "forced_weight"), [(0.0, 1.0), (0.2, 1.0), (1.0, 1.0), (0.2, 0.0)])
 async def test_items_and_scores_are_the_embedded_engines(
-    vllm: Subject, tree: Subject, artifact: Artifact, alpha: float, name: str
+    vllm: Subject, tree: Subject, artifact: Artifact, alpha: float, forced_weight: float, name: str
 ) -> None:
     for rows in ((1, 2, 3), (20,), (5, 60, 100, 8)):
-        scoring: dict[str, Any] = {"alpha": alpha, "leaves": leaves_of(artifact, **FILTERS[name])}
+        scoring: dict[str, Any] = {
+            "alpha": alpha,
+            "forced_weight": forced_weight,
+            "leaves": leaves_of(artifact, **FILTERS[name]),
+        }
         found, expected = [
             await search(subject, artifact, prompt_of(artifact, *rows), **scoring) for subject in (vllm, tree)
         ]
@@ -274,6 +278,7 @@ async def test_the_bench_counts_what_vllm_itself_counts_and_ours_asks_for_least(
     lengths: dict[tuple[int, ...], int] = {}
     ways = {
         "ours": our_way(engine, artifact, beams=4, alpha=0.2),
+        "decisions": our_way(engine, artifact, beams=4, alpha=0.2, forced_weight=0.0),
         "tokenwise": our_way(engine, artifact, beams=4, alpha=0.2, tokenwise=True),
         "vllm": vllms_way(engine, artifact, beams=4, max_tokens=lengths),
     }
@@ -284,8 +289,8 @@ async def test_the_bench_counts_what_vllm_itself_counts_and_ours_asks_for_least(
         costs[name] = (await driven(way, [prompt], concurrency=1))[0]
         steps[name] = engine_steps() - before
         lengths.setdefault(tuple(prompt), costs[name].longest_path)
-    ours, tokenwise, theirs = costs.values()
-    assert ours.requests < tokenwise.requests
+    ours, decisions, tokenwise, theirs = costs.values()
+    assert decisions.requests < ours.requests < tokenwise.requests
     assert ours.rounds == steps["ours"] < tokenwise.rounds
     assert theirs.rounds == ours.longest_path == tokenwise.longest_path
     assert theirs.requests == theirs.generated_tokens

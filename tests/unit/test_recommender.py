@@ -133,8 +133,11 @@ def test_the_whole_history_is_seen_though_the_prompt_shows_its_end(films: Artifa
     assert list(answer.prompt_ids) == films.prompt(history[-10:])
 
 
-def test_every_token_of_an_item_is_explained(films: Artifact) -> None:
-    query = Query(history=items(1, 2), k=NUM_ITEMS, beams=NUM_ITEMS, alpha=0.4, length_penalty=1.0)
+@pytest.mark.parametrize("forced_weight", [1.0, 0.5, 0.0])
+def test_every_token_of_an_item_is_explained(films: Artifact, forced_weight: float) -> None:
+    query = Query(
+        history=items(1, 2), k=NUM_ITEMS, beams=NUM_ITEMS, alpha=0.4, length_penalty=1.0, forced_weight=forced_weight
+    )
     paths = [tuple(films.trie.path(films.leaf_of_item[row])) for row in range(NUM_ITEMS)]
     prior = (films.catalogue.frequency / films.catalogue.frequency.sum()).tolist()
     decided_nothing = 0
@@ -146,9 +149,12 @@ def test_every_token_of_an_item_is_explained(films: Artifact) -> None:
             gain = oracles.entropy(paths, prior, prefix) - oracles.entropy(paths, prior, (*prefix, token.token_id))
             g = oracles.sibling_gains(paths, prior, prefix)[token.token_id]
             assert token.information_gain == pytest.approx(gain, rel=1e-6, abs=1e-9)
-            assert token.weight == pytest.approx(1.0 - 0.4 * g, abs=1e-6)
             assert token.forced == (len(oracles.next_tokens(paths, prefix)) == 1)
-            total += token.logprob * token.weight
+            assert token.weight == pytest.approx(forced_weight if token.forced else 1.0 - 0.4 * g, abs=1e-6)
+            if token.logprob is None:
+                assert token.weight == 0
+            else:
+                total += token.logprob * token.weight
             decided_nothing += not token.forced and token.information_gain == 0
         assert found.score == pytest.approx(total / len(found.tokens))
     assert decided_nothing > 0, "a choice between popular and cold items gains nothing, and is no forced one"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +17,18 @@ from igd_core.decoding.beam import BeamSearch, Hypothesis
 from igd_core.decoding.filters import ItemFilter
 from igd_core.decoding.session import Scoring, SessionStats
 from igd_core.engines.fake import FakeEngine, FakeSession
-from igd_core.ids import ROOT
+from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
     from oracles import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.ids import NodeId
+    from igd_core.trie import TokenTrie
 
 BEAMS = st.integers(1, 8)
 ALPHAS = st.sampled_from([0.0, 0.2, 0.7])
 LENGTH_PENALTIES = st.sampled_from([0.0, 0.5, 1.0])
+FORCED_WEIGHTS = st.sampled_from([1.0, 0.5, 0.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Case:
     alpha: float
     length_penalty: float
     prompt: tuple[int, ...]
+    forced_weight: float = 1.0
 
     @property
     def admitted(self) -> set[Path]:
@@ -66,6 +68,7 @@ def cases(draw: st.DrawFn) -> Case:
         alpha=draw(ALPHAS),
         length_penalty=draw(LENGTH_PENALTIES),
         prompt=(draw(st.integers(0, 1 << 30)),),
+        forced_weight=draw(FORCED_WEIGHTS),
     )
 
 
@@ -93,7 +96,9 @@ def search(case: Case, beams: int | None = None) -> Outcome:
         await engine.load(artifact)
         scoring = Scoring(alpha=case.alpha, keep=2 * beams, leaves=leaves)
         session = await engine.open(artifact.version, case.prompt, scoring)
-        beam_search = BeamSearch(artifact.trie, beams=beams, length_penalty=case.length_penalty)
+        beam_search = BeamSearch(
+            artifact.trie, beams=beams, length_penalty=case.length_penalty, forced_weight=case.forced_weight
+        )
         hypotheses = await beam_search.run(session)
         return Outcome(artifact=artifact, session=session, hypotheses=hypotheses, stats=session.stats)
 
@@ -106,6 +111,7 @@ class Witness:
     def __init__(self, case: Case, outcome: Outcome) -> None:
         self._root = build_dict_trie(case.catalogue.paths, case.catalogue.prior)
         self._alpha = case.alpha
+        self._forced_weight = case.forced_weight
         self._outcome = outcome
         self._admitted = {path[:length] for path in case.admitted for length in range(len(path) + 1)}
 
@@ -117,7 +123,7 @@ class Witness:
             witness, node = witness.children[token], child
         if not witness.children:
             return {}
-        weights = weights_at(witness, self._alpha)
+        weights = weights_at(witness, self._alpha, self._forced_weight)
         logprobs = zip(sorted(witness.children), self._outcome.session.logprobs(node).tolist(), strict=True)
         return {token: value * weights[token] for token, value in logprobs if (*prefix, token) in self._admitted}
 
@@ -215,9 +221,22 @@ def test_steps_explain_the_score_of_their_path(case: Case) -> None:
         assert [int(trie.edge_token[step.edge]) for step in found.steps] == path
         total = sum(step.score for step in found.steps)
         assert found.score == pytest.approx(total / len(path) ** case.length_penalty)
-        for step in found.steps:
-            weight = 1.0 - case.alpha * float(gains.sibling_gain[step.edge])
-            assert step.score == pytest.approx(step.logprob * weight)
+        for at, step in enumerate(found.steps):
+            if step.logprob is None:
+                assert case.forced_weight == 0
+                assert all(len(trie.children(node)) == 1 for node in nodes_from(trie, found, at)), "in a tail alone"
+            forced = len(trie.children(parent_of(trie, step.edge))) == 1
+            weight = case.forced_weight if forced else 1.0 - case.alpha * float(gains.sibling_gain[step.edge])
+            assert step.score == pytest.approx(0 if step.logprob is None else step.logprob * weight)
+
+
+def parent_of(trie: TokenTrie, edge: int) -> NodeId:
+    return NodeId(int(trie.parents(np.array([edge + 1]))[0]))
+
+
+def nodes_from(trie: TokenTrie, found: Hypothesis, at: int) -> list[NodeId]:
+    """The nodes at which the tokens from the one numbered ``at`` on were chosen."""
+    return [parent_of(trie, step.edge) for step in found.steps[at:]]
 
 
 def test_beams_that_decide_at_alternating_depths_share_their_rounds() -> None:
@@ -272,3 +291,14 @@ def test_the_frontier_is_asked_for_each_node_once() -> None:
 
     asked = asyncio.run(run())
     assert len(asked) == len(set(asked))
+
+
+def test_decisions_alone_take_no_round_for_what_follows_the_last_decision() -> None:
+    paths = [(first, *range(10, 40), second, *range(50, 90), 0) for first in (1, 2) for second in (3, 4)]
+    catalogue = PathsAndPrior(paths=paths, counts=[1] * 4)
+    case = Case(catalogue=catalogue, allowed=None, barred=[], beams=4, alpha=0.2, length_penalty=0.0, prompt=(1,))
+    whole, decisions = search(case), search(replace(case, forced_weight=0.0))
+    assert (whole.stats.rounds, decisions.stats.rounds) == (3, 2)
+    alone = search(replace(case, catalogue=PathsAndPrior(paths=paths[:1], counts=[1]), forced_weight=0.0))
+    assert alone.stats.rounds == 0, "nothing to decide: the model is not asked"
+    assert [found.score for found in alone.hypotheses] == [0.0]

@@ -42,6 +42,7 @@ def check_problem(response: Any, status: int, name: str) -> dict[str, Any]:
         ({"beams": 201}, "beams", "got 201"),
         ({"temperature": 0}, "temperature", "got 0"),
         ({"length_penalty": 2.5}, "length_penalty", "got 2.5"),
+        ({"forced_weight": 1.5}, "forced_weight", "got 1.5"),
         ({"history": ["1"] * 10_000}, "history", "10000 items; this server takes at most 1000"),
         ({"history": "1"}, "history", "got '1'"),
         ({"history": None}, "history", "got null"),

@@ -10,6 +10,7 @@ from films import GENRES, HOSTILE_TITLE, ITEM_IDS, NUM_ITEMS, TITLES, RecordingE
 from igd_core.catalogue import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import QueryError
+from igd_core.ids import ItemIndex
 from igd_core.recommender import Query
 from server.observed import TracedAdmission
 from server.queries import resolve
@@ -51,14 +52,15 @@ async def test_an_answer_says_what_ranked_which_items_and_what_it_cost(run: Run)
 
 
 async def test_the_answer_is_the_recommenders_own(run: Run) -> None:
+    asked: dict[str, Any] = {
+        "k": 7, "alpha": 0.4, "beams": 20, "temperature": 0.7, "length_penalty": 0.5, "forced_weight": 0.5
+    }  # fmt: skip
     async with run() as running:
         assert running.deployment.current is not None
         expected = await running.deployment.current.recommender.recommend(
-            Query(history=[0, 2], k=7, alpha=0.4, beams=20, temperature=0.7, length_penalty=0.5)  # type: ignore[list-item]
+            Query(history=[ItemIndex(0), ItemIndex(2)], **asked)
         )
-        body = (
-            await running.recommend(history=["1", "3"], k=7, alpha=0.4, beams=20, temperature=0.7, length_penalty=0.5)
-        ).json()
+        body = (await running.recommend(history=["1", "3"], **asked)).json()
     assert ids(body) == [ITEM_IDS[item.item] for item in expected.items]
     assert [item["score"] for item in body["items"]] == pytest.approx([item.score for item in expected.items])
 
@@ -116,6 +118,19 @@ async def test_an_explanation_adds_up_to_the_score(run: Run, tokenizer: TitleTok
     async with run() as running:
         plain = (await running.recommend(history=["1"], k=3)).json()
     assert "explanation" not in plain["items"][0]
+
+
+async def test_by_decisions_alone_what_was_not_computed_is_left_out_of_the_explanation(run: Run) -> None:
+    async with run() as running:
+        body = (await running.recommend(history=["1"], k=9, beams=20, forced_weight=0, explain=True)).json()
+        whole = (await running.recommend(history=["1"], k=9, beams=20, explain=True)).json()
+    assert body["timings"]["model_tokens"] < whole["timings"]["model_tokens"]
+    for item in body["items"]:
+        tokens = item["explanation"]
+        assert "logprob" not in tokens[-1], "the end of a title decides nothing"
+        counted = [token for token in tokens if not token["forced"]]
+        assert sum(token["logprob"] * token["weight"] for token in counted) == pytest.approx(item["score"])
+        assert all(token["weight"] == 0 for token in tokens if token["forced"])
 
 
 @pytest.mark.parametrize("body", [{}, {"history": []}, {"history": ["no", "nor this"]}])

@@ -29,6 +29,7 @@ QUERIES = st.builds(
     alpha=st.sampled_from([None, 0.2, 0, 0.0, -0.0, 0.5]),
     temperature=st.sampled_from([1, 1.0, 2.0]),
     length_penalty=st.sampled_from([0, 0.0, 1.0]),
+    forced_weight=st.sampled_from([1, 1.0, 0, 0.5]),
     exclude_seen=st.booleans(),
     exclude=ROWS,
     allow=st.none() | ROWS,
@@ -60,6 +61,7 @@ def normal(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> An
         artifact.manifest.alpha if query.alpha is None else query.alpha,
         query.temperature,
         query.length_penalty,
+        query.forced_weight,
     )
 
 
@@ -105,6 +107,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_key(
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
         temperature=twin(query.temperature),
         length_penalty=twin(query.length_penalty),
+        forced_weight=twin(query.forced_weight),
         timeout_s=0.5,
     )
     assert key_of(artifact, (query, "m", None, False)) == key_of(artifact, (other, "m", None, False))

@@ -17,6 +17,7 @@ VARIANTS = (
     Variant(name="plain", weight=1, alpha=0.0),
     Variant(name="strong", weight=3, alpha=0.9, beams=4),
     Variant(name="trial", weight=0),
+    Variant(name="decisions", weight=0, forced_weight=0.0),
 )
 
 
@@ -88,6 +89,9 @@ async def test_a_variant_gives_what_the_request_leaves_open(run: Run) -> None:
         assert await items(variant="strong", beams=10) == await items(variant="plain", alpha=0.9)
         assert await items(variant="trial") == await items(variant="plain", alpha=0.2), "the catalogue's own"
         assert await items(variant="strong") != await items(variant="plain")
+        assert await items(variant="decisions") == await items(variant="trial", forced_weight=0)
+        assert await items(variant="decisions", forced_weight=1) == await items(variant="trial")
+        assert await items(variant="decisions") != await items(variant="trial")
 
 
 async def test_a_variant_can_be_named_even_one_that_nobody_draws(run: Run) -> None:
@@ -103,7 +107,7 @@ async def test_a_variant_can_be_named_even_one_that_nobody_draws(run: Run) -> No
     assert named["variant"] == "trial"
     assert unknown.status_code == 422
     assert unknown.json()["field"] == "variant"
-    assert "this server has: plain, strong, trial" in unknown.json()["detail"]
+    assert "this server has: plain, strong, trial, decisions" in unknown.json()["detail"]
     assert batch["results"][0]["recommendation"]["variant"] == "strong"
     assert batch["results"][1]["problem"]["field"] == "variant"
 

@@ -65,6 +65,7 @@ def test_a_variant_of_weight_zero_changes_nobodys() -> None:
         {"weight": -1},
         {"weight": float("nan")},
         {"alpha": 1.5},
+        {"forced_weight": -0.5},
         {"beams": 0},
         {"beams": 201},
         {"colour": "red"},
