@@ -57,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--recipe", metavar="NAME|FILE", help=f"settings to start from: {', '.join(recipe_names())}")
     parser.add_argument("--artifact", type=Path, metavar="DIR")
     parser.add_argument("--model", metavar="DIR", help="checkpoint to start from: a directory or a hub id")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="adapter to go on from, instead of a new one")
     parser.add_argument("--train", type=Path, metavar="FILE", help="history rows")
     parser.add_argument("--valid", type=Path, metavar="FILE", help="history rows to stop by")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         from igd_core.tuning.dry import dry_settings
 
         settings = dry_settings(settings)
-        inputs = dataclasses.replace(inputs, model=None)
+        inputs = dataclasses.replace(inputs, model=None, adapter=None)
     record = tune(inputs, settings, resume=args.resume)
     if args.json:
         print(json.dumps(record))
@@ -177,8 +178,8 @@ def _inputs(args: argparse.Namespace, recipe: Recipe, settings: TuningSettings) 
         if path is None:
             raise InputError(f"{name}: is needed")
     return RunInputs(
-        artifact=artifact, train=train, valid=valid, out=out, model=model, tokenizer=tokenizer,
-        device=args.device, on_unknown=args.on_unknown_item,
+        artifact=artifact, train=train, valid=valid, out=out, model=model, adapter=args.adapter,
+        tokenizer=tokenizer, device=args.device, on_unknown=args.on_unknown_item,
     )  # fmt: skip
 
 

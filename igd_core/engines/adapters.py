@@ -24,12 +24,14 @@ class AdapterConfig:
 
     Attributes:
         rank: of its matrices, the largest where they differ.
+        alpha: its product is scaled by ``alpha / rank``.
         base: directory or hub id of the checkpoint it was tuned from, as its maker wrote it; may be empty.
         plain: whether it is LoRA and nothing else: no trained biases, whole modules or magnitudes beside it.
         modules: last names of the modules that it changes: ``q_proj``, ``lm_head``...
     """
 
     rank: int
+    alpha: float
     base: str
     plain: bool
     modules: frozenset[str]
@@ -66,6 +68,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         ranks = [int(fields["r"]), *map(int, (fields.get("rank_pattern") or {}).values())]
+        alpha = float(fields.get("lora_alpha", 8))  # peft's default
         kind = fields.get("peft_type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not an adapter's configuration ({type(error).__name__}: {error})") from None
@@ -74,6 +77,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     others = (fields.get("modules_to_save"), fields.get("use_dora"), fields.get("bias", "none") != "none")
     return AdapterConfig(
         rank=max(ranks),
+        alpha=alpha,
         base=fields.get("base_model_name_or_path") or "",
         plain=not any(others),
         modules=_modules_of(directory / WEIGHTS_FILE),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 
+from igd_core.engines.adapters import WEIGHTS_FILE, read_adapter_config
 from igd_core.engines.checkpoint import device_of, load_checkpoint, resolve_checkpoint
 from igd_core.errors import InputError, ModelError
 from igd_core.tokenization import TitleTokenizer
@@ -99,15 +101,24 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def load_backbone(name: str | None, settings: TuningSettings, *, tokenizer_dir: Path | None, device: str) -> Backbone:
+def load_backbone(
+    name: str | None,
+    settings: TuningSettings,
+    *,
+    tokenizer_dir: Path | None,
+    device: str,
+    adapter: Path | None = None,
+) -> Backbone:
     """Load or make the model, and mark what is trained.
 
-    Seed torch first: initial weights and adapters are drawn here.
+    Seed torch first: initial weights and adapters are drawn here, unless ``adapter`` is one to go on from.
 
     Raises:
-        InputError: neither or both of a checkpoint and ``from_config``.
-        ModelError: the checkpoint, the device, or 4 bits without CUDA.
+        InputError: neither or both of a checkpoint and ``from_config``; an adapter that the settings do not fit.
+        ModelError: the checkpoint, the adapter, the device, or 4 bits without CUDA.
     """
+    if adapter is not None and settings.lora is None:
+        raise InputError(f"adapter: {adapter} to go on from, and nothing says that an adapter is tuned (--lora-rank)")
     if settings.from_config is not None:
         if tokenizer_dir is None:
             raise InputError("tokenizer: a model from scratch needs the directory of the artefact's tokenizer")
@@ -128,6 +139,8 @@ def load_backbone(name: str | None, settings: TuningSettings, *, tokenizer_dir: 
         model.requires_grad_(requires_grad=True)
     else:
         model = _with_adapter(model, settings.lora, short)
+        if adapter is not None:
+            _go_on_from(model, adapter, settings.lora)
     return Backbone(model=model, tokenizer=tokenizer, tokenizer_dir=directory, name=short)
 
 
@@ -228,6 +241,26 @@ def _with_adapter(model: PreTrainedModel, lora: LoraSettings, name: str) -> PreT
     # The name, not this machine's path: the adapter is meant to be shipped.
     adapted.peft_config["default"].base_model_name_or_path = name
     return adapted  # type: ignore[no-any-return]
+
+
+def _go_on_from(model: PreTrainedModel, directory: Path, lora: LoraSettings) -> None:
+    """Take an earlier adapter's weights; its shape must be that of ``lora``."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = read_adapter_config(directory)
+    for what, theirs, ours in (("rank", config.rank, lora.rank), ("alpha", config.alpha, lora.alpha)):
+        if theirs != ours:
+            raise InputError(f"adapter: {directory} has {what} {theirs:g}, the settings have {ours:g} (--lora-{what})")
+    weights = load_file(directory / WEIGHTS_FILE)
+    wanted: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes, wanted_shapes = ({name: w.shape for name, w in each.items()} for each in (weights, wanted))
+    if shapes != wanted_shapes:
+        name = min(name for name in {**shapes, **wanted_shapes} if shapes.get(name) != wanted_shapes.get(name))
+        raise InputError(
+            f"adapter: {directory} changes other modules than the settings name, or another model: {name} "
+            "(--lora-targets, --lora-layers)"
+        )
+    set_peft_model_state_dict(model, weights)
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

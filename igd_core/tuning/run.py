@@ -23,6 +23,7 @@ from igd_core.artifact import load_artifact
 from igd_core.data.interactions import Interactions
 from igd_core.data.readers import read_interactions
 from igd_core.data.rows import newest_rows
+from igd_core.engines.adapters import WEIGHTS_FILE
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tokenization import require_same_tokenizer
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
@@ -52,6 +53,7 @@ class RunInputs:
         valid: history rows to stop by.
         out: the run's folder.
         model: checkpoint to start from; None with ``from_config``.
+        adapter: directory of an adapter of that checkpoint to go on from.
         tokenizer: directory of the tokenizer of a model from scratch.
         device: ``auto``, ``cpu``, ``cuda``.
         on_unknown: what happens to a row whose target is not in the catalogue, ``error`` or ``drop``.
@@ -62,6 +64,7 @@ class RunInputs:
     valid: Path
     out: Path
     model: str | None = None
+    adapter: Path | None = None
     tokenizer: Path | None = None
     device: str = "auto"
     on_unknown: str = "error"
@@ -154,7 +157,9 @@ def _train(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_seed(settings.seed)
-    backbone = load_backbone(inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device)
+    backbone = load_backbone(
+        inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
+    )
     require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
     record |= _model_record(backbone)
     inputs.out.mkdir(parents=True, exist_ok=True)
@@ -230,6 +235,7 @@ def _new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact)
         },
         "on_unknown": inputs.on_unknown,
         "model": inputs.model,
+        "adapter": None if inputs.adapter is None else _sha256(inputs.adapter / WEIGHTS_FILE),
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
     }
@@ -281,7 +287,7 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A resumed run must be the same run: otherwise its record would be about something that never was."""
     with_defaults = TuningSettings().to_json() | before.get("settings", {})  # of settings that are younger than the run
     before = {**before, "settings": with_defaults}
-    for part in ("settings", "data", "artifact", "model", "on_unknown"):
+    for part in ("settings", "data", "artifact", "model", "adapter", "on_unknown"):
         if before.get(part) == now[part]:
             continue
         old, new = before.get(part), now[part]

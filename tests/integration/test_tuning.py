@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from adapters import save_adapter
 from factories import EOS, make_catalogue
 from safetensors.torch import load_file
 
@@ -226,6 +228,49 @@ def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
     adapted = PeftModel.from_pretrained(plain, str(inputs.out / "adapter"))(input_ids=tokens).logits
     torch.testing.assert_close(merged(input_ids=tokens).logits, adapted, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(adapted, before, atol=1e-2)
+
+
+def test_a_run_goes_on_from_an_earlier_adapter(inputs: RunInputs) -> None:
+    base = changed(inputs, model=str(inputs.tokenizer), tokenizer=None)
+    settings = quick(from_config=None, lora={"rank": 4, "dropout": 0.0}, lr=1e-2)
+    first = tune(base, settings)
+    adapter = inputs.out / "adapter"
+    standing = quick(from_config=None, lora={"rank": 4, "dropout": 0.0}, lr=1e-9)
+    second_out = inputs.out.parent / "second"
+    second = tune(changed(base, adapter=adapter, out=second_out), standing)
+    assert second["adapter"] == hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert first["adapter"] is None
+    before, after = (load_file(each / "adapter_model.safetensors") for each in (adapter, second_out / "adapter"))
+    assert before.keys() == after.keys()
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match=r"adapter: was '.*' in the run to resume, now None"):
+        tune(changed(base, out=second_out), standing, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("lora", "problem"),
+    [
+        (None, "nothing says that an adapter is tuned"),
+        ({"rank": 8}, "has rank 4, the settings have 8 .--lora-rank"),
+        ({"rank": 4, "alpha": 3}, "has alpha 8, the settings have 3 .--lora-alpha"),
+        ({"rank": 4, "alpha": 8, "layers": 1}, r"changes other modules than the settings name.*layers\.0"),
+        ({"rank": 4, "alpha": 8, "targets": ("q_proj", "v_proj")}, "changes other modules than the settings name"),
+    ],
+)
+def test_an_adapter_that_the_settings_do_not_fit_is_refused(
+    inputs: RunInputs, lora: dict[str, Any] | None, problem: str
+) -> None:
+    adapter = save_adapter(inputs.out.parent / "given", inputs.tokenizer, seed=1)  # type: ignore[arg-type]
+    asked = changed(inputs, model=str(inputs.tokenizer), tokenizer=None, adapter=adapter)
+    with pytest.raises(InputError, match=problem):
+        tune(asked, quick(from_config=None, lora=lora))
+
+
+def test_a_folder_without_an_adapter_cannot_be_gone_on_from(inputs: RunInputs, tmp_path: Path) -> None:
+    asked = changed(inputs, model=str(inputs.tokenizer), tokenizer=None, adapter=tmp_path / "none")
+    with pytest.raises(DataError, match=r"none/adapter_model.safetensors: cannot be read"):
+        tune(asked, quick(from_config=None, lora={"rank": 4}))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
