@@ -139,7 +139,14 @@ def wait_until_ready(target: Target, server: subprocess.Popen[bytes], log: Path)
 def own_metrics(target: Target) -> dict[str, float]:
     """What the server counts of itself, by metric and labels, where it is not 0."""
     text = httpx.get(f"http://{target.host}:{target.port}/metrics").text
-    wanted = ("igd_catalogue_", "igd_background", "igd_recommendations_total", "igd_rejected", "process_open_fds")
+    wanted = (
+        "igd_catalogue_",
+        "igd_background",
+        "igd_prefix_cache_",
+        "igd_recommendations_total",
+        "igd_rejected",
+        "process_open_fds",
+    )
     rows = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(wanted) and "_bucket" not in line]
     return {name: float(value) for name, value in rows if float(value)}
 
@@ -206,7 +213,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], epilog="Flags behind -- are for `igd serve`."
+    )
     parser.add_argument("what", choices=["overload", "soak"])
     parser.add_argument("--seconds", type=float, default=300.0, help="default: %(default)s")
     parser.add_argument("--step", type=float, default=10.0, help="seconds of a step of the search for the capacity")
@@ -218,8 +227,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a checkpoint; default: a random one of 3.5 million parameters")
     parser.add_argument("--log", type=Path, help="keep the server's log here")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("serve", nargs="*", help="more flags for `igd serve`, behind --")
-    args = parser.parse_args()
+    # By hand: argparse has given all positional places away when it comes to --.
+    words = [*sys.argv[1:], "--"]
+    args = parser.parse_args(words[: words.index("--")])
+    args.serve = words[words.index("--") + 1 : -1]
     with tempfile.TemporaryDirectory() as directory:
         result = run(args, Path(directory))
     print(json.dumps(result) if args.json else "\n".join(lines(result)))  # noqa: T201 - what it is for
