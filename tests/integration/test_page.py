@@ -31,6 +31,7 @@ from server.app import Sources, create_apps
 from server.keys import KeyFile, make_key, write_keys
 from server.loading import OpenedModel
 from server.settings import Settings
+from server.variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -325,6 +326,18 @@ async def test_a_token_tells_its_numbers(way: str, visit: Open, site: Site) -> N
     else:
         await page.mouse.move(0, 0)
     await expect(tooltip).to_be_hidden()
+
+
+async def test_a_token_whose_log_probability_was_not_computed_tells_the_rest(visit: Open, parts: Parts) -> None:
+    async with parts.site(variants=(Variant(name="decisions", forced_weight=0.0),)) as site:
+        page = (await visit(site.origin)).page
+        await add(page, "Star Wars")
+        await ranked(page)
+        token = page.locator("#chosen li").first.locator(".token").last
+        await token.hover()
+        tooltip = page.get_by_role("tooltip")
+        await expect(tooltip).to_contain_text("weighted0.000 nats")
+        await expect(tooltip).not_to_contain_text("log-probability")
 
 
 async def test_forced_tokens_are_dimmed_and_chosen_ones_coloured_by_gain(visit: Open, site: Site) -> None:
