@@ -7,7 +7,20 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from igd_core.commands import bench, build, data, demo, evaluate, inspect, keys, publish, recommend, serve, tune
+from igd_core.commands import (
+    bench,
+    build,
+    compare,
+    data,
+    demo,
+    evaluate,
+    inspect,
+    keys,
+    publish,
+    recommend,
+    serve,
+    tune,
+)
 from igd_core.errors import IGDError
 
 if TYPE_CHECKING:
@@ -24,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (data, build, inspect, tune, evaluate, recommend, publish, serve, keys, demo, bench):
+    for command in (data, build, inspect, tune, evaluate, compare, recommend, publish, serve, keys, demo, bench):
         command.add_parser(subparsers)
     return parser
 

@@ -172,7 +172,14 @@ class Recommender:
             return Recommendation(source="model", version=artifact.version, items=(), prompt_ids=tuple(prompt))
         beams = max(query.beams, query.k)
         alpha = artifact.manifest.alpha if query.alpha is None else query.alpha
-        scoring = Scoring(alpha=alpha, temperature=query.temperature, keep=2 * beams, leaves=leaves, adapter=adapter)
+        scoring = Scoring(
+            alpha=alpha,
+            temperature=query.temperature,
+            keep=2 * beams,
+            leaves=leaves,
+            adapter=adapter,
+            forced=query.forced_weight != 0,
+        )
         if len(prompt) > self.engine.max_prompt_tokens:
             raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
         session = await self.engine.open(artifact.version, prompt, scoring)

@@ -37,13 +37,13 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Replace ``path`` by ``data``; a reader sees the old file or the new one."""
+def write_json(path: Path, data: Mapping[str, Any], *, dense: bool = False) -> None:
+    """Replace ``path`` by ``data``; a reader sees the old file or the new one. ``dense``: no line for each element."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
+            json.dump(data, file, indent=None if dense else 1, separators=(",", ":") if dense else None)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())

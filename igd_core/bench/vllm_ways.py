@@ -105,11 +105,12 @@ def our_way(
     """The search that `igd serve` runs; ``tokenwise`` takes its jump over forced tokens away."""
     orders = iter(range(1, 1 << 62))
     kind = _TokenwiseSession if tokenwise else _CountedSession
+    scoring = Scoring(alpha=alpha, keep=2 * beams, forced=forced_weight != 0)
 
     async def recommend(prompt_ids: Sequence[int]) -> Cost:
         started = time.perf_counter()
         # As `VLLMEngine.open` makes them; its own count of sessions knows nothing of these.
-        prompt = Prompt(ids=list(prompt_ids), scoring=Scoring(alpha=alpha, keep=2 * beams), order=next(orders))
+        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=next(orders))
         session = kind(engine, artifact, prompt)
         session.seen = _Seen(Cost(), len(prompt_ids))
         found = await BeamSearch(artifact.trie, beams=beams, forced_weight=forced_weight).run(session)

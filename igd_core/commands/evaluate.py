@@ -250,9 +250,10 @@ def _rank_baseline(name: str, args: argparse.Namespace, parts: _Parts, journal: 
 
 
 def _sum_up(args: argparse.Namespace, parts: _Parts, summing: ResultSettings) -> int:
+    from igd_core.evaluation.compare import RANKS_FILE, MethodRanks, to_ranks_json
     from igd_core.evaluation.plots import draw_accuracy, draw_slices
     from igd_core.evaluation.report import collect, report, table
-    from igd_core.evaluation.results import summarise
+    from igd_core.evaluation.results import summarise, title_ranks
     from igd_core.whole_files import write_json
 
     collected = collect(parts.out, parts.identity.header(), rows=len(parts.rows))
@@ -263,6 +264,15 @@ def _sum_up(args: argparse.Namespace, parts: _Parts, summing: ResultSettings) ->
     results = summarise(collected.methods, parts.rows, parts.artifact, summing)
     content = report(collected, results, rows=parts.rows, artifact=parts.artifact, settings=summing)
     write_json(parts.out / "results.json", content)
+    ranks = [
+        MethodRanks(
+            name=lists.method.name, seen=lists.method.seen, known_as=lists.known_as, depth=lists.depth, titles=titles
+        )
+        for lists, titles in zip(
+            collected.methods, title_ranks(collected.methods, parts.rows, parts.artifact), strict=True
+        )
+    ]
+    write_json(parts.out / RANKS_FILE, to_ranks_json(parts.identity.header(), ranks), dense=True)
     shown = summing.shown_cutoff(result.depth for result in results)
     draw_accuracy(results, shown, parts.out / "accuracy.png")
     draw_slices(results, shown, parts.out / "slices.png")

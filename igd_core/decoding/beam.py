@@ -10,21 +10,17 @@ forced tokens below a node along, calls fall from one a token to one a decision.
 from __future__ import annotations
 
 import copy
+import heapq
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from igd_core.decoding.session import ChildScores
 from igd_core.ids import ROOT, LeafIndex, NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from igd_core.decoding.session import Session
+    from igd_core.decoding.session import ChildScores, Session
     from igd_core.trie import TokenTrie
 
 
@@ -49,20 +45,26 @@ class Hypothesis:
     steps: tuple[TokenStep, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frontier:
-    """Live beams: ``node`` (n,) int64 and their summed ``score`` (n,) float64, best first."""
+class _Beam(NamedTuple):
+    """A path that is still alive: its last node, and the sum of its scores."""
 
-    node: NDArray[np.int64]
-    score: NDArray[np.float64]
+    node: int
+    score: float
 
-    def keep(self, chosen: NDArray[np.bool_]) -> _Frontier:
-        """The chosen beams, in order."""
-        return _Frontier(node=self.node[chosen], score=self.score[chosen])
+
+class _Children(NamedTuple):
+    """What is known of a node's children, best first; plain lists, since most have one entry and none more than 2K.
+
+    numpy's calls cost a microsecond each whatever their size: with them a search took 7 ms of Python, and takes 3.
+    """
+
+    nodes: list[int]
+    logprobs: list[float]
+    scores: list[float]
 
 
 class BeamSearch:
-    """State of one search: its frontier, its finished paths, and every score the engine has returned."""
+    """State of one search: its live beams, its finished paths, and every score the engine has returned."""
 
     def __init__(self, trie: TokenTrie, *, beams: int, length_penalty: float = 0.0, forced_weight: float = 1.0) -> None:
         """Start at the root.
@@ -75,68 +77,66 @@ class BeamSearch:
                 title is scored by its decisions alone, and the model is not asked for what follows the last of them.
         """
         self._trie = trie
+        self._row_start = trie.row_start.data  # a memoryview gives int, where the array gives numpy's slower scalars
         self._beams = beams
         self._length_penalty = length_penalty
         self._forced_weight = forced_weight
-        self._scores: dict[NodeId, ChildScores] = {}
-        self._finished: list[tuple[float, NodeId]] = []
-        self._live = _Frontier(node=np.array([ROOT]), score=np.zeros(1))
+        self._known: dict[int, _Children] = {}
+        self._finished: list[_Beam] = []
+        self._live = [_Beam(ROOT, 0.0)]
         self._depth = 0
         self._score_tails()
 
     async def run(self, session: Session) -> list[Hypothesis]:
         """Search to the end; hypotheses by falling score."""
-        while len(self._live.node):
+        while self._live:
             needed = self._needed()
             if needed:
                 self._learn(await session.expand(self._with_look_ahead(needed)))
             self._step()
-        return [self._hypothesis(node, score) for score, node in self._finished]
+        return [self._hypothesis(path) for path in self._finished]
 
     def _learn(self, scored: Mapping[NodeId, ChildScores]) -> None:
         """Take over what the session returned, with the weight of forced tokens."""
         for node, children in scored.items():
+            logprobs, scores = children.logprobs.tolist(), children.scores.tolist()
             if self._forced_weight != 1 and self._is_forced(node):
-                self._scores[node] = replace(children, scores=children.logprobs * self._forced_weight)
-            else:
-                self._scores[node] = children
+                # With 0 the log-probability may be NaN: nobody needed it.
+                scores = [logprob * self._forced_weight if self._forced_weight else 0.0 for logprob in logprobs]
+            self._known[node] = _Children((children.edges + 1).tolist(), logprobs, scores)
 
     def _score_tails(self) -> None:
         """Where forced tokens count nothing, and live beams have no others left: the scores to their ends."""
         if self._forced_weight != 0:
             return
-        for start in self._live.node.tolist():
-            node, tail = NodeId(start), []
-            while self._is_forced(node) and node not in self._scores:
+        for beam in self._live:
+            node, tail = beam.node, []
+            while self._is_forced(node) and node not in self._known:
                 tail.append(node)
-                node = NodeId(int(self._trie.row_start[node]) + 1)
-            if self._trie.is_leaf(node):
+                node = self._row_start[node] + 1
+            if self._is_leaf(node):
                 for above in tail:
-                    self._scores[above] = ChildScores(
-                        edges=self._trie.row_start[above : above + 1].astype(np.int64),
-                        logprobs=np.array([math.nan]),
-                        scores=np.zeros(1),
-                    )
+                    self._known[above] = _Children([self._row_start[above] + 1], [math.nan], [0.0])
 
-    def _is_forced(self, node: NodeId) -> bool:
+    def _is_forced(self, node: int) -> bool:
         """Whether the trie, whatever the filter, leaves one token below ``node``."""
-        return len(self._trie.children(node)) == 1
+        return self._row_start[node + 1] - self._row_start[node] == 1
+
+    def _is_leaf(self, node: int) -> bool:
+        return self._row_start[node] == self._row_start[node + 1]
 
     def _needed(self) -> list[NodeId]:
         """Nodes without scores that this step's outcome depends on.
 
         Scores only fall, so a beam ranked below K continuations that are known to go on can add nothing to this step.
         """
-        known = np.array([node in self._scores for node in self._live.node.tolist()])
-        if known.all():
-            return []
-        needed = ~known
-        if known.any():
-            nodes, totals = self._ranked_candidates(self._live.keep(known))
-            going_on = totals[~self._ends(nodes)]
+        needed = [beam for beam in self._live if beam.node not in self._known]
+        if needed and len(needed) < len(self._live):
+            known = [beam for beam in self._live if beam.node in self._known]
+            going_on = [beam.score for beam in self._ranked(known) if not self._is_leaf(beam.node)]
             if len(going_on) >= self._beams:
-                needed &= self._live.score >= going_on[self._beams - 1]
-        return [NodeId(node) for node in self._live.node[needed].tolist()]
+                needed = [beam for beam in needed if beam.score >= going_on[self._beams - 1]]
+        return [NodeId(beam.node) for beam in needed]
 
     def _with_look_ahead(self, needed: list[NodeId]) -> list[NodeId]:
         """``needed``, and the nodes that other beams will need soon.
@@ -147,72 +147,80 @@ class BeamSearch:
         """
         ahead = copy.copy(self)
         ahead._finished = list(self._finished)
-        while any(node in self._scores for node in ahead._live.node.tolist()):
-            ahead._step(hold=True)
-        wanted = dict.fromkeys(needed) | dict.fromkeys(NodeId(node) for node in ahead._live.node.tolist())
-        return list(wanted)
+        while any(beam.node in self._known for beam in ahead._live):
+            ahead._step()
+        return list(dict.fromkeys(needed) | dict.fromkeys(NodeId(beam.node) for beam in ahead._live))
 
-    def _step(self, *, hold: bool = False) -> None:
-        """Extend every live beam by one token; with ``hold``, beams without scores stay where they are."""
-        nodes, totals = self._ranked_candidates(self._live, hold=hold)
+    def _step(self) -> None:
+        """Extend every live beam by one token.
+
+        Beams without scores stay where they are: looking ahead, that is what is looked for, and in the search itself
+        they rank below K others that go on (`_needed`), so they end here.
+        """
         self._depth += 1
-        ends = self._ends(nodes)
-        ends_in_time = ends[: self._beams]
-        self._finish(nodes[: self._beams][ends_in_time], totals[: self._beams][ends_in_time])
-        self._live = _Frontier(node=nodes[~ends][: self._beams], score=totals[~ends][: self._beams])
+        going_on: list[_Beam] = []
+        ended: list[_Beam] = []
+        for rank, beam in enumerate(self._ranked(self._live)):
+            if not self._is_leaf(beam.node):
+                going_on.append(beam)
+            elif rank < self._beams:
+                ended.append(beam)
+        self._live = going_on[: self._beams]
+        if ended:
+            self._finish(ended)
         self._drop_hopeless()
         self._score_tails()
 
-    def _ends(self, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.asarray(self._trie.row_start[nodes] == self._trie.row_start[nodes + 1])
+    def _ranked(self, live: Sequence[_Beam]) -> list[_Beam]:
+        """The best 2K continuations, beams without scores as they are; best first, ties keep the better beam's first.
 
-    def _ranked_candidates(
-        self, live: _Frontier, *, hold: bool = False
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Nodes and totals of the best 2K continuations, best first; ties keep the better beam's first."""
-        nodes, totals = [], []
-        for node, total in zip(live.node.tolist(), live.score.tolist(), strict=True):
-            children = self._scores.get(NodeId(node))
-            if children is not None:
-                nodes.append(children.edges + 1)
-                totals.append(total + children.scores)
-            elif hold:
-                nodes.append(np.array([node]))
-                totals.append(np.array([total]))
-        every_node, every_total = np.concatenate(nodes), np.concatenate(totals)
-        best = np.argsort(-every_total, kind="stable")[: 2 * self._beams]
-        return every_node[best], every_total[best]
+        Each beam's children come sorted, so this merges: with 200 beams of 400 children it looks at 600 of 80,000.
+        """
+        rows: list[_Children | None] = [self._known.get(beam.node) for beam in live]
+        heads = [
+            (-beam.score - (row.scores[0] if row else 0.0), place, 0)
+            for place, (beam, row) in enumerate(zip(live, rows, strict=True))
+            if row is None or row.nodes
+        ]
+        heapq.heapify(heads)
+        best: list[_Beam] = []
+        while heads and len(best) < 2 * self._beams:
+            minus_score, place, child = heads[0]
+            row = rows[place]
+            best.append(_Beam(live[place].node if row is None else row.nodes[child], -minus_score))
+            if row is not None and child + 1 < len(row.nodes):
+                heapq.heapreplace(heads, (-live[place].score - row.scores[child + 1], place, child + 1))
+            else:
+                heapq.heappop(heads)
+        return best
 
-    def _finish(self, nodes: NDArray[np.int64], totals: NDArray[np.float64]) -> None:
-        scores = totals / self._depth**self._length_penalty
-        self._finished += [(score, NodeId(node)) for score, node in zip(scores.tolist(), nodes.tolist(), strict=True)]
-        self._finished.sort(key=lambda finished: -finished[0])
+    def _finish(self, ended: list[_Beam]) -> None:
+        length = self._depth**self._length_penalty
+        self._finished += [_Beam(beam.node, beam.score / length) for beam in ended]
+        self._finished.sort(key=lambda beam: -beam.score)
         del self._finished[self._beams :]
 
     def _drop_hopeless(self) -> None:
         """End the search, or single beams, once K paths are finished and nothing can displace the worst of them."""
-        if len(self._finished) < self._beams or not len(self._live.node):
+        if len(self._finished) < self._beams or not self._live:
             return
-        worst = self._finished[-1][0]
+        worst = self._finished[-1].score
         if self._length_penalty > 0:
             # Scores may rise with length: the reference looks at the best beam's score at its present length.
-            hopeless = self._live.score[0] / self._depth**self._length_penalty <= worst
-            keep = np.full(len(self._live.node), not hopeless)
+            if self._live[0].score / self._depth**self._length_penalty <= worst:
+                self._live = []
         else:
             # Scores only fall, so a beam at or below the worst finished path can neither finish nor outrank one that
             # will. The reference carries such beams along; leaving them out changes no result and saves their tokens.
-            keep = self._live.score > worst
-        self._live = self._live.keep(keep)
+            self._live = [beam for beam in self._live if beam.score > worst]
 
-    def _hypothesis(self, node: NodeId, score: float) -> Hypothesis:
+    def _hypothesis(self, path: _Beam) -> Hypothesis:
         steps = []
-        parent = ROOT
-        for edge in self._trie.edges_to(node):
-            scored = self._scores[parent]
-            at = int(np.flatnonzero(scored.edges == edge)[0])
-            logprob = float(scored.logprobs[at])
-            steps.append(
-                TokenStep(edge=edge, logprob=None if math.isnan(logprob) else logprob, score=float(scored.scores[at]))
-            )
-            parent = NodeId(edge + 1)
-        return Hypothesis(leaf=LeafIndex(int(self._trie.node_first[node])), score=score, steps=tuple(steps))
+        parent: int = ROOT
+        for edge in self._trie.edges_to(NodeId(path.node)):
+            known = self._known[parent]
+            at = known.nodes.index(edge + 1)
+            logprob = known.logprobs[at]
+            steps.append(TokenStep(edge=edge, logprob=None if math.isnan(logprob) else logprob, score=known.scores[at]))
+            parent = edge + 1
+        return Hypothesis(leaf=LeafIndex(int(self._trie.node_first[path.node])), score=path.score, steps=tuple(steps))

@@ -6,6 +6,7 @@ the search to its next decisions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.ids import NodeId
+    from igd_core.trie import TokenTrie
 
 ALL_LEAVES = LeafFilter(leaves=np.empty(0, dtype=np.int64), barred=True)
 
@@ -33,6 +35,8 @@ class Scoring:
         keep: most children returned for a node, the best by weighted score; 2 x beams suffice for a beam search.
         leaves: what the search may reach.
         adapter: which of the engine's adapters the model runs with; None for the model itself.
+        forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
+            (`unscored_child`), and the model's output layer has nothing to do for them.
     """
 
     alpha: float = 0.2
@@ -40,6 +44,11 @@ class Scoring:
     keep: int = 20
     leaves: LeafFilter = ALL_LEAVES
     adapter: str | None = None
+    forced: bool = True
+
+    def wants(self, trie: TokenTrie, node: NodeId) -> bool:
+        """Whether the children of ``node`` must be scored: a token without siblings is forced, whatever the filter."""
+        return self.forced or len(trie.children(node)) != 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,11 @@ class ChildScores:
     edges: NDArray[np.int64]
     logprobs: NDArray[np.float64]
     scores: NDArray[np.float64]
+
+
+def unscored_child(trie: TokenTrie, node: NodeId) -> ChildScores:
+    """The only child of ``node``, where its log-probability does not count: it is NaN, and the score 0."""
+    return ChildScores(edges=np.array([int(trie.row_start[node])]), logprobs=np.array([math.nan]), scores=np.zeros(1))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +103,7 @@ class Session(Protocol):
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
         """Score the children of ``nodes`` and of every node on the forced chains below them.
 
+        With ``Scoring.forced`` off, a node with one child in the trie may come back as `unscored_child`.
         A node may be asked for once its parent has been expanded (the root first). Leaves have no children and must
         not be asked for.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.session import ChildScores, SessionStats
+from igd_core.decoding.session import ChildScores, SessionStats, unscored_child
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.errors import EngineClosed, EngineError
@@ -103,7 +103,7 @@ class FakeSession:
         for start in nodes:
             node: NodeId | None = start
             while node is not None and not trie.is_leaf(node):
-                result[node] = self._score(node)
+                result[node] = self._score(node) if self._scoring.wants(trie, node) else unscored_child(trie, node)
                 edge = leaves.only_edge(trie, node)
                 node = None if edge is None else NodeId(edge + 1)
         self.stats.rounds += 1

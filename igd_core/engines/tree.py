@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores
-from igd_core.decoding.session import ChildScores, Scoring, SessionStats
+from igd_core.decoding.session import ChildScores, Scoring, SessionStats, unscored_child
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
@@ -202,20 +202,26 @@ class TreeSession:
         visible, positions = self._place(tree, len(prompt), fed)
         model = self._engine._checkpoint.model_of(self._prompt.scoring.adapter)
         device = model.device
+        wanted = [self._prompt.scoring.wants(trie, node) for node in scored]
+        rows = torch.arange(len(tokens) - len(scored), len(tokens))[torch.tensor(wanted)]
         output = model(
             input_ids=torch.tensor([tokens], device=device),
             attention_mask=_additive(visible, model.dtype).to(device),
             position_ids=torch.tensor([positions], device=device),
             past_key_values=tree.cache,
             use_cache=True,
-            logits_to_keep=len(scored),
+            logits_to_keep=rows.to(device),
         )
         tree.length += len(tokens)
         if first_round:
             self._remember(tree.cache)
         self.stats.rounds += 1
         self.stats.model_tokens += len(tokens)
-        return self._rank(scored, output.logits[0])
+        asked = [node for node, is_wanted in zip(scored, wanted, strict=True) if is_wanted]
+        unscored = {
+            node: unscored_child(trie, node) for node, is_wanted in zip(scored, wanted, strict=True) if not is_wanted
+        }
+        return (self._rank(asked, output.logits[0]) if asked else {}) | unscored
 
     def _start(self) -> _Tree:
         """A cache that begins with what an earlier prompt shares with this one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.session import ChildScores, Scoring, SessionStats
+from igd_core.decoding.session import ChildScores, Scoring, SessionStats, unscored_child
 from igd_core.engines.vllm_forced import digest
 from igd_core.engines.vllm_question import NodeQuestion, RoundTicket
 from igd_core.errors import EngineClosed, EngineError
@@ -72,10 +72,12 @@ class VLLMSession:
         """
         self._check_open()
         chains = [self._chain(node) for node in nodes]
+        unwanted = {node for chain in chains for node in chain[:-1] if not self._wants(node)}
         if self._prompt.scoring.temperature != 1.0:
             # Log-probabilities of a prompt are at temperature 1, so every node asks for itself.
-            chains = [[node] for chain in chains for node in chain]
+            chains = [[node] for chain in chains for node in chain if node not in unwanted]
         scored = await self._round(chains)
+        scored |= {node: unscored_child(self.artifact.trie, node) for node in unwanted}
         # Rows in cached blocks are not computed. A prompt that was asked before can have part of its chains there.
         skipped = [[node] for chain in chains for node in chain if node not in scored]
         if skipped:
@@ -102,6 +104,9 @@ class VLLMSession:
         if self._closed:
             raise EngineError("the session is closed")
         self._engine.check_open()
+
+    def _wants(self, node: NodeId) -> bool:
+        return self._prompt.scoring.wants(self.artifact.trie, node)
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
@@ -135,7 +140,7 @@ class VLLMSession:
             detokenize=False,
             logprobs=question.keep + 1,
             flat_logprobs=True,
-            prompt_logprobs=0 if len(chain) > 1 else None,
+            prompt_logprobs=0 if any(map(self._wants, chain[:-1])) else None,
             skip_reading_prefix_cache=False,  # its default becomes True with prompt_logprobs
             extra_args=question.to_extra_args() | ticket.to_extra_args(),
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -211,6 +216,8 @@ class VLLMSession:
         scored = {}
         forced, known, prompt_tokens = len(ask.chain) - 1, self._engine.forced, len(self._prompt.ids)
         for place, (node, following) in enumerate(itertools.pairwise(ask.chain)):
+            if not self._wants(node):
+                continue
             token_at = len(ask.token_ids) - forced + place  # of the forced token; the row before predicts it
             path = ask.token_ids[prompt_tokens : token_at + 1]
             logprob = _prompt_logprob(output, token_at) if token_at > output.num_cached_tokens else None

@@ -147,6 +147,12 @@ def summarise(
     return results
 
 
+def title_ranks(methods: Sequence[MethodLists], rows: EvaluationRows, artifact: Artifact) -> list[NDArray[np.int64]]:
+    """Where each row's target stood, by title, for each method: ``(rows,)``, from 1 on, 0 where it was not listed."""
+    target = _Targets.of(rows, artifact)
+    return [target_ranks(target.leaf_of_item[method.items], target.leaf) for method in methods]
+
+
 def reference_name(methods: Sequence[MethodLists], wanted: str | None) -> str:
     """Name of the method that others are compared with: ``wanted``, or D3, most popular, the first.
 

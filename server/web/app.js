@@ -188,7 +188,8 @@ function chosenFilter() {
 
 function requestAt(alpha) {
   const history = state.history.map((item) => item.item_id);
-  return { history, k: control("k"), alpha, beams: control("beams"), ...chosenFilter(), explain: true };
+  const weights = byId("decisions").checked ? { forced_weight: 0 } : {}; // unchecked: as the variant has it
+  return { history, k: control("k"), alpha, ...weights, beams: control("beams"), ...chosenFilter(), explain: true };
 }
 
 async function rank() {
@@ -269,7 +270,9 @@ function showAnswer(answer, body) {
   byId("answer").hidden = false;
   byId("rankings").hidden = !items.length;
   byId("legend").hidden = !byModel || !items.length;
-  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}` : "By popularity";
+  const alone = body.forced_weight === 0 ? ", decisions alone" : "";
+  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}${alone}` : "By popularity";
+  byId("baseline-heading").textContent = `Alpha 0${alone || ", plain beam search"}`;
   showRanking(byId("chosen").querySelector("ol"), answer);
   byId("baseline").querySelector("ol").replaceChildren();
   showScale();
@@ -285,7 +288,6 @@ function showBaseline(answer, baseline, note) {
   section.hidden = !answer;
   byId("rankings").classList.toggle("compared", Boolean(answer));
   if (!answer) return;
-  byId("baseline-heading").textContent = "Alpha 0, plain beam search";
   if (!baseline) {
     list.replaceChildren(element("li", { class: "note" }, note));
     return;
@@ -359,6 +361,7 @@ byId("attribute").addEventListener("input", () => {
   showValues();
   rankSoon();
 });
+byId("decisions").addEventListener("input", rankSoon);
 byId("value").addEventListener("input", rankSoon);
 byId("copy").addEventListener("click", copyCurl);
 start();

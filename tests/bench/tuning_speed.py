@@ -5,7 +5,8 @@
 The plain run is what a script would do: every row on its own, padded to the longest of its batch, labels at the
 response, logits at every position, one batch after another in random order. Both do full forward and backward passes
 and AdamW steps of LoRA adapters of the same rank (``--lora-rank 0``: of every weight). Weights start the same, the rows
-are the same, and beta is 1, so that the loss means the same; rows meet in another order.
+are the same, and beta is 1, so that the loss means the same; rows meet in another order. A run's first step, which
+meets fresh memory, is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.tuning.backbone import Backbone, load_backbone
@@ -29,7 +30,7 @@ from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import CheckpointFolder, IGDTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from igd_core.tuning.examples import Pack
 
@@ -64,26 +65,45 @@ def pad(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Seconds by the clock, seconds of this process's CPU (steadier on a busy machine), and the first step's loss."""
+    """A run but for its first step, which meets fresh memory and lays weights out.
 
+    Attributes:
+        rows: trained on in that time.
+        wall_s: by the clock.
+        cpu_s: of this process's CPU; steadier on a busy machine.
+        first_loss: of the first step.
+    """
+
+    rows: int
     wall_s: float
     cpu_s: float
     first_loss: float
 
 
-def timed(trainer: Trainer) -> Measured:
-    """Run and time a trainer."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    trainer.train()
-    return Measured(
-        wall_s=time.perf_counter() - wall,
-        cpu_s=time.process_time() - cpu,
-        first_loss=trainer.state.log_history[0]["loss"],
-    )
+class Clock(TrainerCallback):
+    """When the first step ended and when the last one did, and how many rows lay between."""
+
+    def __init__(self, rows_seen: Callable[[int], int]) -> None:
+        self._rows_seen = rows_seen
+        self._ends: list[tuple[int, float, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the time."""
+        del args, control
+        self._ends.append((self._rows_seen(state.global_step), time.perf_counter(), time.process_time()))
+
+    def measured(self, trainer: Trainer) -> Measured:
+        """Of a run that has ended."""
+        if len(self._ends) < 2:
+            raise SystemExit("the rows make a single step, which is not measured: more rows or a smaller --batch")
+        (rows, wall, cpu), (all_rows, wall_end, cpu_end) = self._ends[0], self._ends[-1]
+        loss = trainer.state.log_history[0]["loss"]
+        return Measured(rows=all_rows - rows, wall_s=wall_end - wall, cpu_s=cpu_end - cpu, first_loss=loss)
 
 
 def plain_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> Measured:
     """Train one epoch."""
+    clock = Clock(lambda step: min(step * settings.batch, data.train.rows))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=backbone.model,
@@ -92,11 +112,14 @@ def plain_run(backbone: Backbone, data: TuningData, settings: TuningSettings) ->
                 per_device_train_batch_size=settings.batch // settings.micro_batches,
                 gradient_accumulation_steps=settings.micro_batches, logging_steps=1, save_strategy="no", report_to=[],
                 disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, remove_unused_columns=False,
+                bf16=settings.precision == "bf16",
             ),
             train_dataset=PlainRows(data.train.packs),
             data_collator=pad,
+            callbacks=[clock],
         )  # fmt: skip
-        return timed(trainer)
+        trainer.train()
+    return clock.measured(trainer)
 
 
 def our_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> Measured:
@@ -109,6 +132,7 @@ def our_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> M
         def on_epoch_end(self, *_: Any, **__: Any) -> Any:
             return None
 
+    clock = Clock(lambda _: trainer.rows_seen)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = IGDTrainer(
             backbone=backbone, settings=settings, train=data.train, valid=data.valid,
@@ -117,7 +141,9 @@ def our_run(backbone: Backbone, data: TuningData, settings: TuningSettings) -> M
         trainer.add_callback(
             StepsAlone(trainer, best=Path(scratch) / "best", save_every=10**9, patience=1, on_validation=lambda: None)
         )
-        return timed(trainer)
+        trainer.add_callback(clock)
+        trainer.train()
+    return clock.measured(trainer)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -126,6 +152,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     lora = LoraSettings(rank=args.lora_rank) if args.lora_rank else None
     common: dict[str, Any] = {
         "beta": 1.0, "batch": args.batch, "micro_batches": args.micro_batches, "lora": lora,
+        "precision": args.precision,
     }  # fmt: skip
     ours, alone = TuningSettings(**common), TuningSettings(**common, share_prompts=False)
     inputs = RunInputs(artifact=args.artifact, train=args.train, valid=args.train, out=Path("unused"), model=args.model)
@@ -145,8 +172,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     for clock in ("wall_s", "cpu_s"):
         rate = {
-            name: packed.train.rows / statistics.median(getattr(one, clock) for one in runs)
-            for name, runs in measured.items()
+            name: statistics.median(one.rows / getattr(one, clock) for one in runs) for name, runs in measured.items()
         }
         result |= {f"{name}_rows_per_{clock}": round(value, 3) for name, value in rate.items()}
         result[f"speedup_{clock}"] = round(rate["ours"] / rate["plain"], 2)
@@ -162,6 +188,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batches", type=int, default=4)
     parser.add_argument("--lora-rank", type=int, default=8)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=2)
     print(json.dumps(measure(parser.parse_args())))  # noqa: T201
 

@@ -134,6 +134,32 @@ async def test_a_filter_changes_which_children_come_back_and_no_score(subject: S
         assert np.abs(scores.scores - expected).max() < 3 * subject.tolerance
 
 
+@pytest.mark.parametrize("allowed", [None, range(0, 150, 7)], ids=["all items", "few allowed"])
+async def test_forced_tokens_may_be_left_out_where_they_do_not_count_and_nothing_else(
+    subject: Subject, artifact: Artifact, allowed: range | None
+) -> None:
+    prompt, leaves = prompt_of(artifact, 3, 4), leaves_of(artifact, allowed=allowed)
+    whole, decisions = [
+        await expand_everything(
+            await subject.engine.open(artifact.version, prompt, Scoring(keep=500, leaves=leaves, forced=forced)),
+            artifact,
+            together=True,
+        )
+        for forced in (True, False)
+    ]
+    assert whole.keys() == decisions.keys()
+    left_out = {node for node, scores in decisions.items() if np.isnan(scores.logprobs).any()}
+    assert left_out
+    for node in left_out:
+        assert len(artifact.trie.children(node)) == 1, "what only the filter forces still counts"
+        assert decisions[node].edges.tolist() == whole[node].edges.tolist()
+        assert decisions[node].scores.tolist() == [0.0]
+    counted = decisions.keys() - left_out
+    assert_same_scores(
+        {node: whole[node] for node in counted}, {node: decisions[node] for node in counted}, subject.tolerance
+    )
+
+
 async def test_interleaved_sessions_score_as_each_alone(subject: Subject, artifact: Artifact) -> None:
     prompts = [prompt_of(artifact, *rows) for rows in ((1, 2, 3), (1, 2, 4), (9,), (1, 2, 3))]
     settings = [Scoring(keep=500, alpha=alpha) for alpha in (0.2, 0.2, 0.7, 0.0)]

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from igd_core.store.base import Store
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "store.md"
-TIMEOUT_S = 0.25
+# On a busy machine a write with its fsync may take longer: only what is about waiting in vain waits this short.
+QUICK_S = 0.25
 PATIENCE_S = 1.0  # with the tests of five others on the same two cores
-OPTIONS = StoreOptions(timeout_s=TIMEOUT_S, bulk_timeout_s=5.0, chunk_bytes=1024)
+OPTIONS = StoreOptions(timeout_s=10.0, bulk_timeout_s=10.0, chunk_bytes=1024)
+QUICK = replace(OPTIONS, timeout_s=QUICK_S)
 VERSION = "0123456789abcdef"
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "activate": lambda store: store.activate("small", VERSION),
@@ -69,6 +71,13 @@ async def store(server: RedisServer) -> AsyncIterator[Store]:
     await opened.close()
 
 
+@pytest.fixture
+async def quick_store(server: RedisServer) -> AsyncIterator[Store]:
+    opened = open_store(server.url, options=QUICK)
+    yield opened
+    await opened.close()
+
+
 async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     started = time.monotonic()
     with pytest.raises(StoreUnavailable) as caught:
@@ -79,14 +88,14 @@ async def seconds_until_unavailable(call: Awaitable[object]) -> float:
 
 
 async def test_a_server_that_is_not_there_is_unavailable_at_once(pristine_bundle: Path, tmp_path: Path) -> None:
-    store = open_store(f"redis://ann:s3cret@127.0.0.1:{free_port()}/0", options=OPTIONS)
+    store = open_store(f"redis://ann:s3cret@127.0.0.1:{free_port()}/0", options=QUICK)
     calls = [call(store) for call in CALLS.values()]
     calls += [store.add(pristine_bundle), store.fetch("small", VERSION, tmp_path)]
     for call in calls:
         started = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
             await call
-        assert time.monotonic() - started < TIMEOUT_S + PATIENCE_S
+        assert time.monotonic() - started < QUICK_S + PATIENCE_S
         assert "s3cret" not in str(caught.value)
         assert "***@127.0.0.1" in str(caught.value)
     await store.close()
@@ -94,16 +103,16 @@ async def test_a_server_that_is_not_there_is_unavailable_at_once(pristine_bundle
 
 @pytest.mark.parametrize("connected_before", [True, False])
 async def test_a_hanging_server_never_holds_a_call_up(
-    server: RedisServer, store: Store, connected_before: bool
+    server: RedisServer, store: Store, quick_store: Store, connected_before: bool
 ) -> None:
     if connected_before:
-        await asyncio.gather(*(store.ping() for _ in CALLS))
+        await asyncio.gather(*(quick_store.ping() for _ in CALLS))
     server.pause()
-    durations = await asyncio.gather(*(seconds_until_unavailable(call(store)) for call in CALLS.values()))
-    assert max(durations) < TIMEOUT_S + PATIENCE_S
-    assert min(durations) > TIMEOUT_S * 0.8
+    durations = await asyncio.gather(*(seconds_until_unavailable(call(quick_store)) for call in CALLS.values()))
+    assert max(durations) < QUICK_S + PATIENCE_S
+    assert min(durations) > QUICK_S * 0.8
     server.resume()
-    await until(lambda: answers(store))
+    await until(lambda: answers(quick_store))
     assert await store.append("ann", [event(2)]) == 1
 
 
@@ -115,15 +124,17 @@ async def answers(store: Store) -> bool:
     return True
 
 
-async def test_more_calls_than_connections_wait_no_longer_than_the_others(server: RedisServer, store: Store) -> None:
+async def test_more_calls_than_connections_wait_no_longer_than_the_others(
+    server: RedisServer, quick_store: Store
+) -> None:
     patient = open_store(server.url, options=replace(OPTIONS, timeout_s=30.0))
     assert await asyncio.gather(*(patient.get("unknown") for _ in range(500))) == [None] * 500
     assert int(server.cli("info", "clients").split("connected_clients:")[1].split()[0]) < 100
     await patient.close()
     server.pause()
     started = time.monotonic()
-    await asyncio.gather(*(seconds_until_unavailable(store.ping()) for _ in range(500)))
-    assert time.monotonic() - started < TIMEOUT_S + PATIENCE_S
+    await asyncio.gather(*(seconds_until_unavailable(quick_store.ping()) for _ in range(500)))
+    assert time.monotonic() - started < QUICK_S + PATIENCE_S
     server.resume()
 
 

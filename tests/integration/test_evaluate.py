@@ -102,6 +102,23 @@ def test_the_figures_follow_from_the_lists_and_the_pictures_are_drawn(here: Path
         assert (whole / name).read_bytes().startswith(PNG_SIGNATURE)
 
 
+def test_the_ranks_that_igd_compare_reads_are_those_of_the_lists(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = {
+        (each["name"], each["seen"]): each for each in json.loads((whole / "results.json").read_text())["methods"]
+    }
+    for method in json.loads((whole / "ranks.json").read_text())["methods"]:
+        figures = results.pop((method["name"], method["seen"]))["titles"]
+        for name in ("HR@1", "HR@5"):
+            cutoff = int(name.partition("@")[2])
+            assert figures[name]["value"] == pytest.approx(np.mean([1 <= rank <= cutoff for rank in method["titles"]]))
+    assert not results
+    trial = ["--trial", "one", str(whole), str(whole)]
+    assert main(["compare", *trial, "--metric", "HR@5", "--seen", "excluded", "--resamples", "100"]) == 0
+    assert "one (1 seed)" in capsys.readouterr().out
+
+
 def test_shards_give_what_one_run_gives(
     here: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from igd_core.tokenization import TitleTokenizer
     from server.deployment import Deployment
 
-OPTIONS = StoreOptions(timeout_s=0.25, bulk_timeout_s=1.0, chunk_bytes=512)
+OPTIONS = StoreOptions(timeout_s=1.0, bulk_timeout_s=5.0, chunk_bytes=512)
 RECOVERED_S = 10.0
 
 

@@ -340,6 +340,23 @@ async def test_a_token_whose_log_probability_was_not_computed_tells_the_rest(vis
         await expect(tooltip).not_to_contain_text("log-probability")
 
 
+async def test_decisions_alone_ranks_both_lists_without_forced_tokens(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await ranked(page)
+    assert "forced_weight" not in (await shown_request(page))[2]  # the variant's
+    await tab_to(page, page.get_by_label("Decisions alone"))
+    await page.keyboard.press("Space")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, decisions alone")
+    await ranked(page)
+    assert (await shown_request(page))[2]["forced_weight"] == 0
+    await expect(page.locator("#baseline-heading")).to_have_text("Alpha 0, decisions alone")
+    for ranking, alpha in (("chosen", 0.2), ("baseline", 0.0)):
+        answer = await site.recommend({"history": ["1"], "alpha": alpha, "forced_weight": 0})
+        await expect(page.locator(f"#{ranking} .title")).to_have_text([item["title"] for item in answer["items"]])
+    assert await violations(page) == []
+
+
 async def test_forced_tokens_are_dimmed_and_chosen_ones_coloured_by_gain(visit: Open, site: Site) -> None:
     page = (await visit()).page
     await add(page, "Star Wars")

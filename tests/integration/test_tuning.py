@@ -187,7 +187,8 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
     evaluated = [entry for entry in record["history"] if "eval_loss" in entry]
     assert evaluated[-1]["eval_plain_loss"] < evaluated[0]["eval_plain_loss"] - 0.5
     assert record["artifact"]["version"]
-    assert record["packages"]["torch"] == torch.__version__
+    release = torch.__version__.partition("+")[0]  # a wheel of PyPI leaves its build (+cu130) out of its metadata
+    assert record["packages"]["torch"].partition("+")[0] == release
     words = [
         "recommend",
         "--artifact",

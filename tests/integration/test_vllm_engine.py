@@ -174,6 +174,24 @@ async def test_items_and_scores_are_the_embedded_engines(
         assert_same_answers(found, expected)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+async def test_titles_ranked_by_their_decisions_need_no_log_probability_of_a_forced_token(
+    vllm: Subject, tree: Subject, artifact: Artifact, temperature: float
+) -> None:
+    for leaves in (leaves_of(artifact), leaves_of(artifact, allowed=range(0, 150, 7))):
+        scoring: dict[str, Any] = {"forced_weight": 0.0, "leaves": leaves, "temperature": temperature}
+        prompt = prompt_of(artifact, 2, 9)
+        found = await search(vllm, artifact, prompt, forced=False, **scoring)
+        expected = await search(tree, artifact, prompt, forced=True, **scoring)
+        assert [hypothesis.leaf for hypothesis in found] == [hypothesis.leaf for hypothesis in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=TOLERANCE)
+            for step, expected_step in zip(one.steps, other.steps, strict=True):
+                if step.logprob is not None:
+                    assert step.logprob == pytest.approx(expected_step.logprob, abs=TOLERANCE)
+        assert any(step.logprob is None for hypothesis in found for step in hypothesis.steps)
+
+
 async def test_adapters_and_the_model_itself_share_a_step_and_each_answers_as_in_the_embedded_engine(
     vllm: Subject, tree: Subject, artifact: Artifact
 ) -> None:
@@ -400,10 +418,11 @@ async def test_versions_come_and_go_under_running_sessions(
     assert (await engine.llm.collective_rpc("catalogue_versions"))[0] == [artifact.version]
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 20.0, pause_s: float = 0.01) -> None:
+    """``pause_s`` of 0 looks at every turn of the loop: for what may last no longer than a step of a tiny model."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what another process does sets no event here
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause_s)
 
 
 async def test_artefacts_that_do_not_fit_the_model_are_refused(
@@ -487,7 +506,7 @@ async def test_cancelled_and_closed_calls_leave_nothing_running(vllm: Subject, a
     engine = engine_of(vllm)
     cancelled, closed = [await engine.open(artifact.version, [5, 6], Scoring()) for _ in range(2)]
     calls = [asyncio.ensure_future(session.expand([ROOT])) for session in (cancelled, closed)]
-    await until(lambda: engine.stats().waiting == 2)
+    await until(lambda: engine.stats().waiting == 2, pause_s=0)
     calls[0].cancel()
     with pytest.raises(asyncio.CancelledError):
         await calls[0]

@@ -151,9 +151,10 @@ def test_every_token_of_an_item_is_explained(films: Artifact, forced_weight: flo
             assert token.information_gain == pytest.approx(gain, rel=1e-6, abs=1e-9)
             assert token.forced == (len(oracles.next_tokens(paths, prefix)) == 1)
             assert token.weight == pytest.approx(forced_weight if token.forced else 1.0 - 0.4 * g, abs=1e-6)
-            if token.logprob is None:
-                assert token.weight == 0
-            else:
+            assert (token.logprob is None) == (token.forced and forced_weight == 0), (
+                "what counts nothing is not asked for"
+            )
+            if token.logprob is not None:
                 total += token.logprob * token.weight
             decided_nothing += not token.forced and token.information_gain == 0
         assert found.score == pytest.approx(total / len(found.tokens))

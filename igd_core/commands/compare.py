@@ -1,0 +1,59 @@
+"""`igd compare`: checkpoints that were evaluated on the same rows, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from igd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from igd_core.evaluation.compare import Trial
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd compare`."""
+    parser = subparsers.add_parser(
+        "compare", help="what tuning and decoding add, from evaluations of several checkpoints"
+    )
+    parser.add_argument(
+        "--trial",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "VALID", "TEST"),
+        help="folders of two `igd evaluate` runs of one checkpoint; repeat a NAME for its seeds. The first NAME is what"
+        " the others are compared with",
+    )
+    parser.add_argument("--metric", default="NDCG@10", metavar="HR@K|NDCG@K", help="default: %(default)s")
+    parser.add_argument("--seen", choices=("allowed", "excluded"), default="allowed", help="default: %(default)s")
+    parser.add_argument(
+        "--among", action="append", default=[], metavar="SETTING", help="choose from these (default: D3 and IGD)"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, choose, compare, print."""
+    from igd_core.evaluation.bootstrap import Resampling
+    from igd_core.evaluation.compare import Question, Trial, compare, read_ranks, table
+
+    if args.resamples < 100:
+        raise InputError(f"resamples {args.resamples}: at least 100 are needed for an interval")
+    question = Question(metric=args.metric, seen=args.seen, among=tuple(args.among))
+    trials: dict[str, list[Trial]] = {}
+    for name, valid, test in args.trial:
+        trial = Trial(valid=read_ranks(Path(valid)), test=read_ranks(Path(test)))
+        trials.setdefault(name, []).append(trial)
+    results = compare(trials, question, Resampling(resamples=args.resamples, seed=args.seed))
+    if args.json:
+        print(json.dumps({"metric": args.metric, "seen": args.seen, "names": [asdict(result) for result in results]}))
+    else:
+        print(table(results, question))
+    return 0

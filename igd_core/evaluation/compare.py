@@ -1,0 +1,300 @@
+"""Evaluations of several checkpoints side by side: what tuning adds, what decoding adds, what both add.
+
+Each checkpoint was evaluated twice, on validation rows and on test rows. Its decoding setting is chosen on the first
+and judged on the second. Runs of one name are seeds of one training: a row counts with its mean over them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.errors import DataError, InputError
+from igd_core.evaluation.bootstrap import Interval
+from igd_core.evaluation.metrics import discounted_gains, hits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from igd_core.evaluation.bootstrap import Resampling
+
+RANKS_FILE = "ranks.json"
+_FORMAT = "igd-evaluation-ranks"
+_METRICS: Mapping[str, Callable[[NDArray[np.int64], int], NDArray[np.float64]]] = {
+    "HR": hits,
+    "NDCG": discounted_gains,
+}
+_METRIC = re.compile(r"(HR|NDCG)@([1-9][0-9]{0,2})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodRanks:
+    """Where each row's target stood.
+
+    Attributes:
+        name: of the method, without ``seen``.
+        seen: allowed or excluded.
+        known_as: the literature's name for it, or empty.
+        depth: longest list.
+        titles: ``(rows,)`` int64; rank of the target's title from 1 on, 0 where it was not listed.
+    """
+
+    name: str
+    seen: str
+    known_as: str
+    depth: int
+    titles: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedRun:
+    """An evaluation's ranks, and what says on which rows.
+
+    Runs whose ``identity`` is the same but for the artefact can be paired: another tokenizer makes another artefact of
+    the same titles.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    methods: Sequence[MethodRanks]
+
+    def of(self, name: str, seen: str) -> MethodRanks:
+        """A method by its name.
+
+        Raises:
+            InputError: the run has none of that name.
+        """
+        for method in self.methods:
+            if (method.name, method.seen) == (name, seen):
+                return method
+        raise InputError(f"{self.path}: has no {name!r} with seen items {seen}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One training: its evaluation on validation rows and on test rows."""
+
+    valid: RankedRun
+    test: RankedRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What trials of one name came to, by title, on test rows.
+
+    Attributes:
+        name: of the trials.
+        chosen: each trial's setting with the best value on its validation rows.
+        plain_by_seed: each trial's value without rebalancing (alpha 0).
+        chosen_by_seed: each trial's value as chosen.
+        plain: mean over trials, alpha 0.
+        best: mean over trials, as chosen.
+        decoding: ``best`` less ``plain``.
+        tuning: ``plain`` less the first name's; None for the first name.
+        both: ``best`` less the first name's ``plain``; None for the first name.
+    """
+
+    name: str
+    chosen: tuple[str, ...]
+    plain_by_seed: tuple[float, ...]
+    chosen_by_seed: tuple[float, ...]
+    plain: Interval
+    best: Interval
+    decoding: Interval
+    tuning: Interval | None
+    both: Interval | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        metric: ``HR@k`` or ``NDCG@k``.
+        seen: whether items of the history could come back, allowed or excluded.
+        among: names of settings to choose from; empty for those the method has (D3, and IGD with any alpha).
+    """
+
+    metric: str = "NDCG@10"
+    seen: str = "allowed"
+    among: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if _METRIC.fullmatch(self.metric) is None:
+            raise InputError(f"metric {self.metric!r}: expected HR@K or NDCG@K, such as NDCG@10")
+
+    def values(self, method: MethodRanks) -> NDArray[np.float64]:
+        """The metric of each row, ``(rows,)`` float64.
+
+        Raises:
+            InputError: k is deeper than the method's lists.
+        """
+        name, cutoff = self.metric.split("@")
+        if int(cutoff) > method.depth:
+            raise InputError(f"metric {self.metric}: {method.name!r} has lists of {method.depth}")
+        return _METRICS[name](method.titles, int(cutoff))
+
+
+def to_ranks_json(identity: Mapping[str, Any], methods: Sequence[MethodRanks]) -> dict[str, Any]:
+    """What a run's `RANKS_FILE` holds."""
+    return {
+        "format": _FORMAT,
+        "format_version": 1,
+        "identity": dict(identity),
+        "methods": [
+            {
+                "name": method.name,
+                "seen": method.seen,
+                "known_as": method.known_as,
+                "depth": method.depth,
+                "titles": method.titles.tolist(),
+            }
+            for method in methods
+        ],
+    }
+
+
+def read_ranks(folder: Path) -> RankedRun:
+    """The ranks of a finished evaluation.
+
+    Raises:
+        DataError: the folder has none, or they cannot be read.
+    """
+    path = folder / RANKS_FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if (content["format"], content["format_version"]) != (_FORMAT, 1):
+            raise DataError(f"{path}: no {_FORMAT} file of version 1")
+        methods = [
+            MethodRanks(
+                name=str(method["name"]),
+                seen=str(method["seen"]),
+                known_as=str(method["known_as"]),
+                depth=int(method["depth"]),
+                titles=np.array(method["titles"], dtype=np.int64),
+            )
+            for method in content["methods"]
+        ]
+        identity = dict(content["identity"])
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; `igd evaluate` writes it once every row is decoded") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({type(error).__name__}: {error})") from None
+    rows = {len(method.titles) for method in methods}
+    if len(rows) != 1 or any(method.titles.ndim != 1 or (method.titles < 0).any() for method in methods):
+        raise DataError(f"{path}: is damaged (ranks of {sorted(rows)} rows)")
+    return RankedRun(path=path, identity=identity, methods=methods)
+
+
+def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resampling: Resampling) -> list[Comparison]:
+    """Compare names with the first of them, in order.
+
+    Intervals are a bootstrap over test rows: they say how sure the rows make a difference between these checkpoints,
+    not how the next seed will turn out. The values by seed say something about that.
+
+    Raises:
+        InputError: a run lacks a method, or runs to be paired were evaluated on other rows.
+    """
+    everything = [trial for group in trials.values() for trial in group]
+    for part in ("valid", "test"):
+        _require_same_rows([getattr(trial, part) for trial in everything])
+    columns: list[NDArray[np.float64]] = []
+    found = []
+    for name, group in trials.items():
+        plain = [question.values(trial.test.of(_plain(trial.test, question), question.seen)) for trial in group]
+        chosen = [_chosen(trial.valid, question) for trial in group]
+        best = [
+            question.values(trial.test.of(setting, question.seen)) for trial, setting in zip(group, chosen, strict=True)
+        ]
+        columns += [np.mean(plain, axis=0), np.mean(best, axis=0)]
+        found.append((name, chosen, plain, best))
+    draws = resampling.means(np.column_stack(columns))
+
+    def interval(at: int, less: int | None = None) -> Interval:
+        if less is None:
+            return Interval.of(float(columns[at].mean()), draws[:, at])
+        return Interval.of(float((columns[at] - columns[less]).mean()), draws[:, at] - draws[:, less])
+
+    return [
+        Comparison(
+            name=name,
+            chosen=tuple(chosen),
+            plain_by_seed=tuple(float(values.mean()) for values in plain),
+            chosen_by_seed=tuple(float(values.mean()) for values in best),
+            plain=interval(2 * place),
+            best=interval(2 * place + 1),
+            decoding=interval(2 * place + 1, 2 * place),
+            tuning=interval(2 * place, 0) if place else None,
+            both=interval(2 * place + 1, 0) if place else None,
+        )
+        for place, (name, chosen, plain, best) in enumerate(found)
+    ]
+
+
+def table(results: Sequence[Comparison], question: Question) -> str:
+    """For the terminal; a star marks a difference whose interval leaves 0 out."""
+    base = results[0].name
+    lines = [f"{question.metric} by title, seen items {question.seen}; 95 % intervals over test rows", ""]
+    for result in results:
+        seeds = len(result.chosen)
+        lines.append(f"{result.name} ({seeds} seed{'s' if seeds > 1 else ''})")
+        lines.append(f"  alpha 0                     {_value(result.plain)}   by seed {_list(result.plain_by_seed)}")
+        lines.append(f"  chosen on validation rows   {_value(result.best)}   by seed {_list(result.chosen_by_seed)}")
+        lines += [f"    {setting}" for setting in result.chosen]
+        lines.append(f"  decoding adds               {_difference(result.decoding)}")
+        if result.tuning is not None and result.both is not None:
+            lines.append(f"  tuning adds to {base:<12} {_difference(result.tuning)}")
+            lines.append(f"  both add to {base:<15} {_difference(result.both)}")
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _plain(run: RankedRun, question: Question) -> str:
+    for method in run.methods:
+        if method.seen == question.seen and method.known_as == "D3":
+            return method.name
+    raise InputError(f"{run.path}: has no alpha 0 with length penalty 0 and seen items {question.seen}")
+
+
+def _chosen(valid: RankedRun, question: Question) -> str:
+    """Name of the best setting on validation rows; of equals the first."""
+    if question.among:
+        candidates = [valid.of(name, question.seen) for name in question.among]
+    else:
+        candidates = [
+            method for method in valid.methods if method.seen == question.seen and method.known_as in {"D3", "IGD"}
+        ]
+    if not candidates:
+        raise InputError(f"{valid.path}: has no D3 or IGD with seen items {question.seen}")
+    return max(candidates, key=lambda method: question.values(method).mean()).name
+
+
+def _require_same_rows(runs: Sequence[RankedRun]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for name in (first.identity.keys() | run.identity.keys()) - {"artifact"}:
+            if run.identity.get(name) != first.identity.get(name):
+                raise InputError(
+                    f"{run.path}: cannot be paired with {first.path}: {name} is {run.identity.get(name)!r}, "
+                    f"there it is {first.identity.get(name)!r}"
+                )
+
+
+def _value(interval: Interval) -> str:
+    return f"{interval.value:.4f} ({interval.low:.4f}-{interval.high:.4f})"
+
+
+def _difference(interval: Interval) -> str:
+    star = "*" if interval.low > 0 or interval.high < 0 else ""
+    return f"{interval.value:+.4f} ({interval.low:+.4f} {interval.high:+.4f}){star}"
+
+
+def _list(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from igd_core.cli import main
+from igd_core.errors import DataError, InputError
+from igd_core.evaluation.bootstrap import Resampling
+from igd_core.evaluation.compare import (
+    RANKS_FILE,
+    Comparison,
+    MethodRanks,
+    Question,
+    RankedRun,
+    Trial,
+    compare,
+    read_ranks,
+    to_ranks_json,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEW = Resampling(resamples=200, seed=3)
+KNOWN_AS = {"alpha=0": "D3", "alpha=0.2": "IGD", "alpha=0.4": "IGD", "alpha=0 forced=0": "", "popular": ""}
+
+
+def ranked_run(path: Path, ranks: dict[str, list[int]], *, rows: str = "test") -> RankedRun:
+    """A run whose methods have these ranks; ``a0`` stands for alpha 0, ``a2`` for 0.2, ``d0`` for decisions alone."""
+    names = {"a0": "alpha=0", "a2": "alpha=0.2", "a4": "alpha=0.4", "d0": "alpha=0 forced=0", "pop": "popular"}
+    methods = [
+        MethodRanks(
+            name=names[short],
+            seen="allowed",
+            known_as=KNOWN_AS[names[short]],
+            depth=10,
+            titles=np.array(values, dtype=np.int64),
+        )
+        for short, values in ranks.items()
+    ]
+    return RankedRun(path=path / RANKS_FILE, identity={"artifact": "v1", "rows_sha256": rows}, methods=methods)
+
+
+def ndcg(ranks: list[int], k: int = 10) -> float:
+    """By its definition, row by row."""
+    return statistics.fmean(1 / math.log2(rank + 1) if 1 <= rank <= k else 0.0 for rank in ranks)
+
+
+VALID_A = {"a0": [1, 0, 2, 0], "a2": [0, 0, 0, 1], "a4": [0, 0, 0, 0]}
+VALID_B = {"a0": [1, 0, 2, 0], "a2": [1, 1, 2, 0], "a4": [0, 0, 0, 0]}
+TEST_A = {"a0": [1, 0, 3, 0, 0, 7], "a2": [1, 1, 3, 1, 1, 1], "a4": [0, 0, 0, 0, 0, 0]}
+TEST_B = {"a0": [2, 0, 3, 1, 0, 0], "a2": [1, 4, 3, 1, 0, 0], "a4": [1, 1, 1, 1, 1, 1]}
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> dict[str, list[Trial]]:
+    """``plain`` once, ``tuned`` from two seeds."""
+
+    def trial(valid: dict[str, list[int]], test: dict[str, list[int]]) -> Trial:
+        return Trial(valid=ranked_run(tmp_path, valid, rows="valid"), test=ranked_run(tmp_path, test))
+
+    return {"plain": [trial(VALID_A, TEST_A)], "tuned": [trial(VALID_B, TEST_B), trial(VALID_A, TEST_A)]}
+
+
+def test_the_setting_is_chosen_on_validation_rows_and_judged_on_test_rows(trials: dict[str, list[Trial]]) -> None:
+    plain, tuned = compare(trials, Question(), FEW)
+    # alpha 0.2 is better on plain's test rows, and 0.4 on tuned's: neither may be looked at.
+    assert plain.chosen == ("alpha=0",)
+    assert tuned.chosen == ("alpha=0.2", "alpha=0")
+    assert plain.best.value == pytest.approx(ndcg(TEST_A["a0"]))
+    assert tuned.chosen_by_seed == pytest.approx((ndcg(TEST_B["a2"]), ndcg(TEST_A["a0"])))
+
+
+def test_what_tuning_and_decoding_add_is_the_difference_of_means_over_seeds(trials: dict[str, list[Trial]]) -> None:
+    plain, tuned = compare(trials, Question(), FEW)
+    base = ndcg(TEST_A["a0"])
+    without = (ndcg(TEST_B["a0"]) + ndcg(TEST_A["a0"])) / 2
+    with_alpha = (ndcg(TEST_B["a2"]) + ndcg(TEST_A["a0"])) / 2
+    assert tuned.plain.value == pytest.approx(without)
+    assert tuned.decoding.value == pytest.approx(with_alpha - without)
+    assert tuned.tuning is not None
+    assert tuned.tuning.value == pytest.approx(without - base)
+    assert tuned.both is not None
+    assert tuned.both.value == pytest.approx(with_alpha - base)
+    assert plain.tuning is None
+    assert plain.both is None
+
+
+def test_hit_rates_can_be_asked_for(trials: dict[str, list[Trial]]) -> None:
+    plain, _ = compare(trials, Question(metric="HR@5"), FEW)
+    assert plain.plain.value == pytest.approx(2 / 6)
+
+
+def test_intervals_are_paired_by_row(tmp_path: Path) -> None:
+    """Of two trials that differ by the same in every row, the difference is certain, though neither value is."""
+    rng = np.random.default_rng(0)
+    first = [int(rank) for rank in rng.choice([1, 0], size=300)]
+    runs = {}
+    for name, ranks in (("plain", first), ("tuned", [3 if rank == 1 else 1 for rank in first])):
+        run = ranked_run(tmp_path, {"a0": ranks})
+        runs[name] = [Trial(valid=run, test=run)]
+    plain, tuned = compare(runs, Question(metric="HR@10"), FEW)
+    assert tuned.plain.low == tuned.plain.high == 1.0
+    assert plain.plain.high - plain.plain.low > 0.05
+    assert tuned.tuning is not None
+    assert tuned.tuning.low == pytest.approx(1 - plain.plain.high)
+    assert tuned.tuning.high == pytest.approx(1 - plain.plain.low)
+
+
+def test_other_settings_are_chosen_from_only_where_they_are_named(tmp_path: Path) -> None:
+    run = ranked_run(tmp_path, {"a0": [3, 0], "d0": [1, 1], "pop": [1, 1]})
+    trials = {"one": [Trial(valid=run, test=run)]}
+    (by_default,) = compare(trials, Question(), FEW)
+    assert by_default.chosen == ("alpha=0",)
+    (named,) = compare(trials, Question(among=("alpha=0", "alpha=0 forced=0")), FEW)
+    assert named.chosen == ("alpha=0 forced=0",)
+    assert named.decoding.value == pytest.approx(1 - 0.25)
+
+
+def test_of_equals_the_first_is_chosen(tmp_path: Path) -> None:
+    run = ranked_run(tmp_path, {"a0": [3, 0], "a2": [0, 3]})
+    (found,) = compare({"one": [Trial(valid=run, test=run)]}, Question(), FEW)
+    assert found.chosen == ("alpha=0",)
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_runs_on_other_rows_are_refused_by_name(trials: dict[str, list[Trial]], part: str) -> None:
+    trial = trials["tuned"][1]
+    other = replace(getattr(trial, part), identity={"artifact": "v1", "rows_sha256": "others"})
+    trials["tuned"][1] = replace(trial, **{part: other})
+    with pytest.raises(InputError, match=r"cannot be paired with .*: rows_sha256 is 'others', there it is"):
+        compare(trials, Question(), FEW)
+
+
+def test_artefacts_may_differ_since_another_tokenizer_makes_another(trials: dict[str, list[Trial]]) -> None:
+    expected = compare(trials, Question(), FEW)
+    trial = trials["tuned"][1]
+    identity = {**trial.test.identity, "artifact": "v2"}
+    trials["tuned"][1] = replace(trial, test=replace(trial.test, identity=identity))
+    assert compare(trials, Question(), FEW) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        (Question(metric="HR@20"), r"metric HR@20: 'alpha=0' has lists of 10"),
+        (Question(seen="excluded"), r"has no alpha 0 with length penalty 0 and seen items excluded"),
+        (Question(among=("alpha=0.9",)), r"has no 'alpha=0.9' with seen items allowed"),
+    ],
+)
+def test_what_a_run_lacks_is_named(trials: dict[str, list[Trial]], question: Question, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        compare(trials, question, FEW)
+
+
+@pytest.mark.parametrize("metric", ["MRR@10", "NDCG", "NDCG@0", "NDCG@1000", "ndcg@10", "NDCG@10 "])
+def test_a_metric_that_is_none_is_refused(metric: str) -> None:
+    with pytest.raises(InputError, match=r"expected HR@K or NDCG@K"):
+        Question(metric=metric)
+
+
+def test_ranks_come_back_from_a_file_as_they_went_in(tmp_path: Path) -> None:
+    run = ranked_run(tmp_path, {**TEST_A, "pop": [0, 1, 2, 3, 4, 5]})
+    write(tmp_path, run)
+    back = read_ranks(tmp_path)
+    assert back.identity == run.identity
+    for before, after in zip(run.methods, back.methods, strict=True):
+        assert (before.name, before.seen, before.known_as, before.depth) == (
+            after.name,
+            after.seen,
+            after.known_as,
+            after.depth,
+        )
+        assert before.titles.tolist() == after.titles.tolist()
+
+
+def write(folder: Path, run: RankedRun) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / RANKS_FILE).write_text(json.dumps(to_ranks_json(run.identity, run.methods)), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "igd-evaluation-ranks", "format_version": 2}',
+        '{"format": "igd-evaluation-ranks", "format_version": 1, "identity": {}, "methods": []}',
+        '{"format": "igd-evaluation-ranks", "format_version": 1, "identity": {}, "methods": [{"name": "a"}]}',
+    ],
+)
+def test_a_file_that_holds_no_ranks_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / RANKS_FILE).write_text(content, "utf-8")
+    with pytest.raises(DataError, match=RANKS_FILE):
+        read_ranks(tmp_path)
+
+
+@pytest.mark.parametrize("second", [[1], [1, -1], [[1, 2]]])
+def test_ranks_that_cannot_be_are_an_error(tmp_path: Path, second: list[object]) -> None:
+    run = ranked_run(tmp_path, {"a0": [1, 2], "a2": [1, 2]})
+    content = to_ranks_json(run.identity, run.methods)
+    content["methods"][1]["titles"] = second
+    (tmp_path / RANKS_FILE).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(DataError, match="is damaged"):
+        read_ranks(tmp_path)
+
+
+def test_the_command_prints_a_table_and_json(
+    tmp_path: Path, trials: dict[str, list[Trial]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for name, group in trials.items():
+        for number, trial in enumerate(group):
+            valid, test = tmp_path / f"{name}-{number}-valid", tmp_path / f"{name}-{number}-test"
+            write(valid, trial.valid)
+            write(test, trial.test)
+            told += ["--trial", name, str(valid), str(test)]
+    assert main(["compare", *told, "--resamples", "200", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    by_name = {each["name"]: each for each in answer["names"]}
+    assert by_name["tuned"]["chosen"] == ["alpha=0.2", "alpha=0"]
+    assert by_name["plain"]["both"] is None
+    assert set(by_name["tuned"]) == set(Comparison.__slots__)
+    assert main(["compare", *told, "--resamples", "200"]) == 0
+    printed = capsys.readouterr().out
+    assert "tuned (2 seeds)" in printed
+    assert "both add to plain" in printed
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = ["compare", "--trial", "a", str(tmp_path / "no"), str(tmp_path / "no")]
+    assert main(nothing) == 2
+    assert "`igd evaluate` writes it once every row is decoded" in capsys.readouterr().err
+    assert main([*nothing, "--resamples", "5"]) == 2
+    assert "resamples 5: at least 100" in capsys.readouterr().err
