@@ -12,6 +12,7 @@ from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import StoreUnavailable
+from igd_core.store.base import StoreOptions
 from igd_core.store.memory import MemoryStore
 from server.deployment import Deployment
 from server.loading import OpenedModel
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from igd_core.tokenization import TitleTokenizer
 
 PATIENCE_S = 20.0
+PATIENT = StoreOptions(timeout_s=PATIENCE_S)
+"""For stores of files: a write waits for the disk, and on a busy machine now and then for long."""
 _ITEMS = 12
 
 

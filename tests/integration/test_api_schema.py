@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import schemathesis
-from publishing import PATIENCE_S, edition, publish
+from publishing import PATIENCE_S, PATIENT, edition, publish
 from schemathesis import engine
 from schemathesis.engine import events
 from schemathesis.python import asgi
@@ -157,6 +157,7 @@ def served(published: Path, tmp_path: Path) -> Served:
     settings = Settings(
         catalogues=("films",),
         store=f"file://{published}/store",
+        store_timeout_ms=int(PATIENT.timeout_s * 1000),
         cache_dir=tmp_path / "cache",
         model="fake",
         variants=(Variant(name="control"), Variant(name="bold", alpha=0.4)),
@@ -174,7 +175,7 @@ def served(published: Path, tmp_path: Path) -> Served:
 
 
 async def _publish(tokenizer: TitleTokenizer, directory: Path) -> None:
-    store = FilesStore(directory / "store")
+    store = FilesStore(directory / "store", PATIENT)
     for number in range(2):
         await publish(store, edition(tokenizer, number), directory)
     await store.close()

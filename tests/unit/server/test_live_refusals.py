@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bundles import reseal
 from factories import EOS, tokenizer_definition
-from publishing import BreakableStore, WatchedEngine, add, deployed, edition, publish, serves, until
+from publishing import PATIENT, BreakableStore, WatchedEngine, add, deployed, edition, publish, serves, until
 
 from igd_core.artifact import load_artifact, save_artifact
 from igd_core.engines.tree import TreeEngine
@@ -77,7 +77,7 @@ def empty_manifest(part: Path) -> None:
 async def test_a_version_that_is_not_stored_as_it_was_published_is_refused(
     damage: Callable[[Path], None], reason: str, part: str, tokenizer: TitleTokenizer, tmp_path: Path
 ) -> None:
-    store, metrics = FilesStore(tmp_path / "store"), Metrics()
+    store, metrics = FilesStore(tmp_path / "store", PATIENT), Metrics()
     good = await publish(store, edition(tokenizer, 0), tmp_path)
     async with deployed(store, tmp_path / "cache", metrics=metrics) as deployment:
         bad = await add(store, edition(tokenizer, 1), tmp_path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from publishing import edition, publish, serves, until
+from publishing import PATIENT, edition, publish, serves, until
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.store.files import FilesStore
@@ -48,7 +48,7 @@ class Served:
 def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
     @contextlib.asynccontextmanager
     async def serve(*published: str, catalogues: tuple[str, ...] = ("films",)) -> AsyncIterator[Served]:
-        store = FilesStore(tmp_path / "store")
+        store = FilesStore(tmp_path / "store", PATIENT)
 
         async def publish_edition(number: int, name: str = "films") -> str:
             return await publish(store, edition(tokenizer, number, name=name), tmp_path)
@@ -58,6 +58,7 @@ def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
         settings = Settings(
             catalogues=catalogues,
             store=f"file://{tmp_path}/store",
+            store_timeout_ms=int(PATIENT.timeout_s * 1000),
             cache_dir=tmp_path / "cache",
             model="fake",
             poll_s=0.02,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bundles import contents
+from publishing import PATIENT
 from stores import another_version, event, version_of
 
 from igd_core.errors import ArtifactError, InputError, StoreError, StoreUnavailable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-TIMEOUT_S = 0.25
+TIMEOUT_S = 2.0
 
 
 class Clock:
@@ -113,7 +114,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing(
 
 async def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    store = FilesStore(tmp_path / "file")
+    store = FilesStore(tmp_path / "file", PATIENT)
     with pytest.raises(StoreUnavailable, match="file"):
         await store.ping()
     await store.close()
@@ -121,7 +122,7 @@ async def test_a_place_that_cannot_be_used_is_unavailable(tmp_path: Path) -> Non
 
 async def test_a_file_that_is_no_database_or_of_another_release_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_bytes(b"something else entirely " * 100)
-    store = FilesStore(tmp_path)
+    store = FilesStore(tmp_path, PATIENT)
     with pytest.raises(StoreError, match="not a database"):
         await store.ping()
     await store.close()
@@ -129,7 +130,7 @@ async def test_a_file_that_is_no_database_or_of_another_release_is_an_error(tmp_
     made = sqlite3.connect(tmp_path / "newer" / "store.sqlite")
     made.execute("PRAGMA user_version = 7")
     made.close()
-    store = FilesStore(tmp_path / "newer")
+    store = FilesStore(tmp_path / "newer", PATIENT)
     with pytest.raises(StoreError, match="layout 7; this release reads 1"):
         await store.ping()
     await store.close()
@@ -213,7 +214,7 @@ async def test_a_store_that_was_copied_elsewhere_works(
     await store.close()
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
     shutil.rmtree(tmp_path / "store")
-    copy = FilesStore(tmp_path / "copy")
+    copy = FilesStore(tmp_path / "copy", PATIENT)
     assert await copy.current("small") == version == version_of(pristine_bundle)
     assert contents(await copy.fetch("small", version, tmp_path / "cache")) == contents(pristine_bundle)
     await copy.close()
