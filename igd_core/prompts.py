@@ -2,6 +2,11 @@
 
 Pieces are concatenated as ids, never as text, so no title can forge a control token or leave its line. A history item
 is spelled by its own trie path without EOS, so the model reads in the prompt exactly what it would write.
+
+What a model writes is a path with EOS. Where a prompt ends as soon as its last line does, one text (the history up to
+that line's end) is followed by EOS in the row that asked for the line, and by the next title in the row after it: tuned
+on both, a model can be sure of neither. A bullet in front of every line, the one to be written included, tells them
+apart: a line that goes on to the next one is followed by the bullet.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ class PromptTemplate:
 
     Attributes:
         prefix_ids: BOS (where the tokenizer has one) and the instruction.
+        bullet_ids: what each line of the history begins with, and what the prompt ends with after them.
         suffix_ids: what follows the history; empty for a plain continuation, which reuses most of a returning
             user's prompt.
         max_history: most items a prompt shows, >= 1.
@@ -38,13 +44,14 @@ class PromptTemplate:
     """
 
     prefix_ids: tuple[int, ...]
+    bullet_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     max_history: int = 10
     drop_block: int = 5
 
     def __post_init__(self) -> None:
-        if not self.prefix_ids and not self.suffix_ids:
-            raise CatalogueError("the prompt template is empty; it needs an instruction or a suffix")
+        if not (self.prefix_ids or self.bullet_ids or self.suffix_ids):
+            raise CatalogueError("the prompt template is empty; it needs an instruction, a bullet or a suffix")
         if self.max_history < 1:
             raise CatalogueError(f"max_history is {self.max_history}; at least 1 is needed")
         if not 1 <= self.drop_block <= self.max_history:
@@ -55,6 +62,7 @@ class PromptTemplate:
         tokenizer: TitleTokenizer,
         *,
         instruction: str = DEFAULT_INSTRUCTION,
+        bullet: str = "",
         suffix: str = "",
         max_history: int = 10,
         drop_block: int | None = None,
@@ -65,6 +73,7 @@ class PromptTemplate:
         """
         return PromptTemplate(
             prefix_ids=(*tokenizer.bos_ids, *tokenizer.encode_trusted(instruction)),
+            bullet_ids=tuple(tokenizer.encode_trusted(bullet)),
             suffix_ids=tuple(tokenizer.encode_trusted(suffix)),
             max_history=max_history,
             drop_block=(max_history + 1) // 2 if drop_block is None else drop_block,
@@ -86,18 +95,22 @@ class PromptTemplate:
         """Token ids of the prompt for ``history`` (oldest first)."""
         ids = list(self.prefix_ids)
         for item in self.window(history):
-            ids += trie.path(LeafIndex(int(leaf_of_item[item])))[:-1]
-        return [*ids, *self.suffix_ids]
+            ids += [*self.bullet_ids, *trie.path(LeafIndex(int(leaf_of_item[item])))[:-1]]
+        return [*ids, *self.bullet_ids, *self.suffix_ids]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return asdict(self)
+        """Plain values for the manifest; no bullet is left out, so that artefacts without one keep their versions."""
+        values = asdict(self)
+        if not self.bullet_ids:
+            del values["bullet_ids"]
+        return values
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> PromptTemplate:
         """Inverse of ``to_json``."""
         return PromptTemplate(
             prefix_ids=tuple(int(i) for i in data["prefix_ids"]),
+            bullet_ids=tuple(int(i) for i in data.get("bullet_ids", ())),
             suffix_ids=tuple(int(i) for i in data["suffix_ids"]),
             max_history=int(data["max_history"]),
             drop_block=int(data["drop_block"]),

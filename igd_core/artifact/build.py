@@ -32,6 +32,7 @@ class BuildOptions:
         allow_added_tokens: paths may hold a checkpoint's own added tokens (semantic IDs).
         path_column: where the texts come from.
         instruction: text in front of the history.
+        bullet: text in front of each line, the one to be written included (`igd_core.prompts`).
         suffix: text behind the history.
         max_history: most items a prompt shows.
         drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.
@@ -45,6 +46,7 @@ class BuildOptions:
     allow_added_tokens: bool = False
     path_column: str = "title"
     instruction: str = field(default=DEFAULT_INSTRUCTION)
+    bullet: str = ""
     suffix: str = ""
     max_history: int = 10
     drop_block: int | None = None
@@ -82,6 +84,7 @@ def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: Bui
         template=PromptTemplate.from_text(
             tokenizer,
             instruction=options.instruction,
+            bullet=options.bullet,
             suffix=options.suffix,
             max_history=options.max_history,
             drop_block=options.drop_block,

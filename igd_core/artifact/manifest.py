@@ -93,7 +93,7 @@ class Manifest:
         return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
 
     def _body(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "template": self.template.to_json()}
 
     @staticmethod
     def from_bytes(data: bytes) -> Manifest:
@@ -151,7 +151,7 @@ def _check_scalars(body: dict[str, Any]) -> None:
     if not (0.0 <= body["alpha"] <= 1.0 and body["smoothing"] >= 0.0):
         raise ValueError(f"alpha is {body['alpha']}, smoothing is {body['smoothing']}")
     template = body["template"]
-    for token in (*template["prefix_ids"], *template["suffix_ids"]):
+    for token in (*template["prefix_ids"], *template.get("bullet_ids", ()), *template["suffix_ids"]):
         if not 0 <= token < body["vocab_size"]:
             raise ValueError(f"template: token id {token} is outside the vocabulary of {body['vocab_size']}")
 

@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--alpha", type=float, default=defaults.alpha, help="default of requests that name none")
     parser.add_argument("--smoothing", type=float, default=0.0, help="added to every item's count, for cold items")
     parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="text in front of the history")
+    parser.add_argument("--bullet", default="", metavar="TEXT", help="in front of each title, the next one included")
     parser.add_argument("--suffix", default="", help="text behind the history")
     parser.add_argument(
         "--max-history", type=int, default=defaults.max_history, metavar="N", help="most items a prompt shows"
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
             allow_added_tokens=args.allow_special_tokens,
             path_column=args.path_column or args.title_column,
             instruction=args.instruction,
+            bullet=args.bullet,
             suffix=args.suffix,
             max_history=args.max_history,
             drop_block=args.drop_block,

@@ -158,7 +158,8 @@ class _Packing:
         self.weights = weights
         template = artifact.manifest.template
         self.prefix = np.array(template.prefix_ids, dtype=np.int32)
-        self.suffix = np.array(template.suffix_ids, dtype=np.int32)
+        self.bullet = np.array(template.bullet_ids, dtype=np.int32)
+        self.suffix = np.array([*template.bullet_ids, *template.suffix_ids], dtype=np.int32)
         self.paths: dict[int, tuple[Int32, Float32]] = {}
         self.packs: list[Pack] = []
         self.growing: _Growing | None = None
@@ -181,7 +182,7 @@ class _Packing:
         leaves = [int(leaf[item]) for item in shown]
         target = int(leaf[rows.item[row]])
         length = len(self.prefix) + len(self.suffix) + len(self._path(target)[0]) - 1
-        lengths = [len(self._path(item)[0]) - 1 for item in leaves]
+        lengths = [len(self.bullet) + len(self._path(item)[0]) - 1 for item in leaves]
         over = length + sum(lengths) - self.limits.max_tokens
         if over > 0:
             self.shortened += 1
@@ -204,7 +205,7 @@ class _Packing:
 
     def _add(self, leaves: tuple[int, ...]) -> None:
         response, gain = self._path(leaves[-1])
-        shown = [self._path(leaf)[0][:-1] for leaf in leaves[:-1]]
+        shown = [line for leaf in leaves[:-1] for line in (self.bullet, self._path(leaf)[0][:-1])]
         tokens = np.concatenate([self.prefix, *shown, self.suffix, response[:-1]])
         prompt = len(tokens) - len(response) + 1
         self.row_tokens += len(tokens)

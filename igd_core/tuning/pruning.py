@@ -37,7 +37,7 @@ def prune_tokenizer(artifact: Artifact, tokenizer_dir: Path, out: Path) -> Title
     config = json.loads((tokenizer_dir / "tokenizer_config.json").read_text("utf-8"))
     template = artifact.manifest.template
     used = {int(token) for token in np.unique(artifact.trie.edge_token)}
-    used |= {*template.prefix_ids, *template.suffix_ids}
+    used |= {*template.prefix_ids, *template.bullet_ids, *template.suffix_ids}
     pruned = prune_definition(definition, used)
     with replaced_folder(out) as new:
         (new / "tokenizer.json").write_text(json.dumps(pruned, ensure_ascii=False), "utf-8")

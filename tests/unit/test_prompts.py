@@ -27,7 +27,12 @@ def items(rows: Sequence[int]) -> list[ItemIndex]:
 @st.composite
 def windows(draw: st.DrawFn) -> PromptTemplate:
     max_history = draw(st.integers(1, 12))
-    return PromptTemplate(prefix_ids=(1,), max_history=max_history, drop_block=draw(st.integers(1, max_history)))
+    return PromptTemplate(
+        prefix_ids=(1,),
+        bullet_ids=tuple(draw(st.lists(st.integers(0, 9), max_size=2))),
+        max_history=max_history,
+        drop_block=draw(st.integers(1, max_history)),
+    )
 
 
 @given(template=windows(), length=st.integers(0, 60))
@@ -84,6 +89,19 @@ def test_an_item_that_shares_a_path_is_spelled_alike() -> None:
     assert template.build(items([2, 1]), trie, trie.leaf_of_item()) == [9, 5, 6, 4, 8, 7]
 
 
+def test_a_bullet_begins_every_line_and_the_one_to_be_written() -> None:
+    trie = TokenTrie.build(*flat([(5, 6, 0), (4, 0)]))
+    template = PromptTemplate(prefix_ids=(9,), bullet_ids=(2, 3), suffix_ids=(8,))
+    assert template.build(items([0, 1]), trie, trie.leaf_of_item()) == [9, 2, 3, 5, 6, 2, 3, 4, 2, 3, 8]
+    assert template.build([], trie, trie.leaf_of_item()) == [9, 2, 3, 8]
+
+
+def test_a_bullet_may_be_a_control_token_of_the_operator(tokenizer: TitleTokenizer) -> None:
+    template = PromptTemplate.from_text(tokenizer, instruction="", bullet="<|im_start|>")
+    assert template.bullet_ids == tuple(tokenizer.encode_trusted("<|im_start|>"))
+    assert len(template.bullet_ids) == 1
+
+
 @pytest.mark.parametrize(("max_history", "drop_block"), [(10, 5), (1, 1), (7, 4)])
 def test_half_the_window_is_dropped_by_default(tokenizer: TitleTokenizer, max_history: int, drop_block: int) -> None:
     assert PromptTemplate.from_text(tokenizer, max_history=max_history).drop_block == drop_block
@@ -105,6 +123,7 @@ def test_bos_stands_in_front_where_the_tokenizer_has_one(tokenizer: TitleTokeniz
 @given(template=windows())
 def test_a_template_survives_its_json(template: PromptTemplate) -> None:
     assert PromptTemplate.from_json(template.to_json()) == template
+    assert ("bullet_ids" in template.to_json()) == bool(template.bullet_ids)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_the_same_inputs_give_the_same_version_and_bytes(tokenizer: TitleTokeniz
         {"max_path_tokens": 8},
         {"path_column": "text"},
         {"instruction": "Other:\n"},
+        {"bullet": "-"},
         {"suffix": "Next:"},
         {"max_history": 4},
         {"drop_block": 1},

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from factories import make_catalogue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.data.rows import HistoryRows
 from igd_core.errors import DataError
 from igd_core.ids import ItemIndex
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.tokenization import TitleTokenizer
     from igd_core.tuning.examples import Examples, Pack
 
 ALONE = PackLimits(rows=1)
@@ -54,7 +58,20 @@ def all_contexts(examples: Examples) -> list[tuple[tuple[int, ...], int, bool]]:
     return sorted(context for pack in examples.packs for context in contexts(pack))
 
 
-def test_prompt_and_response_are_what_serving_uses(artifact: Artifact) -> None:
+@pytest.fixture(scope="module")
+def bulleted(tokenizer: TitleTokenizer) -> Artifact:
+    """Lines that begin with two tokens, and something behind them."""
+    return build_artifact(make_catalogue(60), tokenizer, BuildOptions(bullet="<|im_start|>-", suffix=" "))
+
+
+@pytest.fixture(params=["artifact", "bulleted"])
+def prompted(request: pytest.FixtureRequest) -> Artifact:
+    found: Artifact = request.getfixturevalue(request.param)
+    return found
+
+
+def test_prompt_and_response_are_what_serving_uses(prompted: Artifact) -> None:
+    artifact = prompted
     rows = [([3, 14, 15], 9), (list(range(20, 33)), 40)]
     expected = []
     for history, target in rows:
@@ -66,9 +83,11 @@ def test_prompt_and_response_are_what_serving_uses(artifact: Artifact) -> None:
 
 
 @given(rows=st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=13), st.integers(0, 20)), min_size=1, max_size=25))
+@pytest.mark.parametrize("kind", ["artifact", "bulleted"])
 def test_rows_computed_together_predict_the_same_tokens_from_the_same_contexts(
-    artifact: Artifact, rows: list[tuple[list[int], int]]
+    artifact: Artifact, bulleted: Artifact, kind: str, rows: list[tuple[list[int], int]]
 ) -> None:
+    artifact = {"artifact": artifact, "bulleted": bulleted}[kind]
     data = history_rows_of(rows)
     alone, together = make_examples(artifact, data, ALONE, WEIGHTS), make_examples(artifact, data, TOGETHER, WEIGHTS)
     assert all_contexts(together) == all_contexts(alone)
@@ -80,6 +99,17 @@ def test_growing_histories_share_their_tokens(artifact: Artifact) -> None:
     together = make_examples(artifact, history_rows_of(GROWING), TOGETHER, WEIGHTS)
     assert together.tokens < 0.6 * together.row_tokens
     assert max(pack.rows for pack in together.packs) >= 4
+
+
+@pytest.mark.parametrize(("bullet", "contradicts"), [("", True), ("-", False)])
+def test_a_bullet_keeps_rows_from_asking_for_two_things_at_a_titles_end(
+    tokenizer: TitleTokenizer, bullet: str, *, contradicts: bool
+) -> None:
+    made = build_artifact(make_catalogue(60), tokenizer, BuildOptions(bullet=bullet))
+    asked = defaultdict(set)
+    for context, target, _ in all_contexts(make_examples(made, history_rows_of(GROWING), TOGETHER, WEIGHTS)):
+        asked[context].add(target)
+    assert any(tokenizer.eos_id in targets and len(targets) > 1 for targets in asked.values()) == contradicts
 
 
 @pytest.mark.parametrize("kind", ["llama-fp32", "qwen2-fp32"])
