@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from igd_core.trie import TokenTrie
 
 DEFAULT_INSTRUCTION = "Titles that one person chose, oldest first, one per line:\n"
+DEFAULT_BULLET = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class PromptTemplate:
         tokenizer: TitleTokenizer,
         *,
         instruction: str = DEFAULT_INSTRUCTION,
-        bullet: str = "",
+        bullet: str = DEFAULT_BULLET,
         suffix: str = "",
         max_history: int = 10,
         drop_block: int | None = None,

@@ -11,7 +11,7 @@ from igd_core.artifact.manifest import Counts, Manifest
 from igd_core.catalogue import prior
 from igd_core.errors import CatalogueError
 from igd_core.infogain import InfoGainTable, leaf_prior_of, node_entropy
-from igd_core.prompts import DEFAULT_INSTRUCTION, PromptTemplate
+from igd_core.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION, PromptTemplate
 from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class BuildOptions:
     allow_added_tokens: bool = False
     path_column: str = "title"
     instruction: str = field(default=DEFAULT_INSTRUCTION)
-    bullet: str = ""
+    bullet: str = DEFAULT_BULLET
     suffix: str = ""
     max_history: int = 10
     drop_block: int | None = None

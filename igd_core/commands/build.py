@@ -11,7 +11,7 @@ from igd_core.artifact import Artifact, BuildOptions, build_artifact, save_artif
 from igd_core.commands.data import add_multi_argument
 from igd_core.data.readers import read_interactions, read_items
 from igd_core.data.rows import item_frequency
-from igd_core.prompts import DEFAULT_INSTRUCTION
+from igd_core.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION
 from igd_core.tokenization import TitleTokenizer
 
 
@@ -42,7 +42,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--alpha", type=float, default=defaults.alpha, help="default of requests that name none")
     parser.add_argument("--smoothing", type=float, default=0.0, help="added to every item's count, for cold items")
     parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="text in front of the history")
-    parser.add_argument("--bullet", default="", metavar="TEXT", help="in front of each title, the next one included")
+    parser.add_argument(
+        "--bullet",
+        default=DEFAULT_BULLET,
+        metavar="TEXT",
+        help="in front of each title, the next one included (default: %(default)s)",
+    )
     parser.add_argument("--suffix", default="", help="text behind the history")
     parser.add_argument(
         "--max-history", type=int, default=defaults.max_history, metavar="N", help="most items a prompt shows"

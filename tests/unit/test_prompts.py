@@ -58,9 +58,10 @@ def test_a_prompt_is_its_pieces_and_shows_every_item_as_the_model_would_write_it
     artifact: Artifact, tokenizer: TitleTokenizer
 ) -> None:
     history = items([3, 77, 3])
-    spelled = [token for item in history for token in tokenizer.encode_plain(artifact.catalogue.titles[item] + "\n")]
-    assert artifact.prompt(history) == [*tokenizer.encode_trusted("Films, in order:\n"), *spelled]
-    assert artifact.prompt([]) == tokenizer.encode_trusted("Films, in order:\n")
+    begins, bullet = tokenizer.encode_trusted("Films, in order:\n"), tokenizer.encode_trusted("-")
+    lines = [[*bullet, *tokenizer.encode_plain(artifact.catalogue.titles[item] + "\n")] for item in history]
+    assert artifact.prompt(history) == [*begins, *(token for line in lines for token in line), *bullet]
+    assert artifact.prompt([]) == [*begins, *bullet]
 
 
 def test_prompts_of_a_returning_user_share_their_prefix(artifact: Artifact) -> None:

@@ -40,7 +40,7 @@ def test_the_same_inputs_give_the_same_version_and_bytes(tokenizer: TitleTokeniz
         {"max_path_tokens": 8},
         {"path_column": "text"},
         {"instruction": "Other:\n"},
-        {"bullet": "-"},
+        {"bullet": ""},
         {"suffix": "Next:"},
         {"max_history": 4},
         {"drop_block": 1},
@@ -118,7 +118,7 @@ def test_semantic_ids_are_an_explicit_choice(tokenizer: TitleTokenizer) -> None:
         ({"smoothing": -1.0}, "smoothing -1.0"),
         ({"max_history": 0}, "max_history is 0"),
         ({"drop_block": 11}, r"drop_block is 11; it must lie in 1\.\.10"),
-        ({"instruction": ""}, "prompt template is empty"),
+        ({"instruction": "", "bullet": ""}, "prompt template is empty"),
     ],
 )
 def test_options_out_of_range_are_refused_with_the_value(
