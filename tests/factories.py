@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 EOS = "<|im_end|>"
 SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
 MODEL_KINDS = ("llama-fp32", "llama-bf16", "qwen2-fp32", "qwen3-fp32")
+POSITIONS = 320
+"""Of the tiny checkpoints: a prompt of ten titles, spelled byte by byte at worst, and a path."""
 
 _OPENINGS = ("The", "A", "Return of the", "Night of the", "Pokémon:")
 _ADJECTIVES = ("Red", "Quiet", "Last", "Golden", "Electric")
@@ -125,7 +127,7 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
         "intermediate_size": 48,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": POSITIONS,
         "initializer_range": 0.4,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.eos_id,
