@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Interval, Resampling
@@ -19,6 +18,7 @@ from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.metrics import NONE, discounted_gains, target_ranks
 from igd_core.evaluation.settings import DecodingSetting
 from igd_core.ids import NodeId
+from igd_core.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,7 @@ def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRo
     if longest > positions:
         raise EngineError(f"a prompt and its title have {longest} tokens; the model takes {positions}")
     found: dict[int, NDArray[np.float64]] = {}
-    with tqdm(total=len(known), desc="scoring targets", unit="row") as bar:
+    with progress(total=len(known), desc="scoring targets", unit="row") as bar:
         for batch in _batches(known, {row: len(tokens) for row, tokens in sequences.items()}):
             scored = _tail_logprobs(checkpoint, [sequences[row] for row in batch], [len(edges[row]) for row in batch])
             found |= dict(zip(batch, scored, strict=True))
@@ -182,7 +182,7 @@ async def alpha_effect(
     settings = [DecodingSetting(alpha=each, length_penalty=0.0, beams=beams, seen="allowed") for each in (0.0, alpha)]
     decoder = RowDecoder(engine, artifact, settings)
     lists = np.full((2, len(rows), beams), NONE, dtype=np.int64)
-    for row, history in enumerate(tqdm(rows.histories, desc=f"alpha 0 and {alpha:g}", unit="row")):
+    for row, history in enumerate(progress(rows.histories, desc=f"alpha 0 and {alpha:g}", unit="row")):
         if rows.target[row] != NONE:
             for which, found in enumerate((await decoder.answer(history)).lists):
                 lists[which, row, : len(found)] = artifact.leaf_of_item[list(found)]

@@ -10,15 +10,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from igd_core.engines.checkpoint import resolve_checkpoint
 from igd_core.errors import DataError, EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
+from igd_core.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from tqdm import tqdm
 
     from igd_core.artifact import Artifact
     from igd_core.engines.base import Engine
@@ -150,7 +151,7 @@ class ShardRun:
         decoder = RowDecoder(engine, artifact, settings, adapter=adapter)
         places = self._shard.of(len(self._rows))
         waiting = iter([place for place in places if place not in self.done])
-        with tqdm(total=len(places), initial=len(places) - self.left, unit="row", desc="decoding") as bar:
+        with progress(total=len(places), initial=len(places) - self.left, unit="row", desc="decoding") as bar:
             workers = [
                 asyncio.ensure_future(self._work(waiting, decoder, bar)) for _ in range(max(1, self._concurrency))
             ]

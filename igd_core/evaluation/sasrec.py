@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.errors import InputError
+from igd_core.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,15 +146,13 @@ class _Trainer:
 
     def fit(self, sequences: Sequence[NDArray[np.int32]]) -> list[float]:
         """Validation loss by epoch; the model is left as it was at its lowest."""
-        from tqdm import tqdm
-
         order = self._rng.permutation(len(sequences))
         held_out = max(1, len(sequences) // 20)
         valid = self._windows([sequences[i] for i in order[:held_out]])
         train = self._windows([sequences[i] for i in order[held_out:]])
         losses: list[float] = []
         best: dict[str, Any] = {}
-        for _ in (bar := tqdm(range(self._settings.epochs), desc="sasrec", unit="epoch")):
+        for _ in (bar := progress(range(self._settings.epochs), desc="sasrec", unit="epoch")):
             self._model.train()
             self._rng.shuffle(train)
             for first in range(0, len(train), self._settings.batch):

@@ -2,8 +2,8 @@
 
 Rows that begin alike are computed together: they form a small tree of tokens, each of which sees its ancestors alone
 and stands at its own depth, so every loss is what it would be in a row of its own, and what is shared is computed
-once. Histories of one user grow by one item from row to row, so this saves most tokens: 33 instead of 89 a row on
-Video Games, 69 instead of 134 on ML-100K, where rows of one timestamp share their whole prompt.
+once. Histories of one user grow by one item from row to row, so this saves most tokens: 35 instead of 95 a row on
+Video Games, and 25 instead of 179 on ML-100K, whose windows move in blocks.
 """
 
 from __future__ import annotations

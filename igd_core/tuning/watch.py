@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
 from transformers import TrainerCallback
 
+from igd_core.progress import progress
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Show the bar."""
         del args, control
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning", disable=None)
+        self._bar = progress(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning")
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
