@@ -39,6 +39,7 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     assert record["settings"] == json.loads(json.dumps(TuningSettings.from_json(recipe.tuning).to_json()))
     options, template = build_options(recipe), record["artifact"]["template"]
     assert (template["max_history"], template["drop_block"]) == (options.max_history, options.drop_block)
+    assert bool(template.get("bullet_ids")) == bool(options.bullet)
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
     assert losses
     assert min(losses) < record["history"][0]["loss"]
