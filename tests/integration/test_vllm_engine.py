@@ -319,7 +319,7 @@ async def test_the_bench_counts_what_vllm_itself_counts_and_ours_asks_for_least(
 
 def ends_shortly_before_a_block_does(artifact: Artifact, start: int) -> list[int]:
     """A prompt whose forced tokens fall into a block that is cached once they have been asked for."""
-    prompts = (prompt_of(artifact, row, row + 1) for row in range(start, 149))
+    prompts = (prompt_of(artifact, *range(row, row + shown)) for shown in (2, 3, 4) for row in range(start, start + 20))
     return next(prompt for prompt in prompts if 22 <= len(prompt) % 32 <= 28)
 
 
