@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from igd_core.tokenization import TitleTokenizer
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -66,6 +68,15 @@ def _build_arguments(data: Path, model: Path, out: Path) -> list[str]:
 
 def _recommend_arguments(artifact: Path, model: Path, *more: str) -> list[str]:
     return ["recommend", "--artifact", str(artifact), "--model", str(model), "--device", "cpu", "--json", *more]
+
+
+@pytest.mark.parametrize(("flags", "bullet"), [([], "-"), (["--bullet", ""], ""), (["--bullet", "* "], "* ")])
+def test_lines_of_a_prompt_begin_with_the_bullet_that_was_asked_for(
+    data_dir: Path, model_dir: Path, tmp_path: Path, tokenizer: TitleTokenizer, flags: list[str], bullet: str
+) -> None:
+    assert main([*_build_arguments(data_dir, model_dir, tmp_path / "made"), *flags]) == 0
+    template = json.loads((tmp_path / "made" / "manifest.json").read_text())["template"]
+    assert template.get("bullet_ids", []) == tokenizer.encode_trusted(bullet)
 
 
 def test_building_the_same_files_again_gives_the_same_version(

@@ -128,6 +128,14 @@ def test_a_consistent_manifest_with_a_wrong_value_is_refused(
         Manifest.from_bytes(resealed(artifact, **changes))
 
 
+@pytest.mark.parametrize("part", ["prefix_ids", "bullet_ids", "suffix_ids"])
+def test_no_part_of_a_prompt_leaves_the_vocabulary(artifact: Artifact, part: str) -> None:
+    manifest = artifact.manifest
+    for token in (-1, manifest.vocab_size):
+        with pytest.raises(ArtifactError, match=f"template: token id {token} is outside the vocabulary"):
+            Manifest.from_bytes(resealed(artifact, template=replace(manifest.template, **{part: (token,)})))
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "trie.pickle"])
 def test_a_part_outside_the_bundle_is_refused(artifact: Artifact, name: str) -> None:
     parts = dict(artifact.manifest.parts)

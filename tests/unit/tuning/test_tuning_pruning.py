@@ -27,15 +27,19 @@ def test_a_smaller_vocabulary_spells_the_catalogue_by_the_same_pieces(
     tokenizer: TitleTokenizer, whole: Path, tmp_path: Path
 ) -> None:
     catalogue = make_catalogue(12)
-    before = build_artifact(catalogue, tokenizer, BuildOptions())
+    options = BuildOptions(instruction="House:\n", bullet="Machine", suffix="Planet")  # a token each, in few titles
+    before = build_artifact(catalogue, tokenizer, options)
     small = prune_tokenizer(before, whole, tmp_path / "small")
-    after = build_artifact(catalogue, small, BuildOptions())
+    after = build_artifact(catalogue, small, options)
     assert small.vocab_size < tokenizer.vocab_size
     for leaf_before, leaf_after in zip(before.leaf_of_item, after.leaf_of_item, strict=True):
         pieces = [tokenizer.token_text(token) for token in before.trie.path(leaf_before)]
         assert [small.token_text(token) for token in after.trie.path(leaf_after)] == pieces
     assert before.trie.num_nodes == after.trie.num_nodes
-    assert len(before.manifest.template.prefix_ids) == len(after.manifest.template.prefix_ids)
+    for part in ("prefix_ids", "bullet_ids", "suffix_ids"):
+        ids = getattr(before.manifest.template, part)
+        kept = getattr(after.manifest.template, part)
+        assert [small.token_text(token) for token in kept] == [tokenizer.token_text(token) for token in ids]
     assert small.token_text(small.eos_id) == EOS
 
 
