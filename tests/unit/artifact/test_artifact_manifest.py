@@ -132,8 +132,9 @@ def test_a_consistent_manifest_with_a_wrong_value_is_refused(
 def test_no_part_of_a_prompt_leaves_the_vocabulary(artifact: Artifact, part: str) -> None:
     manifest = artifact.manifest
     for token in (-1, manifest.vocab_size):
+        odd: dict[str, Any] = {part: (token,)}
         with pytest.raises(ArtifactError, match=f"template: token id {token} is outside the vocabulary"):
-            Manifest.from_bytes(resealed(artifact, template=replace(manifest.template, **{part: (token,)})))
+            Manifest.from_bytes(resealed(artifact, template=replace(manifest.template, **odd)))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "trie.pickle"])
