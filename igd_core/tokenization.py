@@ -96,7 +96,11 @@ class TitleTokenizer:
 
     def token_text(self, token_id: int) -> str:
         """What one token reads as; parts of a character read as U+FFFD."""
-        return str(self._full.decode([token_id], skip_special_tokens=False))
+        return self.text([token_id])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What several tokens read as, control tokens included."""
+        return str(self._full.decode(ids, skip_special_tokens=False))
 
     def encode_paths(
         self, texts: Sequence[str], *, max_tokens: int = 72, allow_added_tokens: bool = False

@@ -14,6 +14,7 @@ from igd_core.engines.adapters import CONFIG_FILE, read_adapter_config
 from igd_core.engines.packed_linear import pack_linears
 from igd_core.errors import ModelError
 from igd_core.tokenization import TitleTokenizer
+from igd_core.tuned_prompt import read_tuned_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from igd_core.engines.adapters import Adapters
+    from igd_core.tuned_prompt import TunedPrompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,12 +36,14 @@ class Checkpoint:
         tokenizer: its tokenizer.
         model_id: its name.
         adapted: for each adapter, a copy of the model with the adapter's matrices added to the weights.
+        prompts: what the model and its adapters were tuned on, where their folders say so.
     """
 
     model: PreTrainedModel
     tokenizer: TitleTokenizer
     model_id: str
     adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
+    prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
 
     def model_of(self, adapter: str | None) -> PreTrainedModel:
         """The model itself for None, or its copy with that adapter."""
@@ -83,7 +87,13 @@ def load_checkpoint(
         for adapter, path in (adapters or {}).items()
     }
     model = prepared(_load_model(directory, DTYPES[dtype]))
-    return Checkpoint(model=model, tokenizer=tokenizer, model_id=Path(name).name, adapted=adapted)
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        model_id=Path(name).name,
+        adapted=adapted,
+        prompts=read_tuned_prompts(directory, adapters or {}),
+    )
 
 
 def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from igd_core.engines.worker import ModelThread
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
 from igd_core.tokenization import require_same_tokenizer
+from igd_core.tuned_prompt import warn_of_other_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +86,7 @@ class TreeEngine:
             raise ArtifactError(
                 f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
             )
+        warn_of_other_prompts(self._checkpoint.prompts, artifact, self._checkpoint.tokenizer)
         self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
 
     async def unload(self, version: str) -> None:

@@ -24,9 +24,10 @@ from igd_core.engines.vllm_forced import ForcedLogprobs
 from igd_core.engines.vllm_session import Prompt, VLLMSession
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
 from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
+from igd_core.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from igd_core.decoding.session import Scoring
     from igd_core.engines.adapters import Adapters
     from igd_core.engines.vllm_options import VLLMOptions
+    from igd_core.tuned_prompt import TunedPrompt
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class VLLMEngine:
         tokenizer: TitleTokenizer,
         kv_cache_bytes: int = 0,
         adapters: Adapters | None = None,
+        prompts: Mapping[str, TunedPrompt] | None = None,
     ) -> None:
         """Wrap a running ``AsyncLLM``; `start` makes one."""
         self.tokenizer = tokenizer
@@ -70,6 +73,7 @@ class VLLMEngine:
         self._limits = llm.model_config
         self._kv_cache_bytes = kv_cache_bytes
         self._adapters = dict(adapters or {})
+        self._prompts = dict(prompts or {})
         self._adapters_loaded = False
         self._versions: dict[str, _Version] = {}
         self._sessions: set[VLLMSession] = set()
@@ -89,6 +93,7 @@ class VLLMEngine:
         options.check()
         directory = resolve_checkpoint(options.model)
         tokenizer = TitleTokenizer.from_directory(directory)
+        prompts = read_tuned_prompts(directory, options.adapters)
         with options.environment():
             try:
                 from vllm import AsyncEngineArgs
@@ -113,6 +118,7 @@ class VLLMEngine:
             tokenizer=tokenizer,
             kv_cache_bytes=args.get("kv_cache_memory_bytes", 0),
             adapters=options.adapters,
+            prompts=prompts,
         )
 
     @property
@@ -140,6 +146,7 @@ class VLLMEngine:
                 held.retired = False
                 return
             self._check_fit(artifact)
+            warn_of_other_prompts(self._prompts, artifact, self.tokenizer)
             await self._alive(self.llm.get_supported_tasks())  # asked once; later answers come from memory
             await self._load_adapters()
             with tempfile.TemporaryDirectory(prefix="igd-trie-") as scratch:

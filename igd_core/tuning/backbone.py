@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from igd_core.tuned_prompt import TunedPrompt
     from igd_core.tuning.settings import LoraSettings, TuningSettings
 
 ADAPTER = "adapter"
@@ -42,12 +43,14 @@ class Backbone:
         tokenizer: of the checkpoint, or of the directory that a from-scratch model takes its tokenizer from.
         tokenizer_dir: where its files are.
         name: the checkpoint's name, written into an adapter; empty for a from-scratch model.
+        prompt: what it is tuned on, written beside the weights.
     """
 
     model: PreTrainedModel
     tokenizer: TitleTokenizer
     tokenizer_dir: Path
     name: str
+    prompt: TunedPrompt | None = None
 
     @property
     def is_adapter(self) -> bool:
@@ -92,6 +95,8 @@ class Backbone:
         else:
             self.model.save_pretrained(str(directory))
             copy_tokenizer(self.tokenizer_dir, directory)
+        if self.prompt is not None:
+            self.prompt.write(directory)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from igd_core.errors import InputError
+from igd_core.tuned_prompt import read_tuned_prompt
 from igd_core.tuning.backbone import ADAPTER, MODEL, copy_tokenizer
 from igd_core.tuning.run import RECORD
 from igd_core.whole_files import replaced_folder
@@ -45,3 +46,6 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
     with replaced_folder(out) as new:
         merged.save_pretrained(new)
         copy_tokenizer(directory, new)
+        prompt = read_tuned_prompt(adapter)
+        if prompt is not None:
+            prompt.write(new)

@@ -13,7 +13,7 @@ import json
 import math
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from igd_core.data.rows import newest_rows
 from igd_core.engines.adapters import WEIGHTS_FILE
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tokenization import require_same_tokenizer
+from igd_core.tuned_prompt import TunedPrompt
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
 from igd_core.tuning.settings import TuningSettings
 from igd_core.whole_files import write_json
@@ -157,8 +158,11 @@ def _train(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_seed(settings.seed)
-    backbone = load_backbone(
-        inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
+    backbone = replace(
+        load_backbone(
+            inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
+        ),
+        prompt=TunedPrompt.of(artifact.manifest.template),
     )
     require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
     record |= _model_record(backbone)

@@ -32,7 +32,7 @@ def test_the_demos_adapter_is_there_and_no_other_is_made_up() -> None:
 def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     run, recipe = shipped_run(name), read_recipe(name)
     files = list((run / "adapter").iterdir())
-    assert {file.name for file in files} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {file.name for file in files} == {"adapter_config.json", "adapter_model.safetensors", "igd_prompt.json"}
     assert sum(file.stat().st_size for file in files) <= 5_000_000
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
@@ -40,6 +40,10 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     options, template = build_options(recipe), record["artifact"]["template"]
     assert (template["max_history"], template["drop_block"]) == (options.max_history, options.drop_block)
     assert bool(template.get("bullet_ids")) == bool(options.bullet)
+    told = json.loads((run / "adapter" / "igd_prompt.json").read_text())
+    assert {part: told[part] for part in told if part != "format"} == {
+        part: template[part] for part in ("prefix_ids", "bullet_ids", "suffix_ids")
+    }
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
     assert losses
     assert min(losses) < record["history"][0]["loss"]

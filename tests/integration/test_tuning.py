@@ -187,6 +187,10 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
     evaluated = [entry for entry in record["history"] if "eval_loss" in entry]
     assert evaluated[-1]["eval_plain_loss"] < evaluated[0]["eval_plain_loss"] - 0.5
     assert record["artifact"]["version"]
+    template = json.loads((data_dir / "artifact" / "manifest.json").read_text())["template"]
+    told = json.loads((inputs.out / "model" / "igd_prompt.json").read_text())
+    assert told == {"format": "igd-prompt", **{part: template[part] for part in told if part != "format"}}
+    assert {*told} == {"format", "prefix_ids", "bullet_ids", "suffix_ids"}
     release = torch.__version__.partition("+")[0]  # a wheel of PyPI leaves its build (+cu130) out of its metadata
     assert record["packages"]["torch"].partition("+")[0] == release
     words = [
@@ -222,6 +226,9 @@ def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
     merged_dir = inputs.out.parent / "merged"
     assert main(["tune", "merge", "--run", str(inputs.out), "--out", str(merged_dir)]) == 0
     assert "merged checkpoint" in capsys.readouterr().out
+    told = [(each / "igd_prompt.json").read_text() for each in (inputs.out / "adapter", merged_dir)]
+    assert told[0] == told[1]
+    assert not (Path(base) / "igd_prompt.json").exists()
     merged = load_checkpoint(merged_dir, device="cpu", dtype="float32").model
     plain = load_checkpoint(base, device="cpu", dtype="float32", packed=False).model
     tokens = torch.tensor([[5, 9, 30, 41]])

@@ -57,6 +57,7 @@ from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.settings import DecodingSetting, Seen  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex  # noqa: E402
 from igd_core.tokenization import TitleTokenizer  # noqa: E402
+from igd_core.tuned_prompt import TunedPrompt  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -80,9 +81,11 @@ OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_
 
 @pytest.fixture(scope="module")
 def checkpoint_dir(
-    tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any], tokenizer: TitleTokenizer
+    tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any], tokenizer: TitleTokenizer, artifact: Artifact
 ) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("checkpoint"), definition, tokenizer)
+    directory = save_tiny_llama(tmp_path_factory.mktemp("checkpoint"), definition, tokenizer)
+    TunedPrompt.of(artifact.manifest.template).write(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -390,13 +393,20 @@ async def ordinary_text(engine: VLLMEngine, prompt: list[int], request_id: str |
 
 
 async def test_versions_come_and_go_under_running_sessions(
-    vllm: Subject, tree: Subject, artifact: Artifact, other_artifact: Artifact
+    vllm: Subject,
+    tree: Subject,
+    artifact: Artifact,
+    other_artifact: Artifact,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine, prompt = engine_of(vllm), prompt_of(other_artifact, 1, 2)
     with pytest.raises(EngineError, match=f"version '{other_artifact.version}' is not loaded"):
         await engine.open(other_artifact.version, prompt, Scoring())
     await engine.load(other_artifact)
     await engine.load(other_artifact)
+    warned = [record.getMessage() for record in caplog.records if record.name == "igd_core.tuned_prompt"]
+    assert len(warned) == 1
+    assert f"of catalogue other, version {other_artifact.version}" in warned[0]
     assert engine.stats().versions == (artifact.version, other_artifact.version)
     session = await engine.open(other_artifact.version, prompt, Scoring(keep=ALL))
     scored = dict(await session.expand([ROOT]))
