@@ -33,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--among", action="append", default=[], metavar="SETTING", help="choose from these (default: D3 and IGD)"
     )
+    parser.add_argument(
+        "--together", action="store_true", help="choose one setting for all seeds of a name (default: one for each)"
+    )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--json", action="store_true")
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 100:
         raise InputError(f"resamples {args.resamples}: at least 100 are needed for an interval")
-    question = Question(metric=args.metric, seen=args.seen, among=tuple(args.among))
+    question = Question(metric=args.metric, seen=args.seen, among=tuple(args.among), together=args.together)
     trials: dict[str, list[Trial]] = {}
     for name, valid, test in args.trial:
         trial = Trial(valid=read_ranks(Path(valid)), test=read_ranks(Path(test)))

@@ -91,7 +91,8 @@ class Comparison:
 
     Attributes:
         name: of the trials.
-        chosen: each trial's setting with the best value on its validation rows.
+        chosen: each trial's setting with the best value on its validation rows, or the same for all (`Question`).
+        validated: mean over trials of that value on validation rows; says which name they would choose.
         plain_by_seed: each trial's value without rebalancing (alpha 0).
         chosen_by_seed: each trial's value as chosen.
         plain: mean over trials, alpha 0.
@@ -103,6 +104,7 @@ class Comparison:
 
     name: str
     chosen: tuple[str, ...]
+    validated: float
     plain_by_seed: tuple[float, ...]
     chosen_by_seed: tuple[float, ...]
     plain: Interval
@@ -120,11 +122,13 @@ class Question:
         metric: ``HR@k`` or ``NDCG@k``.
         seen: whether items of the history could come back, allowed or excluded.
         among: names of settings to choose from; empty for those the method has (D3, and IGD with any alpha).
+        together: choose one setting for all trials of a name, by the mean of their values, instead of one for each.
     """
 
     metric: str = "NDCG@10"
     seen: str = "allowed"
     among: tuple[str, ...] = ()
+    together: bool = False
 
     def __post_init__(self) -> None:
         if _METRIC.fullmatch(self.metric) is None:
@@ -209,12 +213,12 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
     found = []
     for name, group in trials.items():
         plain = [question.values(trial.test.of(_plain(trial.test, question), question.seen)) for trial in group]
-        chosen = [_chosen(trial.valid, question) for trial in group]
+        chosen, validated = _chosen([trial.valid for trial in group], question)
         best = [
             question.values(trial.test.of(setting, question.seen)) for trial, setting in zip(group, chosen, strict=True)
         ]
         columns += [np.mean(plain, axis=0), np.mean(best, axis=0)]
-        found.append((name, chosen, plain, best))
+        found.append((name, chosen, validated, plain, best))
     draws = resampling.means(np.column_stack(columns))
 
     def interval(at: int, less: int | None = None) -> Interval:
@@ -226,6 +230,7 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
         Comparison(
             name=name,
             chosen=tuple(chosen),
+            validated=validated,
             plain_by_seed=tuple(float(values.mean()) for values in plain),
             chosen_by_seed=tuple(float(values.mean()) for values in best),
             plain=interval(2 * place),
@@ -234,7 +239,7 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
             tuning=interval(2 * place, 0) if place else None,
             both=interval(2 * place + 1, 0) if place else None,
         )
-        for place, (name, chosen, plain, best) in enumerate(found)
+        for place, (name, chosen, validated, plain, best) in enumerate(found)
     ]
 
 
@@ -247,12 +252,15 @@ def table(results: Sequence[Comparison], question: Question) -> str:
         lines.append(f"{result.name} ({seeds} seed{'s' if seeds > 1 else ''})")
         lines.append(f"  alpha 0                     {_value(result.plain)}   by seed {_list(result.plain_by_seed)}")
         lines.append(f"  chosen on validation rows   {_value(result.best)}   by seed {_list(result.chosen_by_seed)}")
-        lines += [f"    {setting}" for setting in result.chosen]
+        lines += [f"    {setting}" for setting in (result.chosen if len(set(result.chosen)) > 1 else result.chosen[:1])]
+        lines.append(f"  on validation rows then     {result.validated:.4f}")
         lines.append(f"  decoding adds               {_difference(result.decoding)}")
         if result.tuning is not None and result.both is not None:
             lines.append(f"  tuning adds to {base:<12} {_difference(result.tuning)}")
             lines.append(f"  both add to {base:<15} {_difference(result.both)}")
         lines.append("")
+    if len(results) > 1:
+        lines += [f"validation rows choose {max(results, key=lambda each: each.validated).name}", ""]
     return "\n".join(lines[:-1])
 
 
@@ -263,17 +271,30 @@ def _plain(run: RankedRun, question: Question) -> str:
     raise InputError(f"{run.path}: has no alpha 0 with length penalty 0 and seen items {question.seen}")
 
 
-def _chosen(valid: RankedRun, question: Question) -> str:
-    """Name of the best setting on validation rows; of equals the first."""
+def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], float]:
+    """Name of each run's best setting on validation rows, of equals the first; and the mean of their values there."""
+    tables = [_validated(run, question) for run in runs]
+    if question.together:
+        shared = [name for name in tables[0] if all(name in values for values in tables)]
+        if not shared:
+            raise InputError(f"{runs[0].path}: has no setting that all runs of its name have")
+        best = max(shared, key=lambda name: sum(values[name] for values in tables))
+        tables = [{best: values[best]} for values in tables]
+    chosen = [max(values, key=values.__getitem__) for values in tables]
+    return chosen, float(np.mean([values[name] for values, name in zip(tables, chosen, strict=True)]))
+
+
+def _validated(run: RankedRun, question: Question) -> dict[str, float]:
+    """The metric on validation rows of each setting that can be chosen."""
     if question.among:
-        candidates = [valid.of(name, question.seen) for name in question.among]
+        candidates = [run.of(name, question.seen) for name in question.among]
     else:
         candidates = [
-            method for method in valid.methods if method.seen == question.seen and method.known_as in {"D3", "IGD"}
+            method for method in run.methods if method.seen == question.seen and method.known_as in {"D3", "IGD"}
         ]
     if not candidates:
-        raise InputError(f"{valid.path}: has no D3 or IGD with seen items {question.seen}")
-    return max(candidates, key=lambda method: question.values(method).mean()).name
+        raise InputError(f"{run.path}: has no D3 or IGD with seen items {question.seen}")
+    return {method.name: float(question.values(method).mean()) for method in candidates}
 
 
 def _require_same_rows(runs: Sequence[RankedRun]) -> None:

@@ -77,6 +77,25 @@ def test_the_setting_is_chosen_on_validation_rows_and_judged_on_test_rows(trials
     assert tuned.chosen_by_seed == pytest.approx((ndcg(TEST_B["a2"]), ndcg(TEST_A["a0"])))
 
 
+def test_one_setting_can_be_chosen_for_all_seeds_by_their_mean_on_validation_rows(
+    trials: dict[str, list[Trial]], tmp_path: Path
+) -> None:
+    apart, together = (compare(trials, Question(together=each), FEW)[1] for each in (False, True))
+    # Means over B and A: alpha 0 has what either has, alpha 0.2 is better on B and worse on A.
+    by_name = {name: (ndcg(VALID_B[name]) + ndcg(VALID_A[name])) / 2 for name in ("a0", "a2", "a4")}
+    assert max(by_name, key=by_name.__getitem__) == "a2"
+    assert together.chosen == ("alpha=0.2", "alpha=0.2")
+    assert together.validated == pytest.approx(by_name["a2"])
+    assert apart.validated == pytest.approx((ndcg(VALID_B["a2"]) + ndcg(VALID_A["a0"])) / 2)
+    assert together.chosen_by_seed == pytest.approx((ndcg(TEST_B["a2"]), ndcg(TEST_A["a2"])))
+    run = ranked_run(tmp_path, {"d0": [1]}, rows="valid")
+    with pytest.raises(InputError, match=r"has no D3 or IGD"):
+        compare({"one": [replace(trials["plain"][0], valid=run)]}, Question(together=True), FEW)
+    apart_runs = [ranked_run(tmp_path, {name: [1]}, rows="valid") for name in ("a0", "a2")]
+    with pytest.raises(InputError, match=r"has no setting that all runs of its name have"):
+        compare({"one": [replace(trials["plain"][0], valid=each) for each in apart_runs]}, Question(together=True), FEW)
+
+
 def test_what_tuning_and_decoding_add_is_the_difference_of_means_over_seeds(trials: dict[str, list[Trial]]) -> None:
     plain, tuned = compare(trials, Question(), FEW)
     base = ndcg(TEST_A["a0"])
@@ -232,6 +251,9 @@ def test_the_command_prints_a_table_and_json(
     printed = capsys.readouterr().out
     assert "tuned (2 seeds)" in printed
     assert "both add to plain" in printed
+    assert printed.endswith("\nvalidation rows choose tuned\n")
+    assert main(["compare", *told, "--resamples", "200", "--together"]) == 0
+    assert capsys.readouterr().out.count("    alpha=0.2\n") == 1
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
