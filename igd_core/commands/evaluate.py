@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igd_core.artifact import Artifact, load_artifact
+from igd_core.artifact import load_artifact
 from igd_core.commands.recommend import add_engine_arguments, engine_options
 from igd_core.errors import InputError
 from igd_core.models import igd_home
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TypeAlias
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from igd_core.engines.base import Engine
-    from igd_core.engines.open import EngineOptions
-    from igd_core.evaluation.journal import Journal
-    from igd_core.evaluation.results import ResultSettings
-    from igd_core.evaluation.rows import EvaluationRows
-    from igd_core.evaluation.run import RunIdentity, Shard, ShardRun
+    from igd_core.evaluation.job import EvaluationJob, Summary
+    from igd_core.evaluation.run import RunIdentity
     from igd_core.evaluation.settings import DecodingSetting, Seen
 
-    Sequences: TypeAlias = Sequence[NDArray[np.int32]] | None
-
 _BASELINE_DEPTH = 20
-_ADAPTER = "adapter"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Check everything, decode what is left, rank baselines, sum up once every shard is done."""
     from igd_core.evaluation.bootstrap import Resampling
+    from igd_core.evaluation.job import BaselineChoice, Checkpoint, EvaluationJob
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import read_rows
     from igd_core.evaluation.run import RunIdentity, Shard, make_run_folder
@@ -95,21 +81,21 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_unknown=args.on_unknown_item,
     )
-    out = args.out or _default_out(args, identity)
-    make_run_folder(out)
+    checkpoint = None
     if args.model is not None:
-        _decode(args, _Parts(artifact=artifact, rows=rows, identity=identity, out=out), settings, shard)
+        checkpoint = Checkpoint(options=engine_options(args), adapter=args.adapter, concurrency=args.concurrency)
+    out = args.out or _default_out(args, identity, "baselines" if checkpoint is None else checkpoint.name)
+    make_run_folder(out)
+    job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
+    if checkpoint is not None:
+        job.decode(checkpoint, settings, shard)
     if shard.index == 1:
-        _rank_baselines(args, _Parts(artifact=artifact, rows=rows, identity=identity, out=out))
-    return _sum_up(args, _Parts(artifact=artifact, rows=rows, identity=identity, out=out), summing)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    artifact: Artifact
-    rows: EvaluationRows
-    identity: RunIdentity
-    out: Path
+        depth = max(_BASELINE_DEPTH, *args.k)
+        job.rank_baselines(
+            BaselineChoice(names=args.baselines, train=args.train, seen=_seen(args), depth=depth, seed=args.seed)
+        )
+    _print(args, job, job.sum_up(summing))
+    return 0
 
 
 def _seen(args: argparse.Namespace) -> list[Seen]:
@@ -146,7 +132,7 @@ def _check_methods(args: argparse.Namespace, settings: list[DecodingSetting]) ->
         raise InputError(f"reference {args.reference!r}: one of {', '.join(names)}")
 
 
-def _default_out(args: argparse.Namespace, identity: RunIdentity) -> Path:
+def _default_out(args: argparse.Namespace, identity: RunIdentity, name: str) -> Path:
     """The same settings find the same folder, so that a run that was cut off goes on."""
     told = [
         str(args.model),
@@ -155,133 +141,23 @@ def _default_out(args: argparse.Namespace, identity: RunIdentity) -> Path:
         args.dtype,
         args.alphas,
         args.length_penalties,
+        args.forced_weights,
         args.beams,
         args.seen,
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
-    name = "baselines" if args.model is None else _model_name(args)
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"
 
 
-def _model_name(args: argparse.Namespace) -> str:
-    return Path(args.model).name + ("" if args.adapter is None else f"+{args.adapter.name}")
-
-
-def _decode(args: argparse.Namespace, parts: _Parts, settings: list[DecodingSetting], shard: Shard) -> None:
-    from igd_core.evaluation.journal import Journal
-    from igd_core.evaluation.run import ShardRun, checkpoint_sha256, decoding_header
-
-    header = decoding_header(
-        parts.identity,
-        settings,
-        model=_model_name(args),
-        engine=args.engine,
-        dtype=args.dtype,
-        sha256=checkpoint_sha256(args.model, args.adapter),
-    )
-    concurrency = args.concurrency or (16 if args.engine == "vllm" else 2)
-    with Journal(parts.out / shard.file_name, header) as journal:
-        shard_run = ShardRun(journal, parts.rows, shard, concurrency=concurrency)
-        if shard_run.left:
-            options = engine_options(args)
-            if args.adapter is not None:
-                options = dataclasses.replace(options, adapters={_ADAPTER: args.adapter})
-            opened = _open(options, parts.artifact)
-            asyncio.run(_run(shard_run, opened, parts.artifact, settings, None if args.adapter is None else _ADAPTER))
-
-
-def _open(options: EngineOptions, artifact: Artifact) -> Engine:
-    from igd_core.engines.open import open_engine
-    from igd_core.evaluation.shared_session import widest_node
-
-    if options.engine == "vllm":
-        # All children of a node are asked for at once, and vLLM must be told at its start how many that may be.
-        beams = max(int(options.vllm.get("max_beams", 1)), -(-widest_node(artifact) // 2))
-        options = dataclasses.replace(options, vllm={**options.vllm, "max_beams": beams})
-    return open_engine(options).engine
-
-
-async def _run(
-    shard_run: ShardRun, engine: Engine, artifact: Artifact, settings: list[DecodingSetting], adapter: str | None
-) -> None:
-    try:
-        await engine.load(artifact)
-        await shard_run.decode(engine, artifact, settings, adapter=adapter)
-    finally:
-        await engine.close()
-
-
-def _rank_baselines(args: argparse.Namespace, parts: _Parts) -> None:
-    from igd_core.data.readers import read_interactions
-    from igd_core.evaluation.journal import Journal
-    from igd_core.evaluation.sequences import training_sequences
-
-    sequences = train_sha256 = None
-    if args.train is not None and args.baselines:
-        catalogue = parts.artifact.catalogue
-        read = read_interactions(
-            args.train, catalogue, on_unknown="error" if args.on_unknown_item == "error" else "drop"
-        )
-        sequences = training_sequences(read.data)
-        train_sha256 = hashlib.sha256(args.train.read_bytes()).hexdigest()
-    for name in args.baselines:
-        depth = max(_BASELINE_DEPTH, *args.k)
-        methods = [{"name": name, "known_as": "", "seen": seen, "depth": depth} for seen in _seen(args)]
-        header = parts.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)
-        with Journal(parts.out / f"baseline-{name}.jsonl", header) as journal:
-            if len(journal.records) < len(parts.rows):
-                _rank_baseline(name, args, parts, journal, sequences)
-
-
-def _rank_baseline(name: str, args: argparse.Namespace, parts: _Parts, journal: Journal, sequences: Sequences) -> None:
-    from igd_core.evaluation.baselines import make_ranker, ranked_lists
-
-    ranker = make_ranker(name, parts.artifact, sequences, seed=args.seed, scratch=parts.out)
-    depth = max(_BASELINE_DEPTH, *args.k)
-    by_seen = [
-        list(ranked_lists(ranker, parts.rows.histories, parts.artifact, depth=depth, seen=seen)) for seen in _seen(args)
-    ]
-    done = {int(record["row"]) for record in journal.records}
-    records = (
-        {"row": row, "lists": lists if parts.rows.target[row] >= 0 else None}
-        for row, lists in enumerate(zip(*by_seen, strict=True))
-    )
-    journal.append(*(record for record in records if record["row"] not in done))
-
-
-def _sum_up(args: argparse.Namespace, parts: _Parts, summing: ResultSettings) -> int:
-    from igd_core.evaluation.compare import RANKS_FILE, MethodRanks, to_ranks_json
-    from igd_core.evaluation.plots import draw_accuracy, draw_slices
-    from igd_core.evaluation.report import collect, report, table
-    from igd_core.evaluation.results import summarise, title_ranks
-    from igd_core.whole_files import write_json
-
-    collected = collect(parts.out, parts.identity.header(), rows=len(parts.rows))
-    if collected.missing:
-        told = {"out": str(parts.out), "rows": len(parts.rows), "missing": collected.missing}
-        print(json.dumps(told) if args.json else f"{parts.out}: {collected.missing} rows are left for other shards")
-        return 0
-    results = summarise(collected.methods, parts.rows, parts.artifact, summing)
-    content = report(collected, results, rows=parts.rows, artifact=parts.artifact, settings=summing)
-    write_json(parts.out / "results.json", content)
-    ranks = [
-        MethodRanks(
-            name=lists.method.name, seen=lists.method.seen, known_as=lists.known_as, depth=lists.depth, titles=titles
-        )
-        for lists, titles in zip(
-            collected.methods, title_ranks(collected.methods, parts.rows, parts.artifact), strict=True
-        )
-    ]
-    write_json(parts.out / RANKS_FILE, to_ranks_json(parts.identity.header(), ranks), dense=True)
-    shown = summing.shown_cutoff(result.depth for result in results)
-    draw_accuracy(results, shown, parts.out / "accuracy.png")
-    draw_slices(results, shown, parts.out / "slices.png")
-    if args.json:
-        print(json.dumps(content))
-        return 0
-    print(_what_was_measured(content, str(parts.out)))
-    print(table(results, summing))
-    return 0
+def _print(args: argparse.Namespace, job: EvaluationJob, summary: Summary) -> None:
+    if summary.missing:
+        told = {"out": str(job.out), "rows": len(job.rows), "missing": summary.missing}
+        print(json.dumps(told) if args.json else f"{job.out}: {summary.missing} rows are left for other shards")
+    elif args.json:
+        print(json.dumps(summary.content))
+    else:
+        print(_what_was_measured(summary.content, str(job.out)))
+        print(summary.table)
 
 
 def _what_was_measured(content: dict[str, Any], out: str) -> str:

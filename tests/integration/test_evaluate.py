@@ -165,11 +165,28 @@ def test_a_complete_run_is_summed_up_again_without_the_model(
     def refuse(_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("igd_core.engines.open.open_engine", refuse)
+    monkeypatch.setattr("igd_core.evaluation.job.open_engine", refuse)
     assert main(_arguments(here, whole, "--reference", "popular", "--baselines", "popular")) == 0
     shown = capsys.readouterr().out
     assert "reference: popular" in shown
     assert "seen items excluded" in shown
+
+
+def test_without_a_folder_named_the_same_settings_find_the_same_one(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IGD_HOME", str(tmp_path))
+    told = _arguments(here, tmp_path, "--limit", "2")
+    out = told.index("--out")
+    del told[out : out + 2]
+    assert main(told) == 0
+    (made,) = (tmp_path / "evaluations").iterdir()
+    assert made.name.startswith("model-")
+    before = (made / "rows-1-of-1.jsonl").read_bytes()
+    assert main(told) == 0
+    assert (made / "rows-1-of-1.jsonl").read_bytes() == before
+    assert main([*told, "--forced-weights", "1,0"]) == 0
+    assert len(list((tmp_path / "evaluations").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

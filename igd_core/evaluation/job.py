@@ -1,0 +1,226 @@
+"""The three steps of an evaluation in one folder: decode a shard's rows, rank the baselines, sum everything up.
+
+Each step finds what earlier runs left in the folder and does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.data.readers import read_interactions
+from igd_core.engines.open import open_engine
+from igd_core.evaluation.baselines import make_ranker, ranked_lists
+from igd_core.evaluation.compare import RANKS_FILE, MethodRanks, to_ranks_json
+from igd_core.evaluation.journal import Journal
+from igd_core.evaluation.plots import draw_accuracy, draw_slices
+from igd_core.evaluation.report import collect, report, table
+from igd_core.evaluation.results import summarise, title_ranks
+from igd_core.evaluation.run import ShardRun, checkpoint_sha256, decoding_header
+from igd_core.evaluation.sequences import training_sequences
+from igd_core.evaluation.shared_session import widest_node
+from igd_core.whole_files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.base import Engine
+    from igd_core.engines.open import EngineOptions
+    from igd_core.evaluation.results import ResultSettings
+    from igd_core.evaluation.rows import EvaluationRows
+    from igd_core.evaluation.run import RunIdentity, Shard
+    from igd_core.evaluation.settings import DecodingSetting, Seen
+
+    Sequences: TypeAlias = Sequence[NDArray[np.int32]] | None
+
+_ADAPTER = "adapter"
+_CONCURRENCY = {"tree": 2, "vllm": 16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What is decoded with.
+
+    Attributes:
+        options: of the engine; its ``adapters`` are left to `EvaluationJob.decode`.
+        adapter: directory of a LoRA adapter of the model.
+        concurrency: rows at once; None for as many as suit the engine.
+    """
+
+    options: EngineOptions
+    adapter: Path | None = None
+    concurrency: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Last names of the model's directory and of the adapter's."""
+        return Path(self.options.model).name + ("" if self.adapter is None else f"+{self.adapter.name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineChoice:
+    """Which baselines.
+
+    Attributes:
+        names: out of `baselines.BASELINES`.
+        train: training rows, for those that learn.
+        seen: with items of the history allowed, excluded, or once each.
+        depth: items a list.
+        seed: of those that draw.
+    """
+
+    names: Sequence[str]
+    train: Path | None
+    seen: Sequence[Seen]
+    depth: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a folder came to.
+
+    Attributes:
+        missing: rows that no shard has decoded yet; with any, the rest is empty.
+        content: of ``results.json``.
+        table: for the terminal.
+    """
+
+    missing: int = 0
+    content: dict[str, Any] = dataclasses.field(default_factory=dict)
+    table: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationJob:
+    """Rows, the catalogue they are of, and the folder that takes the results.
+
+    Attributes:
+        artifact: whose prompts and paths are decoded.
+        rows: histories and targets.
+        identity: what tells these rows from others; every file of the folder carries it.
+        out: the folder; exists.
+    """
+
+    artifact: Artifact
+    rows: EvaluationRows
+    identity: RunIdentity
+    out: Path
+
+    def decode(self, checkpoint: Checkpoint, settings: Sequence[DecodingSetting], shard: Shard) -> None:
+        """Decode the shard's rows that its journal lacks; the model is loaded only if there are any.
+
+        Raises:
+            DataError: the journal is of another run, or another process writes it.
+            ModelError: the checkpoint or adapter.
+            EngineError: a row that could not be decoded; those before it stay.
+        """
+        options, adapter = checkpoint.options, None
+        header = decoding_header(
+            self.identity,
+            settings,
+            model=checkpoint.name,
+            engine=options.engine,
+            dtype=options.dtype,
+            sha256=checkpoint_sha256(options.model, checkpoint.adapter),
+        )
+        if checkpoint.adapter is not None:
+            adapter = _ADAPTER
+            options = dataclasses.replace(options, adapters={_ADAPTER: checkpoint.adapter})
+        with Journal(self.out / shard.file_name, header) as journal:
+            concurrency = checkpoint.concurrency or _CONCURRENCY[options.engine]
+            shard_run = ShardRun(journal, self.rows, shard, concurrency=concurrency)
+            if shard_run.left:
+                asyncio.run(self._run(shard_run, _open(options, self.artifact), settings, adapter))
+
+    async def _run(
+        self, shard_run: ShardRun, engine: Engine, settings: Sequence[DecodingSetting], adapter: str | None
+    ) -> None:
+        try:
+            await engine.load(self.artifact)
+            await shard_run.decode(engine, self.artifact, settings, adapter=adapter)
+        finally:
+            await engine.close()
+
+    def rank_baselines(self, choice: BaselineChoice) -> None:
+        """Rank the rows by each baseline that the folder lacks.
+
+        Raises:
+            DataError: training rows that cannot be read, or a journal of another run.
+            InputError: a baseline whose library is not installed.
+        """
+        sequences = train_sha256 = None
+        if choice.train is not None and choice.names:
+            read = read_interactions(
+                choice.train,
+                self.artifact.catalogue,
+                on_unknown="error" if self.identity.on_unknown == "error" else "drop",
+            )
+            sequences = training_sequences(read.data)
+            train_sha256 = hashlib.sha256(choice.train.read_bytes()).hexdigest()
+        for name in choice.names:
+            methods = [{"name": name, "known_as": "", "seen": seen, "depth": choice.depth} for seen in choice.seen]
+            header = self.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)
+            with Journal(self.out / f"baseline-{name}.jsonl", header) as journal:
+                if len(journal.records) < len(self.rows):
+                    self._rank(name, choice, journal, sequences)
+
+    def _rank(self, name: str, choice: BaselineChoice, journal: Journal, sequences: Sequences) -> None:
+        ranker = make_ranker(name, self.artifact, sequences, seed=choice.seed, scratch=self.out)
+        histories = self.rows.histories
+        by_seen = [
+            list(ranked_lists(ranker, histories, self.artifact, depth=choice.depth, seen=seen)) for seen in choice.seen
+        ]
+        done = {int(record["row"]) for record in journal.records}
+        records = (
+            {"row": row, "lists": lists if self.rows.target[row] >= 0 else None}
+            for row, lists in enumerate(zip(*by_seen, strict=True))
+        )
+        journal.append(*(record for record in records if record["row"] not in done))
+
+    def sum_up(self, summing: ResultSettings) -> Summary:
+        """Write ``results.json``, ``ranks.json`` and the pictures, once no row is missing.
+
+        Raises:
+            DataError: a journal of another run, or damaged.
+        """
+        collected = collect(self.out, self.identity.header(), rows=len(self.rows))
+        if collected.missing:
+            return Summary(missing=collected.missing)
+        results = summarise(collected.methods, self.rows, self.artifact, summing)
+        content = report(collected, results, rows=self.rows, artifact=self.artifact, settings=summing)
+        write_json(self.out / "results.json", content)
+        ranks = [
+            MethodRanks(
+                name=lists.method.name,
+                seen=lists.method.seen,
+                known_as=lists.known_as,
+                depth=lists.depth,
+                titles=titles,
+            )
+            for lists, titles in zip(
+                collected.methods, title_ranks(collected.methods, self.rows, self.artifact), strict=True
+            )
+        ]
+        write_json(self.out / RANKS_FILE, to_ranks_json(self.identity.header(), ranks), dense=True)
+        shown = summing.shown_cutoff(result.depth for result in results)
+        draw_accuracy(results, shown, self.out / "accuracy.png")
+        draw_slices(results, shown, self.out / "slices.png")
+        return Summary(content=content, table=table(results, summing))
+
+
+def _open(options: EngineOptions, artifact: Artifact) -> Engine:
+    if options.engine == "vllm":
+        # All children of a node are asked for at once, and vLLM must be told at its start how many that may be.
+        beams = max(int(options.vllm.get("max_beams", 1)), -(-widest_node(artifact) // 2))
+        options = dataclasses.replace(options, vllm={**options.vllm, "max_beams": beams})
+    return open_engine(options).engine
