@@ -45,7 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read, choose, compare, print."""
     from igd_core.evaluation.bootstrap import Resampling
-    from igd_core.evaluation.compare import Question, Trial, compare, read_ranks, table
+    from igd_core.evaluation.compare import Question, Trial, compare, table
+    from igd_core.evaluation.ranks import read_ranks
 
     if args.resamples < 100:
         raise InputError(f"resamples {args.resamples}: at least 100 are needed for an interval")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from igd_core.data.readers import read_interactions
 from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
-from igd_core.evaluation.compare import RANKS_FILE, MethodRanks, to_ranks_json
 from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
+from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, to_ranks_json
 from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
 from igd_core.evaluation.run import ShardRun, checkpoint_sha256, decoding_header

@@ -12,17 +12,8 @@ import pytest
 from igd_core.cli import main
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.bootstrap import Resampling
-from igd_core.evaluation.compare import (
-    RANKS_FILE,
-    Comparison,
-    MethodRanks,
-    Question,
-    RankedRun,
-    Trial,
-    compare,
-    read_ranks,
-    to_ranks_json,
-)
+from igd_core.evaluation.compare import Comparison, Question, Trial, compare
+from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, read_ranks, to_ranks_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 import server
 from igd_core.cli import main
-from igd_core.evaluation.compare import RANKS_FILE, read_ranks
+from igd_core.evaluation.ranks import RANKS_FILE, read_ranks
 
 ROOT = Path(server.__file__).parent.parent
 DOCUMENT = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("results*.md")))
