@@ -28,6 +28,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="folders of two `igd evaluate` runs of one checkpoint; repeat a NAME for its seeds. The first NAME is what"
         " the others are compared with",
     )
+    parser.add_argument(
+        "--baseline",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "TEST"),
+        help="a method of an `igd evaluate` run on the same test rows to compare each NAME with: popular, sasrec...",
+    )
     parser.add_argument("--metric", default="NDCG@10", metavar="HR@K|NDCG@K", help="default: %(default)s")
     parser.add_argument("--seen", choices=("allowed", "excluded"), default="allowed", help="default: %(default)s")
     parser.add_argument(
@@ -55,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for name, valid, test in args.trial:
         trial = Trial(valid=read_ranks(Path(valid)), test=read_ranks(Path(test)))
         trials.setdefault(name, []).append(trial)
-    results = compare(trials, question, Resampling(resamples=args.resamples, seed=args.seed))
+    baselines = {name: read_ranks(Path(test)) for name, test in args.baseline}
+    results = compare(trials, question, Resampling(resamples=args.resamples, seed=args.seed), baselines)
     if args.json:
         print(json.dumps({"metric": args.metric, "seen": args.seen, "names": [asdict(result) for result in results]}))
     else:

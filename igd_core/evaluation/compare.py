@@ -40,6 +40,14 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """A baseline's value on test rows, and that of the trials as chosen less it."""
+
+    value: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """What trials of one name came to, by title, on test rows.
 
@@ -54,6 +62,7 @@ class Comparison:
         decoding: ``best`` less ``plain``.
         tuning: ``plain`` less the first name's; None for the first name.
         both: ``best`` less the first name's ``plain``; None for the first name.
+        against: baselines by name.
     """
 
     name: str
@@ -66,6 +75,7 @@ class Comparison:
     decoding: Interval
     tuning: Interval | None
     both: Interval | None
+    against: Mapping[str, Against]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +110,13 @@ class Question:
         return _METRICS[name](method.titles, int(cutoff))
 
 
-def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resampling: Resampling) -> list[Comparison]:
-    """Compare names with the first of them, in order.
+def compare(
+    trials: Mapping[str, Sequence[Trial]],
+    question: Question,
+    resampling: Resampling,
+    baselines: Mapping[str, RankedRun] | None = None,
+) -> list[Comparison]:
+    """Compare names with the first of them, in order, and each with ``baselines``: runs, by the method to take of each.
 
     Intervals are a bootstrap over test rows: they say how sure the rows make a difference between these checkpoints,
     not how the next seed will turn out. The values by seed say something about that.
@@ -112,6 +127,8 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
     everything = [trial for group in trials.values() for trial in group]
     for part in ("valid", "test"):
         _require_same_rows([getattr(trial, part) for trial in everything])
+    baselines = baselines or {}
+    _require_same_rows([everything[0].test, *baselines.values()])
     columns: list[NDArray[np.float64]] = []
     found = []
     for name, group in trials.items():
@@ -122,6 +139,7 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
         ]
         columns += [np.mean(plain, axis=0), np.mean(best, axis=0)]
         found.append((name, chosen, validated, plain, best))
+    columns += [question.values(run.of(name, question.seen)) for name, run in baselines.items()]
     draws = resampling.means(np.column_stack(columns))
 
     def interval(at: int, less: int | None = None) -> Interval:
@@ -141,6 +159,10 @@ def compare(trials: Mapping[str, Sequence[Trial]], question: Question, resamplin
             decoding=interval(2 * place + 1, 2 * place),
             tuning=interval(2 * place, 0) if place else None,
             both=interval(2 * place + 1, 0) if place else None,
+            against={
+                name: Against(value=interval(at), difference=interval(2 * place + 1, at))
+                for at, name in enumerate(baselines, start=2 * len(found))
+            },
         )
         for place, (name, chosen, validated, plain, best) in enumerate(found)
     ]
@@ -150,6 +172,9 @@ def table(results: Sequence[Comparison], question: Question) -> str:
     """For the terminal; a star marks a difference whose interval leaves 0 out."""
     base = results[0].name
     lines = [f"{question.metric} by title, seen items {question.seen}; 95 % intervals over test rows", ""]
+    lines += [f"{name:<30}{_value(baseline.value)}" for name, baseline in results[0].against.items()]
+    if results[0].against:
+        lines.append("")
     for result in results:
         seeds = len(result.chosen)
         lines.append(f"{result.name} ({seeds} seed{'s' if seeds > 1 else ''})")
@@ -161,6 +186,8 @@ def table(results: Sequence[Comparison], question: Question) -> str:
         if result.tuning is not None and result.both is not None:
             lines.append(f"  tuning adds to {base:<12} {_difference(result.tuning)}")
             lines.append(f"  both add to {base:<15} {_difference(result.both)}")
+        for name, baseline in result.against.items():
+            lines.append(f"  as chosen less {name:<12} {_difference(baseline.difference)}")
         lines.append("")
     if len(results) > 1:
         lines += [f"validation rows choose {max(results, key=lambda each: each.validated).name}", ""]

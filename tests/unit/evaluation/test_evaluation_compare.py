@@ -102,6 +102,22 @@ def test_what_tuning_and_decoding_add_is_the_difference_of_means_over_seeds(tria
     assert plain.both is None
 
 
+def test_each_name_is_compared_with_baselines_of_the_same_rows(trials: dict[str, list[Trial]], tmp_path: Path) -> None:
+    ranks = [0, 1, 0, 2, 0, 0]
+    baseline = ranked_run(tmp_path, {"pop": ranks, "a0": [1] * 6})
+    plain, tuned = compare(trials, Question(), FEW, {"popular": baseline})
+    for result in (plain, tuned):
+        assert result.against["popular"].value.value == pytest.approx(ndcg(ranks))
+        assert result.against["popular"].difference.value == pytest.approx(result.best.value - ndcg(ranks))
+    assert replace(tuned, against={}) == compare(trials, Question(), FEW)[1]
+    (same,) = compare({"one": trials["plain"]}, Question(), FEW, {"alpha=0": trials["plain"][0].test})
+    assert (same.against["alpha=0"].difference.low, same.against["alpha=0"].difference.high) == (0.0, 0.0)
+    with pytest.raises(InputError, match=r"has no 'sasrec' with seen items allowed"):
+        compare(trials, Question(), FEW, {"sasrec": baseline})
+    with pytest.raises(InputError, match=r"cannot be paired with .*: rows_sha256 is 'valid', there it is 'test'"):
+        compare(trials, Question(), FEW, {"popular": ranked_run(tmp_path, {"pop": [1]}, rows="valid")})
+
+
 def test_hit_rates_can_be_asked_for(trials: dict[str, list[Trial]]) -> None:
     plain, _ = compare(trials, Question(metric="HR@5"), FEW)
     assert plain.plain.value == pytest.approx(2 / 6)
@@ -245,6 +261,11 @@ def test_the_command_prints_a_table_and_json(
     assert printed.endswith("\nvalidation rows choose tuned\n")
     assert main(["compare", *told, "--resamples", "200", "--together"]) == 0
     assert capsys.readouterr().out.count("    alpha=0.2\n") == 1
+    write(tmp_path / "base", ranked_run(tmp_path, {"pop": [1] * 6}))
+    assert main(["compare", *told, "--resamples", "200", "--baseline", "popular", str(tmp_path / "base")]) == 0
+    printed = capsys.readouterr().out
+    assert "\npopular                       1.0000 (1.0000-1.0000)\n" in printed
+    assert printed.count("  as chosen less popular      -0.") == 2
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
