@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         trial = Trial(valid=read_ranks(Path(valid)), test=read_ranks(Path(test)))
         trials.setdefault(name, []).append(trial)
     baselines = {name: read_ranks(Path(test)) for name, test in args.baseline}
+    if len(baselines) < len(args.baseline):
+        raise InputError(f"baseline: named twice ({', '.join(name for name, _ in args.baseline)})")
     results = compare(trials, question, Resampling(resamples=args.resamples, seed=args.seed), baselines)
     if args.json:
         print(json.dumps({"metric": args.metric, "seen": args.seen, "names": [asdict(result) for result in results]}))

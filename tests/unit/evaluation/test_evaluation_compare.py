@@ -266,6 +266,8 @@ def test_the_command_prints_a_table_and_json(
     printed = capsys.readouterr().out
     assert "\npopular                       1.0000 (1.0000-1.0000)\n" in printed
     assert printed.count("  as chosen less popular      -0.") == 2
+    assert main(["compare", *told, *(["--baseline", "popular", str(tmp_path / "base")] * 2)]) == 2
+    assert "baseline: named twice (popular, popular)" in capsys.readouterr().err
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
