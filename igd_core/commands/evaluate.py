@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Check everything, decode what is left, rank baselines, sum up once every shard is done."""
     from igd_core.evaluation.bootstrap import Resampling
-    from igd_core.evaluation.job import BaselineChoice, Checkpoint, EvaluationJob
+    from igd_core.evaluation.job import BaselineChoice, EvaluationJob, ModelChoice
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import read_rows
     from igd_core.evaluation.run import RunIdentity, Shard, make_run_folder
@@ -81,14 +81,14 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_unknown=args.on_unknown_item,
     )
-    checkpoint = None
+    model = None
     if args.model is not None:
-        checkpoint = Checkpoint(options=engine_options(args), adapter=args.adapter, concurrency=args.concurrency)
-    out = args.out or _default_out(args, identity, "baselines" if checkpoint is None else checkpoint.name)
+        model = ModelChoice(options=engine_options(args), adapter=args.adapter, concurrency=args.concurrency)
+    out = args.out or _default_out(args, identity, "baselines" if model is None else model.name)
     make_run_folder(out)
     job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
-    if checkpoint is not None:
-        job.decode(checkpoint, settings, shard)
+    if model is not None:
+        job.decode(model, settings, shard)
     if shard.index == 1:
         depth = max(_BASELINE_DEPTH, *args.k)
         job.rank_baselines(

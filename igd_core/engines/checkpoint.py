@@ -78,6 +78,7 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
     tokenizer = TitleTokenizer.from_directory(directory)
+    prompts = read_tuned_prompts(directory, adapters or {})
 
     def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
         return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
@@ -92,7 +93,7 @@ def load_checkpoint(
         tokenizer=tokenizer,
         model_id=Path(name).name,
         adapted=adapted,
-        prompts=read_tuned_prompts(directory, adapters or {}),
+        prompts=prompts,
     )
 
 

@@ -47,7 +47,7 @@ _CONCURRENCY = {"tree": 2, "vllm": 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class ModelChoice:
     """What is decoded with.
 
     Attributes:
@@ -116,7 +116,7 @@ class EvaluationJob:
     identity: RunIdentity
     out: Path
 
-    def decode(self, checkpoint: Checkpoint, settings: Sequence[DecodingSetting], shard: Shard) -> None:
+    def decode(self, choice: ModelChoice, settings: Sequence[DecodingSetting], shard: Shard) -> None:
         """Decode the shard's rows that its journal lacks; the model is loaded only if there are any.
 
         Raises:
@@ -124,20 +124,20 @@ class EvaluationJob:
             ModelError: the checkpoint or adapter.
             EngineError: a row that could not be decoded; those before it stay.
         """
-        options, adapter = checkpoint.options, None
+        options, adapter = choice.options, None
         header = decoding_header(
             self.identity,
             settings,
-            model=checkpoint.name,
+            model=choice.name,
             engine=options.engine,
             dtype=options.dtype,
-            sha256=checkpoint_sha256(options.model, checkpoint.adapter),
+            sha256=checkpoint_sha256(options.model, choice.adapter),
         )
-        if checkpoint.adapter is not None:
+        if choice.adapter is not None:
             adapter = _ADAPTER
-            options = dataclasses.replace(options, adapters={_ADAPTER: checkpoint.adapter})
+            options = dataclasses.replace(options, adapters={_ADAPTER: choice.adapter})
         with Journal(self.out / shard.file_name, header) as journal:
-            concurrency = checkpoint.concurrency or _CONCURRENCY[options.engine]
+            concurrency = choice.concurrency or _CONCURRENCY[options.engine]
             shard_run = ShardRun(journal, self.rows, shard, concurrency=concurrency)
             if shard_run.left:
                 asyncio.run(self._run(shard_run, _open(options, self.artifact), settings, adapter))
