@@ -7,6 +7,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from devices import DEVICES
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from igd_core.artifact import Artifact, Manifest
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 EOS = "<|im_end|>"
 SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
-MODEL_KINDS = ("llama-fp32", "llama-bf16", "qwen2-fp32", "qwen3-fp32")
+MODEL_KINDS: tuple[str, ...] = ("llama-fp32", "llama-bf16", "qwen2-fp32", "qwen3-fp32")
+if "cuda" in DEVICES:
+    MODEL_KINDS += ("llama-fp32-cuda", "llama-bf16-cuda")
 POSITIONS = 320
 """Of the tiny checkpoints: a prompt of ten titles, spelled byte by byte at worst, and a path."""
 
@@ -115,12 +119,11 @@ def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], 
 
 def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens."""
-    import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
     from igd_core.engines.checkpoint import Checkpoint
 
-    family, dtype = kind.split("-")
+    family, dtype, *device = kind.split("-")
     shape: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size + 5,  # padded, as real checkpoints are
         "hidden_size": 32,
@@ -146,4 +149,6 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
         model = AutoModelForCausalLM.from_config(config)
     if dtype == "bf16":
         model = model.to(torch.bfloat16)
+    if device:
+        model = model.to(device[0])
     return Checkpoint(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer, model_id=kind)

@@ -41,7 +41,8 @@ def measure_kernel(arguments: Mapping[str, Any], report: Report) -> None:
     last two to the first.
 
     Args:
-        arguments: ``artifact`` (directory), ``rows`` (list), ``vocab_size``, ``threads``, ``seed``.
+        arguments: ``artifact`` (directory), ``rows`` (list), ``vocab_size``, ``threads``, ``seed``, ``device`` (where
+            the logits are).
         report: receives the results.
     """
     torch.set_num_threads(arguments["threads"])
@@ -51,6 +52,7 @@ def measure_kernel(arguments: Mapping[str, Any], report: Report) -> None:
     measured = []
     for rows in arguments["rows"]:
         logits = torch.from_numpy(rng.standard_normal((rows, arguments["vocab_size"]), dtype=np.float32))
+        logits = logits.to(arguments["device"])
         settings = [
             RowSettings(node=random_nodes(artifact.trie, rows, rng), alpha=np.full(rows, 0.2, dtype=np.float32))
             for _ in range(_NODE_SAMPLES)
@@ -149,6 +151,14 @@ def _time_masks(constraint: Constraint, workload: PathWorkload, arguments: Mappi
 
 
 def _elapsed_us(call: Callable[..., object], *arguments: object) -> float:
+    _wait_for_gpu()
     started = time.perf_counter()
     call(*arguments)
+    _wait_for_gpu()
     return (time.perf_counter() - started) * _MICRO
+
+
+def _wait_for_gpu() -> None:
+    """Launches return before their work is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

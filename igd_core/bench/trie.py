@@ -45,6 +45,7 @@ class TrieBench:
         limits: time and memory of one rival at one size.
         threads: of torch and of the libraries.
         seed: of titles, logits and prefixes.
+        device: where the score kernel's logits are.
     """
 
     tokenizer_dir: Path
@@ -53,6 +54,7 @@ class TrieBench:
     limits: Limits = field(default_factory=Limits)
     threads: int = 2
     seed: int = 0
+    device: str = "cpu"
 
 
 # Rows of a mask batch (10 beams) and of the score kernel; prefixes per rival.
@@ -101,7 +103,7 @@ def _bench_ours(setup: TrieBench, n: int, scratch: Path, progress: tqdm[Any]) ->
         ("tokenise, build and save", "igd_core.bench.trie:prepare", source),
         ("build", "igd_core.bench.trie:measure_build", {}),
         ("load", "igd_core.bench.trie:measure_load", {}),
-        ("score kernel", "igd_core.bench.timing:measure_kernel", {"rows": list(_KERNEL_ROWS)}),
+        ("score kernel", "igd_core.bench.timing:measure_kernel", {"rows": list(_KERNEL_ROWS), "device": setup.device}),
     ):
         progress.set_description(f"{n:,} items: {label}")
         outcome = run_apart(task, {**shared, **arguments, "vocab_size": vocab_size}, _OWN_LIMITS)

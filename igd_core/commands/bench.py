@@ -59,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     trie.add_argument(
         "--rivals", metavar="NAME,...", help="transformers, llguidance, xgrammar-text, xgrammar-token; none"
     )
+    trie.add_argument("--device", default="cpu", help="where the score kernel's logits are (default: %(default)s)")
     trie.add_argument("--limit", type=float, metavar="SECONDS", help="for one rival at one size")
     trie.add_argument("--json", action="store_true", help="one object a line for each size")
     trie.set_defaults(run=_trie)
@@ -116,6 +117,7 @@ def _load_twice(args: argparse.Namespace) -> BenchCheckpoints:
 def _trie(args: argparse.Namespace) -> int:
     from igd_core.bench.isolation import Limits
     from igd_core.bench.trie import RIVALS, TrieBench, bench_trie, render
+    from igd_core.engines.checkpoint import device_of
 
     sizes = _sizes(args.sizes)
     rivals = (
@@ -130,6 +132,7 @@ def _trie(args: argparse.Namespace) -> int:
         items=items,
         rivals=rivals,
         limits=Limits() if args.limit is None else Limits(seconds=args.limit),
+        device=str(device_of(args.device)),
     )
     results = bench_trie(setup, sizes)
     if args.json:

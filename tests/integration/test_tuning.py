@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from adapters import save_adapter
+from devices import needs_cuda
 from factories import EOS, make_catalogue
 from safetensors.torch import load_file
 
@@ -381,6 +382,38 @@ def test_the_newest_rows_of_each_user_can_be_asked_for(inputs: RunInputs) -> Non
     )
     record = tune(changed(inputs, train=rows), quick(epochs=1, rows_per_user=1))
     assert record["rows"]["train"]["rows"] == 2
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.05)])
+def test_a_run_on_a_gpu_has_the_losses_of_one_on_the_cpu(inputs: RunInputs, precision: str, tolerance: float) -> None:
+    shape = SHAPE | {"attention_dropout": 0.0}
+    on_cpu = tune(changed(inputs, out=inputs.out / "cpu"), quick(from_config=shape))
+    on_gpu = tune(changed(inputs, out=inputs.out / "gpu", device="cuda"), quick(from_config=shape, precision=precision))
+    assert on_gpu["device"].startswith("cuda")
+    losses = [[entry.get("loss", entry.get("eval_loss")) for entry in run["history"]] for run in (on_cpu, on_gpu)]
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+@needs_cuda
+def test_a_run_interrupted_on_a_gpu_goes_on(inputs: RunInputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the bit: CUDA adds gradients of shared rows in any order."""
+    inputs = changed(inputs, device="cuda")
+    unbroken = tune(changed(inputs, out=inputs.out.parent / "unbroken"), QUICK)
+    original = IGDTrainer.get_batch_samples
+
+    def interrupted(self: IGDTrainer, *args: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IGDTrainer, "get_batch_samples", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(inputs, QUICK)
+    resumed = tune(inputs, QUICK, resume=True)
+    losses = [[entry.get("loss", entry.get("eval_loss")) for entry in run["history"]] for run in (resumed, unbroken)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_four_bits_need_cuda(inputs: RunInputs) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from factories import flat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +85,9 @@ def kernel_cases(draw: st.DrawFn) -> tuple[TokenTrie, list[float], Rows]:
         trie,
         gains,
         Rows(
-            logits=torch.from_numpy(logits).to(draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))),
+            logits=torch.from_numpy(logits).to(
+                draw(st.sampled_from(DEVICES)), draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+            ),
             nodes=nodes,
             alphas=draw(st.lists(st.sampled_from([0.0, 0.2, 0.9]), min_size=len(nodes), max_size=len(nodes))),
             temperatures=draw(
@@ -115,15 +118,19 @@ def test_constrained_logits_hold_the_scores_of_children_and_nothing_else(
     constrained = constrain_logits_(logits, weights(trie, gains), rows.settings())
     assert constrained is logits
     tolerance = 1e-4 if logits.dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(constrained.double(), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(constrained.double().cpu(), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 4, 11, 13])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_several_blocks_are_scored_alike(num_rows: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_of_several_blocks_are_scored_alike(
+    num_rows: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 250,000 logits a row, a block holds four rows."""
     vocab = 250_000
     assert kernel._BLOCK_LOGITS_CPU // vocab == 4
+    monkeypatch.setattr(kernel, "_BLOCK_LOGITS_CUDA", kernel._BLOCK_LOGITS_CPU)
     rng = np.random.default_rng(num_rows)
     paths = [(*rng.integers(1, vocab, size=int(rng.integers(1, 4))).tolist(), 0) for _ in range(40)]
     trie = TokenTrie.build(*flat(paths))
@@ -131,13 +138,13 @@ def test_rows_of_several_blocks_are_scored_alike(num_rows: int, dtype: torch.dty
     leaf = int(trie.leaf_node[0])
     nodes = [leaf if row % 5 == 2 else 0 if row % 2 else 1 + row for row in range(num_rows)]
     rows = Rows(
-        logits=torch.from_numpy(rng.normal(0, 3, size=(num_rows, vocab)).astype(np.float32)).to(dtype),
+        logits=torch.from_numpy(rng.normal(0, 3, size=(num_rows, vocab)).astype(np.float32)).to(device, dtype),
         nodes=nodes,
         alphas=rng.random(num_rows).astype(np.float32).tolist(),
         temperatures=(0.5 + rng.random(num_rows)).astype(np.float32).tolist(),
     )
     children = child_scores(rows.logits, weights(trie, gains), rows.settings())
-    whole = torch.log_softmax(rows.logits.double() / torch.tensor(rows.temperatures).double()[:, None], dim=-1)
+    whole = torch.log_softmax(rows.logits.cpu().double() / torch.tensor(rows.temperatures).double()[:, None], dim=-1)
     expected = [
         [
             (edge, value := float(whole[at, int(trie.edge_token[edge])]), value * (1.0 - rows.alphas[at] * gains[edge]))
