@@ -57,6 +57,7 @@ class TreeEngine:
         self._thread = ModelThread("igd-model")
         self._opened = 0
         self._open_sessions = 0
+        self._lost_device: str | None = None
 
     @property
     def model_id(self) -> str:
@@ -81,10 +82,9 @@ class TreeEngine:
         eos_id = self._checkpoint.tokenizer.eos_id
         if artifact.manifest.eos_id != eos_id:
             raise ArtifactError(f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {eos_id}")
-        vocab_size = int(self._checkpoint.model.config.get_text_config().vocab_size)
-        if artifact.manifest.vocab_size > vocab_size:
+        if artifact.manifest.vocab_size > self._vocab_size:
             raise ArtifactError(
-                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
+                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {self._vocab_size}"
             )
         warn_of_other_prompts(self._checkpoint.prompts, artifact, self._checkpoint.tokenizer)
         self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
@@ -97,17 +97,19 @@ class TreeEngine:
         """Start decoding one prompt.
 
         Raises:
-            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long, or the
-                engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long or holds a
+                token id that the model does not have, or the engine is closed.
         """
-        if self._thread.closed:
-            raise EngineClosed("the engine is closed")
+        self._require_working()
         require_adapter(scoring.adapter, self._checkpoint.adapted)
         loaded = self._versions.get(version)
         if loaded is None:
             raise EngineError(f"catalogue version {version!r} is not loaded")
         if not 1 <= len(prompt_ids) <= self.max_prompt_tokens:
             raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {self.max_prompt_tokens} fit")
+        for token in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= token < self._vocab_size:  # a GPU that is asked for its embedding is lost to this process
+                raise EngineError(f"the prompt holds token {token}; the model has 0 to {self._vocab_size - 1}")
         self._opened += 1
         self._open_sessions += 1
         return TreeSession(self, loaded, _Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened))
@@ -119,8 +121,18 @@ class TreeEngine:
             sessions=self._open_sessions,
             versions=tuple(self._versions),
             cache_bytes=self._prefixes.nbytes,
-            healthy=not self._thread.closed,
+            healthy=not self._thread.closed and self._lost_device is None,
         )
+
+    @property
+    def _vocab_size(self) -> int:
+        return int(self._checkpoint.model.config.get_text_config().vocab_size)
+
+    def _require_working(self) -> None:
+        if self._thread.closed:
+            raise EngineClosed("the engine is closed")
+        if self._lost_device is not None:
+            raise EngineClosed(f"the device failed: {self._lost_device}")
 
     async def close(self) -> None:
         """Stop the model's thread."""
@@ -163,11 +175,17 @@ class TreeSession:
 
         Raises:
             EngineError: the session is closed, or the model failed.
+            EngineClosed: the device failed, now or before. After such an error CUDA refuses the process everything
+                else, so the engine is no longer healthy and what runs it must start anew.
         """
         if self._closed:
             raise EngineError("the session is closed")
+        self._engine._require_working()
         try:
             timed = await self._engine._thread.call(self._prompt.order, lambda: self._forward(nodes))
+        except torch.AcceleratorError as error:
+            self._engine._lost_device = str(error).splitlines()[0]
+            raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
         except (RuntimeError, IndexError) as error:  # so torch reports bad shapes, exhausted memory and bad token ids
             raise EngineError(f"the model failed: {error}") from error
         self.stats.queue_s += timed.queue_s

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import oracles
 import pytest
+import torch
 from factories import EOS, MODEL_KINDS, POSITIONS, make_catalogue
 from subjects import (
     FP32,
@@ -32,8 +34,10 @@ from igd_core.ids import ROOT
 from igd_core.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any
+
+    from transformers import PreTrainedModel
 
     from igd_core.artifact import Artifact
     from igd_core.engines.checkpoint import Checkpoint
@@ -93,14 +97,58 @@ async def test_the_longest_prompt_leaves_room_for_the_longest_path(tree: Subject
             await tree.engine.open(artifact.version, [5] * length, Scoring())
 
 
-async def test_a_failure_of_the_model_is_an_engine_error_and_the_engine_lives_on(
-    tree: Subject, artifact: Artifact
+@pytest.mark.parametrize("token", [-1, 10**6])
+async def test_a_token_that_the_model_does_not_have_is_refused_before_it_reaches_the_device(
+    tree: Subject, artifact: Artifact, token: int
 ) -> None:
-    session = await tree.engine.open(artifact.version, [10**6], Scoring())
-    with pytest.raises(EngineError, match="the model failed"):
+    with pytest.raises(EngineError, match=rf"the prompt holds token {token}; the model has 0 to \d+"):
+        await tree.engine.open(artifact.version, [5, token, 6], Scoring())
+    assert len(await search(tree, artifact, [5])) == 10
+
+
+@contextmanager
+def failing(model: PreTrainedModel, error: Exception) -> Iterator[None]:
+    """While inside, the model's passes end with ``error``."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    hook = model.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+async def test_a_failure_of_the_model_is_an_engine_error_and_the_engine_lives_on(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    session = await tree.engine.open(artifact.version, [5], Scoring())
+    with (
+        failing(checkpoint_of(tree.kind).model, torch.OutOfMemoryError("out of memory")),
+        pytest.raises(EngineError, match="the model failed: out of memory"),
+    ):
         await session.expand([ROOT])
     await session.close()
+    assert tree.engine.stats().healthy
     assert len(await search(tree, artifact, [5])) == 10
+
+
+async def test_an_engine_whose_device_failed_says_so_and_takes_nothing_more(
+    tree: Subject, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+) -> None:
+    """As CUDA does after an error in a kernel: what comes next in the process fails too (seen on an H200)."""
+    first, second = [await tree.engine.open(artifact.version, [5], Scoring()) for _ in range(2)]
+    with (
+        failing(checkpoint_of(tree.kind).model, torch.AcceleratorError("CUDA error: misaligned address\nMore")),
+        pytest.raises(EngineClosed, match=r"the device failed: CUDA error: misaligned address$"),
+    ):
+        await first.expand([ROOT])
+    assert not tree.engine.stats().healthy
+    with pytest.raises(EngineClosed, match=r"the device failed: CUDA error: misaligned address$"):
+        await second.expand([ROOT])
+    with pytest.raises(EngineClosed, match=r"the device failed: CUDA error: misaligned address$"):
+        await tree.engine.open(artifact.version, [5], Scoring())
 
 
 async def test_a_cached_prefix_changes_nothing_and_is_counted(
