@@ -132,13 +132,10 @@ def test_a_run_killed_between_checkpoints_and_resumed_ends_with_the_same_weights
     assert not (inputs.out / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4, 5])
-def test_a_run_interrupted_at_any_step_goes_on_exactly(
-    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, stop_after: int
+def tune_interrupted(
+    inputs: RunInputs, settings: TuningSettings, stop_after: int, patching: pytest.MonkeyPatch
 ) -> None:
-    settings = quick(from_config=None, lora={"rank": 2, "dropout": 0.2})
-    inputs = changed(inputs, model=str(inputs.tokenizer), tokenizer=None)
-    tune(changed(inputs, out=inputs.out.parent / "unbroken"), settings)
+    """Begin a run that Ctrl-C ends after so many steps."""
     original = IGDTrainer.get_batch_samples
 
     def interrupted(self: IGDTrainer, *args: Any) -> Any:
@@ -146,10 +143,20 @@ def test_a_run_interrupted_at_any_step_goes_on_exactly(
             raise KeyboardInterrupt
         return original(self, *args)
 
-    with monkeypatch.context() as patch:
+    with patching.context() as patch:
         patch.setattr(IGDTrainer, "get_batch_samples", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(inputs, settings)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4, 5])
+def test_a_run_interrupted_at_any_step_goes_on_exactly(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    settings = quick(from_config=None, lora={"rank": 2, "dropout": 0.2})
+    inputs = changed(inputs, model=str(inputs.tokenizer), tokenizer=None)
+    tune(changed(inputs, out=inputs.out.parent / "unbroken"), settings)
+    tune_interrupted(inputs, settings, stop_after, monkeypatch)
     tune(inputs, settings, resume=True)
     ours = load_file(inputs.out / "adapter" / "adapter_model.safetensors")
     theirs = load_file(inputs.out.parent / "unbroken" / "adapter" / "adapter_model.safetensors")
@@ -400,17 +407,7 @@ def test_a_run_interrupted_on_a_gpu_goes_on(inputs: RunInputs, monkeypatch: pyte
     """Not to the bit: CUDA adds gradients of shared rows in any order."""
     inputs = changed(inputs, device="cuda")
     unbroken = tune(changed(inputs, out=inputs.out.parent / "unbroken"), QUICK)
-    original = IGDTrainer.get_batch_samples
-
-    def interrupted(self: IGDTrainer, *args: Any) -> Any:
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return original(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IGDTrainer, "get_batch_samples", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tune(inputs, QUICK)
+    tune_interrupted(inputs, QUICK, 3, monkeypatch)
     resumed = tune(inputs, QUICK, resume=True)
     losses = [[entry.get("loss", entry.get("eval_loss")) for entry in run["history"]] for run in (resumed, unbroken)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
