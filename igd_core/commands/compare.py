@@ -44,6 +44,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--together", action="store_true", help="choose one setting for all seeds of a name (default: one for each)"
     )
+    parser.add_argument(
+        "--draw",
+        choices=("rows", "targets"),
+        default="rows",
+        help="what the intervals draw: test rows, or the titles they ask for with all their rows (default: rows)",
+    )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--json", action="store_true")
@@ -53,12 +59,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read, choose, compare, print."""
     from igd_core.evaluation.bootstrap import Resampling
-    from igd_core.evaluation.compare import Question, Trial, compare, table
+    from igd_core.evaluation.compare import Question, Trial, compare, pair, table
     from igd_core.evaluation.ranks import read_ranks
 
     if args.resamples < 100:
         raise InputError(f"resamples {args.resamples}: at least 100 are needed for an interval")
-    question = Question(metric=args.metric, seen=args.seen, among=tuple(args.among), together=args.together)
+    question = Question(
+        metric=args.metric, seen=args.seen, among=tuple(args.among), together=args.together, draw=args.draw
+    )
     trials: dict[str, list[Trial]] = {}
     for name, valid, test in args.trial:
         trial = Trial(valid=read_ranks(Path(valid)), test=read_ranks(Path(test)))
@@ -66,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
     baselines = {name: read_ranks(Path(test)) for name, test in args.baseline}
     if len(baselines) < len(args.baseline):
         raise InputError(f"baseline: named twice ({', '.join(name for name, _ in args.baseline)})")
-    results = compare(trials, question, Resampling(resamples=args.resamples, seed=args.seed), baselines)
+    paired = pair(trials, baselines)
+    results = compare(paired, question, Resampling(resamples=args.resamples, seed=args.seed))
     if args.json:
-        print(json.dumps({"metric": args.metric, "seen": args.seen, "names": [asdict(result) for result in results]}))
+        told = {"metric": args.metric, "seen": args.seen, "draw": args.draw, "shared_rows": dict(paired.shared)}
+        print(json.dumps({**told, "names": [asdict(result) for result in results]}))
     else:
-        print(table(results, question))
+        print(table(results, question, paired))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -49,6 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--baselines", type=_words, default=[], metavar="NAME,...", help="popular, repeat, ...")
     parser.add_argument("--train", type=Path, metavar="FILE", help="training rows, for baselines that learn")
     parser.add_argument("--reference", metavar="NAME", help="what others are compared with (default: alpha 0)")
+    parser.add_argument(
+        "--draw",
+        choices=("rows", "targets"),
+        default="rows",
+        help="what the intervals draw: rows, or the titles they ask for with all their rows (default: rows)",
+    )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="decode every N-th row, from the I-th on")
     parser.add_argument("--concurrency", type=int, metavar="N", help="rows at once (default: 2; with vllm 16)")
@@ -74,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     _check_methods(args, settings)
     artifact = load_artifact(args.artifact)
     rows = read_rows(args.rows, artifact, limit=args.limit, seed=args.seed, on_unknown=args.on_unknown_item)
+    if args.draw == "targets":
+        groups = rows.target_groups(artifact)
+        summing = dataclasses.replace(summing, resampling=dataclasses.replace(summing.resampling, groups=groups))
     identity = RunIdentity(
         artifact=artifact.version,
         rows_sha256=rows.sha256,
@@ -162,7 +172,8 @@ def _print(args: argparse.Namespace, job: EvaluationJob, summary: Summary) -> No
 
 def _what_was_measured(content: dict[str, Any], out: str) -> str:
     repeats = f"in {content['rows_with_target_in_history']:,} the target's title stands in the history"
-    lines = [f"{content['rows']:,} rows on {content['catalogue']} ({content['titles']:,} titles); {repeats}"]
+    alike = f"{content['rows_of_the_commonest_target']:,} ask for the same one"
+    lines = [f"{content['rows']:,} rows on {content['catalogue']} ({content['titles']:,} titles); {repeats}, {alike}"]
     if content["rows_with_unknown_target"]:
         lines.append(
             f"{content['rows_with_unknown_target']:,} rows have a target that the catalogue lacks: misses everywhere"

@@ -1,9 +1,14 @@
-"""Percentile bootstrap over rows; the same seed draws the same rows for every column, so differences are paired."""
+"""Percentile bootstrap; the same seed draws the same rows for every column, so differences are paired.
+
+Rows are drawn one by one, or whole groups of them. Rows that ask for the same title are no independent witnesses: when
+a method finds that title it finds it for most of them at once, and an interval that takes each for a new one is too
+narrow.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+Draw = Literal["rows", "targets"]
+
+DRAWS: tuple[Draw, ...] = ("rows", "targets")
+"""What can be drawn: rows, or the titles they ask for, each with all its rows."""
 
 LEVEL = 0.95
 _BLOCK = 64
@@ -37,20 +47,36 @@ class Interval:
         return Interval(value=float(value), low=float(low), high=float(high))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resampling:
-    """How often rows are drawn again, and from which seed."""
+    """How often rows are drawn again, and from which seed.
+
+    Attributes:
+        resamples: draws.
+        seed: of them.
+        groups: ``(rows,)`` int64, the group of each row, every number from 0 on in use: as many groups are drawn as
+            there are, each with all its rows, and a mean is over the rows that came. None: each row is its own.
+    """
 
     resamples: int = 2000
     seed: int = 0
+    groups: NDArray[np.int64] | None = None
+
+    def of(self, members: NDArray[np.bool_]) -> Resampling:
+        """Draws of these rows alone; ``members`` is ``(rows,)``."""
+        if self.groups is None:
+            return self
+        return replace(self, groups=np.unique(self.groups[members], return_inverse=True)[1])
 
     def weights(self, rows: int) -> Iterator[NDArray[np.float64]]:
-        """Blocks of ``(draws, rows)`` float64: how often each row is in each draw of ``rows`` rows."""
+        """Blocks of ``(draws, rows)`` float64: how often each row is in each draw."""
         rng = np.random.default_rng(self.seed)
+        units = rows if self.groups is None else int(self.groups.max()) + 1
         for first in range(0, self.resamples, _BLOCK):
             draws = min(_BLOCK, self.resamples - first)
-            drawn = rng.integers(0, rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
-            yield np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float64)
+            drawn = rng.integers(0, units, size=(draws, units)) + units * np.arange(draws)[:, None]
+            times = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units).astype(np.float64)
+            yield times if self.groups is None else times[:, self.groups]
 
     def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean of each column in each draw: ``(rows, columns)`` to ``(resamples, columns)`` float64.
@@ -90,7 +116,7 @@ def coverage_interval(value: float, lists: NDArray[np.integer[Any]], *, total: i
     if not len(order):
         return Interval(value=value, low=value, high=value)
     starts = np.flatnonzero(np.diff(shown[order], prepend=NONE))
-    few = Resampling(resamples=min(_COVERAGE_RESAMPLES, resampling.resamples), seed=resampling.seed)
+    few = replace(resampling, resamples=min(_COVERAGE_RESAMPLES, resampling.resamples))
     covered = np.concatenate(
         [
             (np.add.reduceat(weights[:, row[order]], starts, axis=1) > 0).sum(axis=1)

@@ -7,21 +7,22 @@ and judged on the second. Runs of one name are seeds of one training: a row coun
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from igd_core.errors import InputError
-from igd_core.evaluation.bootstrap import Interval
+from igd_core.evaluation.bootstrap import DRAWS, Interval
 from igd_core.evaluation.metrics import discounted_gains, hits
+from igd_core.evaluation.pairing import on_same_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from igd_core.evaluation.bootstrap import Resampling
+    from igd_core.evaluation.bootstrap import Draw, Resampling
     from igd_core.evaluation.ranks import MethodRanks, RankedRun
 
 _METRICS: Mapping[str, Callable[[NDArray[np.int64], int], NDArray[np.float64]]] = {
@@ -87,14 +88,18 @@ class Question:
         seen: whether items of the history could come back, allowed or excluded.
         among: names of settings to choose from; empty for those the method has (D3, and IGD with any alpha).
         together: choose one setting for all trials of a name, by the mean of their values, instead of one for each.
+        draw: what the intervals draw, test rows or the titles they ask for (`bootstrap`).
     """
 
     metric: str = "NDCG@10"
     seen: str = "allowed"
     among: tuple[str, ...] = ()
     together: bool = False
+    draw: Draw = "rows"
 
     def __post_init__(self) -> None:
+        if self.draw not in DRAWS:
+            raise InputError(f"draw {self.draw!r}: one of {', '.join(DRAWS)}")
         if _METRIC.fullmatch(self.metric) is None:
             raise InputError(f"metric {self.metric!r}: expected HR@K or NDCG@K, such as NDCG@10")
 
@@ -110,25 +115,56 @@ class Question:
         return _METRICS[name](method.titles, int(cutoff))
 
 
-def compare(
-    trials: Mapping[str, Sequence[Trial]],
-    question: Question,
-    resampling: Resampling,
-    baselines: Mapping[str, RankedRun] | None = None,
-) -> list[Comparison]:
-    """Compare names with the first of them, in order, and each with ``baselines``: runs, by the method to take of each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Trials and baselines on the same rows.
+
+    Attributes:
+        trials: by name.
+        baselines: runs, by the method to take of each.
+        shared: of ``validation`` and ``test`` those rows that were cut to what all runs hold, and how many are left.
+        targets: ``(rows,)`` int64, test rows of one number ask for the same title; None where no run says so.
+    """
+
+    trials: Mapping[str, Sequence[Trial]]
+    baselines: Mapping[str, RankedRun]
+    shared: Mapping[str, int]
+    targets: NDArray[np.int64] | None
+
+
+def pair(trials: Mapping[str, Sequence[Trial]], baselines: Mapping[str, RankedRun] | None = None) -> Paired:
+    """Cut samples of one file to the rows that all of them hold.
+
+    Raises:
+        InputError: runs that were evaluated on other rows.
+    """
+    everything = [trial for group in trials.values() for trial in group]
+    baselines = baselines or {}
+    valid = on_same_rows([trial.valid for trial in everything])
+    test = on_same_rows([*(trial.test for trial in everything), *baselines.values()])
+    cut = iter(Trial(valid=each, test=other) for each, other in zip(valid.runs, test.runs, strict=False))
+    return Paired(
+        trials={name: [next(cut) for _ in group] for name, group in trials.items()},
+        baselines=dict(zip(baselines, test.runs[len(everything) :], strict=True)),
+        shared={name: each.rows for name, each in (("validation", valid), ("test", test)) if each.cut},
+        targets=next((run.targets for run in test.runs if run.targets is not None), None),
+    )
+
+
+def compare(paired: Paired, question: Question, resampling: Resampling) -> list[Comparison]:
+    """Compare names with the first of them, in order, and each with the baselines.
 
     Intervals are a bootstrap over test rows: they say how sure the rows make a difference between these checkpoints,
     not how the next seed will turn out. The values by seed say something about that.
 
     Raises:
-        InputError: a run lacks a method, or runs to be paired were evaluated on other rows.
+        InputError: a run lacks a method, or none says which rows ask for the same title where titles are to be drawn.
     """
-    everything = [trial for group in trials.values() for trial in group]
-    for part in ("valid", "test"):
-        _require_same_rows([getattr(trial, part) for trial in everything])
-    baselines = baselines or {}
-    _require_same_rows([everything[0].test, *baselines.values()])
+    trials, baselines = paired.trials, paired.baselines
+    if question.draw == "targets":
+        if paired.targets is None:
+            raise InputError("draw targets: no run says which rows ask for the same title; evaluate one again")
+        resampling = replace(resampling, groups=paired.targets)
     columns: list[NDArray[np.float64]] = []
     found = []
     for name, group in trials.items():
@@ -168,10 +204,15 @@ def compare(
     ]
 
 
-def table(results: Sequence[Comparison], question: Question) -> str:
+def table(results: Sequence[Comparison], question: Question, paired: Paired) -> str:
     """For the terminal; a star marks a difference whose interval leaves 0 out."""
     base = results[0].name
-    lines = [f"{question.metric} by title, seen items {question.seen}; 95 % intervals over test rows", ""]
+    drawn = "test rows"
+    if question.draw == "targets" and paired.targets is not None:
+        drawn = f"the {paired.targets.max() + 1:,} titles that {len(paired.targets):,} test rows ask for"
+    lines = [f"{question.metric} by title, seen items {question.seen}; 95 % intervals over {drawn}"]
+    lines += [f"on the {rows:,} {name} rows that all runs hold" for name, rows in paired.shared.items()]
+    lines.append("")
     lines += [f"{name:<30}{_value(baseline.value)}" for name, baseline in results[0].against.items()]
     if results[0].against:
         lines.append("")
@@ -225,17 +266,6 @@ def _validated(run: RankedRun, question: Question) -> dict[str, float]:
     if not candidates:
         raise InputError(f"{run.path}: has no D3 or IGD with seen items {question.seen}")
     return {method.name: float(question.values(method).mean()) for method in candidates}
-
-
-def _require_same_rows(runs: Sequence[RankedRun]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        for name in (first.identity.keys() | run.identity.keys()) - {"artifact"}:
-            if run.identity.get(name) != first.identity.get(name):
-                raise InputError(
-                    f"{run.path}: cannot be paired with {first.path}: {name} is {run.identity.get(name)!r}, "
-                    f"there it is {first.identity.get(name)!r}"
-                )
 
 
 def _value(interval: Interval) -> str:

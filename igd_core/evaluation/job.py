@@ -17,7 +17,7 @@ from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
 from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
-from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, to_ranks_json
+from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
 from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
 from igd_core.evaluation.run import ShardRun, checkpoint_sha256, decoding_header
@@ -211,7 +211,14 @@ class EvaluationJob:
                 collected.methods, title_ranks(collected.methods, self.rows, self.artifact), strict=True
             )
         ]
-        write_json(self.out / RANKS_FILE, to_ranks_json(self.identity.header(), ranks), dense=True)
+        ranked = RankedRun(
+            path=self.out / RANKS_FILE,
+            identity=self.identity.header(),
+            methods=ranks,
+            rows=self.rows.number,
+            targets=self.rows.target_groups(self.artifact),
+        )
+        write_json(ranked.path, to_ranks_json(ranked), dense=True)
         shown = summing.shown_cutoff(result.depth for result in results)
         draw_accuracy(results, shown, self.out / "accuracy.png")
         draw_slices(results, shown, self.out / "slices.png")

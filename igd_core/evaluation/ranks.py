@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,11 +45,20 @@ class RankedRun:
 
     Runs whose ``identity`` is the same but for the artefact can be paired: another tokenizer makes another artefact of
     the same titles.
+
+    Attributes:
+        path: of the file.
+        identity: see `RunIdentity.header`.
+        methods: at least one; all have as many rows.
+        rows: ``(rows,)`` int64, place of each in its file, rising; None in files of earlier versions, as is the next.
+        targets: ``(rows,)`` int64, rows of one number ask for the same title.
     """
 
     path: Path
     identity: Mapping[str, Any]
     methods: Sequence[MethodRanks]
+    rows: NDArray[np.int64] | None = None
+    targets: NDArray[np.int64] | None = None
 
     def of(self, name: str, seen: str) -> MethodRanks:
         """A method by its name.
@@ -62,13 +71,24 @@ class RankedRun:
                 return method
         raise InputError(f"{self.path}: has no {name!r} with seen items {seen}")
 
+    def at(self, places: NDArray[np.int64]) -> RankedRun:
+        """The run as if these of its rows had been evaluated alone."""
+        return replace(
+            self,
+            methods=[replace(method, titles=method.titles[places]) for method in self.methods],
+            rows=None if self.rows is None else self.rows[places],
+            targets=None if self.targets is None else np.unique(self.targets[places], return_inverse=True)[1],
+        )
 
-def to_ranks_json(identity: Mapping[str, Any], methods: Sequence[MethodRanks]) -> dict[str, Any]:
+
+def to_ranks_json(run: RankedRun) -> dict[str, Any]:
     """What a run's `RANKS_FILE` holds."""
+    known = {"rows": run.rows, "targets": run.targets}
     return {
         "format": _FORMAT,
         "format_version": 1,
-        "identity": dict(identity),
+        "identity": dict(run.identity),
+        **{name: values.tolist() for name, values in known.items() if values is not None},
         "methods": [
             {
                 "name": method.name,
@@ -77,7 +97,7 @@ def to_ranks_json(identity: Mapping[str, Any], methods: Sequence[MethodRanks]) -
                 "depth": method.depth,
                 "titles": method.titles.tolist(),
             }
-            for method in methods
+            for method in run.methods
         ],
     }
 
@@ -104,6 +124,9 @@ def read_ranks(folder: Path) -> RankedRun:
             for method in content["methods"]
         ]
         identity = dict(content["identity"])
+        known = {
+            name: np.array(content[name], dtype=np.int64) if name in content else None for name in ("rows", "targets")
+        }
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; `igd evaluate` writes it once every row is decoded") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -111,4 +134,9 @@ def read_ranks(folder: Path) -> RankedRun:
     rows = {len(method.titles) for method in methods}
     if len(rows) != 1 or any(method.titles.ndim != 1 or (method.titles < 0).any() for method in methods):
         raise DataError(f"{path}: is damaged (ranks of {sorted(rows)} rows)")
-    return RankedRun(path=path, identity=identity, methods=methods)
+    for name, values in known.items():
+        if values is not None and (values.shape != methods[0].titles.shape or (values < 0).any()):
+            raise DataError(f"{path}: is damaged ({name} of shape {values.shape} for {len(methods[0].titles)} ranks)")
+    if known["rows"] is not None and (np.diff(known["rows"]) <= 0).any():
+        raise DataError(f"{path}: is damaged (rows do not rise)")
+    return RankedRun(path=path, identity=identity, methods=methods, **known)

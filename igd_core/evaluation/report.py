@@ -135,6 +135,8 @@ def report(
         "unknown_items_in_histories": rows.dropped_from_histories,
         "resamples": settings.resampling.resamples,
         "seed": settings.resampling.seed,
+        "draw": "rows" if settings.resampling.groups is None else "targets",
+        "rows_of_the_commonest_target": int(np.bincount(rows.target_groups(artifact)).max()),
         "cutoffs": list(settings.cutoffs),
         "methods": [_without_nan(asdict(result)) for result in results],
     }

@@ -260,9 +260,10 @@ class _Columns:
         for slicing in groups:
             result[slicing.title] = {}
             for number, name in enumerate(slicing.names):
-                values = self.values[slicing.group == number][:, at]
+                members = slicing.group == number
+                values = self.values[members][:, at]
                 if len(values):
-                    draws, means = resampling.means(values), values.mean(axis=0)
+                    draws, means = resampling.of(members).means(values), values.mean(axis=0)
                     result[slicing.title][name] = {
                         "rows": len(values),
                         f"HR@{k}": Interval.of(means[0], draws[:, 0]),

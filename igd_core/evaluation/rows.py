@@ -52,6 +52,17 @@ class EvaluationRows:
         """Leaf of each target, ``(n,)`` int64, -1 where unknown."""
         return np.where(self.target == NONE, NONE, artifact.leaf_of_item[self.target]).astype(np.int64)
 
+    def target_groups(self, artifact: Artifact) -> NDArray[np.int64]:
+        """Which rows ask for the same title, ``(n,)``: titles numbered from 0 on as they first appear.
+
+        An unknown target is a title of its own.
+        """
+        leaf = self.target_leaf(artifact)
+        unknown = np.flatnonzero(leaf == NONE)
+        leaf[unknown] = NONE - 1 - np.arange(len(unknown))
+        _, first, group = np.unique(leaf, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[group]
+
     def repeats(self, artifact: Artifact) -> NDArray[np.bool_]:
         """Whether the target's title stands in the history, ``(n,)``: a miss by definition where seen is excluded."""
         leaf = artifact.leaf_of_item

@@ -78,6 +78,26 @@ def whole(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_run_says_which_rows_it_holds_and_which_ask_for_the_same_title(
+    here: Path, whole: Path, tmp_path: Path
+) -> None:
+    ranks = json.loads((whole / "ranks.json").read_text())
+    with (here / "test.csv").open(newline="") as file:
+        asked = [row["item_id"] for row in csv.DictReader(file)]
+    titles = dict(zip(make_catalogue(ITEMS).item_ids, make_catalogue(ITEMS).titles, strict=True))
+    wanted = [titles[item] for item in asked]
+    assert ranks["rows"] == list(range(ROWS))
+    assert [wanted.index(title) for title in wanted] == [ranks["targets"].index(group) for group in ranks["targets"]]
+    results = json.loads((whole / "results.json").read_text())
+    assert results["rows_of_the_commonest_target"] == max(wanted.count(title) for title in wanted)
+    few = tmp_path / "few"
+    assert main(_arguments(here, few, "--limit", "5", "--baselines", "popular", "--draw", "targets", model=None)) == 0
+    assert json.loads((few / "results.json").read_text())["draw"] == "targets"
+    assert len(json.loads((few / "ranks.json").read_text())["rows"]) == 5
+    both = ["--trial", "a", str(whole), str(whole), "--baseline", "popular", str(few)]
+    assert main(["compare", *both, "--draw", "targets", "--metric", "NDCG@5", "--resamples", "100"]) == 0
+
+
 def test_the_figures_follow_from_the_lists_and_the_pictures_are_drawn(here: Path, whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text())
     assert (results["rows"], results["rows_with_unknown_target"], results["cutoffs"]) == (ROWS, 0, [1, 5, 20])

@@ -43,6 +43,41 @@ def test_an_interval_without_a_finite_draw_has_no_ends() -> None:
     assert np.isnan([found.low, found.high]).all()
 
 
+def test_rows_in_groups_of_one_are_drawn_as_rows() -> None:
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    apart = Resampling(resamples=150, seed=4, groups=np.arange(30))
+    np.testing.assert_array_equal(apart.means(values), Resampling(resamples=150, seed=4).means(values))
+
+
+def test_a_group_is_drawn_whole_and_a_mean_is_over_the_rows_that_came() -> None:
+    groups = np.array([0, 1, 1, 2, 2, 2])
+    values = np.array([1.0, 10.0, 30.0, 500.0, 100.0, 300.0])[:, None]
+    sums, sizes = np.array([1.0, 40.0, 900.0]), np.array([1, 2, 3])
+    rng = np.random.default_rng(7)
+    expected = [[sums[drawn].sum() / sizes[drawn].sum()] for drawn in rng.integers(0, 3, size=(64, 3))]
+    np.testing.assert_allclose(Resampling(resamples=64, seed=7, groups=groups).means(values), expected)
+
+
+def test_a_part_of_the_rows_keeps_its_groups() -> None:
+    whole = Resampling(resamples=64, seed=2, groups=np.array([0, 1, 1, 2, 3, 3]))
+    part = whole.of(np.array([False, True, True, False, True, False]))
+    values = np.array([1.0, 2.0, 9.0])[:, None]
+    alone = Resampling(resamples=64, seed=2, groups=np.array([0, 0, 1]))
+    np.testing.assert_array_equal(part.means(values), alone.means(values))
+    assert Resampling(seed=2).of(np.array([True, False])).groups is None
+
+
+def test_copies_of_a_row_are_one_witness() -> None:
+    """Forty rows that ask for one title and are all found make a mean certain only if each counts as a new row."""
+    rng = np.random.default_rng(3)
+    values = np.concatenate([rng.choice([-1.0, 1.0], size=160), np.ones(40)])[:, None]
+    groups = np.append(np.arange(160), np.full(40, 160))
+    by_row = Interval.of(values.mean(), Resampling(groups=None).means(values)[:, 0])
+    by_group = Interval.of(values.mean(), Resampling(groups=groups).means(values)[:, 0])
+    assert by_row.low > 0
+    assert by_group.low < 0 < by_group.high
+
+
 def test_a_coverage_lies_inside_its_interval() -> None:
     """Quantiles of resampled coverages would not hold it: a resample shows fewer rows."""
     lists = np.random.default_rng(1).integers(0, 300, size=(100, 5))

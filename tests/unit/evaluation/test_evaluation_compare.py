@@ -12,7 +12,7 @@ import pytest
 from igd_core.cli import main
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.bootstrap import Resampling
-from igd_core.evaluation.compare import Comparison, Question, Trial, compare
+from igd_core.evaluation.compare import Comparison, Question, Trial, compare, pair, table
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, read_ranks, to_ranks_json
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def trials(tmp_path: Path) -> dict[str, list[Trial]]:
 
 
 def test_the_setting_is_chosen_on_validation_rows_and_judged_on_test_rows(trials: dict[str, list[Trial]]) -> None:
-    plain, tuned = compare(trials, Question(), FEW)
+    plain, tuned = compare(pair(trials), Question(), FEW)
     # alpha 0.2 is better on plain's test rows, and 0.4 on tuned's: neither may be looked at.
     assert plain.chosen == ("alpha=0",)
     assert tuned.chosen == ("alpha=0.2", "alpha=0")
@@ -71,7 +71,7 @@ def test_the_setting_is_chosen_on_validation_rows_and_judged_on_test_rows(trials
 def test_one_setting_can_be_chosen_for_all_seeds_by_their_mean_on_validation_rows(
     trials: dict[str, list[Trial]], tmp_path: Path
 ) -> None:
-    apart, together = (compare(trials, Question(together=each), FEW)[1] for each in (False, True))
+    apart, together = (compare(pair(trials), Question(together=each), FEW)[1] for each in (False, True))
     # Means over B and A: alpha 0 has what either has, alpha 0.2 is better on B and worse on A.
     by_name = {name: (ndcg(VALID_B[name]) + ndcg(VALID_A[name])) / 2 for name in ("a0", "a2", "a4")}
     assert max(by_name, key=by_name.__getitem__) == "a2"
@@ -81,14 +81,18 @@ def test_one_setting_can_be_chosen_for_all_seeds_by_their_mean_on_validation_row
     assert together.chosen_by_seed == pytest.approx((ndcg(TEST_B["a2"]), ndcg(TEST_A["a2"])))
     run = ranked_run(tmp_path, {"d0": [1]}, rows="valid")
     with pytest.raises(InputError, match=r"has no D3 or IGD"):
-        compare({"one": [replace(trials["plain"][0], valid=run)]}, Question(together=True), FEW)
+        compare(pair({"one": [replace(trials["plain"][0], valid=run)]}), Question(together=True), FEW)
     apart_runs = [ranked_run(tmp_path, {name: [1]}, rows="valid") for name in ("a0", "a2")]
     with pytest.raises(InputError, match=r"has no setting that all runs of its name have"):
-        compare({"one": [replace(trials["plain"][0], valid=each) for each in apart_runs]}, Question(together=True), FEW)
+        compare(
+            pair({"one": [replace(trials["plain"][0], valid=each) for each in apart_runs]}),
+            Question(together=True),
+            FEW,
+        )
 
 
 def test_what_tuning_and_decoding_add_is_the_difference_of_means_over_seeds(trials: dict[str, list[Trial]]) -> None:
-    plain, tuned = compare(trials, Question(), FEW)
+    plain, tuned = compare(pair(trials), Question(), FEW)
     base = ndcg(TEST_A["a0"])
     without = (ndcg(TEST_B["a0"]) + ndcg(TEST_A["a0"])) / 2
     with_alpha = (ndcg(TEST_B["a2"]) + ndcg(TEST_A["a0"])) / 2
@@ -105,21 +109,70 @@ def test_what_tuning_and_decoding_add_is_the_difference_of_means_over_seeds(tria
 def test_each_name_is_compared_with_baselines_of_the_same_rows(trials: dict[str, list[Trial]], tmp_path: Path) -> None:
     ranks = [0, 1, 0, 2, 0, 0]
     baseline = ranked_run(tmp_path, {"pop": ranks, "a0": [1] * 6})
-    plain, tuned = compare(trials, Question(), FEW, {"popular": baseline})
+    plain, tuned = compare(pair(trials, {"popular": baseline}), Question(), FEW)
     for result in (plain, tuned):
         assert result.against["popular"].value.value == pytest.approx(ndcg(ranks))
         assert result.against["popular"].difference.value == pytest.approx(result.best.value - ndcg(ranks))
-    assert replace(tuned, against={}) == compare(trials, Question(), FEW)[1]
-    (same,) = compare({"one": trials["plain"]}, Question(), FEW, {"alpha=0": trials["plain"][0].test})
+    assert replace(tuned, against={}) == compare(pair(trials), Question(), FEW)[1]
+    (same,) = compare(pair({"one": trials["plain"]}, {"alpha=0": trials["plain"][0].test}), Question(), FEW)
     assert (same.against["alpha=0"].difference.low, same.against["alpha=0"].difference.high) == (0.0, 0.0)
     with pytest.raises(InputError, match=r"has no 'sasrec' with seen items allowed"):
-        compare(trials, Question(), FEW, {"sasrec": baseline})
+        compare(pair(trials, {"sasrec": baseline}), Question(), FEW)
     with pytest.raises(InputError, match=r"cannot be paired with .*: rows_sha256 is 'valid', there it is 'test'"):
-        compare(trials, Question(), FEW, {"popular": ranked_run(tmp_path, {"pop": [1]}, rows="valid")})
+        compare(pair(trials, {"popular": ranked_run(tmp_path, {"pop": [1]}, rows="valid")}), Question(), FEW)
+
+
+def sample_of(path: Path, ranks: dict[int, int], *, limit: int | None, targets: list[int] | None = None) -> RankedRun:
+    """A run on these rows of a file: rank by row."""
+    run = ranked_run(path, {"a0": list(ranks.values())})
+    groups = None if targets is None else np.array(targets)
+    return replace(run, identity=dict(run.identity) | {"limit": limit}, rows=np.array(list(ranks)), targets=groups)
+
+
+def test_samples_of_one_file_are_compared_on_the_rows_that_all_hold(tmp_path: Path) -> None:
+    few = sample_of(tmp_path, {2: 1, 5: 0, 9: 3}, limit=3)
+    more = sample_of(tmp_path, {1: 1, 2: 0, 4: 1, 5: 1, 8: 1, 11: 1}, limit=6)
+    whole = sample_of(tmp_path, dict.fromkeys(range(12), 2), limit=None)
+    trials = {"few": [Trial(valid=few, test=few)], "more": [Trial(valid=few, test=more)]}
+    paired = pair(trials, {"alpha=0": whole})
+    assert paired.shared == {"test": 2}
+    first, second = compare(paired, Question(), FEW)
+    assert first.plain.value == pytest.approx(ndcg([1, 0]))
+    assert second.plain.value == pytest.approx(ndcg([0, 1]))
+    assert first.against["alpha=0"].value.value == pytest.approx(ndcg([2, 2]))
+    assert "on the 2 test rows that all runs hold\n" in table([first, second], Question(), paired)
+    other = sample_of(tmp_path, {0: 1, 3: 1}, limit=2)
+    with pytest.raises(InputError, match=r"no row is in all of the 2 runs"):
+        pair({"few": [Trial(valid=few, test=few)]}, {"alpha=0": other})
+    with pytest.raises(InputError, match=r"limit is 3, there it is 6, and .* does not say which rows"):
+        pair({"more": [Trial(valid=few, test=more)]}, {"alpha=0": replace(few, rows=None)})
+
+
+def test_titles_can_be_drawn_instead_of_rows(tmp_path: Path) -> None:
+    """Half of the rows ask for one title, which the second trial alone finds: a win by rows, one title's by titles."""
+    plain = sample_of(tmp_path, {row: row % 2 for row in range(60)}, limit=None, targets=[*range(30), *[30] * 30])
+    tuned = replace(
+        plain, methods=[replace(each, titles=np.where(np.arange(60) < 30, each.titles, 1)) for each in plain.methods]
+    )
+    trials = {"plain": [Trial(valid=plain, test=plain)], "tuned": [Trial(valid=plain, test=tuned)]}
+    paired = pair(trials)
+    by_row = compare(paired, Question(), FEW)[1].tuning
+    by_title = compare(paired, Question(draw="targets"), FEW)[1].tuning
+    assert by_row is not None
+    assert by_title is not None
+    assert by_row.value == by_title.value == pytest.approx(15 / 60)
+    assert by_row.low > 0
+    assert by_title.low == 0
+    assert "over the 31 titles that 60 test rows ask for" in table(
+        compare(paired, Question(draw="targets"), FEW), Question(draw="targets"), paired
+    )
+    silent = replace(plain, targets=None)
+    with pytest.raises(InputError, match=r"no run says which rows ask for the same title"):
+        compare(pair({"plain": [Trial(valid=silent, test=silent)]}), Question(draw="targets"), FEW)
 
 
 def test_hit_rates_can_be_asked_for(trials: dict[str, list[Trial]]) -> None:
-    plain, _ = compare(trials, Question(metric="HR@5"), FEW)
+    plain, _ = compare(pair(trials), Question(metric="HR@5"), FEW)
     assert plain.plain.value == pytest.approx(2 / 6)
 
 
@@ -131,7 +184,7 @@ def test_intervals_are_paired_by_row(tmp_path: Path) -> None:
     for name, ranks in (("plain", first), ("tuned", [3 if rank == 1 else 1 for rank in first])):
         run = ranked_run(tmp_path, {"a0": ranks})
         runs[name] = [Trial(valid=run, test=run)]
-    plain, tuned = compare(runs, Question(metric="HR@10"), FEW)
+    plain, tuned = compare(pair(runs), Question(metric="HR@10"), FEW)
     assert tuned.plain.low == tuned.plain.high == 1.0
     assert plain.plain.high - plain.plain.low > 0.05
     assert tuned.tuning is not None
@@ -142,16 +195,16 @@ def test_intervals_are_paired_by_row(tmp_path: Path) -> None:
 def test_other_settings_are_chosen_from_only_where_they_are_named(tmp_path: Path) -> None:
     run = ranked_run(tmp_path, {"a0": [3, 0], "d0": [1, 1], "pop": [1, 1]})
     trials = {"one": [Trial(valid=run, test=run)]}
-    (by_default,) = compare(trials, Question(), FEW)
+    (by_default,) = compare(pair(trials), Question(), FEW)
     assert by_default.chosen == ("alpha=0",)
-    (named,) = compare(trials, Question(among=("alpha=0", "alpha=0 forced=0")), FEW)
+    (named,) = compare(pair(trials), Question(among=("alpha=0", "alpha=0 forced=0")), FEW)
     assert named.chosen == ("alpha=0 forced=0",)
     assert named.decoding.value == pytest.approx(1 - 0.25)
 
 
 def test_of_equals_the_first_is_chosen(tmp_path: Path) -> None:
     run = ranked_run(tmp_path, {"a0": [3, 0], "a2": [0, 3]})
-    (found,) = compare({"one": [Trial(valid=run, test=run)]}, Question(), FEW)
+    (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(), FEW)
     assert found.chosen == ("alpha=0",)
 
 
@@ -161,15 +214,15 @@ def test_runs_on_other_rows_are_refused_by_name(trials: dict[str, list[Trial]], 
     other = replace(getattr(trial, part), identity={"artifact": "v1", "rows_sha256": "others"})
     trials["tuned"][1] = replace(trial, **{part: other})
     with pytest.raises(InputError, match=r"cannot be paired with .*: rows_sha256 is 'others', there it is"):
-        compare(trials, Question(), FEW)
+        compare(pair(trials), Question(), FEW)
 
 
 def test_artefacts_may_differ_since_another_tokenizer_makes_another(trials: dict[str, list[Trial]]) -> None:
-    expected = compare(trials, Question(), FEW)
+    expected = compare(pair(trials), Question(), FEW)
     trial = trials["tuned"][1]
     identity = {**trial.test.identity, "artifact": "v2"}
     trials["tuned"][1] = replace(trial, test=replace(trial.test, identity=identity))
-    assert compare(trials, Question(), FEW) == expected
+    assert compare(pair(trials), Question(), FEW) == expected
 
 
 @pytest.mark.parametrize(
@@ -182,7 +235,7 @@ def test_artefacts_may_differ_since_another_tokenizer_makes_another(trials: dict
 )
 def test_what_a_run_lacks_is_named(trials: dict[str, list[Trial]], question: Question, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        compare(trials, question, FEW)
+        compare(pair(trials), question, FEW)
 
 
 @pytest.mark.parametrize("metric", ["MRR@10", "NDCG", "NDCG@0", "NDCG@1000", "ndcg@10", "NDCG@10 "])
@@ -204,11 +257,18 @@ def test_ranks_come_back_from_a_file_as_they_went_in(tmp_path: Path) -> None:
             after.depth,
         )
         assert before.titles.tolist() == after.titles.tolist()
+    assert back.rows is None
+    assert back.targets is None
+    write(tmp_path, replace(run, rows=np.arange(3, 9), targets=np.array([0, 1, 0, 2, 1, 0])))
+    back = read_ranks(tmp_path)
+    assert back.rows is not None
+    assert back.targets is not None
+    assert (back.rows.tolist(), back.targets.tolist()) == ([3, 4, 5, 6, 7, 8], [0, 1, 0, 2, 1, 0])
 
 
 def write(folder: Path, run: RankedRun) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / RANKS_FILE).write_text(json.dumps(to_ranks_json(run.identity, run.methods)), "utf-8")
+    (folder / RANKS_FILE).write_text(json.dumps(to_ranks_json(run)), "utf-8")
 
 
 @pytest.mark.parametrize(
@@ -231,10 +291,20 @@ def test_a_file_that_holds_no_ranks_is_an_error_that_names_it(tmp_path: Path, co
 @pytest.mark.parametrize("second", [[1], [1, -1], [[1, 2]]])
 def test_ranks_that_cannot_be_are_an_error(tmp_path: Path, second: list[object]) -> None:
     run = ranked_run(tmp_path, {"a0": [1, 2], "a2": [1, 2]})
-    content = to_ranks_json(run.identity, run.methods)
+    content = to_ranks_json(run)
     content["methods"][1]["titles"] = second
     (tmp_path / RANKS_FILE).write_text(json.dumps(content), "utf-8")
     with pytest.raises(DataError, match="is damaged"):
+        read_ranks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("rows", [1]), ("rows", [2, 1]), ("rows", [-1, 0]), ("targets", [[0], [0]])]
+)
+def test_rows_and_targets_that_cannot_be_are_an_error(tmp_path: Path, name: str, values: list[object]) -> None:
+    content = to_ranks_json(ranked_run(tmp_path, {"a0": [1, 2]})) | {name: values}
+    (tmp_path / RANKS_FILE).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(DataError, match=f"is damaged .*{name}"):
         read_ranks(tmp_path)
 
 

@@ -76,6 +76,11 @@ def test_a_limit_below_one_is_refused(four: Artifact, tmp_path: Path) -> None:
         read_rows(_file(tmp_path, "0,1"), four, limit=0)
 
 
+def test_targets_of_one_title_are_one_group_and_unknown_ones_are_apart(four: Artifact, tmp_path: Path) -> None:
+    rows = read_rows(_file(tmp_path, "0,3", "0,1", "1,77", "2,0", "0,3", "1,77"), four, on_unknown="miss")
+    assert rows.target_groups(four).tolist() == [0, 1, 1, 0, 2, 3]
+
+
 def test_a_repeat_is_of_the_title_not_of_the_item(four: Artifact, tmp_path: Path) -> None:
     rows = read_rows(_file(tmp_path, "0 2,1", "0 3,2", "2 2,2"), four)
     assert rows.repeats(four).tolist() == [True, False, True]

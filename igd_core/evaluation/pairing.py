@@ -1,0 +1,69 @@
+"""Bringing evaluations to the same rows, so that they can be compared row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_core.evaluation.ranks import RankedRun
+
+_OF_THE_SAMPLE = frozenset({"limit", "seed"})
+_NOT_OF_ROWS = frozenset({"artifact"})  # another tokenizer makes another artefact of the same titles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SameRows:
+    """Runs on the same rows.
+
+    Attributes:
+        runs: as given, in order, each cut to what all hold.
+        rows: how many that is.
+        cut: whether a run held more.
+    """
+
+    runs: Sequence[RankedRun]
+    rows: int
+    cut: bool
+
+
+def on_same_rows(runs: Sequence[RankedRun]) -> SameRows:
+    """Cut samples of one file to the rows that all of them hold.
+
+    Raises:
+        InputError: runs on other rows: another file, a run that does not say which of the file's rows it holds, or
+            none in common.
+    """
+    first = runs[0]
+    silent = next((run.path for run in runs if run.rows is None), None)
+    differs = False
+    for run in runs[1:]:
+        for name in sorted((first.identity.keys() | run.identity.keys()) - _NOT_OF_ROWS):
+            theirs, ours = run.identity.get(name), first.identity.get(name)
+            if theirs == ours:
+                continue
+            problem = f"{run.path}: cannot be paired with {first.path}: {name} is {theirs!r}, there it is {ours!r}"
+            if name not in _OF_THE_SAMPLE:
+                raise InputError(problem)
+            if silent is not None:
+                raise InputError(f"{problem}, and {silent} does not say which rows of the file it holds")
+            differs = True
+    if not differs:
+        return SameRows(runs=runs, rows=len(first.methods[0].titles), cut=False)
+    held = [run.rows for run in runs if run.rows is not None]
+    shared = reduce(np.intersect1d, held)
+    if not len(shared):
+        raise InputError(f"{first.path}: no row is in all of the {len(runs)} runs that it is to be paired with")
+    places = [np.searchsorted(numbers, shared) for numbers in held]
+    return SameRows(
+        runs=[run.at(each) for run, each in zip(runs, places, strict=True)],
+        rows=len(shared),
+        cut=any(len(numbers) > len(shared) for numbers in held),
+    )
