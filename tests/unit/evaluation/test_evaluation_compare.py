@@ -131,16 +131,19 @@ def sample_of(path: Path, ranks: dict[int, int], *, limit: int | None, targets: 
 
 def test_samples_of_one_file_are_compared_on_the_rows_that_all_hold(tmp_path: Path) -> None:
     few = sample_of(tmp_path, {2: 1, 5: 0, 9: 3}, limit=3)
-    more = sample_of(tmp_path, {1: 1, 2: 0, 4: 1, 5: 1, 8: 1, 11: 1}, limit=6)
+    more = sample_of(tmp_path, {1: 1, 2: 0, 4: 1, 5: 4, 8: 1, 11: 1}, limit=6)
     whole = sample_of(tmp_path, dict.fromkeys(range(12), 2), limit=None)
     trials = {"few": [Trial(valid=few, test=few)], "more": [Trial(valid=few, test=more)]}
     paired = pair(trials, {"alpha=0": whole})
     assert paired.shared == {"test": 2}
     first, second = compare(paired, Question(), FEW)
     assert first.plain.value == pytest.approx(ndcg([1, 0]))
-    assert second.plain.value == pytest.approx(ndcg([0, 1]))
+    assert second.plain.value == pytest.approx(ndcg([0, 4]))
     assert first.against["alpha=0"].value.value == pytest.approx(ndcg([2, 2]))
     assert "on the 2 test rows that all runs hold\n" in table([first, second], Question(), paired)
+    elsewhere = replace(more, identity=dict(more.identity) | {"rows_sha256": "another file"})
+    with pytest.raises(InputError, match=r"rows_sha256 is 'another file', there it is 'test'$"):
+        pair({"few": [Trial(valid=few, test=few)]}, {"alpha=0": elsewhere})
     other = sample_of(tmp_path, {0: 1, 3: 1}, limit=2)
     with pytest.raises(InputError, match=r"no row is in all of the 2 runs"):
         pair({"few": [Trial(valid=few, test=few)]}, {"alpha=0": other})
