@@ -51,7 +51,7 @@ class RankedRun:
         identity: see `RunIdentity.header`.
         methods: at least one; all have as many rows.
         rows: ``(rows,)`` int64, place of each in its file, rising; None in files of earlier versions, as is the next.
-        targets: ``(rows,)`` int64, rows of one number ask for the same title.
+        targets: ``(rows,)`` int64, rows of one number ask for the same title; every number from 0 on is in use.
     """
 
     path: Path
@@ -139,4 +139,6 @@ def read_ranks(folder: Path) -> RankedRun:
             raise DataError(f"{path}: is damaged ({name} of shape {values.shape} for {len(methods[0].titles)} ranks)")
     if known["rows"] is not None and (np.diff(known["rows"]) <= 0).any():
         raise DataError(f"{path}: is damaged (rows do not rise)")
+    if known["targets"] is not None:
+        known["targets"] = np.unique(known["targets"], return_inverse=True)[1]
     return RankedRun(path=path, identity=identity, methods=methods, **known)
