@@ -323,6 +323,7 @@ def test_the_command_prints_a_table_and_json(
             told += ["--trial", name, str(valid), str(test)]
     assert main(["compare", *told, "--resamples", "200", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
+    assert (answer["draw"], answer["shared_rows"]) == ("rows", {})
     by_name = {each["name"]: each for each in answer["names"]}
     assert by_name["tuned"]["chosen"] == ["alpha=0.2", "alpha=0"]
     assert by_name["plain"]["both"] is None
