@@ -33,6 +33,7 @@ PRAGMA user_version = 1;
 COMMIT;
 """
 _LAYOUT = 1
+_PAUSE_S = 0.001
 _Result = TypeVar("_Result")
 
 
@@ -100,13 +101,13 @@ class Database:
     def _work(self, work: Callable[[sqlite3.Connection], _Result], deadline: float) -> _Result:
         if time.monotonic() > deadline:  # nobody waits for it any more
             raise TimeoutError(self._too_late())
-        return work(self._connection or self._connect())
+        return work(self._connection or self._connect(deadline))
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, deadline: float) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead(connection, deadline)
             connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
             self._lay_out(connection)
         except BaseException:
@@ -114,6 +115,18 @@ class Database:
             raise
         self._connection = connection
         return connection
+
+    def _log_ahead(self, connection: sqlite3.Connection, deadline: float) -> None:
+        """Switch to a write-ahead log: SQLite does not wait here, but fails one of two that switch a new file at once."""
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
 
     def _lay_out(self, connection: sqlite3.Connection) -> None:
         (layout,) = connection.execute("PRAGMA user_version").fetchone()

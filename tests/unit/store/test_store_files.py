@@ -64,6 +64,15 @@ async def test_a_locked_database_is_unavailable_in_time(store: FilesStore, tmp_p
     assert await store.append("ann", [event(2)]) == 1
 
 
+async def test_a_new_store_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    for number in range(30):
+        stores = [FilesStore(tmp_path / str(number), PATIENT) for _ in range(4)]
+        assert await asyncio.gather(*(store.append("ann", [event(n)]) for n, store in enumerate(stores))) == [1] * 4
+        assert len(await stores[0].history("ann")) == 4
+        for store in stores:
+            await store.close()
+
+
 async def test_calls_that_nobody_waits_for_any_more_are_not_begun(store: FilesStore) -> None:
     await store.ping()
     busy, done = threading.Event(), []
