@@ -117,7 +117,7 @@ class Database:
         return connection
 
     def _log_ahead(self, connection: sqlite3.Connection, deadline: float) -> None:
-        """Switch to a write-ahead log: SQLite does not wait here, but fails one of two that switch a new file at once."""
+        """Switch to a write-ahead log: of two that switch a new file, SQLite fails one at once instead of waiting."""
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
