@@ -110,8 +110,8 @@ class RecommendationRequest(_Request):
     )
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
-        description="What tokens count that the catalogue leaves no choice about: 1 when absent; 0 ranks titles by "
-        "their decisions alone.",
+        description="What tokens count that the catalogue leaves no choice about: 1 or the variant's when absent; 0 "
+        "ranks titles by their decisions alone.",
     )
     explain: bool = Field(default=False, description="Return every token's log-probability, gain and weight.")
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = Field(

@@ -188,8 +188,8 @@ function chosenFilter() {
 
 function requestAt(alpha) {
   const history = state.history.map((item) => item.item_id);
-  const weights = byId("decisions").checked ? { forced_weight: 0 } : {}; // unchecked: as the variant has it
-  return { history, k: control("k"), alpha, ...weights, beams: control("beams"), ...chosenFilter(), explain: true };
+  const forced_weight = byId("decisions").checked ? 0 : 1; // said each time: a variant of the server may have its own
+  return { history, k: control("k"), alpha, forced_weight, beams: control("beams"), ...chosenFilter(), explain: true };
 }
 
 async function rank() {

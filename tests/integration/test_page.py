@@ -328,23 +328,39 @@ async def test_a_token_tells_its_numbers(way: str, visit: Open, site: Site) -> N
     await expect(tooltip).to_be_hidden()
 
 
-async def test_a_token_whose_log_probability_was_not_computed_tells_the_rest(visit: Open, parts: Parts) -> None:
+async def test_a_token_whose_log_probability_was_not_computed_tells_the_rest(visit: Open) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await page.get_by_label("Decisions alone").check()
+    await expect(page.locator("#chosen-heading")).to_contain_text("decisions alone")
+    await ranked(page)
+    token = page.locator("#chosen li").first.locator(".token").last
+    await token.hover()
+    tooltip = page.get_by_role("tooltip")
+    await expect(tooltip).to_contain_text("weighted0.000 nats")
+    await expect(tooltip).not_to_contain_text("log-probability")
+
+
+async def test_what_the_box_says_is_asked_for_whatever_the_servers_variant_has(visit: Open, parts: Parts) -> None:
     async with parts.site(variants=(Variant(name="decisions", forced_weight=0.0),)) as site:
         page = (await visit(site.origin)).page
         await add(page, "Star Wars")
         await ranked(page)
-        token = page.locator("#chosen li").first.locator(".token").last
-        await token.hover()
-        tooltip = page.get_by_role("tooltip")
-        await expect(tooltip).to_contain_text("weighted0.000 nats")
-        await expect(tooltip).not_to_contain_text("log-probability")
+        await expect(page.get_by_label("Decisions alone")).not_to_be_checked()
+        shown = await page.locator("#chosen .score").evaluate_all("all => all.map(score => score.firstChild.data)")
+        in_full, by_variant = [
+            [f"{item['score']:.2f}".replace("-", "\N{MINUS SIGN}") for item in answer["items"]]
+            for weights in ({"forced_weight": 1}, {})
+            for answer in [await site.recommend({"history": ["1"], "alpha": 0.2, **weights})]
+        ]
+        assert shown == in_full != by_variant
 
 
 async def test_decisions_alone_ranks_both_lists_without_forced_tokens(visit: Open, site: Site) -> None:
     page = (await visit()).page
     await add(page, "Star Wars")
     await ranked(page)
-    assert "forced_weight" not in (await shown_request(page))[2]  # the variant's
+    assert (await shown_request(page))[2]["forced_weight"] == 1
     await tab_to(page, page.get_by_label("Decisions alone"))
     await page.keyboard.press("Space")
     await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, decisions alone")
