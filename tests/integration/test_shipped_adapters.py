@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +17,6 @@ from igd_core.models import SMOLLM2, smollm2_dir
 from igd_core.tuning.recipes import build_options, read_recipe
 from igd_core.tuning.settings import TuningSettings
 from igd_core.tuning.shipped import merged_checkpoint, shipped_names, shipped_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RECIPE = "ml-100k-smollm2-lora"
 
@@ -47,6 +46,14 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
     assert losses
     assert min(losses) < record["history"][0]["loss"]
+
+
+def test_the_documents_name_the_adapter_that_is_shipped() -> None:
+    weights = (shipped_run(RECIPE) / "adapter" / "adapter_model.safetensors").read_bytes()
+    root = Path(__file__).parents[2]
+    for document in ("README.md", "docs/api.md", "docs/results.md"):
+        named = set(re.findall(rf"{RECIPE}-([0-9a-f]{{8}})", (root / document).read_text()))
+        assert named == {hashlib.sha256(weights).hexdigest()[:8]}, document
 
 
 def test_an_adapter_is_merged_once_and_changes_what_the_model_says(
