@@ -43,6 +43,7 @@ class Query:
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
         exclude_seen: leave out items of the whole ``history``.
+        exclude_seen_titles: with ``exclude_seen``, leave out also what reads like them (`Artifact.reading_like`).
         exclude: further items to leave out.
         allow: the only items that may come back; None for all.
         attributes: column -> values; an item must have one of them in each column named.
@@ -57,10 +58,18 @@ class Query:
     length_penalty: float = 0.0
     forced_weight: float = 1.0
     exclude_seen: bool = True
+    exclude_seen_titles: bool = True
     exclude: Sequence[ItemIndex] = ()
     allow: Sequence[ItemIndex] | None = None
     attributes: Mapping[str, Sequence[AttributeValue]] = field(default_factory=dict)
     timeout_s: float | None = None
+
+    def barred(self, artifact: Artifact) -> set[int]:
+        """Item rows that may not come back: ``exclude``, and what of the catalogue counts as seen."""
+        if not self.exclude_seen:
+            return {*self.exclude}
+        seen = artifact.reading_like(self.history) if self.exclude_seen_titles else self.history
+        return {*self.exclude, *seen}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,12 +235,11 @@ class Recommender:
         return RecommendedItem(item=plain.item, score=plain.score, duplicates=plain.duplicates, tokens=tokens)
 
     def _item_filter(self, query: Query) -> ItemFilter:
-        barred = [*query.exclude, *(query.history if query.exclude_seen else ())]
         allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
         if query.attributes:
             matching = self._attributes.matching(query.attributes)
             allowed = matching if allowed is None else np.intersect1d(allowed, matching)
-        return ItemFilter.of(allowed=allowed, barred=barred)
+        return ItemFilter.of(allowed=allowed, barred=list(query.barred(self.artifact)))
 
 
 def check_query(query: Query, artifact: Artifact) -> None:

@@ -109,6 +109,9 @@ def resolve(
         length_penalty=request.length_penalty,
         forced_weight=1.0 if forced_weight is None else forced_weight,
         exclude_seen=request.exclude_seen,
+        exclude_seen_titles=(
+            settings.exclude_seen_titles if request.exclude_seen_titles is None else request.exclude_seen_titles
+        ),
         exclude=rows("exclude", request.exclude),
         allow=None if request.allow is None else rows("allow", request.allow),
         attributes=request.filter,

@@ -66,14 +66,13 @@ class Question:
         not come back; of lists that are sets, the order and repetitions.
         """
         query, manifest = self.query, self.artifact.manifest
-        barred = {*query.exclude, *(query.history if query.exclude_seen else ())}
         same = [
             self.artifact.version,
             self.model_id,
             self.adapter,
             self.explain,
             list(manifest.template.window(query.history)),
-            sorted(barred),
+            sorted(query.barred(self.artifact)),
             None if query.allow is None else sorted(set(query.allow)),
             [[name, sorted({_plain(value) for value in values})] for name, values in sorted(query.attributes.items())],
             query.k,

@@ -87,6 +87,11 @@ class RecommendationRequest(_Request):
         default=10, description="Items wanted; at most as many as the catalogue has."
     )
     exclude_seen: bool = Field(default=True, description="Leave out the items of `history`.")
+    exclude_seen_titles: bool | None = Field(
+        default=None,
+        description="With `exclude_seen`, leave out also other items that have the title of one of `history`, or are "
+        "spelled like it for the model; the server's setting when absent, which is true unless it was changed.",
+    )
     exclude: Annotated[list[ItemId], Field(max_length=MAX_LIST)] = Field(
         default=[], description="Item ids to leave out."
     )

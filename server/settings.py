@@ -86,6 +86,7 @@ class Settings(BaseSettings):
         body_timeout_s: seconds a client may take to send a body.
         max_history_items: most item ids in a history.
         max_batch: most requests in a batch.
+        exclude_seen_titles: whether items that read like one of the history count as seen, where a request is silent.
         history_max_events: events kept of a user, the latest.
         history_ttl_days: days after a user's last event at which the history is forgotten.
         result_ttl_s: seconds for which an answer of the model may be given again to the same question; 0 for never.
@@ -129,6 +130,7 @@ class Settings(BaseSettings):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     max_history_items: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1000
     max_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
+    exclude_seen_titles: bool = True
     history_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
     history_ttl_days: Annotated[float, Field(gt=0, le=36_500)] = 180.0
     result_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.catalogue import prior
+from igd_core.catalogue import SharedTitles, prior
 from igd_core.infogain import leaf_prior_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Artifact:
         gains: information gain per edge.
         leaf_of_item: ``(num_items,)`` int32.
         leaf_prior: ``(num_leaves,)`` float64; share of interactions, smoothed as the manifest says.
+        shared_titles: which titles several items have; None where titles spell the paths, so that such items share one.
     """
 
     version: str
@@ -43,6 +44,7 @@ class Artifact:
     gains: InfoGainTable
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
+    shared_titles: SharedTitles | None = None
 
     @staticmethod
     def assemble(manifest: Manifest, catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> Artifact:
@@ -56,7 +58,24 @@ class Artifact:
             gains=gains,
             leaf_of_item=trie.leaf_of_item(),
             leaf_prior=leaf_prior,
+            shared_titles=None if catalogue.texts is catalogue.titles else SharedTitles.of_titles(catalogue.titles),
         )
+
+    def reading_like(self, items: Sequence[int]) -> set[int]:
+        """Rows of all that the model or people cannot tell from one of ``items``: of the same path, or the same title.
+
+        ``items`` are among them.
+        """
+        leaves = self.leaf_of_item[np.asarray(items, dtype=np.int64)]
+        start, end = self.trie.leaf_start[leaves], self.trie.leaf_start[leaves + 1]
+        found = {*items}
+        if len(leaves) and (end - start).max() > 1:
+            for first, last in zip(start.tolist(), end.tolist(), strict=True):
+                found.update(self.trie.leaf_items[first:last].tolist())
+        if self.shared_titles is not None:
+            for item in items:
+                found.update(self.shared_titles.of(self.catalogue.titles, item))
+        return found
 
     def popular_leaves(self) -> NDArray[np.int64]:
         """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int64; sorts them all."""

@@ -84,7 +84,8 @@ class RecommendationClient:
         Args:
             history: wins over a stored one.
             user_id: draws the variant, too.
-            options: further fields of ``POST /v1/recommendations``: ``k``, ``alpha``, ``filter``, ``explain`` ...
+            options: further fields of ``POST /v1/recommendations``: ``k``, ``alpha``, ``filter``, ``explain``,
+                ``exclude_seen``, ``exclude_seen_titles`` ...
 
         Raises:
             ApiProblem: the server's answer is an error.

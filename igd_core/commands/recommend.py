@@ -36,6 +36,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--forced-weight", type=float, default=1.0, help="what tokens without a sibling count, 0..1")
     parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
     parser.add_argument(
+        "--no-exclude-seen-titles",
+        action="store_true",
+        help="other items that read like one of the history may come back",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
     )
     parser.set_defaults(run=run)
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         length_penalty=args.length_penalty,
         forced_weight=args.forced_weight,
         exclude_seen=not args.no_exclude_seen,
+        exclude_seen_titles=not args.no_exclude_seen_titles,
     )
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
     options = engine_options(args)

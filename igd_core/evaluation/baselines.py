@@ -157,7 +157,7 @@ def make_ranker(
 def ranked_lists(
     ranker: Ranker, histories: Sequence[Sequence[ItemIndex]], artifact: Artifact, *, depth: int, seen: Seen
 ) -> Iterator[list[int]]:
-    """For each history, the ``depth`` best items, one a title; a title counts as seen when all its items are."""
+    """For each history, the ``depth`` best items, one a title; a title is seen when one of its items is."""
     trie = artifact.trie
     by_popularity = artifact.popular_leaves()
     owner = np.repeat(np.arange(trie.num_leaves), np.diff(trie.leaf_start))
@@ -167,7 +167,7 @@ def ranked_lists(
         scores = ranker.scores(part)
         if seen == "excluded":
             for row, history in enumerate(part):
-                scores[row, list(history)] = -np.inf
+                scores[row, list(artifact.reading_like(history))] = -np.inf
         scores = scores[:, trie.leaf_items]
         best = np.maximum.reduceat(scores, trie.leaf_start[:-1], axis=1)
         for row in range(len(part)):

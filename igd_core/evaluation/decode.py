@@ -62,7 +62,7 @@ class RowDecoder:
         artifact = self._artifact
         filters: dict[Seen, ItemFilter] = {
             "allowed": ItemFilter.of(),
-            "excluded": ItemFilter.of(barred=[int(item) for item in history]),
+            "excluded": ItemFilter.of(barred=list(artifact.reading_like(history))),
         }
         leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
         if not history:

@@ -36,7 +36,7 @@ class DecodingSetting:
         alpha: weight of the rebalancing, 0..1.
         length_penalty: 0 ranks by summed score, 1 by its mean over tokens.
         beams: width of the search, and length of the list it gives.
-        seen: whether items of the history may come back.
+        seen: whether items of the history, and what reads like one of them, may come back.
         forced_weight: of tokens that stand alone below their node. 1 is the method; 0 scores a title by its decisions
             alone, and is not from the literature.
     """

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact
+from igd_core.catalogue import Catalogue, SharedTitles
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import DeadlineExceeded, EngineError, QueryError
 from igd_core.ids import ItemIndex
@@ -59,14 +60,22 @@ def filtered_queries(draw: st.DrawFn) -> Query:
         k=draw(st.integers(1, NUM_ITEMS)),
         beams=draw(st.integers(1, 60)),
         exclude_seen=draw(st.booleans()),
+        exclude_seen_titles=draw(st.booleans()),
         exclude=draw(ROWS),
         allow=draw(st.none() | ROWS),
         attributes=draw(st.sampled_from([{}, {"year": [1980, 1982]}, {"genres": ["noir"], "year": [1981]}])),
     )
 
 
+def seen_by(films: Artifact, query: Query) -> set[int]:
+    titles = films.catalogue.titles
+    history = set(query.history) if query.exclude_seen else set()
+    read = {titles[row] for row in history} if query.exclude_seen_titles else set()
+    return history | {row for row in range(NUM_ITEMS) if titles[row] in read}
+
+
 def admitted(films: Artifact, query: Query) -> set[int]:
-    barred = {*query.exclude, *(query.history if query.exclude_seen else ())}
+    barred = {*query.exclude, *seen_by(films, query)}
     rows = oracles.admitted_items(NUM_ITEMS, query.allow, barred)
     for column, wanted in query.attributes.items():
         values = films.catalogue.metadata[column]
@@ -124,6 +133,47 @@ def test_a_seen_item_comes_back_only_when_asked_for(films: Artifact) -> None:
     seen = items(*range(20))
     assert not set(seen) & set(returned(ask(films, Query(history=seen, k=15))))
     assert set(seen) & set(returned(ask(films, Query(history=seen, k=30, exclude_seen=False))))
+
+
+def test_another_item_of_a_seen_title_is_seen_unless_asked_for(films: Artifact) -> None:
+    titles = films.catalogue.titles
+    twins = {row for row in range(1, NUM_ITEMS) if titles[row] == titles[0]}
+    assert twins  # or this test would show nothing
+    everything: dict[str, Any] = {"k": NUM_ITEMS, "beams": NUM_ITEMS}
+    for history in (items(0), ()):  # from the model, and popularity
+        barred = Query(history=history, exclude=() if history else items(0), **everything)
+        named = {row for item in ask(films, barred).items for row in (item.item, *item.duplicates)}
+        assert bool(twins & named) == (not history)  # `exclude` names items, not titles
+    kept = Query(history=items(0), exclude_seen_titles=False, **everything)
+    named = {row for item in ask(films, kept).items for row in (item.item, *item.duplicates)}
+    assert (twins <= named, 0 in named) == (True, False)
+
+
+def test_items_of_one_title_spelled_apart_and_of_two_titles_spelled_alike_are_seen_together(
+    tokenizer: TitleTokenizer,
+) -> None:
+    """Where another column spells the paths, the title is still what people read."""
+    catalogue = Catalogue.build(
+        item_ids=list("abcdef"),
+        titles=["Red River", "Red River", "Red River", "The Dam", "The Weir", "The Lock"],
+        texts=["one", "two", "three", "four", "four", "five"],
+        frequency=np.arange(6, 0, -1),
+    )
+    artifact = build_artifact(catalogue, tokenizer, BuildOptions())
+    assert [artifact.reading_like(items(row)) for row in range(6)] == [{0, 1, 2}] * 3 + [{3, 4}] * 2 + [{5}]
+    assert artifact.reading_like([]) == set()
+    assert sorted(returned(ask(artifact, Query(history=items(1, 4), k=6, beams=6)))) == [5]
+    apart = Query(history=items(1, 4), k=6, beams=6, exclude_seen_titles=False)
+    assert sorted(returned(ask(artifact, apart))) == [0, 2, 3, 5]
+
+
+@given(titles=st.lists(st.sampled_from(["A", "B", "C", "é", "D"]), min_size=1, max_size=12))
+def test_shared_titles_are_found(titles: list[str]) -> None:
+    shared = SharedTitles.of_titles(titles)
+    for row, title in enumerate(titles):
+        same = [other for other, each in enumerate(titles) if each == title]
+        assert sorted(shared.of(titles, row)) == (same if len(same) > 1 else [])
+    assert len(shared.rows) == sum(titles.count(title) > 1 for title in titles)
 
 
 def test_the_whole_history_is_seen_though_the_prompt_shows_its_end(films: Artifact) -> None:

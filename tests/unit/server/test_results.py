@@ -31,6 +31,7 @@ QUERIES = st.builds(
     length_penalty=st.sampled_from([0, 0.0, 1.0]),
     forced_weight=st.sampled_from([1, 1.0, 0, 0.5]),
     exclude_seen=st.booleans(),
+    exclude_seen_titles=st.booleans(),
     exclude=ROWS,
     allow=st.none() | ROWS,
     attributes=st.dictionaries(st.sampled_from(["x", "y"]), VALUES, max_size=2),
@@ -53,7 +54,7 @@ def normal(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> An
         adapter,
         explain,
         shown,
-        frozenset(query.exclude) | frozenset(query.history if query.exclude_seen else ()),
+        frozenset(query.exclude) | seen_by(artifact, query),
         None if query.allow is None else frozenset(query.allow),
         {name: frozenset(values) for name, values in query.attributes.items()},
         query.k,
@@ -63,6 +64,13 @@ def normal(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> An
         query.length_penalty,
         query.forced_weight,
     )
+
+
+def seen_by(artifact: Artifact, query: Query) -> frozenset[ItemIndex]:
+    titles = artifact.catalogue.titles
+    history = set(query.history) if query.exclude_seen else set()
+    read = {titles[row] for row in history} if query.exclude_seen_titles else set()
+    return frozenset(history | {ItemIndex(row) for row, title in enumerate(titles) if title in read})
 
 
 def key_of(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> str:
@@ -91,7 +99,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_key(
     template = artifact.manifest.template
     hidden = len(query.history) - len(template.window(query.history))
     shown = list(query.history[hidden:])
-    barred = [*query.exclude, *(query.history if query.exclude_seen else ())]
+    barred = [*query.exclude, *seen_by(artifact, query)]
     reordered = data.draw(st.permutations(barred)) + barred[:1]
     other = Query(
         # What the prompt does not show is left out of the answer by another field here.
@@ -122,6 +130,20 @@ def twin(value: Any) -> Any:
     if value == 1 and value is not True:
         return True
     return float(value)
+
+
+def test_what_reads_like_the_history_is_part_of_the_question_and_not_how_it_came_to_be_left_out(
+    artifact: Artifact,
+) -> None:
+    titles = artifact.catalogue.titles
+    first, second = next((a, b) for b in range(len(titles)) for a in range(b) if titles[a] == titles[b])
+    history = [ItemIndex(first)]
+    with_twin = key_of(artifact, (Query(history=history), "m", None, False))
+    alone = key_of(artifact, (Query(history=history, exclude_seen_titles=False), "m", None, False))
+    by_id = Query(history=history, exclude=[ItemIndex(second)], exclude_seen_titles=False)
+    assert with_twin != alone
+    assert {titles.count(titles[first])} == {2}
+    assert key_of(artifact, (by_id, "m", None, False)) == with_twin
 
 
 def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
