@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.tokenization import TitleTokenizer
+
+
+GIVEN: dict[str, Any] = json.loads(os.environ.get("TEST_VLLM_OPTIONS") or "{}")
+"""Fields of `VLLMOptions` for every engine that a test starts and does not set itself: what a card is tried with."""
+
+TOLERANCE = float(os.environ.get("TEST_VLLM_TOLERANCE") or 2e-3)
+"""How far a score may be from transformers' in fp32, nats; bfloat16 needs more."""
 
 
 def require_vllm() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,7 @@ _TUNABLE: dict[str, tuple[type, ...]] = {
     "tensor_parallel": (int,),
     "compiled": (bool,),
     "runner": (str,),
+    "attention_backend": (str,),
     "cpu_cores": (str,),
 }
 
@@ -77,7 +79,8 @@ class VLLMOptions:
         tensor_parallel: GPUs (on a CPU: NUMA nodes) that share one model.
         compiled: compile the model at start. None does so on a GPU only, where it is what vLLM is tuned for.
         adapters: LoRA adapters that sessions may name; all stay loaded.
-        runner: vLLM's model runner. ``v2`` is for CUDA and has not been run on one with this engine.
+        runner: vLLM's model runner; ``v2`` is for CUDA alone.
+        attention_backend: vLLM's name of one, such as ``FLASH_ATTN`` or ``TRITON_ATTN``; None: vLLM chooses.
         cpu_cores: cores for the worker's threads, such as ``0-7``; None binds to all but one.
     """
 
@@ -94,6 +97,7 @@ class VLLMOptions:
     compiled: bool | None = None
     adapters: Adapters = field(default_factory=dict)
     runner: Literal["v1", "v2"] = "v1"
+    attention_backend: str | None = None
     cpu_cores: str | None = None
 
     def check(self) -> None:
@@ -106,6 +110,8 @@ class VLLMOptions:
             raise InputError(f"dtype {self.dtype!r}: one of {', '.join(_DTYPES)}")
         if self.runner not in ("v1", "v2"):
             raise InputError(f"runner {self.runner!r}: one of v1, v2")
+        if self.attention_backend is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.attention_backend):
+            raise InputError(f"attention_backend {self.attention_backend!r}: a name such as FLASH_ATTN is needed")
         if not 0.0 < self.gpu_memory <= 1.0:
             raise InputError(f"gpu_memory {self.gpu_memory}: a share in (0, 1] is needed")
         counts = ("max_num_seqs", "max_beams", "tensor_parallel", "max_model_len", "block_size", "kv_cache_bytes")
@@ -123,6 +129,7 @@ class VLLMOptions:
         processor = f"igd_core.engines.vllm_processors:TrieProcessor{self.runner.upper()}"
         optional: dict[str, Any] = {
             "max_model_len": self.max_model_len,
+            "attention_backend": self.attention_backend,
             "kv_cache_memory_bytes": self.kv_cache_bytes or (GIB if on_cpu else None),
             # 1,024 tokens are 2 s of a 135M model on two cores: a longer step would hold up every other request.
             "max_num_batched_tokens": self.max_num_batched_tokens or (1024 if on_cpu else None),
@@ -193,6 +200,9 @@ class VLLMOptions:
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
         }
+        if not on_cpu and self.dtype == "float32":
+            # Its attention is Triton's there, whose fp32 products are TF32's unless told otherwise: 1e-3 off.
+            wanted["TRITON_F32_DEFAULT"] = "ieee"
         if self.cpu_cores is not None:
             wanted["VLLM_CPU_OMP_THREADS_BIND"] = self.cpu_cores
         if on_cpu:

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+import torch
 from adapters import save_adapter
 from factories import EOS, make_catalogue
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,7 +35,7 @@ from subjects import (
     search,
     unscored_below,
 )
-from vllm_parts import require_vllm, save_tiny_llama
+from vllm_parts import GIVEN, TOLERANCE, require_vllm, save_tiny_llama
 
 require_vllm()
 
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.decoding.beam import Hypothesis
 
+needs_worker = pytest.mark.skipif(torch.cuda.is_available(), reason="on one GPU the engine's process is the worker")
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(300),
@@ -73,10 +75,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <function Context.__del__"),
 ]
 
-TOLERANCE = 2e-3
 ALL = 400  # children of any node here, and the most that an engine for 200 beams returns
 SEEN: tuple[Seen, ...] = ("allowed", "excluded")
-OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_num_batched_tokens": 512}
+OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_num_batched_tokens": 512, **GIVEN}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Path) -> 
 
 @contextlib.asynccontextmanager
 async def started(directory: Path, *artifacts: Artifact, **options: Any) -> AsyncIterator[Subject]:
-    engine = await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=directory, **OPTIONS, **options))
+    engine = await asyncio.to_thread(VLLMEngine.start, VLLMOptions(model=directory, **{**OPTIONS, **options}))
     try:
         for artifact in artifacts:
             await engine.load(artifact)
@@ -638,6 +639,7 @@ async def test_closing_the_engine_ends_waiting_requests_with_engine_closed(
             await engine.load(artifact)
 
 
+@needs_worker
 async def test_when_a_worker_is_killed_waiting_requests_end_with_engine_closed(
     vllm: Subject, artifact: Artifact
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_json_object_becomes_options() -> None:
         ('{"gpu_memory": 1.5}', r"gpu_memory 1.5: a share in \(0, 1\] is needed"),
         ('{"gpu_memory": NaN}', "gpu_memory nan"),
         ('{"runner": "v3"}', "runner 'v3': one of v1, v2"),
+        ('{"attention_backend": "flash attn"}', "attention_backend 'flash attn': a name such as FLASH_ATTN is needed"),
     ],
 )
 def test_what_is_no_option_is_refused_with_its_name_and_value(text: str, message: str) -> None:
@@ -68,6 +69,19 @@ def test_the_environment_is_set_while_vllm_starts_and_what_was_set_stays(monkeyp
         assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
         assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert dict(os.environ) == before
+
+
+def test_fp32_attention_on_a_gpu_is_told_to_be_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
+    for dtype, on_cpu, expected in (("float32", False, "ieee"), ("float32", True, None), ("auto", False, None)):
+        with VLLMOptions(model="m", dtype=dtype).environment(on_cpu=on_cpu):
+            assert os.environ.get("TRITON_F32_DEFAULT") == expected
+
+
+def test_an_attention_backend_is_vllms_to_choose_unless_given(tmp_path: Path) -> None:
+    assert "attention_backend" not in VLLMOptions(model="m").engine_args(tmp_path, on_cpu=False)
+    given = VLLMOptions(model="m", **parse_tuning('{"attention_backend": "TRITON_ATTN"}'))
+    assert given.engine_args(tmp_path, on_cpu=False)["attention_backend"] == "TRITON_ATTN"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed here")
