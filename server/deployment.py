@@ -259,12 +259,18 @@ class Deployment:
         self._announced = True
         self.on_ready()
         served = self.serving
+        model = next(iter(served.values())).model
         _log.info(
             "ready",
             extra={
                 "fields": {
                     "catalogues": {name: catalogue.version for name, catalogue in served.items()},
-                    "model": next(iter(served.values())).model_id,
+                    "model": model.name,
+                    "model_fingerprint": model.fingerprint(),
+                    "adapters": {adapter: model.fingerprint(adapter) for adapter in model.adapters},
+                    "engine": model.engine,
+                    "runtime": model.runtime,
+                    "checkpoint_sha256": model.checkpoint,
                     "items": sum(len(catalogue.catalogue) for catalogue in served.values()),
                     "seconds": round(time.monotonic() - self._started, 3),
                 }

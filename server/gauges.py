@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from igd_core.engines.base import EngineStats
+    from igd_core.engines.identity import ModelIdentity
     from server.deployment import Deployment
 
 
@@ -54,7 +55,9 @@ class DeploymentGauges(Collector):
         yield GaugeMetricFamily("igd_ready", "1 while recommendations are served.", float(ready))
         served = self._deployment.serving
         if served:
-            yield from _engine(next(iter(served.values())).recommender.engine.stats())
+            engine = next(iter(served.values())).recommender.engine
+            yield from _engine(engine.stats())
+            yield _model(engine.identity)
         info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
         loaded = GaugeMetricFamily(
             "igd_catalogue_loaded_timestamp_seconds",
@@ -67,6 +70,17 @@ class DeploymentGauges(Collector):
             loaded.add_metric((name,), catalogue.loaded_at.timestamp())
             items.add_metric((name,), len(catalogue.catalogue))
         yield from (info, loaded, items)
+
+
+def _model(identity: ModelIdentity) -> GaugeMetricFamily:
+    info = GaugeMetricFamily(
+        "igd_model_info",
+        "1 for the model, and for each adapter on it; fingerprints are of content.",
+        labels=("model", "adapter", "fingerprint", "engine"),
+    )
+    for adapter, fingerprint in identity.fingerprints.items():
+        info.add_metric((identity.name, adapter or "", fingerprint, identity.engine), 1)
+    return info
 
 
 def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:

@@ -222,7 +222,12 @@ class LiveCatalogue:
         self.refusals.forget(served.version)
         seconds = time.monotonic() - started
         self._around.metrics.observe_swap(self.name, seconds)
-        facts = {"model": served.model_id, "items": len(served.catalogue), "source": source}
+        facts = {
+            "model": served.model_id,
+            "model_fingerprint": served.model.fingerprint(),
+            "items": len(served.catalogue),
+            "source": source,
+        }
         _log.info(
             "catalogue_served",
             extra={

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.catalogue import Catalogue, MetadataValue
     from igd_core.engines.base import Engine
+    from igd_core.engines.identity import ModelIdentity
     from server.loaded import LoadedVersions
     from server.settings import Settings
 
@@ -71,6 +72,11 @@ class ServedCatalogue:
     def model_id(self) -> str:
         """The checkpoint's name."""
         return self.recommender.engine.model_id
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What its answers depend on beside the artefact and the request."""
+        return self.recommender.engine.identity
 
 
 def open_model(settings: Settings) -> OpenedModel:

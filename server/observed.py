@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.decoding.session import ChildScores, Scoring, Session, SessionStats
     from igd_core.engines.base import Engine, EngineStats
+    from igd_core.engines.identity import ModelIdentity
     from igd_core.ids import NodeId
     from igd_core.store.base import Event, Store, StoredVersion
     from server.metrics import Metrics, Outcome
@@ -151,6 +152,11 @@ class TracedEngine:
     def model_id(self) -> str:
         """As the engine's."""
         return self._engine.model_id
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """As the engine's."""
+        return self._engine.identity
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -87,6 +87,11 @@ class _Asked:
     store_by: float
     warnings: list[RequestWarning] = field(default_factory=list)
 
+    @property
+    def adapter(self) -> str | None:
+        """Of the model, if the variant names one."""
+        return None if self.variant is None else self.variant.adapter
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ranked:
@@ -138,6 +143,7 @@ class RecommendationService:
                 catalogue=served.name,
                 version=served.version,
                 model=served.model_id,
+                model_fingerprint=served.model.fingerprints.get(asked.adapter),
                 variant=variant or None,
                 source=ranked.source,
                 cached=ranked.cached,
@@ -173,15 +179,13 @@ class RecommendationService:
         asked.warnings += resolved.warnings
         query = resolved.query
         if query.history:
-            adapter = None if asked.variant is None else asked.variant.adapter
-            question = Question(
-                query=query,
-                artifact=served.artifact,
-                model_id=served.model_id,
-                adapter=adapter,
-                explain=request.explain,
-            )
             try:
+                question = Question(
+                    query=query,
+                    artifact=served.artifact,
+                    model=served.model.fingerprint(asked.adapter),
+                    explain=request.explain,
+                )
                 return await self._asked_before_or_now(question, asked)
             except EngineError as error:
                 if not request.fallback:
@@ -234,7 +238,7 @@ class RecommendationService:
         if kept is not None:
             return _Ranked(source="model", ranking=kept, cached=True)
         async with parts.slots.slot(asked.deadline - _now()) as waited_s:
-            found = await served.recommender.recommend(question.query, adapter=question.adapter)
+            found = await served.recommender.recommend(question.query, adapter=asked.adapter)
         if found.stats.rounds:
             parts.metrics.observe_decoding(found.stats)
         ranking = ranking_of(found.items, served, explain=question.explain)

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from server.background import Background
     from server.store_guard import StoreGuard
 
-_FORMAT = b"igd1"
+_FORMAT = b"igd2"
+# Another release may score, round or encode otherwise; its answers are not ours.
+_RELEASE = version("igd-recommender")
 _CHECKSUM = struct.Struct(">4sI")
 _HEAD = struct.Struct(">dI")
 _MAX_LOCAL_BYTES = 64 << 20
@@ -48,15 +51,13 @@ class Question:
     Attributes:
         query: resolved; its deadline does not count.
         artifact: the version asked.
-        model_id: of the engine.
-        adapter: of the model, if one is used.
+        model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow.
         explain: whether the answer's tokens are explained.
     """
 
     query: Query
     artifact: Artifact
-    model_id: str
-    adapter: str | None = None
+    model: str
     explain: bool = False
 
     def key(self) -> str:
@@ -67,9 +68,9 @@ class Question:
         """
         query, manifest = self.query, self.artifact.manifest
         same = [
+            _RELEASE,
             self.artifact.version,
-            self.model_id,
-            self.adapter,
+            self.model,
             self.explain,
             list(manifest.template.window(query.history)),
             sorted(query.barred(self.artifact)),

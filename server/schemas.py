@@ -200,6 +200,11 @@ class AnswerHead(_Response):
     catalogue: str
     version: str
     model: str
+    model_fingerprint: str | None = Field(
+        default=None,
+        description="Of the model's content: weights, adapter, tokenizer, data type and engine. `model` is a name, and "
+        "may mean another model tomorrow; equal fingerprints mean equal models. Absent where the variant's adapter is.",
+    )
     variant: str | None = Field(default=None, description="Absent where the server has none.")
     source: Source
     cached: bool = Field(

@@ -67,6 +67,8 @@ class CatalogueInfo(_Response):
     trouble: str | None = Field(default=None, description="Why the pointer cannot be followed now.")
     refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
     model: str
+    model_fingerprint: str = Field(description="Of the model's content, as in answers.")
+    adapters: dict[str, str] = Field(description="Fingerprint of the model under each of its adapters, by name.")
     loaded_at: datetime
     items: int
     titles: int = Field(description="Distinct token paths.")

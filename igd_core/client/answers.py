@@ -65,6 +65,7 @@ class Recommended:
 
     Attributes:
         request_id: to be named by events on what it showed.
+        model_fingerprint: of the model's content; equal for equal models. Absent from answers of older servers.
         source: ``model`` or ``popularity``.
         timings: milliseconds and counts, by name.
     """
@@ -76,6 +77,7 @@ class Recommended:
     source: str
     cached: bool
     items: tuple[Item, ...]
+    model_fingerprint: str | None = None
     variant: str | None = None
     warnings: tuple[Warned, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

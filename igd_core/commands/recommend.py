@@ -86,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
     if args.adapter is not None:
         options = replace(options, adapters={_ADAPTER: args.adapter})
     opened = open_engine(options)
-    answer = asyncio.run(_recommend(artifact, opened, query, None if args.adapter is None else _ADAPTER))
+    adapter = None if args.adapter is None else _ADAPTER
+    answer = asyncio.run(_recommend(artifact, opened, query, adapter))
     if args.json:
-        print(json.dumps(to_json(answer, artifact, opened)))
+        print(json.dumps(to_json(answer, artifact, opened, adapter=adapter)))
         return 0
     for rank, found in enumerate(answer.items, start=1):
         print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
@@ -110,11 +111,14 @@ def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:
     return rows
 
 
-def to_json(answer: Recommendation, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
-    """Everything an outsider needs to compute the scores again."""
+def to_json(
+    answer: Recommendation, artifact: Artifact, opened: OpenEngine, *, adapter: str | None = None
+) -> dict[str, Any]:
+    """Everything an outsider needs to compute the scores again; ``adapter`` is the one it was ranked with."""
     return {
         "version": answer.version,
         "model": opened.engine.model_id,
+        "model_fingerprint": opened.engine.identity.fingerprint(adapter),
         "source": answer.source,
         "prompt_token_ids": list(answer.prompt_ids),
         "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.decoding.session import Scoring, Session
+    from igd_core.engines.identity import ModelIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,11 @@ class Engine(Protocol):
     @property
     def model_id(self) -> str:
         """Name of the checkpoint, for answers and metrics."""
+        ...
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What its answers depend on: engines that differ in it must not share answers."""
         ...
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from igd_core.decoding.session import ChildScores, SessionStats, unscored_child
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
+from igd_core.engines.identity import ModelIdentity
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import NodeId
 
@@ -29,19 +30,30 @@ _FAKE_MAX_PROMPT_TOKENS = 1 << 20
 
 
 class FakeEngine:
-    """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores."""
+    """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores.
 
-    def __init__(self, *, delay_s: float = 0.0, adapters: Adapters | None = None) -> None:
+    ``weights`` is any text: two that differ stand for two checkpoints of one name, which score differently.
+    """
+
+    def __init__(self, *, delay_s: float = 0.0, adapters: Adapters | None = None, weights: str = "") -> None:
         self._delay_s = delay_s
+        self._weights = weights
         self._adapters = dict(adapters or {})
         self._artifacts: dict[str, Artifact] = {}
         self._open_sessions = 0
         self._closed = False
+        self.identity = ModelIdentity(
+            name="fake",
+            engine="fake",
+            runtime="",
+            checkpoint=weights,
+            adapters={name: name for name in self._adapters},  # the name is all that an adapter changes here
+        )
 
     @property
     def model_id(self) -> str:
         """Says what it is."""
-        return "fake"
+        return self.identity.name
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -86,8 +98,8 @@ class FakeSession:
         self._engine = engine
         self._artifact = artifact
         self._scoring = scoring
-        adapter = (scoring.adapter or "").encode()
-        self._seed = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes() + adapter)
+        model = (engine._weights + (scoring.adapter or "")).encode()
+        self._seed = zlib.crc32(np.asarray(prompt_ids, dtype=np.int64).tobytes() + model)
         self._closed = False
         self.stats = SessionStats(prompt_tokens=len(prompt_ids), model_tokens=len(prompt_ids))
 

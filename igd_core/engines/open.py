@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from igd_core.engines.adapters import Adapters
     from igd_core.engines.base import Engine
@@ -61,11 +62,30 @@ def open_engine(options: EngineOptions) -> OpenEngine:
         raise InputError(f"engine {options.engine!r}: one of {', '.join(ENGINE_NAMES)}")
     if options.engine == "vllm":
         return _open_vllm(options)
-    from igd_core.engines.checkpoint import load_checkpoint
+    return _open_tree(options)
+
+
+def _open_tree(options: EngineOptions) -> OpenEngine:
+    from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint
     from igd_core.engines.tree import TreeEngine
 
-    checkpoint = load_checkpoint(options.model, device=options.device, dtype=options.dtype, adapters=options.adapters)
-    return OpenEngine(engine=TreeEngine(checkpoint, cache_bytes=options.cache_bytes), tokenizer=checkpoint.tokenizer)
+    # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
+    directory = resolve_checkpoint(options.model).resolve()
+    adapters = {name: path.resolve() for name, path in options.adapters.items()}
+    with FolderDigests(directory, *adapters.values()) as digests:
+        loaded = load_checkpoint(directory, device=options.device, dtype=options.dtype, adapters=adapters)
+        checkpoint = replace(loaded, model_id=Path(options.model).name)
+        content, *tuned = digests.result()
+    dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+    identity = ModelIdentity(
+        name=checkpoint.model_id,
+        engine="tree",
+        runtime=runtime_of("tree", dtype=dtype, device=checkpoint.model.device.type),
+        checkpoint=content,
+        adapters=dict(zip(adapters, tuned, strict=True)),
+    )
+    engine = TreeEngine(checkpoint, cache_bytes=options.cache_bytes, identity=identity)
+    return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer)
 
 
 def _open_vllm(options: EngineOptions) -> OpenEngine:

@@ -19,6 +19,7 @@ from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, c
 from igd_core.decoding.session import ChildScores, Scoring, SessionStats, unscored_child
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
+from igd_core.engines.identity import ModelIdentity
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.worker import ModelThread
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
@@ -44,14 +45,24 @@ class _Version:
 class TreeEngine:
     """Runs a transformers checkpoint on the CPU or one GPU; one forward pass at a time."""
 
-    def __init__(self, checkpoint: Checkpoint, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        identity: ModelIdentity | None = None,
+    ) -> None:
         """Start the model's thread.
 
         Args:
             checkpoint: loaded with ``load_checkpoint``.
             cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
+            identity: of the folders it was loaded from; without one the model is taken for one like no other.
         """
         self._checkpoint = checkpoint
+        self.identity = identity or ModelIdentity.unshared(
+            checkpoint.model_id, engine="tree", adapters=checkpoint.adapted
+        )
         self._versions: dict[str, _Version] = {}
         self._prefixes = PrefixCache(cache_bytes)
         self._thread = ModelThread("igd-model")

@@ -20,6 +20,7 @@ import numpy as np
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.engines.checkpoint import resolve_checkpoint
+from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
 from igd_core.engines.vllm_forced import ForcedLogprobs
 from igd_core.engines.vllm_session import Prompt, VLLMSession
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
@@ -59,21 +60,22 @@ class VLLMEngine:
         self,
         llm: AsyncLLM,
         *,
-        model_id: str,
+        identity: ModelIdentity,
         tokenizer: TitleTokenizer,
         kv_cache_bytes: int = 0,
         adapters: Adapters | None = None,
         prompts: Mapping[str, TunedPrompt] | None = None,
     ) -> None:
         """Wrap a running ``AsyncLLM``; `start` makes one."""
+        self.identity = identity
         self.tokenizer = tokenizer
         self.forced = ForcedLogprobs()
         self.llm: Any = llm
-        self._model_id = model_id
         self._limits = llm.model_config
         self._kv_cache_bytes = kv_cache_bytes
         self._adapters = dict(adapters or {})
         self._prompts = dict(prompts or {})
+        self._folders: FolderDigests | None = None
         self._adapters_loaded = False
         self._versions: dict[str, _Version] = {}
         self._sessions: set[VLLMSession] = set()
@@ -91,9 +93,16 @@ class VLLMEngine:
             ModelError: vLLM is not installed, or cannot run the checkpoint with these settings.
         """
         options.check()
-        directory = resolve_checkpoint(options.model)
+        # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
+        directory = resolve_checkpoint(options.model).resolve()
+        adapters = {name: path.resolve() for name, path in options.adapters.items()}
+        with FolderDigests(directory, *adapters.values()) as digests:
+            return VLLMEngine._started(options, directory, adapters, digests)
+
+    @staticmethod
+    def _started(options: VLLMOptions, directory: Path, adapters: Adapters, digests: FolderDigests) -> VLLMEngine:
         tokenizer = TitleTokenizer.from_directory(directory)
-        prompts = read_tuned_prompts(directory, options.adapters)
+        prompts = read_tuned_prompts(directory, adapters)
         with options.environment():
             try:
                 from vllm import AsyncEngineArgs
@@ -112,19 +121,26 @@ class VLLMEngine:
             except (RuntimeError, ValueError, OSError, TimeoutError) as error:
                 traceback.clear_frames(error.__traceback__)  # they hold vLLM's sockets
                 raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
-        return VLLMEngine(
+        try:
+            identity = _identity_of(llm, options, digests)
+        except ModelError:
+            llm.shutdown()
+            raise
+        engine = VLLMEngine(
             llm,
-            model_id=Path(options.model).name,
+            identity=identity,
             tokenizer=tokenizer,
             kv_cache_bytes=args.get("kv_cache_memory_bytes", 0),
-            adapters=options.adapters,
+            adapters=adapters,
             prompts=prompts,
         )
+        engine._folders = digests
+        return engine
 
     @property
     def model_id(self) -> str:
         """Name of the checkpoint."""
-        return self._model_id
+        return self.identity.name
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -262,6 +278,8 @@ class VLLMEngine:
                 raise
             except Exception as error:  # vLLM hands a worker's error on as a bare Exception
                 raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
+        if self._folders is not None:
+            self._folders.require_unchanged()  # vLLM has read the adapters only now
         self._adapters_loaded = True
 
     def _check_fit(self, artifact: Artifact) -> None:
@@ -310,6 +328,20 @@ class VLLMEngine:
             return task.result()
         finally:
             task.cancel()
+
+
+def _identity_of(llm: AsyncLLM, options: VLLMOptions, digests: FolderDigests) -> ModelIdentity:
+    from vllm.platforms import current_platform
+
+    content, *tuned = digests.result()
+    dtype = str(llm.model_config.dtype).removeprefix("torch.")
+    return ModelIdentity(
+        name=Path(options.model).name,
+        engine="vllm",
+        runtime=runtime_of("vllm", dtype=dtype, device=str(current_platform.device_type)),
+        checkpoint=content,
+        adapters=dict(zip(options.adapters, tuned, strict=True)),
+    )
 
 
 def _write_trie(artifact: Artifact, path: Path) -> None:

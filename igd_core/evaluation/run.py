@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
 import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igd_core.engines.checkpoint import resolve_checkpoint
+from igd_core.engines.identity import FolderDigests
 from igd_core.errors import DataError, EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.progress import progress
@@ -95,14 +94,8 @@ def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
     Raises:
         ModelError: no such checkpoint.
     """
-    directories = [resolve_checkpoint(name), *([] if adapter is None else [adapter])]
-    total = hashlib.sha256()
-    files = [sorted([*each.glob("*.json"), *each.glob("*.safetensors")]) for each in directories]
-    for path in itertools.chain.from_iterable(files):
-        total.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    with FolderDigests(resolve_checkpoint(name), *([] if adapter is None else [adapter])) as digests:
+        return digests.together()
 
 
 def decoding_header(

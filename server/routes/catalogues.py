@@ -44,6 +44,8 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         trouble=None if live is None else live.trouble,
         refusals=[] if live is None else _refused(live.refusals),
         model=served.model_id,
+        model_fingerprint=served.model.fingerprint(),
+        adapters={name: served.model.fingerprint(name) for name in served.model.adapters},
         loaded_at=served.loaded_at,
         items=manifest.counts.items,
         titles=manifest.counts.leaves,

@@ -36,7 +36,9 @@ async def test_an_answer_says_what_ranked_which_items_and_what_it_cost(run: Run)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     body = response.json()
-    assert set(body) == {"request_id", "catalogue", "version", "model", "source", "cached", "items", "timings"}
+    assert set(body) == {
+        *("request_id", "catalogue", "version", "model", "model_fingerprint", "source", "cached", "items", "timings")
+    }
     assert body["cached"] is False
     assert (body["catalogue"], body["model"], body["source"]) == ("films", "fake", "model")
     assert [item["rank"] for item in body["items"]] == [1, 2, 3, 4, 5]

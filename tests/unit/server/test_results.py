@@ -38,20 +38,17 @@ QUERIES = st.builds(
     timeout_s=st.sampled_from([None, 1.0, 2.0]),
 )
 QUERY_FIELDS = tuple(Query.__dataclass_fields__)
-FIELDS = ("model_id", "adapter", "explain", "version", *QUERY_FIELDS)
-QUESTIONS = st.tuples(
-    QUERIES, st.sampled_from(["m", "n"]), st.sampled_from([None, "m", "n"]), st.booleans(), st.booleans()
-)
+FIELDS = ("model", "explain", "version", *QUERY_FIELDS)
+QUESTIONS = st.tuples(QUERIES, st.sampled_from(["m", "n"]), st.booleans(), st.booleans())
 
 
-def normal(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> Any:
+def normal(artifact: Artifact, asked: tuple[Query, str, bool]) -> Any:
     """What the answer can depend on, as Python compares it."""
-    query, model_id, adapter, explain = asked
+    query, model, explain = asked
     shown = tuple(artifact.manifest.template.window(query.history))
     return (
         artifact.version,
-        model_id,
-        adapter,
+        model,
         explain,
         shown,
         frozenset(query.exclude) | seen_by(artifact, query),
@@ -73,9 +70,9 @@ def seen_by(artifact: Artifact, query: Query) -> frozenset[ItemIndex]:
     return frozenset(history | {ItemIndex(row) for row, title in enumerate(titles) if title in read})
 
 
-def key_of(artifact: Artifact, asked: tuple[Query, str, str | None, bool]) -> str:
-    query, model_id, adapter, explain = asked
-    return Question(query=query, artifact=artifact, model_id=model_id, adapter=adapter, explain=explain).key()
+def key_of(artifact: Artifact, asked: tuple[Query, str, bool]) -> str:
+    query, model, explain = asked
+    return Question(query=query, artifact=artifact, model=model, explain=explain).key()
 
 
 @settings(max_examples=500)
@@ -85,9 +82,9 @@ def test_keys_are_equal_if_and_only_if_the_questions_are_the_same(
 ) -> None:
     # All but one or two fields are the first question's: two that are drawn apart are hardly ever the same.
     query = replace(one[0], **{name: getattr(other[0], name) for name in fields if name in QUERY_FIELDS})
-    rest = [other[at] if name in fields else one[at] for at, name in enumerate(FIELDS[:4], start=1)]
-    first, second = one[:4], (query, *rest[:3])
-    versions = [small_artifact if chosen else artifact for chosen in (one[4], rest[3])]
+    rest = [other[at] if name in fields else one[at] for at, name in enumerate(FIELDS[:3], start=1)]
+    first, second = one[:3], (query, *rest[:2])
+    versions = [small_artifact if chosen else artifact for chosen in (one[3], rest[2])]
     is_same = normal(versions[0], first) == normal(versions[1], second)
     assert (key_of(versions[0], first) == key_of(versions[1], second)) == is_same
 
@@ -118,7 +115,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_key(
         forced_weight=twin(query.forced_weight),
         timeout_s=0.5,
     )
-    assert key_of(artifact, (query, "m", None, False)) == key_of(artifact, (other, "m", None, False))
+    assert key_of(artifact, (query, "m", False)) == key_of(artifact, (other, "m", False))
 
 
 def twin(value: Any) -> Any:
@@ -149,13 +146,29 @@ def test_what_reads_like_the_history_is_part_of_the_question_and_not_how_it_came
 def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
     history = [ItemIndex(row) for row in range(30)]
     keys = {
-        Question(
-            query=Query(history=history[:length], exclude_seen=exclude_seen), artifact=artifact, model_id="m"
-        ).key()
+        Question(query=Query(history=history[:length], exclude_seen=exclude_seen), artifact=artifact, model="m").key()
         for length in range(31)
         for exclude_seen in (True, False)
     }
     assert len(keys) == 2 * 31 - 1  # without a history there is nothing to leave out
+
+
+def test_what_another_release_wrote_is_never_read(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = Question(query=Query(history=[ItemIndex(0)]), artifact=small_artifact, model="m")
+    now = question.key()
+    monkeypatch.setattr("server.results._RELEASE", "0.0.1")
+    assert question.key() != now
+
+
+async def test_what_the_format_before_held_is_none() -> None:
+    parts = Parts()
+    parts.cache.keep("k", RANKING)
+    await parts.background.settle()
+    written = await parts.memory.get("result:k")
+    assert written is not None
+    assert written[:4] == b"igd2"
+    await parts.memory.put("result:k", b"igd1" + written[4:], 60.0)
+    assert await Parts(memory=parts.memory).stored("k") is None
 
 
 RANKING = Ranking(items=b'[{"item_id":"7"}]', item_ids=b'["7"]')

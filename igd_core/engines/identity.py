@@ -1,0 +1,176 @@
+"""What of a model shapes its answers, as a fingerprint of content: a name may mean other weights tomorrow.
+
+Two engines of equal fingerprints compute the same; whoever keeps answers keeps them by fingerprint, never by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import secrets
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from igd_core.engines.adapters import require_adapter
+from igd_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+FINGERPRINT_LENGTH = 16
+# What loading may read: configuration, tokenizer, index and weights. Pickles and code are never read.
+_PATTERNS = ("*.json", "*.safetensors")
+_CHUNK_BYTES = 4 << 20
+_MOST_THREADS = 8
+_LIBRARIES = {"tree": ("transformers", "torch", "peft"), "vllm": ("vllm", "torch")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """What answers of a model depend on, beside catalogue and request.
+
+    Attributes:
+        name: of the checkpoint, for people; no part of a fingerprint.
+        engine: ``tree``, ``vllm``, ``fake``.
+        runtime: what computes: data type, kind of device, releases of libraries.
+        checkpoint: sha256 over its files: weights, configuration and tokenizer.
+        adapters: sha256 over each adapter's files, by the name that requests use.
+        fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits, made here once.
+    """
+
+    name: str
+    engine: str
+    runtime: str
+    checkpoint: str
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str | None, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made: dict[str | None, str] = {None: self._hash("")}
+        made |= {adapter: self._hash(content) for adapter, content in self.adapters.items()}
+        object.__setattr__(self, "fingerprints", made)
+
+    def fingerprint(self, adapter: str | None = None) -> str:
+        """Of the model, under one of its adapters if named.
+
+        Raises:
+            EngineError: there is no such adapter.
+        """
+        require_adapter(adapter, self.adapters)
+        return self.fingerprints[adapter]
+
+    def _hash(self, adapter: str) -> str:
+        parts = json.dumps([self.engine, self.runtime, self.checkpoint, adapter])
+        return hashlib.sha256(parts.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+    @classmethod
+    def unshared(cls, name: str, *, engine: str, adapters: Iterable[str] = ()) -> Self:
+        """Of a model that was made in memory: like no other, in this process or any."""
+        return cls(
+            name=name,
+            engine=engine,
+            runtime="",
+            checkpoint=secrets.token_hex(32),
+            adapters={adapter: secrets.token_hex(32) for adapter in adapters},
+        )
+
+
+def runtime_of(engine: str, *, dtype: str, device: str) -> str:
+    """What computes, as ``float32 on cpu, transformers 5.1.0, torch 2.13.0``: those libraries that are installed."""
+    return ", ".join([f"{dtype} on {device}", *(found for name in _LIBRARIES[engine] if (found := _release_of(name)))])
+
+
+def _release_of(package: str) -> str | None:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class FolderDigests:
+    """Hashes folders in threads of its own while a model is loaded from them: names and contents, sha256.
+
+    ``with FolderDigests(directory, *adapters) as digests: ...load...; digests.result()``. Nothing is remembered from
+    one start to the next: size and time of a file do not tell that it is the same.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        """Note what lies in ``folders`` now; hashing begins with the block.
+
+        Raises:
+            ModelError: a folder cannot be read.
+        """
+        self._folders = folders
+        self._seen = [_state_of(folder) for folder in folders]
+        self._given_up = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="hash")
+        self._digests: dict[Path, Future[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        sizes = {path: size for files in self._seen for path, (size, *_) in files.items()}
+        for path in sorted(sizes, key=lambda path: -sizes[path]):  # the longest first, or it is waited for alone
+            self._digests[path] = self._pool.submit(_sha256, path, self._given_up)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._given_up.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> list[str]:
+        """One digest a folder, in their order; to be asked for when everything is loaded.
+
+        Raises:
+            ModelError: a file cannot be read, or a folder is no longer as it was when loading began.
+        """
+        found = [self._combined(files) for files in self._seen]
+        self.require_unchanged()
+        return found
+
+    def require_unchanged(self) -> None:
+        """Refuse what may have been read half before a change and half after it.
+
+        Raises:
+            ModelError: a folder is no longer as it was when loading began.
+        """
+        for folder, seen in zip(self._folders, self._seen, strict=True):
+            if _state_of(folder) != seen:
+                raise ModelError(f"{folder}: changed while the model was being loaded from it; start again")
+
+    def together(self) -> str:
+        """One digest of all folders; of one folder, its own."""
+        return self._combined(path for files in self._seen for path in files)
+
+    def _combined(self, files: Iterable[Path]) -> str:
+        total = hashlib.sha256()
+        for path in files:
+            total.update(path.name.encode() + b"\0" + self._digests[path].result())
+        return total.hexdigest()
+
+
+def _state_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Size, time of change and inode of each file that loading may read, by name."""
+    try:
+        found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+        states = {path: path.stat() for path in found}
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {path: (state.st_size, state.st_mtime_ns, state.st_ino) for path, state in states.items()}
+
+
+def _sha256(path: Path, given_up: threading.Event) -> bytes:
+    digest, chunk = hashlib.sha256(), bytearray(_CHUNK_BYTES)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while (read := file.readinto(chunk)) and not given_up.is_set():
+                digest.update(memoryview(chunk)[:read])  # other threads run meanwhile
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    return digest.digest()
