@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,7 @@ def digest_of(*folders: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("change", [{"engine": "vllm"}, {"runtime": "bfloat16 on cpu"}, {"checkpoint": "d"}])
-def test_whatever_computes_otherwise_has_other_fingerprints(change: dict[str, str]) -> None:
+def test_whatever_computes_otherwise_has_other_fingerprints(change: dict[str, Any]) -> None:
     other = replace(IDENTITY, **change)
     assert not set(IDENTITY.fingerprints.values()) & set(other.fingerprints.values())
 

@@ -135,12 +135,12 @@ def test_what_reads_like_the_history_is_part_of_the_question_and_not_how_it_came
     titles = artifact.catalogue.titles
     first, second = next((a, b) for b in range(len(titles)) for a in range(b) if titles[a] == titles[b])
     history = [ItemIndex(first)]
-    with_twin = key_of(artifact, (Query(history=history), "m", None, False))
-    alone = key_of(artifact, (Query(history=history, exclude_seen_titles=False), "m", None, False))
+    with_twin = key_of(artifact, (Query(history=history), "m", False))
+    alone = key_of(artifact, (Query(history=history, exclude_seen_titles=False), "m", False))
     by_id = Query(history=history, exclude=[ItemIndex(second)], exclude_seen_titles=False)
     assert with_twin != alone
     assert {titles.count(titles[first])} == {2}
-    assert key_of(artifact, (by_id, "m", None, False)) == with_twin
+    assert key_of(artifact, (by_id, "m", False)) == with_twin
 
 
 def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
