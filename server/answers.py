@@ -79,16 +79,17 @@ def timings_of(stats: SessionStats, *, total_s: float, waited_s: float) -> Timin
 
 
 def _explanation(item: RankedItem, served: ServedCatalogue) -> list[ExplainedToken]:
+    texts = served.token_texts(served.catalogue.texts[item.item], [token.token_id for token in item.tokens])
     return [
         ExplainedToken(
-            token=served.token_text(token.token_id),
+            token=text,
             token_id=token.token_id,
             logprob=token.logprob,
             information_gain=token.information_gain,
             weight=token.weight,
             forced=token.forced,
         )
-        for token in item.tokens
+        for text, token in zip(texts, item.tokens, strict=True)
     ]
 
 

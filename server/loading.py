@@ -27,10 +27,10 @@ AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedModel:
-    """An engine with its checkpoint; ``token_text`` is what one token id reads as."""
+    """An engine with its checkpoint; ``token_texts`` as `igd_core.tokenization.TitleTokenizer.token_texts`."""
 
     engine: Engine
-    token_text: Callable[[int], str]
+    token_texts: Callable[[str, Sequence[int]], list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ServedCatalogue:
         name: under which it is served; its artefact may have been built under another.
         recommender: its artefact on the engine.
         titles: the search through its titles.
-        token_text: what one token id reads as.
+        token_texts: of a text and the token ids of its path, what each token reads as.
         attributes: what items can be filtered by, by name.
         loaded_at: when it took over.
     """
@@ -49,7 +49,7 @@ class ServedCatalogue:
     name: str
     recommender: Recommender
     titles: TitleSearch
-    token_text: Callable[[int], str]
+    token_texts: Callable[[str, Sequence[int]], list[str]]
     attributes: Mapping[str, AttributeKind]
     loaded_at: datetime
 
@@ -101,7 +101,7 @@ def open_model(settings: Settings) -> OpenedModel:
             vllm=settings.vllm or {},
         )
     )
-    return OpenedModel(engine=opened.engine, token_text=opened.tokenizer.token_text)
+    return OpenedModel(engine=opened.engine, token_texts=opened.tokenizer.token_texts)
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
@@ -156,7 +156,7 @@ def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalog
         name=name,
         recommender=Recommender(artifact, model.engine),
         titles=TitleSearch(artifact.catalogue),
-        token_text=model.token_text,
+        token_texts=model.token_texts,
         attributes={column: _kind_of(values) for column, values in sorted(artifact.catalogue.metadata.items())},
         loaded_at=datetime.now(UTC),
     )

@@ -147,7 +147,10 @@ class BatchRequest(_Request):
 class ExplainedToken(_Response):
     """One token of an item's path."""
 
-    token: str = Field(description="What it reads as; a part of a character reads as U+FFFD.")
+    token: str = Field(
+        description="What it reads as: the tokens of an item join to the text that spells it. Of tokens that share a "
+        "character the last one has it, and the others are empty."
+    )
     token_id: int
     logprob: float | None = Field(
         default=None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def running(artifact: Artifact, tokenizer: TitleTokenizer, root: Path, **settings: Any) -> AsyncIterator[Apps]:
     sources = Sources(
-        open_model=lambda _: OpenedModel(engine=FakeEngine(), token_text=tokenizer.token_text),
+        open_model=lambda _: OpenedModel(engine=FakeEngine(), token_texts=tokenizer.token_texts),
         read_artifact=lambda _: artifact,
         web_directory=root / "web",
     )

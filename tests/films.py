@@ -105,7 +105,7 @@ def app_runner(artifact: Artifact, tokenizer: TitleTokenizer, directory: Path) -
     async def run(engine: FakeEngine | None = None, **changes: Any) -> AsyncIterator[Running]:
         settings = Settings(artifact=directory, model="fake", **changes)
         sources = Sources(
-            open_model=lambda _: OpenedModel(engine=engine or FakeEngine(), token_text=tokenizer.token_text),
+            open_model=lambda _: OpenedModel(engine=engine or FakeEngine(), token_texts=tokenizer.token_texts),
             read_artifact=lambda _: artifact,
             web_directory=directory / "web",
         )

@@ -153,7 +153,7 @@ def live_deployment(
 ) -> Deployment:
     """Not started yet; ``changes`` go to Deployment."""
     settings = Settings(catalogues=tuple(catalogues), model="fake", cache_dir=cache, poll_s=0.02)
-    model = OpenedModel(engine=engine, token_text=str)
+    model = OpenedModel(engine=engine, token_texts=lambda _, ids: list(map(str, ids)))
     return Deployment(settings, **{"store": store, "open_model": lambda _: model, **changes})
 
 

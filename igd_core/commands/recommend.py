@@ -128,13 +128,14 @@ def to_json(
 
 def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
     catalogue = artifact.catalogue
+    texts = opened.tokenizer.token_texts(catalogue.texts[found.item], [token.token_id for token in found.tokens])
     return {
         "item_id": catalogue.item_ids[found.item],
         "title": catalogue.titles[found.item],
         "rank": rank,
         "score": found.score,
         "duplicates": [catalogue.item_ids[item] for item in found.duplicates],
-        "tokens": [{"text": opened.tokenizer.token_text(token.token_id), **asdict(token)} for token in found.tokens],
+        "tokens": [{"text": text, **asdict(token)} for text, token in zip(texts, found.tokens, strict=True)],
     }
 
 

@@ -82,7 +82,7 @@ def serve(port: int, store: str, directory: Path) -> None:
     apps = create_apps(
         settings,
         Sources(
-            open_model=lambda _: OpenedModel(engine=FakeEngine(), token_text=tokenizer.token_text),
+            open_model=lambda _: OpenedModel(engine=FakeEngine(), token_texts=tokenizer.token_texts),
             read_artifact=lambda _: artifact,
         ),
     )

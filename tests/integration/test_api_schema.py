@@ -164,7 +164,7 @@ def served(published: Path, tmp_path: Path) -> Served:
         keys_file=tmp_path / "keys.json",
         operations_port=0,
     )
-    model = OpenedModel(engine=FakeEngine(), token_text=str)
+    model = OpenedModel(engine=FakeEngine(), token_texts=lambda _, ids: list(map(str, ids)))
     apps = create_apps(settings, Sources(open_model=lambda _: model))
     with asgi.get_client(cast("asgi.ASGIApp", apps.main)) as client:
         until = time.monotonic() + PATIENCE_S

@@ -120,7 +120,7 @@ class Parts:
         def open_model(_: Settings) -> OpenedModel:
             if loaded is not None:
                 loaded.wait(PATIENCE_MS / 1000)
-            return OpenedModel(engine=engine, token_text=self.tokenizer.token_text)
+            return OpenedModel(engine=engine, token_texts=self.tokenizer.token_texts)
 
         # Answers are not kept: every test gets its own.
         given = Settings(artifact=self.root, model="tiny-llama", result_ttl_s=0, **settings)

@@ -285,7 +285,10 @@ async def test_the_engine_fails_and_popularity_answers(
     artifact = edition(tokenizer, 0)
     save_artifact(artifact, tmp_path / "films")
     settings = Settings(artifact=tmp_path / "films", model=str(model_dir))
-    apps = create_apps(settings, Sources(open_model=lambda _: OpenedModel(engine=engine, token_text=str)))
+    apps = create_apps(
+        settings,
+        Sources(open_model=lambda _: OpenedModel(engine=engine, token_texts=lambda _, ids: list(map(str, ids)))),
+    )
 
     def poison(*_: object) -> None:
         raise RuntimeError("out of memory")

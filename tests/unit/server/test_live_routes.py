@@ -63,7 +63,7 @@ def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
             model="fake",
             poll_s=0.02,
         )
-        model = OpenedModel(engine=FakeEngine(), token_text=str)
+        model = OpenedModel(engine=FakeEngine(), token_texts=lambda _, ids: list(map(str, ids)))
         apps = create_apps(settings, Sources(open_model=lambda _: model))
         transport = httpx.ASGITransport(app=apps.main, raise_app_exceptions=False)
         async with (

@@ -1,0 +1,124 @@
+"""Token paths of texts, what can be wrong with one, and what the tokenizers library does not say by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from tokenizers import Tokenizer, pre_tokenizers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BYTE_PIECES = [f"<0x{value:02X}>" for value in range(256)]
+"""What a vocabulary with byte fallback calls its bytes."""
+
+FaultKind: TypeAlias = Literal["no piece", "control token", "line break", "nothing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathFault:
+    """Why a text has no path of its own.
+
+    Attributes:
+        item: its row.
+        kind: characters without a piece; a control token, or a line break, that is read in it; or nothing left of it.
+        what: those characters, or that token.
+    """
+
+    item: int
+    kind: FaultKind
+    what: str = ""
+
+    @property
+    def reason(self) -> str:
+        """For people, without naming the item."""
+        match self.kind:
+            case "no piece":
+                return f"the tokenizer has no piece for {self.what!r}"
+            case "nothing":
+                return "the tokenizer leaves nothing of its text"
+            case _:
+                return f"its text would hold the {self.kind} {self.what!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPaths:
+    """Token path of each item, EOS included.
+
+    Attributes:
+        offsets: ``(n + 1,)`` int64; path i is ``tokens[offsets[i]:offsets[i + 1]]``.
+        tokens: ``(offsets[-1],)`` int32.
+        truncated: items whose text was cut to fit.
+        faults: at most one an item, by row; the paths of these are not to be used.
+    """
+
+    offsets: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    truncated: int
+    faults: tuple[PathFault, ...] = ()
+
+
+def spells(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether every byte of ``text`` is in a token; byte-pair encoding leaves out what it does not know."""
+    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    parts = tokenizer.pre_tokenizer.pre_tokenize_str(normalized) if tokenizer.pre_tokenizer else [(normalized, None)]
+    for part, _ in parts:
+        tokens = tokenizer.model.tokenize(part)
+        if max((token.offsets[1] for token in tokens), default=0) < len(part.encode()):
+            return False
+    return True
+
+
+def encoded(reader: Tokenizer, lines: list[str]) -> Iterator[list[int] | None]:
+    """Token ids of each line; None for a line that the model cannot take."""
+    try:
+        encodings = reader.encode_batch_fast(lines, add_special_tokens=False)
+    except Exception:  # noqa: BLE001 - tokenizers raises nothing more exact, and does not say of which line
+        for line in lines:
+            try:
+                yield list(reader.encode(line, add_special_tokens=False).ids)
+            except Exception:  # noqa: BLE001
+                yield None
+        return
+    for encoding in encodings:
+        yield encoding.ids
+
+
+def sliced(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """A part of ``text`` for each token; joined, they are ``text``.
+
+    Args:
+        text: what was tokenised.
+        spans: first character and end of each token. White space that no token covers belongs to the next one; of
+            tokens that share characters, the last has them.
+    """
+    parts, begin = [], 0
+    starts = [*(first for first, _ in spans[1:]), len(text)]
+    for at in range(len(starts) - 2, -1, -1):
+        starts[at] = min(starts[at], starts[at + 1])
+    for at, ((_, end), next_start) in enumerate(zip(spans, starts, strict=True)):
+        cut = len(text) if at == len(spans) - 1 else max(begin, min(end, next_start))
+        parts.append(text[begin:cut])
+        begin = cut
+    return parts
+
+
+def agreement(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)
+
+
+def is_complete(definition: dict[str, Any]) -> bool:
+    """Whether any text can be spelled: a piece for each byte."""
+    model = definition.get("model") or {}
+    vocab = model.get("vocab")
+    pieces = {piece[0] for piece in vocab} if isinstance(vocab, list) else set(vocab or ())
+    if model.get("byte_fallback"):
+        return pieces.issuperset(BYTE_PIECES)
+    read_as_bytes = '"ByteLevel"' in json.dumps([definition.get("pre_tokenizer"), definition.get("normalizer")])
+    return read_as_bytes and pieces.issuperset(pre_tokenizers.ByteLevel.alphabet())
