@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import QueryError
 from igd_core.store.base import Event
+from igd_core.timestamps import iso_of, latest_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from server.schemas_events import UserEvent
     from server.store_guard import StoreGuard
 
-_MAX_AHEAD_MS = 86_400_000
 _USERS_AT_ONCE = 16
 
 
@@ -44,11 +44,14 @@ class Histories:
         Raises:
             QueryError: a timestamp too far ahead; nothing is stored.
         """
-        latest = int(self._clock() * 1000) + _MAX_AHEAD_MS
+        latest = latest_us(self._clock()) // 1000
         by_user: dict[str, list[Event]] = {}
         for position, event in enumerate(events):
             if event.timestamp > latest:
-                raise QueryError(f"events[{position}].timestamp", "more than a day ahead of the server's clock")
+                raise QueryError(
+                    f"events[{position}].timestamp",
+                    f"{iso_of(event.timestamp)} is more than a day ahead of the server's clock",
+                )
             by_user.setdefault(event.user_id, []).append(
                 Event(event_id=_event_id(event), item_id=event.item_id, timestamp_ms=event.timestamp)
             )

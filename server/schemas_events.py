@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, PlainValidator
 
 from igd_core.store.base import MAX_EVENT_ID_CHARS
+from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 from server.schemas import PRINTABLE, ItemId, RequestWarning, UserId, _Request, _Response
 
 MAX_EVENTS = 1000
-MAX_TIMESTAMP_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MAX_SHOWN = 64
 
 
 def _milliseconds(value: object) -> int:
-    """Since 1970-01-01 UTC."""
-    if isinstance(value, str):
-        if not _RFC_3339.fullmatch(value):
-            raise ValueError("expected a time as RFC 3339 has it, 2026-01-31T12:00:00Z, or milliseconds since 1970")
-        try:
-            value = (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(milliseconds=1)
-        except ValueError as error:
-            raise ValueError(str(error)) from None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("expected a time as RFC 3339 has it, or whole milliseconds since 1970")  # noqa: TRY004 - pydantic's
-    if not 0 <= value <= MAX_TIMESTAMP_MS:
-        raise ValueError("expected a time from 1970 to 9999")
-    return value
+    """Since 1970-01-01 UTC; `Histories` compares with its clock."""
+    try:
+        return instant_of(value).us // 1000
+    except NotAnInstant as error:
+        raise ValueError(f"{_shown(value)} {error}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
 
 
 Timestamp = Annotated[
     int,
-    PlainValidator(_milliseconds, json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_TIMESTAMP_MS)] | datetime),
+    PlainValidator(
+        _milliseconds,
+        json_schema_input_type=Annotated[int, Field(ge=EARLIEST_S)] | Annotated[float, Field(ge=EARLIEST_S)] | datetime,
+    ),
 ]
 
 
@@ -54,7 +50,8 @@ class UserEvent(_Request):
         description="Of any catalogue; recorded even if none has it now."
     )
     timestamp: Timestamp = Field(
-        description="When it happened, RFC 3339 or milliseconds since 1970; at most a day ahead of the server's clock."
+        description="When it happened: ISO 8601 with a zone, or a number since 1970 whose size tells its unit "
+        "(seconds, milliseconds, microseconds or nanoseconds). From 1990 to one day ahead of the server's clock."
     )
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,160}$")] | None = Field(
         default=None, description="Of the answer that showed the item: counts as a success of that answer's variant."

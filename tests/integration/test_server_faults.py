@@ -194,7 +194,7 @@ async def test_what_expires_does_so_by_the_stores_clock_whatever_clients_say(sta
     day_ms = 1000 * DAY_S
     async with httpx.AsyncClient(base_url=stack.url) as client:
         now = int(time.time() * 1000)
-        stamps = {"past": 0, "now": now, "ahead": now + day_ms - 60_000}
+        stamps = {"past": "1990-01-01T00:00:00Z", "now": now, "ahead": now + day_ms - 60_000}
         for user, stamp in stamps.items():
             event = {"user_id": f"clock-{user}", "item_id": "films-0-1", "timestamp": stamp}
             assert (await client.post("/v1/events", json={"events": [event]})).status_code == 200

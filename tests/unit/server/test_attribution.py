@@ -48,7 +48,7 @@ def attribution(
 
 async def taken(running: Running, request_id: str, *item_ids: str) -> None:
     events = [
-        {"user_id": "u", "item_id": item_id, "timestamp": at, "request_id": request_id}
+        {"user_id": "u", "item_id": item_id, "timestamp": 1_700_000_000 + at, "request_id": request_id}
         for at, item_id in enumerate(item_ids)
     ]
     assert (await running.client.post("/v1/events", json={"events": events})).status_code == 200

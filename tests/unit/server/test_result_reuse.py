@@ -90,7 +90,7 @@ async def test_an_event_of_the_user_makes_the_next_answer_fresh(run: Run) -> Non
     async with run() as running:
 
         async def happens(item_id: str) -> None:
-            event = {"user_id": "u", "item_id": item_id, "timestamp": 1000 + int(item_id)}
+            event = {"user_id": "u", "item_id": item_id, "timestamp": 1_700_000_000_000 + int(item_id)}
             assert (await running.client.post("/v1/events", json={"events": [event]})).status_code == 200
 
         await happens("1")
@@ -247,7 +247,7 @@ async def test_a_store_in_trouble_costs_a_request_its_timeout_once_and_most_requ
     timeout_s = 0.2
     with redis:
         async with run(store=redis.url, store_timeout_ms=int(timeout_s * 1000)) as running:
-            event = {"user_id": "u", "item_id": "1", "timestamp": 1000}
+            event = {"user_id": "u", "item_id": "1", "timestamp": 1_700_000_000_000}
             assert (await running.client.post("/v1/events", json={"events": [event]})).status_code == 200
             assert (await answer(running, user_id="u", k=1, beams=1))["source"] == "model"
             getattr(redis, trouble)()

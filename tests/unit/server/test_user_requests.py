@@ -26,7 +26,9 @@ def ids(body: dict[str, Any]) -> list[str]:
 
 
 async def happened(running: Running, user_id: str, *item_ids: str) -> None:
-    events = [{"user_id": user_id, "item_id": item_id, "timestamp": at} for at, item_id in enumerate(item_ids)]
+    events = [
+        {"user_id": user_id, "item_id": item_id, "timestamp": 1_700_000_000 + at} for at, item_id in enumerate(item_ids)
+    ]
     assert (await running.client.post("/v1/events", json={"events": events})).status_code == 200
 
 
