@@ -174,15 +174,22 @@ def prior(frequency: NDArray[np.integer], smoothing: float = 0.0) -> NDArray[np.
     return np.asarray(mass / total, np.float64)
 
 
-def _check_item_id(item_id: str) -> None:
+def item_id_fault(item_id: str) -> str:
+    """Why an id cannot stand in a catalogue, going on from the id; "" where it can."""
     if not item_id:
-        raise CatalogueError("an item has an empty id")
+        return "is empty"
     if len(item_id) > MAX_ITEM_ID_CHARS:
-        raise CatalogueError(f"item {item_id[:32]!r}...: id of {len(item_id)} characters, at most {MAX_ITEM_ID_CHARS}")
+        return f"has more than {MAX_ITEM_ID_CHARS} characters"
     if item_id != item_id.strip():
-        raise CatalogueError(f"item {item_id!r}: id begins or ends with white space")
+        return "begins or ends with white space"
     if not item_id.isprintable() and any(unicodedata.category(char) in _UNPRINTABLE for char in item_id):
-        raise CatalogueError(f"item {item_id!r}: id holds a control or invisible character")
+        return "holds a control or invisible character"
+    return ""
+
+
+def _check_item_id(item_id: str) -> None:
+    if fault := item_id_fault(item_id):
+        raise CatalogueError(f"item {item_id[:48]!r}: its id {fault}")
 
 
 def _check_lines(kind: str, item_ids: Sequence[str], lines: Sequence[str]) -> None:

@@ -72,8 +72,8 @@ def _video_games(directory: Path) -> tuple[Catalogue, HistoryRows]:
     if not (directory / "items.csv").is_file():
         raise DataError(f"{directory}: the Video Games data are not here; they may not be redistributed")
     items = read_items(directory / "items.csv").catalogue
-    train = read_interactions(directory / "train.csv", items).data
-    test = read_interactions(directory / "test.csv", items).data
+    train = read_interactions(directory / "train.csv", items, optional=()).data
+    test = read_interactions(directory / "test.csv", items, optional=("user_id",)).data
     if not isinstance(test, HistoryRows):
         raise DataError(f"{directory / 'test.csv'}: expected history rows")
     return items.with_frequency(item_frequency(train, items)), test

@@ -65,6 +65,7 @@ def read_histories(path: Path) -> list[UserHistory]:
     items = table.ids("item_id").to_pylist()
     users = table.ids("user_id").to_pylist() if "user_id" in table.columns else map(str, range(len(items)))
     rows = zip(users, table.id_lists("history_item_ids").to_pylist(), items, strict=True)
+    table.faults.check()
     found = [
         UserHistory(user_id=f"bench-{user}", history=history, next_item=item)
         for user, history, item in rows

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact, save_artifact
 from igd_core.commands.data import add_multi_argument
-from igd_core.data.readers import read_interactions, read_items
-from igd_core.data.rows import item_frequency
+from igd_core.commands.reading import add_reading_arguments, reading_of, tell
+from igd_core.data.readers import count_items, read_items
+from igd_core.data.sources import opened
 from igd_core.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION
 from igd_core.tokenization import TitleTokenizer
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="FILE",
-        help="user_id, item_id, timestamp rows, or history_item_ids, item_id rows (the target is counted)",
+        help="one row an interaction, or (history, target): column item_id is counted, others are not read",
     )
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="the checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -59,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="items that leave at once when a history outgrows that (default: half of it)",
     )
     add_multi_argument(parser)
+    add_reading_arguments(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error")
     parser.add_argument("--force", action="store_true", help="replace what --out holds")
@@ -69,15 +71,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read, build, write, report."""
     started = time.perf_counter()
-    items = read_items(
-        args.items,
-        title_column=args.title_column,
-        path_column=args.path_column,
-        multi=dict(args.multi),
-        on_empty=args.on_empty_title,
-    )
-    read = read_interactions(args.interactions, items.catalogue, on_unknown=args.on_unknown_item)
-    catalogue = items.catalogue.with_frequency(item_frequency(read.data, items.catalogue))
+    reading = reading_of(args)
+    with opened([args.items, args.interactions]) as (items_file, interactions_file):
+        items = read_items(
+            items_file,
+            title_column=args.title_column,
+            path_column=args.path_column,
+            multi=dict(args.multi),
+            on_empty=args.on_empty_title,
+            reading=reading,
+        )
+        read = count_items(interactions_file, items.catalogue, on_unknown=args.on_unknown_item, reading=reading)
+    tell([*items.notes, *read.notes])
+    catalogue = items.catalogue.with_frequency(read.frequency)
     artifact = build_artifact(
         catalogue,
         TitleTokenizer.from_directory(args.tokenizer),
@@ -102,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         "out": str(args.out),
         "items_skipped": len(items.skipped),
         "interactions_dropped": read.dropped,
+        "bad_rows": items.bad_rows + read.bad_rows,
         "seconds": round(time.perf_counter() - started, 3),
     }
     if args.json:

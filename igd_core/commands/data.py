@@ -6,11 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
+from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.data.amazon import AmazonOptions, read_amazon
 from igd_core.data.interactions import Interactions
 from igd_core.data.movielens import read_movielens
 from igd_core.data.prepared import Preparation, write_prepared
 from igd_core.data.readers import read_interactions, read_items
+from igd_core.data.sources import STANDARD_INPUT, opened
 from igd_core.errors import DataError
 from igd_core.models import igd_home
 
@@ -48,14 +50,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     amazon.set_defaults(run=_prepare_amazon)
 
-    files = sources.add_parser("csv", parents=[shared], help="your own csv or Parquet files")
+    files = sources.add_parser("csv", parents=[shared], help="your own files: csv, JSON lines or Parquet")
     files.add_argument("--items", type=Path, required=True, metavar="FILE", help="item_id, title, any other columns")
     files.add_argument(
         "--interactions",
         type=Path,
         required=True,
         metavar="FILE",
-        help="user_id, item_id, timestamp (s) and maybe rating",
+        help="user_id, item_id, timestamp and maybe rating",
     )
     files.add_argument(
         "--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ and the interactions file's name"
@@ -64,6 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_multi_argument(files)
     files.add_argument("--on-empty-title", choices=("error", "skip"), default="error", help="default: %(default)s")
     files.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
+    add_reading_arguments(files)
     files.set_defaults(run=_prepare_files)
 
 
@@ -102,15 +105,26 @@ def _prepare_amazon(args: argparse.Namespace) -> int:
 
 
 def _prepare_files(args: argparse.Namespace) -> int:
-    items = read_items(args.items, title_column=args.title_column, multi=dict(args.multi), on_empty=args.on_empty_title)
-    read = read_interactions(args.interactions, items.catalogue, on_unknown=args.on_unknown_item)
-    if not isinstance(read.data, Interactions):
-        raise DataError(
-            f"{args.interactions}: these are history rows already; `igd build` and training read them as is"
+    reading = reading_of(args)
+    with opened([args.items, args.interactions]) as (items_file, interactions_file):
+        items = read_items(
+            items_file,
+            title_column=args.title_column,
+            multi=dict(args.multi),
+            on_empty=args.on_empty_title,
+            reading=reading,
         )
-    out = args.out or igd_home() / "data" / args.interactions.stem
+        read = read_interactions(
+            interactions_file, items.catalogue, on_unknown=args.on_unknown_item, wanted="interactions", reading=reading
+        )
+    tell([*items.notes, *read.notes])
+    if not isinstance(read.data, Interactions):  # for the type checker: refused before it was read
+        raise DataError(f"{args.interactions}: history rows")
+    name = "stdin" if str(args.interactions) == STANDARD_INPUT else args.interactions.name.partition(".")[0]
+    out = args.out or igd_home() / "data" / (name or "data")
     summary = write_prepared(out, items.catalogue, read.data, _preparation(args), force=args.force)
     left_out = {"items_skipped": len(items.skipped), "interactions_dropped": read.dropped}
+    left_out["bad_rows"] = items.bad_rows + read.bad_rows
     return _report(out, summary | left_out, as_json=args.json)
 
 

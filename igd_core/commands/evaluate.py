@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import load_artifact
+from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.commands.recommend import add_engine_arguments, engine_options
+from igd_core.data.sources import opened
 from igd_core.errors import InputError
 from igd_core.models import igd_home
 
@@ -61,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--concurrency", type=int, metavar="N", help="rows at once (default: 2; with vllm 16)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; goes on with what it holds")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    add_reading_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -80,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
     shard, settings = Shard.parse(args.shard), _settings(args)
     _check_methods(args, settings)
     artifact = load_artifact(args.artifact)
-    rows = read_rows(args.rows, artifact, limit=args.limit, seed=args.seed, on_unknown=args.on_unknown_item)
+    reading = reading_of(args, unknown="miss counts them as misses")
+    with opened([args.rows]) as (rows_file,):
+        rows = read_rows(
+            rows_file, artifact, limit=args.limit, seed=args.seed, on_unknown=args.on_unknown_item, reading=reading
+        )
+    tell(rows.notes)
     if args.draw == "targets":
         groups = rows.target_groups(artifact)
         summing = dataclasses.replace(summing, resampling=dataclasses.replace(summing.resampling, groups=groups))
@@ -102,7 +110,14 @@ def run(args: argparse.Namespace) -> int:
     if shard.index == 1:
         depth = max(_BASELINE_DEPTH, *args.k)
         job.rank_baselines(
-            BaselineChoice(names=args.baselines, train=args.train, seen=_seen(args), depth=depth, seed=args.seed)
+            BaselineChoice(
+                names=args.baselines,
+                train=args.train,
+                seen=_seen(args),
+                depth=depth,
+                seed=args.seed,
+                reading=reading,
+            )
         )
     _print(args, job, job.sum_up(summing))
     return 0

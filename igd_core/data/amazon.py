@@ -19,6 +19,7 @@ from igd_core.catalogue import Catalogue
 from igd_core.data.interactions import Interactions
 from igd_core.data.text import clean_title
 from igd_core.errors import DataError
+from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +96,8 @@ def read_amazon(reviews: Path, metadata: Path, options: AmazonOptions) -> Amazon
         user, item, time, rating = _review(reviews, number, line)
         if not first <= time < last:
             continue
+        if time < EARLIEST_S:
+            raise DataError(f"{reviews}: line {number}: unixReviewTime {time} is before 1990; a window leaves it out")
         if item not in titles:
             untitled += 1
             continue
@@ -175,9 +178,15 @@ def _review(path: Path, number: int, line: bytes) -> tuple[str, str, int, float]
     for name in ("reviewerID", "asin"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             raise DataError(f"{path}: line {number}: {name} is {entry.get(name)!r}")
-    time, rating = entry.get("unixReviewTime"), entry.get("overall", np.nan)
-    if not isinstance(time, int) or isinstance(time, bool):
-        raise DataError(f"{path}: line {number}: unixReviewTime is {time!r}")
+    rating = entry.get("overall", np.nan)
+    written = entry.get("unixReviewTime")
+    if isinstance(written, int) and not isinstance(written, bool) and written < EARLIEST_S:
+        time = written  # outside of any window
+    else:
+        try:
+            time = instant_of(written).us // 1_000_000
+        except NotAnInstant as error:
+            raise DataError(f"{path}: line {number}: unixReviewTime {written!r} {error}") from None
     if not isinstance(rating, (int, float)):
         raise DataError(f"{path}: line {number}: overall is {rating!r}")
     return entry["reviewerID"], entry["asin"], time, float(rating)

@@ -1,53 +1,147 @@
-"""A csv or Parquet file as columns; what a cell means is decided by who asks for its column.
+"""Files as columns; what a cell means is decided by who asks for its column.
 
-Every csv cell is read as text, so that the id "007" stays "007". Errors name the file, the value and the row as a
-spreadsheet counts it (the header of a csv file is row 1; a Parquet file's first row is row 1).
+csv, JSON lines and Parquet, told apart by their first bytes. Every csv cell is read as text, so that the id "007" stays
+"007". Faults name the row as a spreadsheet counts it (the header of a csv file is row 1; the first of a Parquet file or
+of JSON lines is row 1). Files are read a batch at a time: `batches` holds only the columns that are asked for.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
+from igd_core.data.arrays import joined, json_array, plain, text_array
+from igd_core.data.faults import Faults, shown
+from igd_core.data.parquet_file import ParquetRows, open_parquet
+from igd_core.data.rows_of_text import open_csv, open_json
+from igd_core.data.sources import DEFAULT_READING, Reading, Source
 from igd_core.errors import DataError
+from igd_core.timestamps import Form, Instants, NotAnInstant, instant_of, instants_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from igd_core.catalogue import MetadataValue
-    from igd_core.data.interactions import Seconds
+    from igd_core.data.rows_of_text import TextRows
 
-_PARQUET_MAGIC = b"PAR1"
 _WHOLE = r"^-?[0-9]+$"
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _LEADING_ZERO = r"^-?0[0-9]"
-_MAX_BLOCK = 2**31 - 1
+_BATCH_ROWS = 65_536
+_BATCH_CELLS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFile:
+    """A file of rows whose columns are known and whose rows have not been read yet.
+
+    Attributes:
+        name: of the file, for messages.
+        columns: distinct names, in file order, those of `Reading.columns` in place of the file's own. Columns without
+            a name are not among them.
+        notes: what a person should know of how the file is read.
+    """
+
+    name: str
+    columns: Sequence[str]
+    notes: Sequence[str]
+    _twice: frozenset[str]
+    _position: dict[str, int]
+    _rows: TextRows | ParquetRows
+    _reading: Reading
+
+    def require(self, *names: str) -> None:
+        """See to it that the file has these columns, each once.
+
+        Raises:
+            DataError: it has not.
+        """
+        for name in names:
+            theirs = self._reading.columns.get(name)
+            if name not in self.columns:
+                asked = f" ({theirs!r} was asked for)" if theirs else ""
+                raise DataError(
+                    f"{self.name}: no column {name!r}{asked}; it has {_listed(self.columns)}{self._hint(name)}"
+                )
+            if name in self._twice:
+                raise DataError(f"{self.name}: column {name!r} stands twice in {_listed(self.columns)}")
+
+    def _hint(self, name: str) -> str:
+        if not self._reading.hints or name in self._reading.columns:
+            return ""
+        alike = [each for each in self.columns if each.lower().replace(" ", "_") == name]
+        return f" (--columns {name}={alike[0] if alike else 'NAME'} says which it is)"
+
+    def faults(self) -> Faults:
+        """An empty list of what is wrong with this file."""
+        return Faults(self.name, skip_rows=self._reading.on_bad_row == "skip", hints=self._reading.hints)
+
+    def batches(self, names: Sequence[str], faults: Faults) -> Iterator[SourceTable]:
+        """The file's rows with these columns, some at a time. Rows that cannot be taken apart are noted in ``faults``.
+
+        Raises:
+            DataError: a column is missing, or the file cannot be read on.
+        """
+        self.require(*names)
+        positions = [self._position[name] for name in names]
+        batch_rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // max(1, len(self._rows.columns))))
+        for rows, columns in _columns_of(self._rows, positions, batch_rows, faults):
+            yield SourceTable(
+                name=self.name,
+                row=rows,
+                data=pa.table(dict(zip(names, columns, strict=True))),
+                faults=faults,
+                reading=self._reading,
+            )
+
+    def read(self, faults: Faults) -> SourceTable:
+        """All rows and all columns at once.
+
+        Raises:
+            DataError: a column stands twice, there are no rows, or the file cannot be read.
+        """
+        self.require(*self.columns)
+        batches = list(self.batches(self.columns, faults))
+        if not batches:
+            faults.check()
+            raise DataError(f"{self.name}: no rows below the header")
+        data = [batch.data for batch in batches]
+        return SourceTable(
+            name=self.name,
+            row=np.concatenate([batch.row for batch in batches]),
+            data=data[0] if len(data) == 1 else joined(data),
+            faults=faults,
+            reading=self._reading,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTable:
-    """A file's columns.
+    """Rows of a file as columns. What is asked of a column notes in `faults` what is wrong with its cells.
 
     Attributes:
-        path: the file, for messages.
-        first_row: number that a message gives to the first data row.
-        data: at least one row, one chunk per column, distinct and non-empty column names.
+        name: of the file, for messages.
+        row: ``(n,)`` int64, numbers that messages give to the rows.
+        data: columns as they were read, n rows.
+        faults: where faulty cells are noted.
+        reading: how the file is to be read.
     """
 
-    path: Path
-    first_row: int
+    name: str
+    row: NDArray[np.int64]
     data: pa.Table
+    faults: Faults
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.row)
 
     @property
     def columns(self) -> Sequence[str]:
@@ -55,86 +149,140 @@ class SourceTable:
         return list(self.data.column_names)
 
     def column(self, name: str) -> pa.Array:
-        """One column as Arrow holds it.
+        """One column: text, numbers, booleans, instants, days or lists.
 
         Raises:
             DataError: there is no such column.
         """
         if name not in self.data.column_names:
-            raise DataError(f"{self.path}: no column {name!r}; it has {', '.join(self.columns)}")
-        column = self.data.column(name).combine_chunks()
-        return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+            raise DataError(f"{self.name}: no column {name!r}; it has {_listed(self.columns)}")
+        return plain(self.data.column(name))
 
     def ids(self, name: str) -> pa.Array:
-        """A column of ids as text; whole numbers in a Parquet file count as ids.
+        """A column of ids as text, whole numbers included; null where the cell is no id, which is noted.
 
         Raises:
-            DataError: an empty id, or a column of another type.
+            DataError: a column of another type.
         """
         column = self.column(name)
-        if not (_is_text(column) or pa.types.is_integer(column.type)):
-            raise DataError(f"{self.path}: column {name!r} holds {column.type}; ids are text or whole numbers")
+        if not (_is_text(column) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+            raise DataError(f"{self.name}: column {name!r} holds {column.type}; ids are text or whole numbers")
         ids = column.cast(pa.string())
-        self._refuse(pc.equal(pc.fill_null(ids, ""), ""), name, ids, "is empty")
-        return ids
+        self.note(pc.equal(pc.fill_null(ids, ""), ""), name, ids, "is empty")
+        broken = self._note_unreadable(name, ids)
+        return pc.if_else(pc.or_(pc.equal(pc.fill_null(ids, ""), ""), broken), pa.scalar(None, pa.string()), ids)
 
     def id_lists(self, name: str) -> pa.Array:
-        """A column of id lists: text with the ids separated by white space, or a Parquet list. May hold empty lists.
+        """A column of id lists: text with the ids separated by white space, or a list. May hold empty lists.
 
         Raises:
             DataError: a column of another type.
         """
         column = self.column(name)
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        if pa.types.is_list(column.type):
             return column.cast(pa.list_(pa.string()))
-        if pa.types.is_integer(column.type) or _is_text(column):
+        if pa.types.is_integer(column.type) or _is_text(column) or pa.types.is_null(column.type):
             return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column.cast(pa.string())))
-        raise DataError(f"{self.path}: column {name!r} holds {column.type}; expected ids separated by spaces")
+        raise DataError(f"{self.name}: column {name!r} holds {column.type}; expected ids separated by spaces")
 
     def text(self, name: str) -> list[str]:
-        """A column of text, "" where a Parquet file has a null.
+        """A column of text, "" for a missing value.
 
         Raises:
             DataError: a column of another type.
         """
         column = self.column(name)
-        if not _is_text(column):
-            raise DataError(f"{self.path}: column {name!r} holds {column.type}; expected text")
-        texts: list[str] = pc.fill_null(column.cast(pa.string()), "").to_pylist()
+        if not (_is_text(column) or pa.types.is_null(column.type)):
+            raise DataError(f"{self.name}: column {name!r} holds {column.type}; expected text")
+        filled = pc.fill_null(column.cast(pa.string()), "")
+        self._note_unreadable(name, filled)
+        texts: list[str] = filled.to_pylist()
         return texts
 
-    def seconds(self, name: str) -> Seconds:
-        """A column of instants as ``(n,)`` seconds since 1970; int64 where all are whole.
+    def instants(self, name: str) -> Instants:
+        """A column of moments by the one convention; what is no moment is noted.
 
         Raises:
-            DataError: a missing, unreadable or non-finite value, or a column of another type.
+            DataError: a column of another type.
         """
         column = self.column(name)
-        if pa.types.is_timestamp(column.type):
-            column = pc.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-        what = "is no finite number of seconds since 1970"
+        kind = column.type
         if _is_text(column):
-            column = pc.utf8_trim_whitespace(column)
-            self._refuse(pc.invert(pc.fill_null(_matches(column, _NUMBER), False)), name, column, what)
-            whole = pc.all(_matches(column, _WHOLE)).as_py()
-            column = self._cast(name, column, pa.int64() if whole else pa.float64())
-        self._refuse(pc.is_null(column), name, column, what)
-        seconds = self._cast(name, column, pa.int64() if pa.types.is_integer(column.type) else pa.float64()).to_numpy()
-        self._refuse(pa.array(~np.isfinite(seconds)), name, column, what)
-        return seconds  # type: ignore[no-any-return]
+            numbers = pc.all(pc.match_substring_regex(column, r"^[0-9]{1,18}$"))
+            if not column.null_count and numbers.as_py():
+                column = column.cast(pa.int64())
+            return self._each_instant(name, column)
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            return self._arrow_instants(name, column)
+        if pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_null(kind):
+            return self._each_instant(name, column)
+        raise DataError(f"{self.name}: column {name!r} holds {kind}; expected times")
+
+    def _each_instant(self, name: str, column: pa.Array) -> Instants:
+        n = len(column)
+        if _is_text(column) or pa.types.is_null(column.type):
+            found = Instants(us=np.zeros(n, np.int64), form=np.zeros(n, np.int8))
+            suspects = np.arange(n)
+        else:
+            filled = pc.fill_null(column, 0)
+            found = instants_of(filled.to_numpy(zero_copy_only=False))
+            suspects = np.flatnonzero(found.form == Form.NONE)
+        reasons: dict[tuple[str, str], list[int]] = {}
+        values = column.to_pylist() if len(suspects) else []
+        for at in suspects.tolist():
+            value = values[at]
+            try:
+                if value is None:
+                    raise NotAnInstant("is empty")  # noqa: TRY301 - told as any other
+                one = instant_of(value, zone=self.reading.zone)
+            except NotAnInstant as error:
+                missing_zone = "zone" in str(error) and self.reading.zone is None
+                hint = "--timezone NAME says which, such as UTC" if missing_zone else ""
+                reasons.setdefault((str(error), hint), []).append(at)
+            else:
+                found.us[at], found.form[at] = one.us, one.form
+        for (reason, hint), places in reasons.items():
+            first = [shown(values[at]) for at in places[:5]]
+            self.faults.add(name, reason, self.row[places], first, hint=hint)
+        return found
+
+    def _arrow_instants(self, name: str, column: pa.Array) -> Instants:
+        kind = column.type
+        has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
+        if not has_zone:  # by the words of a text without a zone
+            return self._each_instant(
+                name,
+                column.cast(pa.timestamp("us"), safe=False).cast(pa.string())
+                if pa.types.is_timestamp(kind)
+                else column.cast(pa.date32(), safe=False).cast(pa.string()),
+            )
+        us = column.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.int64())
+        read = instants_of(pc.fill_null(us, 0).to_numpy(zero_copy_only=False))
+        read.form[read.form != Form.MICROSECONDS] = Form.NONE
+        read.form[read.form == Form.MICROSECONDS] = Form.ISO
+        read.us[read.form == Form.NONE] = 0
+        bad = pa.array(read.form == Form.NONE)
+        self.note(bad, name, column.cast(pa.string()), "is not between 1990 and 9999")
+        return read
 
     def ratings(self, name: str) -> NDArray[np.float64]:
-        """A column of numbers as ``(n,)`` float64, NaN where a cell is empty.
+        """A column of numbers as ``(n,)`` float64, NaN where a cell is empty or, which is noted, no number.
 
         Raises:
-            DataError: a value that is no number, or a column of another type.
+            DataError: a column of another type.
         """
         column = self.column(name)
         if _is_text(column):
             column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-            self._refuse(pc.invert(pc.fill_null(_matches(column, _NUMBER), True)), name, column, "is no number")
-        numbers: NDArray[np.float64] = pc.fill_null(self._cast(name, column, pa.float64()), np.nan).to_numpy()
+            bad = pc.invert(pc.fill_null(_matches(column, _NUMBER), True))
+            self.note(bad, name, column, "is no number")
+            column = pc.if_else(bad, pa.scalar(None, pa.string()), column)
+        if pa.types.is_boolean(column.type):
+            raise DataError(f"{self.name}: column {name!r} holds bool; expected numbers")
+        numbers: NDArray[np.float64] = pc.fill_null(self._cast(name, column, pa.float64()), np.nan).to_numpy(
+            zero_copy_only=False
+        )
         return numbers
 
     def metadata(self, name: str, separator: str | None = None) -> list[MetadataValue]:
@@ -149,85 +297,117 @@ class SourceTable:
         """
         column = self.column(name)
         if separator == "":
-            raise DataError(f"{self.path}: column {name!r}: the separator of its values is empty")
+            raise DataError(f"{self.name}: column {name!r}: the separator of its values is empty")
         if separator is not None:
             return [tuple(part for raw in cell.split(separator) if (part := raw.strip())) for cell in self.text(name)]
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        if pa.types.is_list(column.type):
             return [tuple(cell or ()) for cell in column.cast(pa.list_(pa.string())).to_pylist()]
         if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
             column = column.cast(pa.string())
         elif _is_text(column):
-            column = _typed(column.cast(pa.string()))
+            self._note_unreadable(name, column)
+            column = _typed(column)
         elif pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        elif not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-            raise DataError(f"{self.path}: column {name!r} holds {column.type}, which no item filter can use")
+        elif not (
+            pa.types.is_integer(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)
+        ):
+            raise DataError(f"{self.name}: column {name!r} holds {column.type}, which no item filter can use")
         values: list[MetadataValue] = column.to_pylist()
         return values
 
-    def row_error(self, index: int, message: str) -> DataError:
-        """A DataError that names the file and the row of data row `index`."""
-        return DataError(f"{self.path}: row {self.first_row + index}: {message}")
+    def note(self, bad: pa.Array, what: str, values: pa.Array, reason: str, *, hint: str = "") -> None:
+        """Note the rows where ``bad``, ``(n,)`` of booleans, is true; ``values`` are those of the rows."""
+        places = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
+        if len(places):
+            self.faults.add(
+                what, reason, self.row[places], [shown(values[int(at)].as_py()) for at in places[:5]], hint=hint
+            )
 
-    def _refuse(self, bad: pa.Array, name: str, values: pa.Array, message: str) -> None:
-        index = pc.index(bad, True).as_py()
-        if index >= 0:
-            raise self.row_error(index, f"{name} {values[index].as_py()!r} {message}")
+    def _note_unreadable(self, name: str, texts: pa.Array) -> pa.Array:
+        broken = pc.fill_null(pc.match_substring(texts, "\x00"), False)
+        self.note(broken, name, texts, "holds a NUL byte or bytes that are no text", hint="--encoding NAME may read it")
+        return broken
 
     def _cast(self, name: str, column: pa.Array, to: pa.DataType) -> pa.Array:
         try:
             return column.cast(to)
         except pa.ArrowException as error:
-            raise DataError(f"{self.path}: column {name!r} of {column.type}: {_first_line(error)}") from None
+            raise DataError(f"{self.name}: column {name!r} of {column.type}: {_first_line(error)}") from None
 
 
-def read_table(path: Path) -> SourceTable:
-    """Read a Parquet file (told by its first bytes) or else a csv file: UTF-8, comma, double quotes, a header.
+def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> TableFile:
+    """A file's columns. Parquet, JSON lines or csv, packed or not, as its first bytes say.
 
     Raises:
-        DataError: the file is absent, empty, not UTF-8, not well formed, or names a column twice or not at all.
+        DataError: the file is absent, empty, of a kind that is not read, or cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        is_parquet = raw.startswith(_PARQUET_MAGIC)
-        data = pyarrow.parquet.read_table(pa.BufferReader(raw)) if is_parquet else _read_csv(path, raw)
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: {_first_line(error)}") from None
-    names = data.column_names
-    if not all(names):
-        raise DataError(f"{path}: column {names.index('') + 1} of {len(names)} has no name")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column name stands twice in {', '.join(names)}")
-    if not data.num_rows:
-        raise DataError(f"{path}: no rows below the header")
-    return SourceTable(path=path, first_row=1 if is_parquet else 2, data=data)
-
-
-def _read_csv(path: Path, raw: bytes) -> pa.Table:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line}: not UTF-8: byte {raw[error.start : error.start + 1]!r}") from None
-    if not raw.strip():
-        raise DataError(f"{path}: the file is empty")
-    if raw.count(b'"') % 2:  # Arrow would silently take every row up to the next quote for one cell
-        raise DataError(f"{path}: a double quote is opened and never closed")
-    # One thread, because only then does Arrow's message name the row of a malformed line.
-    header = next(filter(None, csv.reader(io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline=""))))
-    return pyarrow.csv.read_csv(
-        pa.BufferReader(raw),
-        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=min(len(raw), _MAX_BLOCK)),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+    source = Source.of(path)
+    kind = source.kind()
+    rows: TextRows | ParquetRows
+    if kind == "parquet":
+        rows = open_parquet(source)
+    else:
+        rows = open_csv(source, reading) if kind == "csv" else open_json(source, reading)
+    ours = {theirs: name for name, theirs in reading.columns.items() if theirs in rows.columns}
+    # A column that another one takes the name of is not needed under that name.
+    names = [ours.get(name, "" if name in ours.values() else name) for name in rows.columns]
+    notes = list(rows.notes)
+    if "" in rows.columns:
+        place = list(rows.columns).index("") + 1
+        notes.append(f"{source.name}: column {place} of {len(names)} has no name and is left out")
+    position = {name: place for place, name in reversed(list(enumerate(names))) if name}
+    return TableFile(
+        name=source.name,
+        columns=sorted(position, key=position.__getitem__),
+        notes=notes,
+        _twice=frozenset(name for name in position if names.count(name) > 1)
+        if len(set(names)) < len(names)
+        else frozenset(),
+        _position=position,
+        _rows=rows,
+        _reading=reading,
     )
 
 
+def read_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> SourceTable:
+    """A whole file at once; `Faults.check` of its ``faults`` tells what is wrong with it.
+
+    Raises:
+        DataError: the file cannot be read, has no rows, or names a column twice.
+    """
+    file = open_table(path, reading)
+    return file.read(file.faults())
+
+
+def _columns_of(
+    source: TextRows | ParquetRows, positions: Sequence[int], batch_rows: int, faults: Faults
+) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
+    if isinstance(source, ParquetRows):
+        yield from source.batches(positions, batch_rows)
+        return
+    to_array = json_array if source.dialect is None else text_array
+    numbers: list[int] = []
+    cells: list[list[Any]] = [[] for _ in positions]
+    pending = 0
+    for number, row in source.rows(faults):
+        numbers.append(number)
+        for column, place in zip(cells, positions, strict=True):
+            column.append(row[place])
+        pending += 1
+        if pending == batch_rows:
+            yield np.array(numbers, np.int64), [to_array(column) for column in cells]
+            numbers, cells, pending = [], [[] for _ in positions], 0
+    if pending:
+        yield np.array(numbers, np.int64), [to_array(column) for column in cells]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+
+
 def _is_text(column: pa.Array) -> bool:
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+    return bool(pa.types.is_string(column.type))
 
 
 def _matches(column: pa.Array, pattern: str) -> pa.Array:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.data.readers import read_interactions
+from igd_core.data.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
 from igd_core.evaluation.journal import Journal
@@ -76,6 +76,7 @@ class BaselineChoice:
         seen: with items of the history allowed, excluded, or once each.
         depth: items a list.
         seed: of those that draw.
+        reading: how the training rows' file is to be read.
     """
 
     names: Sequence[str]
@@ -83,6 +84,7 @@ class BaselineChoice:
     seen: Sequence[Seen]
     depth: int
     seed: int
+    reading: Reading = DEFAULT_READING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +166,11 @@ class EvaluationJob:
                 choice.train,
                 self.artifact.catalogue,
                 on_unknown="error" if self.identity.on_unknown == "error" else "drop",
+                optional=("user_id",),
+                reading=choice.reading,
             )
             sequences = training_sequences(read.data)
-            train_sha256 = hashlib.sha256(choice.train.read_bytes()).hexdigest()
+            train_sha256 = Source.of(choice.train).sha256(choice.reading)
         for name in choice.names:
             methods = [{"name": name, "known_as": "", "seen": seen, "depth": choice.depth} for seen in choice.seen]
             header = self.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,11 +9,13 @@ import numpy as np
 
 from igd_core.data.readers import read_interactions
 from igd_core.data.rows import HistoryRows
+from igd_core.data.sources import DEFAULT_READING, Reading, Source
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.metrics import NONE
 from igd_core.ids import ItemIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,7 +37,8 @@ class EvaluationRows:
         histories: n item lists, oldest first.
         target: ``(n,)`` int64 `ItemIndex`, -1 where the catalogue does not hold it: a miss for everybody.
         dropped_from_histories: entries of the file's histories that the catalogue does not hold.
-        sha256: of the file.
+        sha256: of the file, and of how it was read where that was said.
+        notes: what a person should know of how the file was read.
     """
 
     number: NDArray[np.int64]
@@ -44,6 +46,7 @@ class EvaluationRows:
     target: NDArray[np.int64]
     dropped_from_histories: int
     sha256: str
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.target)
@@ -76,22 +79,24 @@ class EvaluationRows:
 
 
 def read_rows(
-    path: Path,
+    path: Path | Source,
     artifact: Artifact,
     *,
     limit: int | None = None,
     seed: int = 0,
     on_unknown: Literal["error", "miss"] = "error",
+    reading: Reading = DEFAULT_READING,
 ) -> EvaluationRows:
     """Rows of a file of (history, target) rows; with ``limit``, a random sample of that size, in file order.
 
     Args:
-        path: csv or Parquet with history_item_ids and item_id.
+        path: csv, JSON lines or Parquet with history_item_ids and item_id; other columns are not read.
         artifact: whose items the ids are.
         limit: None for all rows.
         seed: of the sample.
         on_unknown: with ``miss``, a row whose target the catalogue does not hold counts as a miss of every method, and
             an unknown item of a history is left out.
+        reading: how the file is to be read.
 
     Raises:
         DataError: the file; rows of another kind; an item that the catalogue does not hold (with ``error``).
@@ -99,10 +104,17 @@ def read_rows(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: at least 1 row is needed")
-    read = read_interactions(path, artifact.catalogue, on_unknown="error" if on_unknown == "error" else "drop")
+    read = read_interactions(
+        path,
+        artifact.catalogue,
+        on_unknown="error" if on_unknown == "error" else "drop",
+        optional=(),
+        wanted="histories",
+        reading=reading,
+    )
     data = read.data
-    if not isinstance(data, HistoryRows):
-        raise DataError(f"{path}: single interactions; evaluation needs history_item_ids and item_id columns")
+    if not isinstance(data, HistoryRows):  # for the type checker: other rows have been refused
+        raise DataError(f"{Source.of(path).name}: single interactions")
     total = len(data) + read.dropped
     chosen = np.arange(total)
     if limit is not None and limit < total:
@@ -118,7 +130,8 @@ def read_rows(
         histories=histories,
         target=target,
         dropped_from_histories=read.dropped_from_histories,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=Source.of(path).sha256(reading),
+        notes=read.notes,
     )
 
 

@@ -132,9 +132,15 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
 
 def _read_rows(path: Path, artifact: Artifact, on_unknown: str) -> tuple[HistoryRows, int]:
     """A file's rows, and how many had a target that is not in the catalogue."""
-    read = read_interactions(path, artifact.catalogue, on_unknown="drop" if on_unknown == "drop" else "error")
-    if isinstance(read.data, Interactions):
-        raise DataError(f"{path}: interactions; history rows are needed, as `igd data prepare` writes them")
+    read = read_interactions(
+        path,
+        artifact.catalogue,
+        on_unknown="drop" if on_unknown == "drop" else "error",
+        optional=("user_id",),
+        wanted="histories",
+    )
+    if isinstance(read.data, Interactions):  # for the type checker: refused before it was read
+        raise DataError(f"{path}: single interactions")
     return read.data, read.dropped
 
 

@@ -89,7 +89,8 @@ def test_debris_is_no_title(raw: object) -> None:
         ("{", "line 2: not JSON"),
         ("[]", "line 2: holds a list"),
         ('{"reviewerID": "u", "asin": ""}', "line 2: asin is ''"),
-        ('{"reviewerID": "u", "asin": "i0", "unixReviewTime": "5"}', "line 2: unixReviewTime is '5'"),
+        ('{"reviewerID": "u", "asin": "i0", "unixReviewTime": "5"}', "line 2: unixReviewTime '5' is no time from 1990"),
+        ('{"reviewerID": "u", "asin": "i0", "unixReviewTime": true}', "line 2: unixReviewTime True is no time"),
         ('{"reviewerID": "u", "asin": "i0", "unixReviewTime": 5, "overall": "x"}', "line 2: overall is 'x'"),
     ],
 )

@@ -14,6 +14,8 @@ from igd_core.errors import DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
+NOON = 1_769_860_800  # 2026-01-31T12:00:00Z
+
 
 def run(*args: str | Path) -> int:
     parser = argparse.ArgumentParser(prog="igd")
@@ -27,7 +29,9 @@ def run(*args: str | Path) -> int:
 def files(tmp_path: Path) -> list[str | Path]:
     items, log = tmp_path / "items.csv", tmp_path / "shop.csv"
     items.write_text("item_id,title,tags\n" + "".join(f"i{i},Item {i},a;b\n" for i in range(10)) + "e,,\n")
-    log.write_text("user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 10},{i}\n" for i in range(50)) + "u,e,9\n")
+    log.write_text(
+        "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 10},{NOON + i}\n" for i in range(50)) + f"u,e,{NOON}\n"
+    )
     return ["csv", "--items", items, "--interactions", log]
 
 
@@ -42,10 +46,10 @@ def test_files_become_a_folder_under_igd_home_named_after_the_interactions(
     assert summary == {
         "out": str(out), "split": "time", "max_history": 3, "items": 10, "items_never_in_training": 0, "users": 3,
         "interactions": {"train": 40, "valid": 5, "test": 5}, "rows": {"train": 37, "valid": 5, "test": 5},
-        "multi": {"tags": "|"}, "items_skipped": 1, "interactions_dropped": 1,
+        "multi": {"tags": "|"}, "items_skipped": 1, "interactions_dropped": 1, "bad_rows": 0,
     }  # fmt: skip
     assert (out / "items.csv").read_text().splitlines()[:2] == ["item_id,title,tags", "i0,Item 0,a|b"]
-    assert (out / "test.csv").read_text().splitlines()[-1] == "u1,i0 i3 i6,i9,49"
+    assert (out / "test.csv").read_text().splitlines()[-1] == f"u1,i0 i3 i6,i9,{NOON + 49}"
 
 
 def test_people_are_shown_the_same_counts(
@@ -57,7 +61,7 @@ def test_people_are_shown_the_same_counts(
 
 
 def test_history_rows_and_strict_defaults_are_refused(tmp_path: Path, files: list[str | Path]) -> None:
-    with pytest.raises(Exception, match=r"row 12: item 'e': empty title"):
+    with pytest.raises(Exception, match=r"row 12: title of item 'e' is empty"):
         run(*files, "--out", tmp_path / "o")
     with pytest.raises(DataError, match=r"row 52: item_id 'e' is not in the catalogue"):
         run(*files, "--out", tmp_path / "o", "--on-empty-title", "skip")

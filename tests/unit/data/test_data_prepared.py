@@ -121,7 +121,7 @@ def test_the_summary_is_what_the_folder_holds(tmp_path: Path) -> None:
 
 def test_items_first_chosen_after_training_are_counted_as_never_in_training(tmp_path: Path) -> None:
     interactions = Interactions(
-        user_ids=["u"], user=np.zeros(10, np.int32), item=np.arange(10, dtype=np.int32), timestamp=np.arange(10)
+        user_ids=["u"], user=np.zeros(10, np.int32), item=np.arange(10, dtype=np.int32), timestamp=10**9 + np.arange(10)
     )
     summary = write_prepared(tmp_path / "out", catalogue_of(12), interactions, Preparation())
     assert summary["items_never_in_training"] == 4  # two are chosen only in the last fifth, two not at all

@@ -64,7 +64,7 @@ async def test_events_become_the_history_that_recommendations_use(run: Run) -> N
 
 
 async def test_late_events_are_sorted_in(run: Run) -> None:
-    times = {"5": NOON_MS + 3000, "1": NOON_MS + 1000, "odd/id 20%": "2026-01-31T12:00:02Z"}
+    times: dict[str, str | float] = {"5": NOON_MS + 3000, "1": NOON_MS + 1000, "odd/id 20%": "2026-01-31T12:00:02Z"}
     async with run() as running:
         for item_id, timestamp in times.items():
             await record(running, event(item_id, timestamp=timestamp))
