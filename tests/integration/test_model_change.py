@@ -172,7 +172,9 @@ async def test_another_engine_under_the_same_name_finds_nothing(first: Path, red
             super().__init__()
             self.identity = replace(self.identity, name="current")
 
-    sources = Sources(open_model=lambda _: OpenedModel(engine=Namesake(), token_text=str))
+    sources = Sources(
+        open_model=lambda _: OpenedModel(engine=Namesake(), token_texts=lambda _, ids: list(map(str, ids)))
+    )
     async with server(first, store=redis.url) as tree, server(first, sources, store=redis.url) as fake:
         one = await ask(tree)
         await kept(redis, 1)
