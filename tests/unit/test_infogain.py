@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import math
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,3 +135,18 @@ def test_a_prior_that_is_no_distribution_is_refused_with_the_value(prior: list[f
     trie = TokenTrie.build(*flat([(1, 0), (2, 0)]))
     with pytest.raises(CatalogueError, match=message):
         InfoGainTable.build(trie, np.array(prior))
+
+
+def test_gains_are_the_same_bytes_on_every_machine() -> None:
+    """Versions are named by a hash of them; a logarithm of the processor's own gave each kind of machine another."""
+    rng = np.random.default_rng(5)  # integers alone: its stream does not depend on the machine
+    paths = sorted({(int(a), int(b), int(c), 0) for a, b, c in rng.integers(1, 20, size=(6000, 3))})
+    counts = rng.integers(1, 100_000, size=len(paths))
+    trie = TokenTrie.build(*flat(paths))
+    gains = InfoGainTable.build(trie, leaf_prior_of(trie, counts / counts.sum()))
+    digest = hashlib.sha256(gains.information_gain.tobytes() + gains.sibling_gain.tobytes()).hexdigest()
+    assert digest == "444f3f997838df150b17a7413af63cbf601156b6540c68ac20a47b7bbdb14741"
+    entropy = node_entropy(trie, leaf_prior_of(trie, counts / counts.sum()))
+    assert entropy[0].hex() == "0x1.03006cee44287p+3"
+    exact = -sum(Decimal(int(n)) / int(counts.sum()) * (Decimal(int(n)) / int(counts.sum())).ln() for n in counts)
+    assert entropy[0] == pytest.approx(float(exact), rel=1e-13)

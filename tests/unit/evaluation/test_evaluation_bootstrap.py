@@ -46,7 +46,11 @@ def test_an_interval_without_a_finite_draw_has_no_ends() -> None:
 def test_rows_in_groups_of_one_are_drawn_as_rows() -> None:
     values = np.random.default_rng(0).normal(size=(30, 2))
     apart = Resampling(resamples=150, seed=4, groups=np.arange(30))
-    np.testing.assert_array_equal(apart.means(values), Resampling(resamples=150, seed=4).means(values))
+    alone = Resampling(resamples=150, seed=4)
+    for drawn, expected in zip(apart.weights(30), alone.weights(30), strict=True):
+        np.testing.assert_array_equal(drawn, expected)
+    # Means are matrix products, whose last bit is the machine's: it may depend on how the weights lie in memory.
+    np.testing.assert_allclose(apart.means(values), alone.means(values), rtol=1e-12)
 
 
 def test_a_group_is_drawn_whole_and_a_mean_is_over_the_rows_that_came() -> None:
@@ -63,7 +67,7 @@ def test_a_part_of_the_rows_keeps_its_groups() -> None:
     part = whole.of(np.array([False, True, True, False, True, False]))
     values = np.array([1.0, 2.0, 9.0])[:, None]
     alone = Resampling(resamples=64, seed=2, groups=np.array([0, 0, 1]))
-    np.testing.assert_array_equal(part.means(values), alone.means(values))
+    np.testing.assert_allclose(part.means(values), alone.means(values), rtol=1e-12)
     assert Resampling(seed=2).of(np.array([True, False])).groups is None
 
 
