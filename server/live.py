@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from igd_core.store.base import ArtifactStore
+    from igd_core.store.pointers import PointerMove
     from server.loaded import LoadedVersions
     from server.loading import Loader, ServedCatalogue
     from server.metrics import Metrics
@@ -54,14 +55,6 @@ class Surroundings:
     metrics: Metrics
     holder: str
     poll_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PointerMove:
-    """Which version a pointer names now, and which it named before."""
-
-    version: str
-    before: str | None
 
 
 class LiveCatalogue:
@@ -111,19 +104,17 @@ class LiveCatalogue:
         """Move the store's pointer to ``version``, or to the one before; all servers follow.
 
         Raises:
-            QueryError: there is none before.
-            InputError: the version is not stored.
+            QueryError: there is none before, or it is not stored; or somebody else has just moved the pointer.
             StoreError: the pointer has not moved.
         """
-        store = self._around.store
-        before = await store.current(self.name)
-        target = version or await store.previous(self.name)
-        if target is None:
-            raise QueryError("version", f"catalogue {self.name!r} has no version before the current one; name one")
-        await store.activate(self.name, target)
-        _log.warning("rolled_back", extra={"fields": {"catalogue": self.name, "version": target, "before": before}})
+        try:
+            move = await self._around.store.roll_back(self.name, version)
+        except InputError as error:
+            raise QueryError("version", str(error)) from None
+        fields = {"catalogue": self.name, "version": move.version, "before": move.before}
+        _log.warning("rolled_back", extra={"fields": fields})
         self.wake()
-        return PointerMove(version=target, before=before)
+        return move
 
     async def look(self) -> None:
         """Read the pointer and go where it points; whatever fails, what is served stays."""

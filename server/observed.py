@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from igd_core.engines.identity import ModelIdentity
     from igd_core.ids import NodeId
     from igd_core.store.base import Event, Store, StoredVersion
+    from igd_core.store.pointers import PointerMove
     from server.metrics import Metrics, Outcome
     from server.tracing import Tracing
 
@@ -59,6 +60,10 @@ class ObservedStore:
     async def activate(self, catalogue: str, version: str) -> None:
         """As the store's."""
         await self._observed("activate", self._store.activate(catalogue, version))
+
+    async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
+        """As the store's."""
+        return await self._observed("roll_back", self._store.roll_back(catalogue, version))
 
     async def current(self, catalogue: str) -> str | None:
         """As the store's."""

@@ -47,7 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     rollback = subparsers.add_parser("rollback", parents=[shared], help="make servers return to an earlier version")
     rollback.add_argument("--catalogue", required=True, metavar="NAME")
-    rollback.add_argument("--version", metavar="VERSION", help="to this one (default: the one before the current)")
+    rollback.add_argument(
+        "--version",
+        metavar="VERSION",
+        help="to this one (default: what was current before, and not left by a rollback)",
+    )
     rollback.set_defaults(run=_run(_rollback))
 
     prune = subparsers.add_parser("prune", parents=[shared], help="delete old versions that nobody serves")
@@ -92,11 +96,8 @@ async def _publish(store: Store, args: argparse.Namespace) -> None:
 
 
 async def _rollback(store: Store, args: argparse.Namespace) -> None:
-    version = args.version or await store.previous(args.catalogue)
-    if version is None:
-        raise InputError(f"catalogue {args.catalogue!r}: no version was current before; name one with --version")
-    await store.activate(args.catalogue, version)
-    await _report(store, args.catalogue, {"version": version}, as_json=args.json)
+    move = await store.roll_back(args.catalogue, args.version)
+    await _report(store, args.catalogue, {"version": move.version, "before": move.before}, as_json=args.json)
 
 
 async def _prune(store: Store, args: argparse.Namespace) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from igd_core.store.pointers import PointerMove
+
 MAX_EVENT_ID_CHARS = 128
 MAX_USER_ID_CHARS = 256
 
@@ -75,7 +77,7 @@ class StoredVersion:
         stored_at: when it was.
         size_bytes: of its parts.
         is_current: whether the catalogue's pointer names it.
-        is_previous: whether the pointer named it before: what a roll-back returns to.
+        is_previous: whether it is what a roll-back returns to.
         holders: names of servers that serve it now.
     """
 
@@ -117,12 +119,23 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
+        """Move the pointer back to ``version``, or to the one before, and tell those who listen.
+
+        The version that is left is not returned to by a later roll-back, unless that names it
+        (`igd_core.store.pointers.Pointer`).
+
+        Raises:
+            InputError: the version is not stored, or there is none before; or somebody else has just moved the pointer.
+        """
+        ...
+
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
         ...
 
     async def previous(self, catalogue: str) -> str | None:
-        """The version that it named before."""
+        """The version that a roll-back returns to."""
         ...
 
     async def catalogues(self) -> Sequence[str]:

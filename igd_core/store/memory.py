@@ -21,6 +21,7 @@ from igd_core.store.names import (
     require_user_id,
     require_version,
 )
+from igd_core.store.pointers import Pointer, PointerMove
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -42,8 +43,7 @@ class _Shelf:
     """All that is known of one catalogue; ``holds`` maps (version, holder) to when the hold ends."""
 
     versions: dict[str, _Stored] = field(default_factory=dict)
-    current: str | None = None
-    previous: str | None = None
+    pointer: Pointer = field(default_factory=Pointer)
     holds: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
@@ -107,18 +107,27 @@ class MemoryStore(MemoryResults):
         """Move the pointer, and wake `changes`."""
         self._find(catalogue, version)
         shelf = self._shelves[catalogue]
-        if shelf.current != version:
-            shelf.previous, shelf.current = shelf.current, version
-        for listener in self._listeners:
-            listener.put_nowait(catalogue)
+        shelf.pointer = shelf.pointer.moved_to(version)
+        self._tell(catalogue)
+
+    async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
+        """Move the pointer back, and wake `changes`."""
+        shelf = self._shelf(catalogue)
+        if version is not None:
+            require_version(version)
+        stored = [each for each, _ in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)]
+        before = shelf.pointer.current
+        shelf.pointer = shelf.pointer.rolled_back(catalogue, version, stored)
+        self._tell(catalogue)
+        return PointerMove.between(before, shelf.pointer)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
-        return self._shelf(catalogue).current
+        return self._shelf(catalogue).pointer.current
 
     async def previous(self, catalogue: str) -> str | None:
-        """The version that it named before."""
-        return self._shelf(catalogue).previous
+        """The version that a roll-back returns to."""
+        return self._shelf(catalogue).pointer.previous
 
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
@@ -132,8 +141,8 @@ class MemoryStore(MemoryResults):
                 version=version,
                 stored_at=stored.stored_at,
                 size_bytes=sum(map(len, stored.chunks.values())),
-                is_current=version == shelf.current,
-                is_previous=version == shelf.previous,
+                is_current=version == shelf.pointer.current,
+                is_previous=version == shelf.pointer.previous,
                 holders=self._holders(shelf, version),
             )
             for version, stored in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)
@@ -213,6 +222,10 @@ class MemoryStore(MemoryResults):
         """End `changes`; there is nothing to release."""
         for listener in self._listeners:
             listener.put_nowait(None)
+
+    def _tell(self, catalogue: str) -> None:
+        for listener in self._listeners:
+            listener.put_nowait(catalogue)
 
     def _shelf(self, catalogue: str) -> _Shelf:
         return self._shelves.get(require_catalogue_name(catalogue), _Shelf())

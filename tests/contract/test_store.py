@@ -131,6 +131,89 @@ async def test_rolling_back_and_forth_swaps_current_and_previous(store: Store, v
     assert (await store.current("small"), await store.previous("small")) == (second, first)
 
 
+async def where(store: Store) -> tuple[str | None, str | None]:
+    return await store.current("small"), await store.previous("small")
+
+
+async def test_each_roll_back_goes_one_further_back_and_none_returns_to_what_was_rolled_back(
+    view: OpenView, versions: Sequence[Path]
+) -> None:
+    store = view()
+    first, second, third = await published(store, *versions[:3])
+    move = await store.roll_back("small")
+    assert (move.version, move.before) == (second, third)
+    assert await where(view()) == (second, first), "as another process sees it"
+    assert (await view().roll_back("small")).version == first
+    with pytest.raises(InputError, match="catalogue 'small': no version was current before this one; name one"):
+        await store.roll_back("small")
+    assert await where(store) == (first, None)
+    assert (await store.roll_back("small", third)).version == third, "told so by name"
+    assert await where(store) == (third, first)
+
+
+async def test_a_roll_back_by_name_forgets_what_came_after_and_what_was_left(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    first, second, third, bad = await published(store, *versions[:4])
+    await store.roll_back("small", second)
+    assert await where(store) == (second, first)
+    await store.roll_back("small", second)
+    assert await where(store) == (second, first)
+    await store.roll_back("small")
+    assert await where(store) == (first, None)
+    assert {third, bad} < {stored.version for stored in await store.versions("small")}
+
+
+async def test_a_named_version_that_was_never_current_is_a_step_forward_if_it_is_newer_and_back_if_it_is_older(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    never = await store.add(versions[0])
+    first, bad = await published(store, *versions[1:3])
+    staged = await store.add(versions[3])
+    await store.roll_back("small", staged)
+    assert await where(store) == (staged, bad)
+    await store.roll_back("small", never)
+    assert await where(store) == (never, None)
+    await store.activate("small", first)
+    assert await where(store) == (first, never)
+
+
+async def test_a_version_that_was_rolled_back_and_published_again_can_be_left_again(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    first, second = await published(store, *versions[:2])
+    await store.roll_back("small")
+    await published(store, versions[1])
+    assert await where(store) == (second, first)
+    await store.roll_back("small")
+    assert await where(store) == (first, None)
+
+
+async def test_a_roll_back_passes_by_what_has_been_pruned(store: Store, versions: Sequence[Path]) -> None:
+    first, second, third = await published(store, *versions[:3])
+    assert await store.prune("small", keep=0) == [first]
+    assert (await store.roll_back("small")).version == second
+    with pytest.raises(InputError, match="no version was current before"):
+        await store.roll_back("small")
+    assert third in await store.prune("small", keep=0)
+
+
+async def test_those_who_listen_hear_of_a_roll_back(store: Store, versions: Sequence[Path]) -> None:
+    await published(store, *versions[:2])
+    hearing = asyncio.ensure_future(anext(store.changes()))
+    names = iter(["0", "1"] * 1000)
+
+    async def heard() -> bool:  # a listener hears nothing before it listens
+        if hearing.done():
+            return True
+        await store.roll_back("small", version_of(versions[int(next(names))]))
+        await asyncio.wait({hearing}, timeout=0.05)
+        return hearing.done()
+
+    await until(heard)
+    assert hearing.result() == "small"
+
+
 async def test_activating_what_is_current_leaves_the_previous_one(store: Store, versions: Sequence[Path]) -> None:
     first, second = await published(store, *versions[:2])
     await store.activate("small", second)
@@ -326,6 +409,7 @@ async def test_names_that_are_no_catalogues_get_no_further(
     version = version_of(versions[0])
     calls: list[Callable[[], object]] = [
         lambda: store.activate(name, version),
+        lambda: store.roll_back(name),
         lambda: store.current(name),
         lambda: store.previous(name),
         lambda: store.versions(name),

@@ -36,6 +36,7 @@ QUICK = replace(OPTIONS, timeout_s=QUICK_S)
 VERSION = "0123456789abcdef"
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "activate": lambda store: store.activate("small", VERSION),
+    "roll_back": lambda store: store.roll_back("small", VERSION),
     "current": lambda store: store.current("small"),
     "previous": lambda store: store.previous("small"),
     "catalogues": lambda store: store.catalogues(),
@@ -250,8 +251,9 @@ async def test_the_permissions_that_the_documentation_names_are_enough(
     await until(heard)
     await store.fetch("small", version, tmp_path / "cache")
     for name, call in CALLS.items():
-        if name != "activate":
+        if name not in ("activate", "roll_back"):
             await call(store)
+    await store.roll_back("small", version)
     await store.append("bob", [event(number) for number in range(600)])
     other = open_store(f"redis://ann:pw@127.0.0.1:{server.port}/0", options=replace(OPTIONS, prefix="other"))
     with pytest.raises(StoreError, match="permissions"):

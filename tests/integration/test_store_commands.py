@@ -86,7 +86,7 @@ def test_a_version_may_be_stored_first_and_activated_later(operator: Operator, b
     assert (activated["current"], activated["previous"]) == (second, first)
 
 
-def test_rolling_back_returns_to_the_previous_version_and_again_to_the_newer(
+def test_rolling_back_returns_to_the_previous_version_and_again_not_to_the_bad_one(
     operator: Operator, bundles: Sequence[Path]
 ) -> None:
     first, second, *_ = map(version_of, bundles)
@@ -98,8 +98,17 @@ def test_rolling_back_returns_to_the_previous_version_and_again_to_the_newer(
         ["current", second],
         ["previous", first],
     ]
-    assert operator.json("rollback", "--catalogue", "small")["current"] == first
-    assert operator.json("rollback", "--catalogue", "small")["current"] == second
+    rolled_back = operator.json("rollback", "--catalogue", "small")
+    assert rolled_back == {
+        "catalogue": "small",
+        "version": first,
+        "before": second,
+        "current": first,
+        "previous": None,
+    }
+    assert "no version was current before this one; name one" in operator.complaint("rollback", "--catalogue", "small")
+    assert operator.json("versions")["small"][1]["current"] is True
+    assert operator.json("rollback", "--catalogue", "small", "--version", second)["current"] == second
 
 
 def test_pruning_says_what_it_deleted_and_what_is_left(operator: Operator, bundles: Sequence[Path]) -> None:

@@ -25,6 +25,7 @@ from igd_core.store.bundles import (
     write_bundle,
 )
 from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
+from igd_core.store.pointers import Pointer, PointerMove
 
 if TYPE_CHECKING:
     import sqlite3
@@ -71,26 +72,38 @@ class FilesArtifacts:
 
     async def activate(self, catalogue: str, version: str) -> None:
         """Move the pointer; `changes` sees it at its next look."""
-        row = (require_catalogue_name(catalogue), require_version(version))
+        require_catalogue_name(catalogue)
+        require_version(version)
 
-        def move(connection: sqlite3.Connection) -> int:
-            return connection.execute(
-                "INSERT INTO pointers SELECT catalogue, version, NULL, 1 FROM versions"
-                " WHERE catalogue = ? AND version = ?"
-                " ON CONFLICT DO UPDATE SET moves = moves + 1, previous = iif(current = excluded.current, previous,"
-                " current), current = excluded.current",
-                row,
-            ).rowcount
+        def move(connection: sqlite3.Connection) -> bool:
+            if version not in _stored_in(connection, catalogue):
+                return False
+            _point(connection, catalogue, _pointer_in(connection, catalogue).moved_to(version))
+            return True
 
         if not await self._database.write(move):
             raise not_stored(catalogue, version)
+
+    async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
+        """Move the pointer back; `changes` sees it at its next look."""
+        require_catalogue_name(catalogue)
+        if version is not None:
+            require_version(version)
+
+        def move(connection: sqlite3.Connection) -> PointerMove:
+            before = _pointer_in(connection, catalogue)
+            after = before.rolled_back(catalogue, version, _stored_in(connection, catalogue))
+            _point(connection, catalogue, after)
+            return PointerMove.between(before.current, after)
+
+        return await self._database.write(move)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
         return (await self._pointer(catalogue))[0]
 
     async def previous(self, catalogue: str) -> str | None:
-        """The version that it named before."""
+        """The version that a roll-back returns to."""
         return (await self._pointer(catalogue))[1]
 
     async def catalogues(self) -> Sequence[str]:
@@ -211,6 +224,29 @@ class FilesArtifacts:
             with suppress(OSError):  # what is missing has no chunks
                 sizes[name] = (folder / name).stat().st_size
         return Layout.of(sizes, self._chunk_bytes)
+
+
+def _stored_in(connection: sqlite3.Connection, catalogue: str) -> list[str]:
+    """Versions of a catalogue, newest first."""
+    query = "SELECT version FROM versions WHERE catalogue = ? ORDER BY sequence DESC"
+    return [version for (version,) in connection.execute(query, (catalogue,))]
+
+
+def _pointer_in(connection: sqlite3.Connection, catalogue: str) -> Pointer:
+    row = connection.execute(
+        "SELECT current, previous, past FROM pointers LEFT JOIN pasts USING (catalogue) WHERE catalogue = ?",
+        (catalogue,),
+    ).fetchone()
+    return Pointer() if row is None else Pointer.read(*row)
+
+
+def _point(connection: sqlite3.Connection, catalogue: str, pointer: Pointer) -> None:
+    connection.execute(
+        "INSERT INTO pointers VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET moves = moves + 1,"
+        " current = excluded.current, previous = excluded.previous",
+        (catalogue, pointer.current, pointer.previous),
+    )
+    connection.execute("INSERT OR REPLACE INTO pasts VALUES (?, ?)", (catalogue, " ".join(pointer.past)))
 
 
 def _reader(directory: Path, layout: Layout) -> ReadChunk:

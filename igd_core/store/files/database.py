@@ -33,6 +33,8 @@ PRAGMA user_version = 1;
 COMMIT;
 """
 _LAYOUT = 1
+# Came later, and is nothing that other releases of this layout trip over.
+_ADDED = "CREATE TABLE IF NOT EXISTS pasts (catalogue TEXT PRIMARY KEY, past TEXT NOT NULL) WITHOUT ROWID"
 _PAUSE_S = 0.001
 _Result = TypeVar("_Result")
 
@@ -134,6 +136,8 @@ class Database:
             raise StoreError(f"{self._path}: layout {layout}; this release reads {_LAYOUT}")
         if layout == 0:
             connection.executescript(SCHEMA)
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pasts'").fetchone():
+            connection.execute(_ADDED)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

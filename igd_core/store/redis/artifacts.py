@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from igd_core.errors import ArtifactError, IGDError, StoreError, StoreUnavailable
+from igd_core.errors import ArtifactError, IGDError, InputError, StoreError, StoreUnavailable
 from igd_core.store.base import StoredVersion
 from igd_core.store.bundles import FILES, Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
@@ -20,7 +20,8 @@ from igd_core.store.names import (
     require_keep,
     require_version,
 )
-from igd_core.store.redis.scripts import ACTIVATE, DISCARD, HOLD, LIST, PRUNE, STORE
+from igd_core.store.pointers import Pointer, PointerMove
+from igd_core.store.redis.scripts import DISCARD, HOLD, LIST, POINT, PRUNE, STORE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Chunks of an upload that ends half-way go by themselves.
 _UPLOAD_TTL_S = 3600
 _MOST_CHUNKS = 1_000_000
+_MOVES_TRIED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,18 +126,33 @@ class RedisArtifacts:
     async def activate(self, catalogue: str, version: str) -> None:
         """Move the pointer and tell `changes`, in one step."""
         keys = _Keys(self._prefix, catalogue)
-        moved = await self._link.run(
-            ACTIVATE, [keys.versions, keys.pointer], [require_version(version), self._channel, catalogue]
-        )
-        if not moved:
-            raise not_stored(catalogue, version)
+        require_version(version)
+        for _ in range(_MOVES_TRIED):
+            seen = await self._pointer(keys)
+            if await self._point(keys, catalogue, seen, seen.moved_to(version)):
+                return
+        raise StoreUnavailable(f"others keep moving the pointer of catalogue {catalogue!r}")
+
+    async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
+        """Move the pointer back and tell `changes`, unless somebody else has moved it meanwhile."""
+        keys = _Keys(self._prefix, catalogue)
+        if version is not None:
+            require_version(version)
+        seen = await self._pointer(keys)
+        stored = [each.version for each, _ in await self._listed(keys)]
+        after = seen.rolled_back(catalogue, version, stored)
+        if not await self._point(keys, catalogue, seen, after):
+            raise InputError(
+                f"catalogue {catalogue!r}: somebody else has just moved the pointer from {seen.current}; look again"
+            )
+        return PointerMove.between(seen.current, after)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
         return await self._named(catalogue, "current")
 
     async def previous(self, catalogue: str) -> str | None:
-        """The version that it named before."""
+        """The version that a roll-back returns to."""
         return await self._named(catalogue, "previous")
 
     async def catalogues(self) -> Sequence[str]:
@@ -191,6 +208,22 @@ class RedisArtifacts:
         async with aclosing(self._link.messages(self._channel)) as messages:
             async for message in messages:
                 yield _text(message)
+
+    async def _pointer(self, keys: _Keys) -> Pointer:
+        fields = await self._link.call("HMGET", keys.pointer, "current", "previous", "past")
+        return Pointer.read(*(None if field is None else _text(field) for field in fields))
+
+    async def _point(self, keys: _Keys, catalogue: str, seen: Pointer, after: Pointer) -> bool:
+        """Move the pointer; False where it is no longer as it was seen."""
+        version = str(after.current)
+        moved = await self._link.run(
+            POINT,
+            [keys.versions, keys.pointer],
+            [version, self._channel, catalogue, seen.current or "", " ".join(after.past)],
+        )
+        if not moved:
+            raise not_stored(catalogue, version)
+        return bool(moved > 0)
 
     async def _named(self, catalogue: str, field: str) -> str | None:
         value = await self._link.call("HGET", _Keys(self._prefix, catalogue).pointer, field)

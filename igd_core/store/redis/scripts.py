@@ -33,15 +33,17 @@ return 1
 """
 )
 
-ACTIVATE = Script(
+POINT = Script(
     text="""
--- KEYS: versions, pointer. ARGV: version, channel, catalogue.
+-- KEYS: versions, pointer. ARGV: version, channel, catalogue, the current version as it was seen, the past to keep.
+-- Moves the pointer if nobody else has moved it since it was seen.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
-local current = redis.call('HGET', KEYS[2], 'current')
-if not current then
-  redis.call('HSET', KEYS[2], 'current', ARGV[1])
-elseif current ~= ARGV[1] then
-  redis.call('HSET', KEYS[2], 'current', ARGV[1], 'previous', current)
+local current = redis.call('HGET', KEYS[2], 'current') or ''
+if current ~= ARGV[1] then
+  if current ~= ARGV[4] then return -1 end
+  redis.call('HSET', KEYS[2], 'current', ARGV[1], 'past', ARGV[5])
+  local previous = string.match(ARGV[5], '%S+$')
+  if previous then redis.call('HSET', KEYS[2], 'previous', previous) else redis.call('HDEL', KEYS[2], 'previous') end
 end
 redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 1

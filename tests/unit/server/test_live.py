@@ -212,7 +212,7 @@ async def test_without_a_version_before_there_is_nothing_to_roll_back_to(
     async with deployed(store, tmp_path / "cache") as deployment:
         live = deployment.live("films")
         assert live is not None
-        with pytest.raises(QueryError, match="no version before"):
+        with pytest.raises(QueryError, match="no version was current before"):
             await live.roll_back()
 
 

@@ -15,6 +15,7 @@ from igd_core.errors import ArtifactError, EngineError
 from igd_core.ids import ItemIndex
 from igd_core.recommender import Query
 from igd_core.store.files import FilesStore
+from igd_core.store.pointers import Pointer
 from igd_core.tokenization import TitleTokenizer
 from server.metrics import Metrics
 from server.refusals import Refusal, Refusals
@@ -270,9 +271,9 @@ async def test_a_pointer_to_a_version_that_is_not_stored_is_refused(tokenizer: T
     store = BreakableStore()
     good = await publish(store, edition(tokenizer, 0), tmp_path)
     async with deployed(store, tmp_path / "cache") as deployment:
-        store._shelves["films"].current = "0" * 16
+        store._shelves["films"].pointer = Pointer(current="0" * 16)
         await until(lambda: "0" * 16 in following(deployment).refusals)
-        store._shelves["films"].current = "../../etc/passwd"
+        store._shelves["films"].pointer = Pointer(current="../../etc/passwd")
         await until(lambda: len(list(following(deployment).refusals)) == 2)
         assert [refusal.reason for refusal in following(deployment).refusals] == ["missing", "missing"]
         assert deployment.served().version == good
