@@ -34,8 +34,8 @@ _BEARER = re.compile(rb"bearer +([^ ]+) *", re.IGNORECASE)
 _CALLER = "igd.caller"
 # To be open, a path must stand here. What stands nowhere needs the strongest scope: a route that someone adds later is
 # closed until they think of it.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-_OPEN_BELOW = "/web/"
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
+_OPEN_BELOW = ("/web/", "/docs/")
 _SCOPES_BELOW: tuple[tuple[str, Scope], ...] = (
     ("/v1/admin", "admin"),
     ("/v1/events", "events"),

@@ -20,8 +20,11 @@ from server.access import Access, AccessMiddleware
 from server.bodies import BodyMiddleware
 from server.context import ContextMiddleware, refusal
 from server.deployment import Deployment
+from server.heads import HeadMiddleware
+from server.hosts import AllowedHosts, HostMiddleware
 from server.limits import open_limiter
 from server.loading import OpenedModel, open_model
+from server.logs import cause_of
 from server.metrics import Metrics
 from server.observed import ObservedStore, TracedAdmission, TracedEngine
 from server.problems import finding_of, finding_of_fields, kind_of_status
@@ -32,7 +35,7 @@ from server.routes.items import items_router
 from server.routes.operations import operations_router
 from server.routes.recommendations import recommendations_router
 from server.routes.users import users_router
-from server.routes.web import WEB_DIRECTORY, add_page
+from server.routes.web import WEB_DIRECTORY, add_docs, add_page
 from server.services import RequestServices
 from server.tracing import open_tracing
 
@@ -114,6 +117,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     services = RequestServices.join(settings, catalogues=deployment, store=store, slots=admission, metrics=metrics)
     access = Access.open() if settings.keys_file is None else Access.from_file(settings.keys_file, metrics=metrics)
     limiter = open_limiter(settings, metrics)
+    hosts = AllowedHosts.of(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,10 +151,13 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
         operations.include_router(admin_router(deployment))
     for app in filter(None, (main, operations)):
         # The last one added is the outermost.
+        app.add_middleware(HeadMiddleware)
         app.add_middleware(BodyMiddleware, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         app.add_middleware(
             AccessMiddleware, access=access, limiter=limiter, metrics=metrics, metrics_are_open=app is operations
         )
+        if hosts is not None:
+            app.add_middleware(HostMiddleware, allowed=hosts, metrics=metrics)
         app.add_middleware(ContextMiddleware, metrics=metrics, tracing=tracing)
     return Apps(main=main, operations=operations, deployment=deployment, metrics=metrics, tracing=tracing, store=store)
 
@@ -168,12 +175,12 @@ def _new_app(**options: object) -> FastAPI:
         title="IGD recommendations",
         summary="Catalogue items ranked by a language model, rebalanced by the information gain of each token.",
         version=version("igd-recommender"),
-        docs_url="/docs",
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,  # `add_docs` serves it from files of ours
         redoc_url=None,
         redirect_slashes=False,
         **options,  # type: ignore[arg-type]
     )
+    add_docs(app)
     app.add_exception_handler(IGDError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
@@ -188,7 +195,14 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         finding = finding_of_fields(error.errors())
     else:
         raise error
-    return refusal(request.scope, finding.kind, finding.detail, field=finding.field, headers=finding.headers)
+    return refusal(
+        request.scope,
+        finding.kind,
+        finding.detail,
+        field=finding.field,
+        headers=finding.headers,
+        cause=cause_of(error) if isinstance(error, IGDError) else None,
+    )
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
@@ -196,4 +210,9 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     detail = f"{request.method} {request.url.path}"
-    return refusal(request.scope, kind_of_status(error.status_code), detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    methods = headers.get("Allow", "").split(", ")
+    if "GET" in methods and "HEAD" not in methods:  # `server.heads` answers it
+        headers["Allow"] = ", ".join([*methods, "HEAD"])
+    cause = f"{error.status_code}: {type(error).__name__}"  # of a 5xx alone; the path may hold a user's id
+    return refusal(request.scope, kind_of_status(error.status_code), detail, headers=headers, cause=cause)

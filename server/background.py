@@ -9,6 +9,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
+from server.logs import cause_of, where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -80,5 +81,5 @@ async def _done(job: Job) -> None:
         await job()
     except StoreError:
         pass
-    except Exception:  # noqa: BLE001 - those that wait behind it are still to be done
-        _log.exception("background_error")
+    except Exception as error:  # noqa: BLE001 - those that wait behind it are still to be done
+        _log.error("background_error", extra={"fields": {"cause": cause_of(error), "traceback": where(error)}})

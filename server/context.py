@@ -8,10 +8,12 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.datastructures import Headers
 
+from server.logs import cause_of, where
 from server.problems import ENGINE_UNAVAILABLE, INTERNAL_ERROR, ProblemKind, response_of
 from server.tracing import Tracing
 
@@ -29,16 +31,11 @@ CLIENT_GONE = 499
 
 _KEY = "igd.context"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+_QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 _FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _PAGE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-# FastAPI's documentation page is an inline script and a CDN's bundle; nothing else gets this policy.
-_DOCS_POLICY = (
-    b"default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' "
-    b"https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
 )
 
 _log = logging.getLogger("igd.server")
@@ -71,10 +68,22 @@ def refusal(
     *,
     field: str | None = None,
     headers: Mapping[str, str] | None = None,
+    cause: str | None = None,
 ) -> Response:
-    """The response that refuses a request; its log line will name the problem."""
+    """The response that refuses a request; its log line will name the problem.
+
+    Args:
+        scope: of the connection.
+        kind: the class of problem.
+        detail: one line for the client.
+        field: the request's field it is about.
+        headers: further headers of the response.
+        cause: of a 5xx, for the log alone; ``detail`` when absent.
+    """
     context = context_of(scope)
     context.facts["problem"] = kind.name
+    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        context.facts["cause"] = cause or detail
     return response_of(kind, kind.problem(detail, context.request_id, field=field), headers)
 
 
@@ -96,25 +105,32 @@ class ContextMiddleware:
             return
         headers = Headers(scope=scope)
         context = scope[_KEY] = RequestContext(request_id=_request_id(headers))
-        answer = _Answer(send=send, headers=_headers(context.request_id, scope["path"]))
+        answer = _Answer(send=send, headers=_headers(context.request_id))
         started = time.perf_counter()
         self._metrics.request_began()
         with self._tracing.request(headers) as span:
             try:
                 await self._app(scope, receive, answer.send_on)
+                if not answer.status and not context.client_gone:
+                    await self._mistaken(scope, answer, "no part of the server answered")
             except asyncio.CancelledError:
                 if not answer.status and not context.client_gone:
                     stopping = refusal(scope, ENGINE_UNAVAILABLE, "the server is stopping")
                     await stopping(scope, receive, answer.send_on)
                 raise
-            except Exception:
-                _log.exception("unforeseen_error", extra={"fields": {"request_id": context.request_id}})
+            except Exception as error:
+                log_unforeseen(context.request_id, error)
                 if answer.status:  # the response has begun: only cutting the connection says that it is not whole
+                    context.facts |= {"cut": True, "cause": cause_of(error)}
                     raise
-                await refusal(scope, INTERNAL_ERROR, INTERNAL_ERROR.title)(scope, receive, answer.send_on)
+                await self._mistaken(scope, answer, cause_of(error))
             finally:
                 self._metrics.request_ended()
                 self._record(scope, answer.status or CLIENT_GONE, time.perf_counter() - started, span)
+
+    async def _mistaken(self, scope: Scope, answer: _Answer, cause: str) -> None:
+        response = refusal(scope, INTERNAL_ERROR, INTERNAL_ERROR.title, cause=cause)
+        await response(scope, _nothing_more, answer.send_on)
 
     def _record(self, scope: Scope, status: int, seconds: float, span: Span) -> None:
         context = context_of(scope)
@@ -131,9 +147,11 @@ class ContextMiddleware:
                 "igd.request_id": context.request_id,
             }
         )
-        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        level = _level(route, status, cut="cut" in context.facts)
         if not _log.isEnabledFor(level):
             return
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            context.facts.setdefault("cause", "the route answered so itself")
         fields = {
             "request_id": context.request_id,
             "method": method,
@@ -162,9 +180,27 @@ class _Answer:
         await self.send(message)
 
 
-def _headers(request_id: str, path: str) -> list[tuple[bytes, bytes]]:
-    policy = _DOCS_POLICY if path == "/docs" else _PAGE_POLICY
-    return [(b"x-request-id", request_id.encode()), (b"content-security-policy", policy), *_FIXED_HEADERS]
+def log_unforeseen(request_id: str, error: Exception) -> None:
+    """Write down a mistake of ours that a request met."""
+    fields = {"request_id": request_id, "cause": cause_of(error), "traceback": where(error)}
+    _log.error("unforeseen_error", extra={"fields": fields})
+
+
+def _level(route: str, status: int, *, cut: bool) -> int:
+    """Of a request's log line. A probe's answer is told once, when it changes (`not_ready`)."""
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR or cut:
+        return logging.ERROR
+    if route in _QUIET_ROUTES:
+        return logging.DEBUG
+    return logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    return [(b"x-request-id", request_id.encode()), (b"content-security-policy", _PAGE_POLICY), *_FIXED_HEADERS]
 
 
 def _request_id(headers: Headers) -> str:

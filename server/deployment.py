@@ -54,6 +54,7 @@ class Deployment:
         on_failure: called when starting fails, or when the engine has ended.
         on_ready: called once, when every catalogue is served or known to have nothing to serve.
         draining: whether the server is stopping: not ready, though all that still comes is answered.
+        started: whether the model is there and every catalogue has been looked at, whatever came of that.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Deployment:
         self.on_failure: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
         self.draining = False
+        self.started = False
 
     async def start(self) -> None:
         """Load and warm; returns when every catalogue has been tried. An error becomes ``failure``."""
@@ -95,6 +97,7 @@ class Deployment:
         except Exception as error:  # noqa: BLE001 - whoever runs the server decides what a failed start means
             self._fail(error)
             return
+        self.started = True
         self._following.append(asyncio.create_task(self._watch_engine()))
         self._following.append(asyncio.create_task(keep_giving_back_free_memory(_GIVE_BACK_S)))
         self._announce()

@@ -5,12 +5,53 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from igd_core.errors import IGDError
+
+if TYPE_CHECKING:
+    import asyncio
+
+_MOST_CAUSES = 4
+
+_log = logging.getLogger("igd.server")
+
+
+def cause_of(error: BaseException) -> str:
+    """One line for operators: what failed, and what made it fail.
+
+    Our own errors are told in their words, which hold no user's id; of others only the type is, as their messages may
+    quote what a client sent.
+    """
+    causes: list[str] = []
+    at: BaseException | None = error
+    while at is not None and len(causes) < _MOST_CAUSES:
+        said = (str(at).splitlines() or [""])[0] if isinstance(at, IGDError) else ""
+        causes.append(f"{type(at).__name__}: {said}" if said else type(at).__name__)
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return "; caused by ".join(causes)
+
+
+def where(error: BaseException) -> str:
+    """The traceback of ``error`` and of what caused it: types and lines of code, and of our own errors the message."""
+    told: list[str] = []
+    at: BaseException | None = error
+    while at is not None and len(told) < _MOST_CAUSES:
+        frames = "".join(traceback.format_tb(at.__traceback__))
+        inside = "".join(f"{where(each)}\n" for each in at.exceptions) if isinstance(at, BaseExceptionGroup) else ""
+        said = f": {at}" if isinstance(at, IGDError) else ""
+        told.insert(0, f"Traceback (most recent call last):\n{frames}{type(at).__qualname__}{said}\n{inside}")
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return "\nThe error above led to this one:\n\n".join(told).rstrip("\n")
 
 
 class JsonFormatter(logging.Formatter):
-    """Our records carry ``extra={"fields": {...}}`` and an event name as message; others become the event ``log``."""
+    """Our records carry ``extra={"fields": {...}}`` and an event name as message; others become the event ``log``.
+
+    A traceback that somebody else logs is told without its messages: they may quote what a client sent.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -18,13 +59,25 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
         }
+        error = record.exc_info[1] if record.exc_info else None
         if record.name.startswith("igd."):
             line |= {"event": record.msg, **getattr(record, "fields", {})}
+            if record.exc_info and error is not None:
+                line["traceback"] = self.formatException(record.exc_info)
         else:
             line |= {"event": "log", "logger": record.name, "message": record.getMessage()}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            if error is not None:
+                line["traceback"] = where(error)
         return json.dumps(line, default=str)
+
+
+def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What an event loop says of an error that nobody waits for; its own line would quote the error and the task."""
+    error = context.get("exception")
+    fields: dict[str, Any] = {"detail": context.get("message", "")}
+    if isinstance(error, BaseException):
+        fields |= {"cause": cause_of(error), "traceback": where(error)}
+    _log.error("loop_error", extra={"fields": fields})
 
 
 def log_to_stderr(level: str) -> None:

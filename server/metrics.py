@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
 CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
 EventOutcome: TypeAlias = Literal["accepted", "duplicate", "refused"]
-Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key"]
+Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key", "host"]
 GivenUp: TypeAlias = Literal["late", "unasked"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -196,7 +196,7 @@ class Metrics:
         self._running.dec()
 
     def observe_rejected(self, reason: Rejection) -> None:
-        """Count a request turned away: its key, its rate, or no room for it."""
+        """Count a request turned away: its key, its rate, the host that it names, or no room for it."""
         self._rejected.labels(reason).inc()
 
     def observe_limiter_fallback(self) -> None:

@@ -83,11 +83,21 @@ class OtlpTracing(Tracing):
 
     @contextlib.contextmanager
     def _record(self, name: str, kind: trace.SpanKind, parent: Context | None) -> Iterator[Span]:
-        with self._tracer.start_as_current_span(name, context=parent, kind=kind, record_exception=False) as span:
+        with self._tracer.start_as_current_span(
+            name,
+            context=parent,
+            kind=kind,
+            # The SDK would tell the error's message, which may quote a user's id.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
             try:
                 yield _Recorded(span)
-            except asyncio.CancelledError:  # no Exception, so the SDK would call the span a success
+            except asyncio.CancelledError:
                 span.set_attribute("igd.cancelled", True)
+                raise
+            except Exception as error:
+                span.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
                 raise
 
 

@@ -19,7 +19,7 @@ from igd_core.errors import InputError
 from server.app import create_apps
 from server.gate import Gate
 from server.heap import settle_collector
-from server.logs import log_to_stderr
+from server.logs import log_loop_error, log_to_stderr
 from server.protocol import http_protocol
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class _Process:
         self._apps.deployment.on_failure = self._on_failure
         self._apps.deployment.on_ready = settle_collector
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         urls = {"url": _url(self._listener)}

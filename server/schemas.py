@@ -258,4 +258,4 @@ class BatchResponse(_Response):
 class Health(_Response):
     """The process answers."""
 
-    status: Literal["ok", "ready"]
+    status: Literal["ok", "started", "ready"]

@@ -6,10 +6,11 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from igd_core.engines.adapters import parse_adapters
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 PREFIX = "IGD_"
 CatalogueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _READ_BY_THE_CORE = frozenset({"IGD_HOME"})
+_SECRET = frozenset({"store", "otlp_endpoint"})
+"""URLs that may hold a password."""
 
 
 def _names(value: object) -> object:
@@ -58,6 +62,15 @@ def _vllm(value: object) -> object:
         return parse_tuning(value)
     except InputError as error:
         raise ValueError(str(error).removeprefix("vllm: ")) from None
+
+
+def _host(value: str) -> str:
+    if len(value) > 255 or not _HOST.fullmatch(value):
+        raise ValueError("expected host names without a port, as igd.example or *.shop.example, or *")
+    return value
+
+
+HostName = Annotated[str, AfterValidator(_host)]
 
 
 class Settings(BaseSettings):
@@ -99,6 +112,8 @@ class Settings(BaseSettings):
         rate_limit: requests a key (or, without keys, an address) may make, as ``600/minute``; none when absent.
         keys_file: API keys, as `igd keys` writes them.
         open_access: serve without keys on an address that others can reach.
+        allowed_hosts: host names that requests may name besides this machine's own, as ``igd.example,*.shop.example``;
+            ``*`` for any. Checked where no keys are asked for, or where this is set; see `server.hosts`.
         operations_port: serve ``/metrics`` and ``/v1/admin`` there and not on ``port``.
         otlp_endpoint: where traces are sent, as ``http://collector:4318/v1/traces``; none when absent.
         default_timeout_ms: deadline of a request that names none, milliseconds.
@@ -112,7 +127,8 @@ class Settings(BaseSettings):
 
     artifact: Path | None = None
     catalogues: Annotated[tuple[CatalogueName, ...], Field(max_length=16), NoDecode, BeforeValidator(_names)] = ()
-    store: Annotated[str, Field(min_length=1)] = "memory://"
+    # Both may hold a password.
+    store: Annotated[str, Field(min_length=1, repr=False)] = "memory://"
     store_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "igd"
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
     cache_dir: Path | None = None
@@ -142,8 +158,9 @@ class Settings(BaseSettings):
     rate_limit: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}/([1-9]\d{0,5} ?)?(second|minute|hour|day)$")] | None = None
     keys_file: Path | None = None
     open_access: bool = False
+    allowed_hosts: Annotated[tuple[HostName, ...], Field(max_length=64), NoDecode, BeforeValidator(_names)] = ()
     operations_port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    otlp_endpoint: Annotated[str | None, Field(pattern=r"^https?://", repr=False)] = None
     default_timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] = 10_000
     max_timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] = 60_000
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
@@ -185,14 +202,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _closed_unless_told(self) -> Self:
-        if self.keys_file is None and not self.open_access and not _is_loopback(self.host):
+        if self.keys_file is None and not self.open_access and not is_loopback(self.host):
             raise ValueError(
                 f"host: {self.host} can be reached by others: give keys_file (--keys-file FILE), or say --open-access"
             )
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on ``host``."""
     if host == "localhost":
         return True
     try:
@@ -231,7 +249,6 @@ def _complaint(found: dict[str, Any]) -> str:
     if found["type"] == "missing":
         return f"{name}: give {flag_or_variable}"
     where = ".".join([name, *inside])
-    # A URL may hold a password.
-    given = "" if name == "store" else f", not {found['input']!r}"
+    given = "" if name in _SECRET else f", not {found['input']!r}"
     message = found["ctx"]["error"] if found["type"] == "value_error" else found["msg"].lower()
     return f"{where}: {message}{given} ({flag_or_variable})"

@@ -86,15 +86,15 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @contextlib.asynccontextmanager
 async def visiting(
-    browser: Browser, origin: str, *, refusals: Collection[int] = (), **options: Any
+    browser: Browser, origin: str, *, path: str = "/", refusals: Collection[int] = (), **options: Any
 ) -> AsyncIterator[Visit]:
-    """Open the page of the server at ``origin`` in a context of its own; ``options`` are the context's."""
+    """Open a page of the server at ``origin`` in a context of its own; ``options`` are the context's."""
     context = await browser.new_context(**{"reduced_motion": "reduce", **options})
     try:
         context.set_default_timeout(PATIENCE_MS)
         visit = Visit(page=await context.new_page(), origin=origin)
         visit.watch(refusals)
-        await visit.page.goto(f"{origin}/")
+        await visit.page.goto(f"{origin}{path}")
         yield visit
     finally:
         await context.close()

@@ -38,5 +38,5 @@ async def running(artifact: Artifact, tokenizer: TitleTokenizer, root: Path, **s
 
 async def ask(apps: Apps, path: str, body: Mapping[str, Any] | None = None, **headers: str) -> httpx.Response:
     transport = httpx.ASGITransport(app=apps.main, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
         return await (client.get(path) if body is None else client.post(path, json=body))

@@ -113,7 +113,7 @@ def app_runner(artifact: Artifact, tokenizer: TitleTokenizer, directory: Path) -
         transport = httpx.ASGITransport(app=apps.main, raise_app_exceptions=False)
         async with (
             apps.main.router.lifespan_context(apps.main),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             async with asyncio.timeout(10):
                 while apps.deployment.why_not_ready() is not None:

@@ -22,6 +22,7 @@ _FLAGS = (
     ("--host", "ADDRESS", "default: 127.0.0.1"),
     ("--port", "NUMBER", "default: 8000; 0 takes a free one"),
     ("--operations-port", "NUMBER", "serve metrics and administration there and not on --port"),
+    ("--allowed-hosts", "NAME,...", "host names to answer to besides this machine's own, where no keys are asked for"),
     ("--keys-file", "FILE", "API keys, as `igd keys` writes them"),
     ("--rate-limit", "LIMIT", "requests a key may make, as 600/minute"),
     ("--variants", "JSON", 'as [{"name": "control"}, {"name": "bold", "alpha": 0.4}]'),

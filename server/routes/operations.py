@@ -1,13 +1,17 @@
-"""What operators ask: ``/healthz``, ``/readyz``, ``/metrics``."""
+"""What operators ask: ``/healthz``, ``/startupz``, ``/readyz``, ``/metrics``."""
+
+import logging
 
 from fastapi import APIRouter, Request, Response
 
-from server.context import refusal
+from server.context import context_of, refusal
 from server.deployment import Deployment
 from server.metrics import Metrics
 from server.problems import ENGINE_UNAVAILABLE
 from server.routes.documented import ACCESS, problems
 from server.schemas import Health
+
+_log = logging.getLogger("igd.server")
 
 
 def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRouter:
@@ -19,15 +23,36 @@ def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRou
         return Health(status="ok")
 
     @router.get(
+        "/startupz",
+        summary="Whether the process has started",
+        description="503 while the model is being loaded and the catalogues are looked at for the first time; then "
+        "200, whether or not the store could be reached. For what restarts a process that does not start.",
+        response_model=Health,
+        responses=problems(ENGINE_UNAVAILABLE),
+    )
+    async def start(request: Request) -> Health | Response:
+        if not deployment.started:
+            return refusal(request.scope, ENGINE_UNAVAILABLE, "the model and the catalogues are being loaded")
+        return Health(status="started")
+
+    told: str | None = None
+
+    @router.get(
         "/readyz",
         summary="Whether recommendations are served",
         response_model=Health,
         responses=problems(ENGINE_UNAVAILABLE),
     )
     async def readiness(request: Request) -> Health | Response:
+        nonlocal told
         reason = deployment.why_not_ready()
         if reason is not None:
+            if reason != told:  # probes come every few seconds, and the log line of each is left out
+                fields = {"request_id": context_of(request.scope).request_id, "cause": reason}
+                _log.warning("not_ready", extra={"fields": fields})
+            told = reason
             return refusal(request.scope, ENGINE_UNAVAILABLE, reason)
+        told = None
         return Health(status="ready")
 
     if metrics is not None:

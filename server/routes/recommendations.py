@@ -1,6 +1,7 @@
 """``POST /v1/recommendations`` and ``POST /v1/recommendations:batch``."""
 
 import asyncio
+import logging
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 from igd_core.errors import IGDError, QueryError
 from server.access import charge
 from server.answers import Answer
-from server.context import context_of
+from server.context import context_of, log_unforeseen
+from server.logs import cause_of
 from server.problems import (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -39,6 +41,8 @@ from server.settings import Settings
 _BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
 _UNABLE = (ENGINE_UNAVAILABLE, OVERLOADED, STORE_UNAVAILABLE)
 _JSON = "application/json"
+
+_log = logging.getLogger("igd.server")
 
 
 def recommendations_router(settings: Settings, service: RecommendationService) -> APIRouter:
@@ -97,7 +101,20 @@ async def _result(service: RecommendationService, entry: object, request_id: str
         found = finding_of_fields(error.errors())
     except IGDError as error:
         found = finding_of(error)
+        _log_failed(request_id, found, error)
+    except Exception as error:  # noqa: BLE001 - the other entries are no worse for it
+        log_unforeseen(request_id, error)
+        found = Finding(kind=INTERNAL_ERROR, detail=INTERNAL_ERROR.title)
     if isinstance(found, Answer):
         return b'{"status":200,"recommendation":%b}' % found.json()
     problem = found.kind.problem(found.detail, request_id, field=found.field)
     return BatchResult(status=problem.status, problem=problem).model_dump_json(exclude_none=True).encode()
+
+
+def _log_failed(request_id: str, found: Finding, error: IGDError) -> None:
+    """An entry's 5xx is in no log line of a request: the batch itself is answered with 200."""
+    if found.kind.status < INTERNAL_ERROR.status:
+        return
+    level = logging.ERROR if found.kind is INTERNAL_ERROR else logging.WARNING
+    fields = {"request_id": request_id, "status": found.kind.status, "problem": found.kind.name}
+    _log.log(level, "entry_failed", extra={"fields": {**fields, "cause": cause_of(error)}})

@@ -1,4 +1,4 @@
-"""The page where people try it: static files at ``/`` and ``/web/``."""
+"""Pages: the one where people try it, at ``/`` and ``/web/``; and the API's documentation, at ``/docs``."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 _REVALIDATE = {"Cache-Control": "no-cache"}  # a new page must not run with an old script
 
 WEB_DIRECTORY = Path(__file__).parents[1] / "web"
+DOCS_DIRECTORY = Path(__file__).parents[1] / "swagger"
 
 
 class _RevalidatedFiles(StaticFiles):
@@ -21,6 +22,16 @@ class _RevalidatedFiles(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers.update(_REVALIDATE)
         return response
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve Swagger UI from this package's files: it asks nobody else for anything."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(DOCS_DIRECTORY / "index.html", headers=_REVALIDATE)
+
+    app.mount("/docs", _RevalidatedFiles(directory=DOCS_DIRECTORY), name="docs")
 
 
 def add_page(app: FastAPI, directory: Path) -> None:

@@ -46,6 +46,7 @@ NEEDED = {
     "POST /v1/admin/catalogues/{name}:reload": "admin",
     "GET /metrics": None,  # on the operations port
     "GET /healthz": None,
+    "GET /startupz": None,
     "GET /readyz": None,
 }
 """The scope that each operation asks for."""

@@ -47,7 +47,10 @@ async def port(running: Running) -> AsyncIterator[int]:
 async def send(port: int, path: str, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
     writer.write(head.encode() + data)
     await writer.drain()
     return reader, writer
@@ -81,7 +84,7 @@ async def test_a_client_that_leaves_ends_its_decoding(
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(running: Running, port: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    writer.write(b"POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     await writer.drain()
     writer.close()
     await writer.wait_closed()
@@ -106,7 +109,7 @@ async def test_a_client_that_stays_is_answered_while_others_leave(engine: FakeEn
 
 async def test_two_requests_sent_at_once_on_one_connection_are_both_answered(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     writer.write(one + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     await writer.drain()
     async with asyncio.timeout(10):

@@ -295,7 +295,7 @@ async def test_the_engine_fails_and_popularity_answers(
 
     async with (
         apps.main.router.lifespan_context(apps.main),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app=apps.main), base_url="http://test") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=apps.main), base_url="http://localhost") as client,
     ):
         async with asyncio.timeout(20):
             while apps.deployment.why_not_ready() is not None:  # noqa: ASYNC110 - as a probe does

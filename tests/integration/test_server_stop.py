@@ -40,7 +40,7 @@ class HalfSent:
         self._body = json.dumps(ASK).encode()
         self._connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
         head = (
-            "POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(self._body)}\r\n\r\n"
         )
         self._connection.sendall(head.encode() + self._body[:5])

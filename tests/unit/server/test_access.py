@@ -280,7 +280,8 @@ NEEDED: dict[str, Scope | None] = {
     "//v1/admin": "admin",
     "/web": "admin",
     "/website": "admin",
-    "/docs/oauth2-redirect": "admin",
+    "/docs/swagger-ui.css": None,
+    "/docs-later": "admin",
     "/later": "admin",
     "": "admin",
 }

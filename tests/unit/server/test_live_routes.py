@@ -68,7 +68,7 @@ def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
         transport = httpx.ASGITransport(app=apps.main, raise_app_exceptions=False)
         async with (
             apps.main.router.lifespan_context(apps.main),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             for name in published:
                 await until(lambda name=name: name in apps.deployment.serving)  # type: ignore[misc]

@@ -38,7 +38,7 @@ async def test_the_server_is_healthy_at_once_and_ready_when_warm(run: Run, films
         app = apps.main
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
         ):
             assert (await client.get("/healthz")).json() == {"status": "ok"}
             early = await client.get("/readyz")
