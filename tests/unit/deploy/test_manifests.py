@@ -101,7 +101,7 @@ async def test_probes_ask_paths_that_the_server_answers_on_the_port_it_listens_o
         for kind in ("startup", "readiness", "liveness")
         if container[f"{kind}Probe"]["httpGet"]["port"] == "operations"
     }
-    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/healthz"}
+    assert paths == {"startup": "/startupz", "readiness": "/readyz", "liveness": "/healthz"}
     (scraped,) = the(manifests, "ServiceMonitor")["spec"]["endpoints"]
     async with running(film_artifact(tokenizer), tokenizer, tmp_path, operations_port=9000) as apps:
         assert apps.operations is not None
