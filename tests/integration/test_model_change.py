@@ -81,7 +81,7 @@ async def server(root: Path, sources: Sources | None = None, **settings: Any) ->
 
 async def ask(apps: Apps, **more: Any) -> dict[str, Any]:
     transport = httpx.ASGITransport(app=apps.main)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = (await client.post("/v1/recommendations", json={**BODY, **more})).json()
     assert answer["source"] == "model", answer
     found: dict[str, Any] = answer
@@ -196,7 +196,7 @@ async def test_an_adapter_and_its_base_are_two_models_and_a_copy_is_the_same(
     async with server(second, store=redis.url) as moved:
         elsewhere = await ask(moved)
         transport = httpx.ASGITransport(app=moved.main)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             (told,) = (await client.get("/v1/catalogues")).json()["catalogues"]
             metrics = (await client.get("/metrics")).text
     assert plain["items"] != tuned["items"] == twin["items"]
