@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from igd_core.attribute_types import AttributeType, JsonScalar, comparable
 from igd_core.errors import CatalogueError
 from igd_core.ids import ItemIndex
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MetadataValue: TypeAlias = str | int | float | bool | tuple[str, ...] | None
-"""A tuple is a multi-valued attribute (genres); None is a missing value."""
+MetadataValue: TypeAlias = JsonScalar | tuple[JsonScalar, ...] | None
+"""A tuple is a list (genres); None is a missing value; dates are ISO 8601 text (`igd_core.attribute_types`)."""
 
 MAX_ITEM_ID_CHARS = 256
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -39,7 +40,8 @@ class Catalogue:
         titles: what people are shown; one line, never empty.
         texts: what an item is spelled by for the model; the titles unless another column was chosen.
         frequency: ``(num_items,)`` int64, read-only; interactions in the training split.
-        metadata: further columns by name.
+        metadata: further columns by name: what items can be filtered by.
+        types: of each of these columns.
     """
 
     item_ids: Sequence[str]
@@ -47,6 +49,7 @@ class Catalogue:
     texts: Sequence[str]
     frequency: NDArray[np.int64]
     metadata: Mapping[str, Sequence[MetadataValue]]
+    types: Mapping[str, AttributeType] = field(default_factory=dict)
     _index: dict[str, int] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,14 +69,18 @@ class Catalogue:
         texts: Sequence[str] | None = None,
         frequency: NDArray[np.integer] | None = None,
         metadata: Mapping[str, Sequence[MetadataValue]] | None = None,
+        types: Mapping[str, AttributeType] | None = None,
     ) -> Catalogue:
         """A catalogue with every value checked. Titles and texts must be clean already (`igd_core.data.text`).
+
+        A metadata column without a type gets that of its values.
 
         Raises:
             CatalogueError: no items; an id that is empty, repeated, too long, padded or holds invisible characters;
                 a title or text that is blank, padded or of several lines; a column of another length; a negative
-                frequency; a metadata value of another type.
+                frequency; a metadata value of another type than its column.
         """
+        columns = {name: tuple(column) for name, column in (metadata or {}).items()}
         if not len(item_ids):
             raise CatalogueError("the catalogue holds no items")
         for item_id in item_ids:
@@ -83,14 +90,15 @@ class Catalogue:
             titles=tuple(titles),
             texts=tuple(titles if texts is None else texts),
             frequency=_checked_frequency(np.zeros(len(item_ids), np.int64) if frequency is None else frequency),
-            metadata={name: tuple(column) for name, column in (metadata or {}).items()},
+            metadata=columns,
+            types={name: (types or {}).get(name) or _type_of(column) for name, column in columns.items()},
         )
         made.build_index()
         _check_lines("title", made.item_ids, made.titles)
         if made.texts != made.titles:
             _check_lines("text", made.item_ids, made.texts)
         for name, column in made.metadata.items():
-            _check_metadata(name, made.item_ids, column)
+            _check_metadata(name, made.types[name], made.item_ids, column)
         return made
 
     def __len__(self) -> int:
@@ -212,15 +220,32 @@ def _checked_frequency(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     return frequency
 
 
-def _check_metadata(name: str, item_ids: Sequence[str], column: Sequence[MetadataValue]) -> None:
+def _type_of(column: Sequence[MetadataValue]) -> AttributeType:
+    """The type of the first value; numbers are integers while all are whole. Without a value, text."""
+    is_list = any(isinstance(value, tuple) for value in column)
+    singles = [one for value in column for one in (value if isinstance(value, tuple) else (value,)) if one is not None]
+    match singles[0] if singles else None:
+        case bool():
+            return AttributeType(base="boolean", is_list=is_list)
+        case int() | float():
+            is_fraction = any(isinstance(value, float) for value in singles)
+            return AttributeType(base="number" if is_fraction else "integer", is_list=is_list)
+        case _:
+            return AttributeType(base="text", is_list=is_list)
+
+
+def _check_metadata(name: str, kind: AttributeType, item_ids: Sequence[str], column: Sequence[MetadataValue]) -> None:
     if not name or name in _RESERVED_COLUMNS:
         raise CatalogueError(f"metadata column {name!r}: needs a name, other than item_id and title")
     for item_id, value in zip(item_ids, column, strict=True):
-        if isinstance(value, tuple):
-            fits = all(isinstance(part, str) for part in value)
-        else:
-            fits = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-        if not fits:
-            raise CatalogueError(
-                f"item {item_id!r}: {name} {value!r} is no text, finite number, boolean or tuple of text"
-            )
+        if value is None:
+            continue
+        if isinstance(value, tuple) != kind.is_list:
+            raise CatalogueError(f"item {item_id!r}: {name} {value!r}; the column is {kind.name}")
+        for single in value if isinstance(value, tuple) else (value,):
+            try:
+                comparable(kind.base, single)
+            except ValueError as error:
+                raise CatalogueError(
+                    f"item {item_id!r}: {name} {single!r} {error}; the column is {kind.name}"
+                ) from None

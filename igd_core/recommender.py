@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from igd_core.attributes import AttributeIndex, AttributeValue
+from igd_core.attributes import AttributeIndex
 from igd_core.decoding.beam import BeamSearch, Hypothesis
 from igd_core.decoding.filters import ItemFilter, first_admitted
 from igd_core.decoding.session import Scoring, SessionStats
@@ -19,9 +19,10 @@ from igd_core.errors import DeadlineExceeded, EngineError, QueryError
 from igd_core.ids import ItemIndex, LeafIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from igd_core.artifact import Artifact
+    from igd_core.conditions import Conditions
     from igd_core.engines.base import Engine
 
 MAX_K = 100
@@ -46,7 +47,7 @@ class Query:
         exclude_seen_titles: with ``exclude_seen``, leave out also what reads like them (`Artifact.reading_like`).
         exclude: further items to leave out.
         allow: the only items that may come back; None for all.
-        attributes: column -> values; an item must have one of them in each column named.
+        attributes: conditions on items' attributes, all of which must hold (`igd_core.conditions`).
         timeout_s: seconds after which DeadlineExceeded is raised; None for no limit.
     """
 
@@ -61,7 +62,7 @@ class Query:
     exclude_seen_titles: bool = True
     exclude: Sequence[ItemIndex] = ()
     allow: Sequence[ItemIndex] | None = None
-    attributes: Mapping[str, Sequence[AttributeValue]] = field(default_factory=dict)
+    attributes: Conditions = field(default_factory=dict)
     timeout_s: float | None = None
 
     def barred(self, artifact: Artifact) -> set[int]:
@@ -127,7 +128,7 @@ class Recommender:
         self.artifact = artifact
         self.engine = engine
         artifact.catalogue.build_index()
-        self._attributes = AttributeIndex(artifact.catalogue.metadata)
+        self.attributes = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types)
         self._popular_leaves = artifact.popular_leaves()
         self._popularity_rank = np.empty_like(self._popular_leaves)
         self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
@@ -237,7 +238,7 @@ class Recommender:
     def _item_filter(self, query: Query) -> ItemFilter:
         allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
         if query.attributes:
-            matching = self._attributes.matching(query.attributes)
+            matching = self.attributes.matching(query.attributes)
             allowed = matching if allowed is None else np.intersect1d(allowed, matching)
         return ItemFilter.of(allowed=allowed, barred=list(query.barred(self.artifact)))
 

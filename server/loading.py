@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError
 from igd_core.recommender import MAX_K, Query, Recommender
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.catalogue import Catalogue, MetadataValue
+    from igd_core.attribute_types import AttributeType
+    from igd_core.catalogue import Catalogue
     from igd_core.engines.base import Engine
     from igd_core.engines.identity import ModelIdentity
     from server.loaded import LoadedVersions
     from server.settings import Settings
-
-AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class ServedCatalogue:
         recommender: its artefact on the engine.
         titles: the search through its titles.
         token_texts: of a text and the token ids of its path, what each token reads as.
-        attributes: what items can be filtered by, by name.
+        attributes: types of what items can be filtered by, by name.
         loaded_at: when it took over.
     """
 
@@ -50,7 +49,7 @@ class ServedCatalogue:
     recommender: Recommender
     titles: TitleSearch
     token_texts: Callable[[str, Sequence[int]], list[str]]
-    attributes: Mapping[str, AttributeKind]
+    attributes: Mapping[str, AttributeType]
     loaded_at: datetime
 
     @property
@@ -157,22 +156,9 @@ def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalog
         recommender=Recommender(artifact, model.engine),
         titles=TitleSearch(artifact.catalogue),
         token_texts=model.token_texts,
-        attributes={column: _kind_of(values) for column, values in sorted(artifact.catalogue.metadata.items())},
+        attributes=dict(sorted(artifact.catalogue.types.items())),
         loaded_at=datetime.now(UTC),
     )
-
-
-def _kind_of(values: Sequence[MetadataValue]) -> AttributeKind:
-    """Columns hold values of one kind, or none."""
-    match next((value for value in values if value is not None), None):
-        case tuple():
-            return "list"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case _:
-            return "text"
 
 
 async def _warm(served: ServedCatalogue) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from igd_core.attributes import AttributeIndex
+from igd_core.conditions import conditions_of
 from igd_core.errors import QueryError
 from igd_core.recommender import Query
 from server.schemas import RequestWarning
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.catalogue import Catalogue
+    from igd_core.conditions import Condition
     from igd_core.ids import ItemIndex
     from server.schemas import RecommendationRequest
     from server.settings import Settings
@@ -68,6 +71,7 @@ def resolve(
     *,
     stored: Sequence[str] | None = None,
     variant: Variant | None = None,
+    attributes: AttributeIndex | None = None,
 ) -> ResolvedRequest:
     """Look up every item id and apply this server's bounds; the query gets no deadline.
 
@@ -78,9 +82,11 @@ def resolve(
         stored: the user's stored history, oldest first, where that is to be used instead of the request's. Items that
             are not in the catalogue are skipped even under ``strict``: they may be another's.
         variant: gives what the request leaves open.
+        attributes: of the catalogue's items; None to make one.
 
     Raises:
-        QueryError: a value above a bound, or an unknown item under ``strict``; names the field.
+        QueryError: a value above a bound, a condition that is not of its attribute's type, or an unknown item or value
+            under ``strict``; names the field.
     """
     if len(request.history) > settings.max_history_items:
         raise QueryError(
@@ -114,9 +120,29 @@ def resolve(
         ),
         exclude=rows("exclude", request.exclude),
         allow=None if request.allow is None else rows("allow", request.allow),
-        attributes=request.filter,
+        attributes=_conditions(request, attributes or AttributeIndex(catalogue.metadata, catalogue.types), warnings),
     )
     return ResolvedRequest(query=query, warnings=tuple(warnings))
+
+
+def _conditions(
+    request: RecommendationRequest, attributes: AttributeIndex, warnings: list[RequestWarning]
+) -> dict[str, Condition]:
+    conditions = conditions_of(request.filter, attributes.types)
+    for unknown in attributes.unknown_values(conditions):
+        field = f"filter.{unknown.attribute}"
+        if request.strict:
+            raise QueryError(field, str(unknown))
+        warnings.append(
+            RequestWarning(
+                code="unknown-values",
+                detail=f"{field}: {unknown}",
+                field=field,
+                count=len(unknown.values),
+                sample=[str(value) for value in unknown.values[:_SAMPLE]],
+            )
+        )
+    return conditions
 
 
 def _count(request: RecommendationRequest, catalogue: Catalogue) -> int:

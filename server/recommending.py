@@ -175,7 +175,14 @@ class RecommendationService:
         """With the model where there is a history, or by popularity."""
         request, served = asked.request, asked.served
         stored = await self._stored_history(asked)
-        resolved = resolve(request, served.catalogue, self._settings, stored=stored, variant=asked.variant)
+        resolved = resolve(
+            request,
+            served.catalogue,
+            self._settings,
+            stored=stored,
+            variant=asked.variant,
+            attributes=served.recommender.attributes,
+        )
         asked.warnings += resolved.warnings
         query = resolved.query
         if query.history:

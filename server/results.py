@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from igd_core.artifact import Artifact
-    from igd_core.attributes import AttributeValue
     from igd_core.recommender import Query
     from server.background import Background
     from server.store_guard import StoreGuard
@@ -75,7 +74,7 @@ class Question:
             list(manifest.template.window(query.history)),
             sorted(query.barred(self.artifact)),
             None if query.allow is None else sorted(set(query.allow)),
-            [[name, sorted({_plain(value) for value in values})] for name, values in sorted(query.attributes.items())],
+            [[name, condition.canonical()] for name, condition in sorted(query.attributes.items())],
             query.k,
             max(query.beams, query.k),
             float(manifest.alpha if query.alpha is None else query.alpha) + 0.0,  # -0.0 becomes 0.0
@@ -167,13 +166,6 @@ def _name(key: str) -> str:
 
 def _size(ranking: Ranking) -> int:
     return len(ranking.items) + len(ranking.item_ids)
-
-
-def _plain(value: AttributeValue) -> str:
-    """Equal for values that an attribute cannot tell apart: 1, 1.0 and true."""
-    if isinstance(value, str):
-        return json.dumps(value)
-    return repr(int(value) if value == value // 1 else value)
 
 
 def _packed(made_at: float, ranking: Ranking) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SkipValidation
+from typing_extensions import TypedDict
 
-from igd_core.attributes import AttributeValue
 from igd_core.catalogue import MAX_ITEM_ID_CHARS
+from igd_core.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.recommender import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
 from igd_core.store.base import MAX_USER_ID_CHARS
 
@@ -16,35 +16,14 @@ MAX_HISTORY = 100_000
 MAX_LIST = 100_000
 MAX_BATCH = 256
 MAX_TIMEOUT_MS = 600_000
-MAX_FILTER_COLUMNS = 16
-MAX_FILTER_VALUES = 100
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
 Source: TypeAlias = Literal["model", "popularity"]
-WarningCode: TypeAlias = Literal["unknown-items", "deadline-exceeded", "engine-unavailable", "history-unavailable"]
+WarningCode: TypeAlias = Literal[
+    "unknown-items", "unknown-values", "deadline-exceeded", "engine-unavailable", "history-unavailable"
+]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_CHARS)]
 UserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]
-
-
-def _attribute_values(value: object) -> list[AttributeValue]:
-    """One value is a list of one."""
-    values = value if isinstance(value, list) else [value]
-    if not 1 <= len(values) <= MAX_FILTER_VALUES:
-        raise ValueError(f"{len(values)} values; 1 to {MAX_FILTER_VALUES} are taken")
-    taken: list[AttributeValue] = [
-        single
-        for single in values
-        if isinstance(single, (str, int)) or (isinstance(single, float) and math.isfinite(single))
-    ]
-    if len(taken) < len(values):
-        raise ValueError("expected text, a number, a boolean, or a list of these")
-    return taken
-
-
-FilterValues = Annotated[
-    list[AttributeValue],
-    PlainValidator(_attribute_values, json_schema_input_type=AttributeValue | list[AttributeValue]),
-]
 
 
 class _Request(BaseModel):
@@ -55,6 +34,42 @@ class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+FilterText = Annotated[str, Field(max_length=MAX_FILTER_CHARS)]
+FilterValue: TypeAlias = FilterText | int | float | bool
+FilterList = Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_FILTER_VALUES)]
+
+
+class FilterOperators(TypedDict, total=False):
+    """What an item's values of one attribute must be; all operators named must hold, and one at least is named.
+
+    Values are of the attribute's type: dates are ISO 8601 text, `2001-05-17`, times too, with a zone. A range on a list
+    holds when one value of the item lies inside it.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})  # type: ignore[misc]
+
+    any_of: Annotated[FilterList, Field(description="The item has one of these.")]
+    none_of: Annotated[FilterList, Field(description="The item has none of these; it may have no value at all.")]
+    gte: Annotated[FilterValue, Field(description="A value of the item is this or greater.")]
+    gt: Annotated[FilterValue, Field(description="A value of the item is greater than this.")]
+    lte: Annotated[FilterValue, Field(description="A value of the item is this or less.")]
+    lt: Annotated[FilterValue, Field(description="A value of the item is less than this.")]
+    exists: Annotated[bool, Field(description="Whether the item has a value; an empty list is none.")]
+
+
+def _well_formed(asked: object) -> object:
+    """Of the right shape; what it must hold is known only once the catalogue is."""
+    error = shape_error(asked)
+    if error is not None:
+        raise ValueError(error)
+    return asked
+
+
+FilterPart = Annotated[
+    Any, PlainValidator(_well_formed, json_schema_input_type=FilterValue | FilterList | FilterOperators)
+]
+
+
 class RecommendationRequest(_Request):
     """A history, and how to rank what may follow it."""
 
@@ -63,6 +78,7 @@ class RecommendationRequest(_Request):
             "examples": [
                 {"history": ["50", "172", "181"], "k": 5},
                 {"history": ["50"], "k": 3, "filter": {"genres": ["Comedy", "Drama"]}, "alpha": 0.2, "explain": True},
+                {"history": ["50"], "filter": {"genres": {"none_of": ["Horror"], "exists": True}}},
                 {"user_id": "u-1", "k": 5},
             ]
         }
@@ -99,8 +115,13 @@ class RecommendationRequest(_Request):
         default=None, description="The only item ids that may come back; an empty list allows nothing."
     )
     filter: Annotated[
-        dict[Annotated[str, Field(min_length=1, max_length=128)], FilterValues], Field(max_length=MAX_FILTER_COLUMNS)
-    ] = Field(default={}, description="Attribute to a value or a list of values; an item has one of them in each.")
+        dict[Annotated[str, Field(min_length=1, max_length=128)], FilterPart], Field(max_length=MAX_FILTER_COLUMNS)
+    ] = Field(
+        default={},
+        description="Attribute to a value, a list of values of which an item has one, or operators; all must hold. "
+        "`/v1/catalogues` names the attributes and their types: a value of another type is refused, and one that no "
+        "item has is named in `warnings`.",
+    )
     alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Rebalancing towards decisive tokens; the catalogue's own when absent."
     )
@@ -124,7 +145,8 @@ class RecommendationRequest(_Request):
     )
     strict: bool = Field(
         default=False,
-        description="Refuse unknown item ids with 422 instead of skipping them; those of a stored history are skipped.",
+        description="Refuse unknown item ids, and values in `filter` that no item has, with 422 instead of a warning; "
+        "unknown items of a stored history are skipped.",
     )
     fallback: bool = Field(
         default=True,

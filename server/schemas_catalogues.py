@@ -1,13 +1,16 @@
 """Catalogues and their items over the wire."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.loading import AttributeKind
+from igd_core.attribute_types import BASE_TYPES, AttributeType, BaseType
 from server.refusals import RefusalReason
 from server.schemas import _Request, _Response
+
+AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
+_KINDS: dict[BaseType, AttributeKind] = {"integer": "number", "number": "number", "boolean": "boolean"}
 
 CatalogueChoice = Annotated[str, Field(max_length=64, description="Which catalogue; the server's default when absent.")]
 
@@ -31,7 +34,7 @@ class Item(_Response):
     item_id: str
     title: str
     interactions: int = Field(description="In the training data.")
-    attributes: dict[str, str | int | float | bool | list[str] | None]
+    attributes: dict[str, str | int | float | bool | list[str | int | float | bool] | None]
 
 
 class ItemPage(_Response):
@@ -46,7 +49,18 @@ class Attribute(_Response):
     """What `filter` can name."""
 
     name: str
-    kind: AttributeKind = Field(description="Of its values; `list`: each item has any number of texts.")
+    kind: AttributeKind = Field(description="Coarser than `type`; `list`: each item has any number of values.")
+    type: str = Field(
+        description=f"What `filter` compares with: {', '.join(BASE_TYPES)}, or `list-of-` one of these. Dates and "
+        "times are ISO 8601 text.",
+        examples=["integer", "list-of-text"],
+    )
+
+    @staticmethod
+    def of(name: str, kind: AttributeType) -> "Attribute":
+        """An attribute of that type."""
+        coarse = _KINDS.get(kind.base, "text")
+        return Attribute(name=name, kind="list" if kind.is_list else coarse, type=kind.name)
 
 
 class RefusedVersion(_Response):

@@ -18,6 +18,7 @@ import safetensors.numpy
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
 from igd_core.artifact.structure import check_structure
+from igd_core.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue import Catalogue
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.infogain import InfoGainTable
@@ -232,8 +233,8 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
         columns["text"] = pa.array(catalogue.texts, pa.string())
     for name, values in catalogue.metadata.items():
         try:
-            columns[_METADATA_PREFIX + name] = pa.array(values)
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            columns[_METADATA_PREFIX + name] = array_of(values, catalogue.types[name])
+        except (pa.ArrowException, OverflowError, ValueError) as error:
             raise CatalogueError(f"metadata column {name!r}: its values are not of one kind ({error})") from None
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd")
@@ -244,18 +245,20 @@ def _items_from_parquet(path: Path) -> Catalogue:
     try:
         table = pq.read_table(path)
         titles = _Texts(_required(table, "title", pa.string()))
+        metadata = {
+            name.removeprefix(_METADATA_PREFIX): ColumnValues(table.column(name).combine_chunks())
+            for name in table.column_names
+            if name.startswith(_METADATA_PREFIX)
+        }
         return Catalogue(
             item_ids=_Texts(_required(table, "item_id", pa.string())),
             titles=titles,
             texts=_Texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
             frequency=_required(table, "frequency", pa.int64()).to_numpy(),
-            metadata={
-                name.removeprefix(_METADATA_PREFIX): _metadata_values(table.column(name))
-                for name in table.column_names
-                if name.startswith(_METADATA_PREFIX)
-            },
+            metadata=metadata,
+            types={name: column.type for name, column in metadata.items()},
         )
-    except (pa.ArrowException, OSError, KeyError, CatalogueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, CatalogueError) as error:
         raise ArtifactError(f"items.parquet: {error}") from None
 
 
@@ -266,7 +269,7 @@ def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     return column
 
 
-def _pieces(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
+def _pieces(column: pa.Array) -> Iterator[Any]:
     """The values as Python has them, converted a piece at a time.
 
     Converting a million at once keeps the interpreter lock, and so stops the event loop of a server that loads a new
@@ -274,10 +277,3 @@ def _pieces(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
     """
     for begin in range(0, len(column), _PIECE):
         yield from column.slice(begin, _PIECE).to_pylist()
-
-
-def _metadata_values(column: pa.ChunkedArray) -> list[Any]:
-    values = list(_pieces(column))
-    if pa.types.is_list(column.type):
-        return [None if value is None else tuple(value) for value in values]
-    return values

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact, save_artifact
-from igd_core.commands.data import add_multi_argument
+from igd_core.commands.attributes import add_attribute_arguments, attribute_rules
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.data.readers import count_items, read_items
 from igd_core.data.sources import opened
@@ -59,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="items that leave at once when a history outgrows that (default: half of it)",
     )
-    add_multi_argument(parser)
+    add_attribute_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error")
@@ -71,13 +72,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Read, build, write, report."""
     started = time.perf_counter()
-    reading = reading_of(args)
+    reading = replace(reading_of(args), attributes=attribute_rules(args))
     with opened([args.items, args.interactions]) as (items_file, interactions_file):
         items = read_items(
             items_file,
             title_column=args.title_column,
             path_column=args.path_column,
-            multi=dict(args.multi),
             on_empty=args.on_empty_title,
             reading=reading,
         )
@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         "out": str(args.out),
         "items_skipped": len(items.skipped),
         "interactions_dropped": read.dropped,
+        "attributes": {name: kind.name for name, kind in catalogue.types.items()},
         "bad_rows": items.bad_rows + read.bad_rows,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -115,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     for name, value in report.items():
-        print(f"{name.replace('_', ' '):<22}{value}")
+        shown = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
+        print(f"{name.replace('_', ' '):<22}{shown}")
     if artifact.manifest.counts.cold and not args.smoothing:
         print(f"note: {artifact.manifest.counts.cold} items were never chosen; --smoothing 1 would tell them apart")
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from igd_core.commands.attributes import add_attribute_arguments, attribute_rules
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.data.amazon import AmazonOptions, read_amazon
 from igd_core.data.interactions import Interactions
@@ -63,30 +65,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--out", type=Path, metavar="DIR", help="default: IGD_HOME/data/ and the interactions file's name"
     )
     files.add_argument("--title-column", default="title", metavar="NAME", help="default: %(default)s")
-    add_multi_argument(files)
+    add_attribute_arguments(files)
     files.add_argument("--on-empty-title", choices=("error", "skip"), default="error", help="default: %(default)s")
     files.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
     add_reading_arguments(files)
     files.set_defaults(run=_prepare_files)
-
-
-def add_multi_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--multi NAME=SEPARATOR``, repeatable: ``args.multi`` is a list of pairs, for `read_items` as a dict."""
-    parser.add_argument(
-        "--multi",
-        action="append",
-        default=[],
-        type=_name_and_separator,
-        metavar="NAME=SEP",
-        help="an items column with several values in a cell, such as genres=|",
-    )
-
-
-def _name_and_separator(text: str) -> tuple[str, str]:
-    name, _, separator = text.rpartition("=")
-    if not (name and separator):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SEPARATOR, such as genres=|")
-    return name, separator
 
 
 def _prepare_movielens(args: argparse.Namespace) -> int:
@@ -105,12 +88,11 @@ def _prepare_amazon(args: argparse.Namespace) -> int:
 
 
 def _prepare_files(args: argparse.Namespace) -> int:
-    reading = reading_of(args)
+    reading = replace(reading_of(args), attributes=attribute_rules(args))
     with opened([args.items, args.interactions]) as (items_file, interactions_file):
         items = read_items(
             items_file,
             title_column=args.title_column,
-            multi=dict(args.multi),
             on_empty=args.on_empty_title,
             reading=reading,
         )

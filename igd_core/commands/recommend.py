@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import Artifact, load_artifact
+from igd_core.attributes import AttributeIndex
+from igd_core.conditions import conditions_of
 from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
 from igd_core.engines.vllm_options import parse_tuning
 from igd_core.errors import InputError, QueryError
@@ -34,6 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--length-penalty", type=float, default=0.0)
     parser.add_argument("--forced-weight", type=float, default=1.0, help="what tokens without a sibling count, 0..1")
+    parser.add_argument(
+        "--filter",
+        type=_json,
+        default={},
+        metavar="JSON",
+        help='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: docs/api.md',
+    )
     parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
     parser.add_argument(
         "--no-exclude-seen-titles",
@@ -70,6 +80,8 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
 def run(args: argparse.Namespace) -> int:
     """Load, recommend once, print."""
     artifact = load_artifact(args.artifact)
+    index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if args.filter else None
+    conditions = conditions_of(args.filter, artifact.catalogue.types)
     query = Query(
         history=parse_history(args.history, artifact),
         k=args.k,
@@ -80,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
         forced_weight=args.forced_weight,
         exclude_seen=not args.no_exclude_seen,
         exclude_seen_titles=not args.no_exclude_seen_titles,
+        attributes=conditions,
     )
+    for unknown in index.unknown_values(conditions) if index else ():
+        print(f"warning: filter.{unknown.attribute}: {unknown}", file=sys.stderr)
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
     options = engine_options(args)
     if args.adapter is not None:
@@ -94,6 +109,13 @@ def run(args: argparse.Namespace) -> int:
     for rank, found in enumerate(answer.items, start=1):
         print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
     return 0
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - what JSON holds
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:64]!r} is not JSON ({error})") from None
 
 
 def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:

@@ -17,6 +17,9 @@ _NULL = "\\N"
 """What MySQL, PostgreSQL and Hive write for a missing value."""
 
 
+_NUMERIC = ({int}, {float}, {int, float}, {bool})
+
+
 def text_array(cells: Sequence[str]) -> pa.Array:
     """Cells of a csv file."""
     if _NULL in cells:
@@ -32,6 +35,9 @@ def json_array(cells: Sequence[Any]) -> pa.Array:
     kinds = {type(cell) for cell in cells if cell is not None}
     try:
         if kinds == {list}:
+            of_parts = {type(part) for cell in cells for part in cell or () if part is not None}
+            if of_parts in _NUMERIC:
+                return pa.array(cells)
             lists = [None if cell is None else [_json_text(part) for part in cell] for cell in cells]
             return pa.array(lists, pa.list_(pa.string()))
         if len(kinds) <= 1 or kinds == {int, float}:

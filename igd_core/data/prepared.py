@@ -1,6 +1,7 @@
 """A prepared data set: one folder of csv files that `igd build`, tuning and evaluation read.
 
-items.csv               item_id, title, metadata (several values of a cell joined by "|")
+items.csv               item_id, title, attributes (several values of a cell joined by "|")
+items.schema.json       the attributes' types: igd_core/data/attribute_schema.py
 train_interactions.csv  user_id, item_id, timestamp[, rating]: all of training, for the prior
 train.csv, valid.csv,   user_id, history_item_ids (separated by spaces, oldest first), item_id, timestamp[, rating]:
 test.csv                the targets that have a history
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from igd_core.data.attribute_schema import LIST_SEPARATOR, schema_path, schema_text
 from igd_core.data.rows import HistoryRows, history_rows, item_frequency
 from igd_core.data.split import split_by_time, split_leave_one_out
 from igd_core.errors import DataError
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     from igd_core.catalogue import Catalogue, MetadataValue
     from igd_core.data.interactions import Interactions
 
-MULTI_SEPARATOR = "|"
+MULTI_SEPARATOR = LIST_SEPARATOR
 _SUMMARY = "dataset.json"
+_SCHEMA = schema_path(Path("items.csv")).name
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 
@@ -70,7 +73,8 @@ def write_prepared(
         "users": len(np.unique(interactions.user)),
         "interactions": {part: len(at) for part, at in positions.items()},
         "rows": {part: len(made) for part, made in rows.items()},
-        "multi": {name: MULTI_SEPARATOR for name, column in catalogue.metadata.items() if _is_multi(column)},
+        "attributes": {name: kind.name for name, kind in catalogue.types.items()},
+        "multi": {name: MULTI_SEPARATOR for name, kind in catalogue.types.items() if kind.is_list},
     }
     tables: dict[str, Mapping[str, Sequence[object]]] = {
         "items": _item_columns(catalogue),
@@ -78,7 +82,9 @@ def write_prepared(
     }
     tables |= {part: _columns(made, catalogue) for part, made in rows.items()}
     try:
-        _replace_folder(out, tables, summary)
+        _replace_folder(
+            out, tables, {_SUMMARY: json.dumps(summary, indent=2) + "\n", _SCHEMA: schema_text(catalogue.types)}
+        )
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}") from None
     return summary
@@ -102,10 +108,6 @@ def _check_item_ids(catalogue: Catalogue) -> None:
             raise DataError(f"item {item_id!r}: its id holds white space, which separates the ids of a history")
 
 
-def _is_multi(column: Sequence[MetadataValue]) -> bool:
-    return any(isinstance(value, tuple) for value in column)
-
-
 def _item_columns(catalogue: Catalogue) -> dict[str, Sequence[str]]:
     cells = {name: [_cell(name, value) for value in column] for name, column in catalogue.metadata.items()}
     return {"item_id": catalogue.item_ids, "title": catalogue.titles, **cells}
@@ -118,12 +120,13 @@ def _cell(name: str, value: MetadataValue) -> str:
         return "true" if value else "false"
     if not isinstance(value, tuple):
         return str(value)
-    for part in value:
+    parts = [_cell(name, part) for part in value]
+    for part in parts:
         if not part or part != part.strip() or MULTI_SEPARATOR in part:
             raise DataError(
                 f"{name} {part!r}: one of several values may not be empty, padded or hold {MULTI_SEPARATOR!r}"
             )
-    return MULTI_SEPARATOR.join(value)
+    return MULTI_SEPARATOR.join(parts)
 
 
 def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str, Sequence[object]]:
@@ -150,9 +153,10 @@ def _line(cells: Iterable[object]) -> str:
     )
 
 
-def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object]]], summary: object) -> None:
+def _replace_folder(out: Path, tables: Mapping[str, Mapping[str, Sequence[object]]], texts: Mapping[str, str]) -> None:
     with replaced_folder(out) as made:
         for name, columns in tables.items():
             with (made / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
                 file.writelines(_line(row) for row in itertools.chain([columns], zip(*columns.values(), strict=True)))
-        (made / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+        for name, text in texts.items():
+            (made / name).write_text(text, "utf-8")

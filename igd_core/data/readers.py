@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from igd_core.attribute_columns import ColumnValues
 from igd_core.catalogue import Catalogue, item_id_fault
+from igd_core.data.attribute_schema import SHOWN, rules_beside, with_flags
 from igd_core.data.faults import Faults, shown
 from igd_core.data.interactions import Interactions
 from igd_core.data.rows import HistoryRows
@@ -105,13 +107,14 @@ def read_items(
 ) -> ItemsFile:
     """The catalogue of an items file. Items that share a title are all kept.
 
-    Titles and path texts are cleaned by `clean_title`; every other column becomes metadata, as it is.
+    Titles and path texts are cleaned by `clean_title`; every other column becomes an attribute, of the type that a rule
+    gives or that its cells show (`igd_core.data.attribute_cells`).
 
     Args:
         path: csv, JSON lines or Parquet.
         title_column: what people are shown.
         path_column: what an item is spelled by for the model; None for the title.
-        multi: separator by name of a text column that holds several values in a cell.
+        multi: separator by name of a text column that holds several values in a cell; changes the rules of ``reading``.
         on_empty: what happens to an item whose title or path text is empty once cleaned.
         reading: how the file is to be read.
 
@@ -120,10 +123,11 @@ def read_items(
         CatalogueError: what cannot stand in a catalogue; names the item.
     """
     file = open_table(path, reading)
-    file.require("item_id", title_column, *([path_column] if path_column else []), *(multi or {}))
+    rules = rules_beside(Source.of(path).path) if reading.attributes is None else reading.attributes
+    rules = with_flags(rules, separators=(multi or {}).items())
+    file.require("item_id", title_column, *([path_column] if path_column else []), *rules)
     faults = file.faults()
     table = file.read(faults)
-    separators = dict(multi or {})
     item_ids: list[str | None] = table.ids("item_id").to_pylist()
     bad = _unfit_ids(table, item_ids)
     raw = {name: table.text(name) for name in {title_column, path_column or title_column}}
@@ -144,10 +148,10 @@ def read_items(
                 [shown(item_ids[at]) for at in places[:5]],
                 hint="--on-empty-title skip leaves such items out",
             )
-    metadata = {
-        name: table.metadata(name, separators.get(name))
+    attributes = {
+        name: table.attribute(name, rules.get(name, SHOWN))
         for name in table.columns
-        if name not in {"item_id", title_column, path_column}
+        if name not in {"item_id", title_column, path_column} and not rules.get(name, SHOWN).ignored
     }
     faults.check()
     left_out = frozenset(empty) | bad | faults.places(table.row)
@@ -156,7 +160,8 @@ def read_items(
             item_ids=[each or "" for each in _without(left_out, item_ids)],
             titles=_without(left_out, titles),
             texts=_without(left_out, texts),
-            metadata={name: _without(left_out, column) for name, column in metadata.items()},
+            metadata={name: _without(left_out, ColumnValues(cells.values)) for name, cells in attributes.items()},
+            types={name: cells.type for name, cells in attributes.items()},
         )
     except CatalogueError as error:
         raise CatalogueError(f"{file.name}: {error}") from None

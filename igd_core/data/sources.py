@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import tzinfo
 
+    from igd_core.data.attribute_schema import ColumnRule
+
 Quoting = Literal["auto", "doubled", "backslash", "none"]
 
 STANDARD_INPUT = "-"
@@ -62,6 +64,7 @@ class Reading:
         encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
         zone: of timestamps without one; None refuses them.
         on_bad_row: what becomes of the file for a row that cannot be used.
+        attributes: how columns of items become attributes; None for what the schema beside the file says.
         hints: whether messages may name the flags that decide, as the commands have them.
         unknown_hint: what a message says of the flag that decides about unknown items.
     """
@@ -72,6 +75,7 @@ class Reading:
     encoding: str | None = None
     zone: tzinfo | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    attributes: Mapping[str, ColumnRule] | None = None
     hints: bool = False
     unknown_hint: str = ""
 

@@ -7,6 +7,7 @@ of JSON lines is row 1). Files are read a batch at a time: `batches` holds only 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igd_core.data.arrays import joined, json_array, plain, text_array
+from igd_core.data.attribute_cells import UnusableColumn, read_cells
 from igd_core.data.faults import Faults, shown
 from igd_core.data.parquet_file import ParquetRows, open_parquet
 from igd_core.data.rows_of_text import open_csv, open_json
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from igd_core.catalogue import MetadataValue
+    from igd_core.data.attribute_cells import Cells
+    from igd_core.data.attribute_schema import ColumnRule
     from igd_core.data.rows_of_text import TextRows
 
-_WHOLE = r"^-?[0-9]+$"
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-_LEADING_ZERO = r"^-?0[0-9]"
+_SHOWN_CHARS = 60
 _BATCH_ROWS = 65_536
 _BATCH_CELLS = 2_000_000
 
@@ -285,36 +287,31 @@ class SourceTable:
         )
         return numbers
 
-    def metadata(self, name: str, separator: str | None = None) -> list[MetadataValue]:
-        """A column of attribute values.
-
-        Text becomes whole numbers, numbers or booleans (true, false) when every filled cell is one and none has a
-        leading zero, as codes do ("007"). Empty cells, nulls and NaN become None. A list column, or a column with a
-        `separator`, holds tuples of text.
+    def attribute(self, name: str, rule: ColumnRule) -> Cells:
+        """A column of attribute values (`igd_core.data.attribute_cells`); a cell of another type is noted.
 
         Raises:
-            DataError: a column of another type.
+            DataError: no such column, or of a kind that no attribute can hold.
         """
         column = self.column(name)
-        if separator == "":
-            raise DataError(f"{self.name}: column {name!r}: the separator of its values is empty")
-        if separator is not None:
-            return [tuple(part for raw in cell.split(separator) if (part := raw.strip())) for cell in self.text(name)]
-        if pa.types.is_list(column.type):
-            return [tuple(cell or ()) for cell in column.cast(pa.list_(pa.string())).to_pylist()]
-        if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-            column = column.cast(pa.string())
-        elif _is_text(column):
+        if _is_text(column):
             self._note_unreadable(name, column)
-            column = _typed(column)
-        elif pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        elif not (
-            pa.types.is_integer(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)
-        ):
-            raise DataError(f"{self.name}: column {name!r} holds {column.type}, which no item filter can use")
-        values: list[MetadataValue] = column.to_pylist()
-        return values
+        try:
+            cells = read_cells(column, rule)
+        except UnusableColumn as error:
+            hint = f" (--type {name}=ignore leaves it out)" if self.reading.hints else ""
+            raise DataError(f"{self.name}: column {name!r} holds {error}, which no item filter can use{hint}") from None
+        if cells.misfits:
+            others = f"as {cells.filled - len(cells.misfits):,} values are"
+            missing, text = shlex.quote(f"{name}={cells.misfit[0][:_SHOWN_CHARS]}"), shlex.quote(f"{name}=text")
+            self.faults.add(
+                name,
+                f"is no {cells.type.base}, {'which the column holds' if cells.told else others}",
+                self.row[list(cells.misfits)],
+                [shown(text) for text in cells.misfit[:5]],
+                hint=f"--missing {missing} takes such cells for empty ones; --type {text} takes all of them for text",
+            )
+        return cells
 
     def note(self, bad: pa.Array, what: str, values: pa.Array, reason: str, *, hint: str = "") -> None:
         """Note the rows where ``bad``, ``(n,)`` of booleans, is true; ``values`` are those of the rows."""
@@ -412,22 +409,6 @@ def _is_text(column: pa.Array) -> bool:
 
 def _matches(column: pa.Array, pattern: str) -> pa.Array:
     return pc.match_substring_regex(column, pattern)
-
-
-def _typed(text: pa.Array) -> pa.Array:
-    """Text as int64, float64 or bool when every filled cell reads as one, with nulls for empty cells."""
-    filled = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-    if pc.any(_matches(filled, _LEADING_ZERO)).as_py():  # a code such as "007", which must not lose its zeros
-        return filled
-    for pattern, kind in ((_WHOLE, pa.int64()), (_NUMBER, pa.float64()), ("^(true|false)$", pa.bool_())):
-        if pc.all(_matches(filled, pattern)).as_py():
-            try:
-                typed = filled.cast(kind)
-            except pa.ArrowInvalid:  # digits beyond int64: an identifier, not a quantity
-                return filled
-            finite = kind != pa.float64() or pc.all(pc.is_finite(typed)).as_py()
-            return typed if finite else filled
-    return filled
 
 
 def _first_line(error: Exception) -> str:

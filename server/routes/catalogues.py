@@ -53,7 +53,7 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         entropy_nats=manifest.entropy_nats,
         alpha=manifest.alpha,
         max_history=manifest.template.max_history,
-        attributes=[Attribute(name=name, kind=kind) for name, kind in served.attributes.items()],
+        attributes=[Attribute.of(name, kind) for name, kind in served.attributes.items()],
     )
 
 

@@ -14,15 +14,24 @@ from hypothesis import strategies as st
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact
 from igd_core.catalogue import Catalogue, SharedTitles
+from igd_core.conditions import Condition, conditions_of
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import DeadlineExceeded, EngineError, QueryError
 from igd_core.ids import ItemIndex
 from igd_core.recommender import MAX_BEAMS, MAX_K, Query, Recommendation, Recommender
 
 if TYPE_CHECKING:
+    from igd_core.catalogue import MetadataValue
     from igd_core.tokenization import TitleTokenizer
 
 NUM_ITEMS = 40
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"year": [1980, 1982]},
+    {"genres": "noir", "year": {"gte": 1981, "lt": 1984}},
+    {"genres": {"none_of": ["noir"], "exists": True}, "year": {"exists": False}},
+    {"year": {"gt": 1985}},
+)
 ROWS = st.lists(st.integers(0, NUM_ITEMS - 1).map(ItemIndex), max_size=NUM_ITEMS + 5)
 
 
@@ -63,7 +72,7 @@ def filtered_queries(draw: st.DrawFn) -> Query:
         exclude_seen_titles=draw(st.booleans()),
         exclude=draw(ROWS),
         allow=draw(st.none() | ROWS),
-        attributes=draw(st.sampled_from([{}, {"year": [1980, 1982]}, {"genres": ["noir"], "year": [1981]}])),
+        attributes=conditions_of(draw(st.sampled_from(FILTERS)), make_catalogue(NUM_ITEMS).types),
     )
 
 
@@ -77,10 +86,24 @@ def seen_by(films: Artifact, query: Query) -> set[int]:
 def admitted(films: Artifact, query: Query) -> set[int]:
     barred = {*query.exclude, *seen_by(films, query)}
     rows = oracles.admitted_items(NUM_ITEMS, query.allow, barred)
-    for column, wanted in query.attributes.items():
-        values = films.catalogue.metadata[column]
-        rows = {row for row in rows if set(wanted) & {*(v if isinstance(v := values[row], tuple) else (v,))}}
+    for column, condition in query.attributes.items():
+        rows = {row for row in rows if holds(condition, films.catalogue.metadata[column][row])}
     return rows
+
+
+def holds(condition: Condition, value: MetadataValue) -> bool:
+    """For integers and texts, and for bounds that are not strict."""
+    own = {one for one in (value if isinstance(value, tuple) else (value,)) if one is not None}
+    lowest = -math.inf if condition.lower is None else condition.lower.value
+    highest = math.inf if condition.upper is None else condition.upper.value
+    return all(
+        (
+            condition.any_of is None or own & set(condition.any_of),
+            condition.none_of is None or not own & set(condition.none_of),
+            (lowest == -math.inf and highest == math.inf) or any(lowest <= one <= highest for one in own),  # type: ignore[operator]
+            condition.exists is None or condition.exists == bool(own),
+        )
+    )
 
 
 @given(query=filtered_queries())
@@ -239,7 +262,7 @@ def test_fewer_beams_than_k_are_raised_to_k(films: Artifact) -> None:
         ({"history": [NUM_ITEMS]}, "history", "item row 40"),
         ({"exclude": [-1]}, "exclude", "item row -1"),
         ({"allow": [99]}, "allow", "item row 99"),
-        ({"attributes": {"colour": ["red"]}}, "filter", "no attribute 'colour'"),
+        ({"attributes": {"colour": Condition(exists=True)}}, "filter", "no attribute 'colour'"),
     ],
 )
 @pytest.mark.parametrize("history", [[], [1]])

@@ -46,7 +46,8 @@ def test_files_become_a_folder_under_igd_home_named_after_the_interactions(
     assert summary == {
         "out": str(out), "split": "time", "max_history": 3, "items": 10, "items_never_in_training": 0, "users": 3,
         "interactions": {"train": 40, "valid": 5, "test": 5}, "rows": {"train": 37, "valid": 5, "test": 5},
-        "multi": {"tags": "|"}, "items_skipped": 1, "interactions_dropped": 1, "bad_rows": 0,
+        "attributes": {"tags": "list-of-text"}, "multi": {"tags": "|"},
+        "items_skipped": 1, "interactions_dropped": 1, "bad_rows": 0,
     }  # fmt: skip
     assert (out / "items.csv").read_text().splitlines()[:2] == ["item_id,title,tags", "i0,Item 0,a|b"]
     assert (out / "test.csv").read_text().splitlines()[-1] == f"u1,i0 i3 i6,i9,{NOON + 49}"

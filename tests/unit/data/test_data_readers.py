@@ -152,7 +152,10 @@ def test_an_empty_title_is_an_error_that_names_the_item_or_is_skipped_and_counte
         ({"item_id": [1, None], "title": ["A", "B"]}, "row 2: item_id None is empty"),
         ({"item_id": [1], "title": [2]}, "column 'title' holds int64; expected text"),
         ({"item_id": [1], "title": ["A"], "size": [{"w": 1}]}, "column 'size' holds struct"),
-        ({"item_id": [1], "title": ["A"], "price": [float("inf")]}, "item '1': price inf"),
+        (
+            {"item_id": [1], "title": ["A"], "price": [float("inf")]},
+            "row 1: price 'inf' is no number, which the column holds",
+        ),
     ],
 )
 def test_an_items_file_that_cannot_be_used_is_refused_in_one_line(

@@ -98,7 +98,10 @@ async def test_catalogues_say_what_is_served(run: Run, films: Artifact) -> None:
     assert (info["name"], info["model"], info["items"], info["titles"]) == ("films", "fake", 20, 19)
     assert info["entropy_nats"] == pytest.approx(films.manifest.entropy_nats)
     assert (info["alpha"], info["max_history"]) == (0.2, 10)
-    assert info["attributes"] == [{"name": "genres", "kind": "list"}, {"name": "year", "kind": "number"}]
+    assert info["attributes"] == [
+        {"name": "genres", "kind": "list", "type": "list-of-text"},
+        {"name": "year", "kind": "number", "type": "integer"},
+    ]
 
 
 @pytest.mark.parametrize("offered", ["abc-1.2_Z", "x" * 128])

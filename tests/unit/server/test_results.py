@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from igd_core.attribute_types import AttributeType
+from igd_core.conditions import conditions_of
 from igd_core.ids import ItemIndex
 from igd_core.recommender import Query
 from igd_core.store.memory import MemoryStore
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 ROWS = st.lists(st.integers(0, 3).map(ItemIndex), max_size=4)
 # Few values, so that equal questions are met often; and pairs that Python takes for equal, or nearly.
-VALUES = st.lists(st.sampled_from([1, 1.0, True, 0, "1", "a", 1.5, 2]), min_size=1, max_size=3)
+TYPES = {"x": AttributeType(base="number"), "y": AttributeType(base="text")}
+FEW = st.sampled_from([1, 1.0, 0, -0.0, 1.5, 2])
+NUMBERS = st.lists(FEW, min_size=1, max_size=3) | st.fixed_dictionaries(
+    {"gte": FEW}, optional={"gt": FEW, "none_of": st.lists(FEW, min_size=1, max_size=2), "exists": st.booleans()}
+)
+TEXTS = st.lists(st.sampled_from(["1", "a", "b"]), min_size=1, max_size=3)
 QUERIES = st.builds(
     Query,
     history=st.lists(st.integers(0, 2).map(ItemIndex), max_size=12),
@@ -34,7 +41,9 @@ QUERIES = st.builds(
     exclude_seen_titles=st.booleans(),
     exclude=ROWS,
     allow=st.none() | ROWS,
-    attributes=st.dictionaries(st.sampled_from(["x", "y"]), VALUES, max_size=2),
+    attributes=st.fixed_dictionaries({}, optional={"x": NUMBERS, "y": TEXTS}).map(
+        lambda asked: conditions_of(asked, TYPES)
+    ),
     timeout_s=st.sampled_from([None, 1.0, 2.0]),
 )
 QUERY_FIELDS = tuple(Query.__dataclass_fields__)
@@ -53,7 +62,7 @@ def normal(artifact: Artifact, asked: tuple[Query, str, bool]) -> Any:
         shown,
         frozenset(query.exclude) | seen_by(artifact, query),
         None if query.allow is None else frozenset(query.allow),
-        {name: frozenset(values) for name, values in query.attributes.items()},
+        query.attributes,
         query.k,
         max(query.k, query.beams),
         artifact.manifest.alpha if query.alpha is None else query.alpha,
@@ -104,9 +113,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_key(
         exclude_seen=False,
         exclude=reordered,
         allow=None if query.allow is None else [*reversed(query.allow), *query.allow],
-        attributes={
-            name: [*values[::-1], *map(twin, values)] for name, values in reversed(list(query.attributes.items()))
-        },
+        attributes=dict(reversed(list(query.attributes.items()))),
         k=query.k,
         beams=data.draw(st.integers(1, query.k)) if query.beams <= query.k else query.beams,
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
