@@ -6,7 +6,7 @@
 # gpu or cpu.
 ARG VARIANT=gpu
 
-FROM docker.io/library/debian:12.12-slim AS base
+FROM docker.io/library/debian:12.15-slim AS base
 SHELL ["/bin/bash", "-o", "errexit", "-o", "nounset", "-o", "pipefail", "-c"]
 # Debian's versions are not pinned: a pin is gone from the mirrors at the package's next security update, and the build with
 # it. The base image fixes the release (12, Python 3.11); what was built is pinned by its digest.
@@ -79,7 +79,7 @@ LABEL org.opencontainers.image.title="igd-recommender" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.created="$CREATED" \
-      org.opencontainers.image.base.name="docker.io/library/debian:12.12-slim" \
+      org.opencontainers.image.base.name="docker.io/library/debian:12.15-slim" \
       io.igd.variant="$VARIANT"
 COPY --from=environment /opt/igd /opt/igd
 # All that is written goes below /cache and /tmp, so the root file system may be read-only.

@@ -70,6 +70,22 @@ class DeploymentGauges(Collector):
             loaded.add_metric((name,), catalogue.loaded_at.timestamp())
             items.add_metric((name,), len(catalogue.catalogue))
         yield from (info, loaded, items)
+        yield from self._following()
+
+    def _following(self) -> Iterator[GaugeMetricFamily]:
+        following = GaugeMetricFamily(
+            "igd_catalogue_following", "0 while its pointer in the store cannot be followed.", labels=("catalogue",)
+        )
+        lag = GaugeMetricFamily(
+            "igd_catalogue_lag_seconds",
+            "How long the pointer has named another version than the one served; 0 while they agree.",
+            labels=("catalogue",),
+        )
+        for name in self._deployment.catalogue_names:
+            live = self._deployment.live(name)  # none for a directory's catalogue, which never changes
+            following.add_metric((name,), 1.0 if live is None else float(live.following))
+            lag.add_metric((name,), 0.0 if live is None else live.lag_s)
+        yield from (following, lag)
 
 
 def _model(identity: ModelIdentity) -> GaugeMetricFamily:

@@ -28,6 +28,8 @@ Source: TypeAlias = Literal["store", "disk"]
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 30.0
 _HOLD_S = 60
+_SILENCE_S = 60.0
+"""And three polls more: so long the pointer may be unread before its catalogue counts as not followed."""
 
 _UNREACHED = "the store cannot be reached"
 _UNPUBLISHED = "nothing is published under this name"
@@ -85,11 +87,25 @@ class LiveCatalogue:
         self._failures = 0
         self._looked = False
         self._woken = asyncio.Event()
+        self._taking = False
+        self._read_at = time.monotonic()
+        self._behind_since: float | None = None
 
     @property
     def concluded(self) -> bool:
         """Whether something is served, or is known not to be servable now."""
         return self.served is not None or self._looked
+
+    @property
+    def following(self) -> bool:
+        """Whether the pointer has been read lately, and nothing hinders going where it points."""
+        silent_s = time.monotonic() - self._read_at
+        return self.trouble is None and (self._taking or silent_s < _SILENCE_S + 3 * self._around.poll_s)
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds for which the pointer has named another version than the one that is served; 0 while they agree."""
+        return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
 
     def wake(self) -> None:
         """Look at the pointer now."""
@@ -145,19 +161,32 @@ class LiveCatalogue:
     async def _follow(self) -> None:
         store = self._around.store
         self.published = await store.current(self.name)
+        self._read_at = time.monotonic()
+        self._measure_lag()
         if self.published is None:
             self._in_trouble(_UNPUBLISHED)
             await self._serve_last()
             return
         if self.published != self._considered or self._again:
             self._again, self._considered = False, None  # what the store or the disk interrupts is tried again
-            await self._take(self.published)
+            self._taking = True
+            try:
+                await self._take(self.published)
+            finally:
+                self._taking = False
             self._considered = self.published
         if self.trouble is not None:
             self.trouble = None
             _log.info("following_again", extra={"fields": {"catalogue": self.name}})
         if self.served is not None:
             await self._hold(self.served.version)
+
+    def _measure_lag(self) -> None:
+        served = None if self.served is None else self.served.version
+        if self.published is None or self.published == served:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = time.monotonic()
 
     async def _take(self, version: str) -> None:
         """Serve a version, or refuse it and serve an older one if there is nothing else."""
@@ -210,6 +239,7 @@ class LiveCatalogue:
         before, self.served = self.served, replace(served, name=self.name, loaded_at=datetime.now(UTC))
         if before is not None:
             self._around.versions.leave(before.version)
+        self._measure_lag()
         self.refusals.forget(served.version)
         seconds = time.monotonic() - started
         self._around.metrics.observe_swap(self.name, seconds)

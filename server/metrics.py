@@ -6,8 +6,9 @@ never one.
 
 from __future__ import annotations
 
+import itertools
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from igd_core.engines.vllm_metrics import VLLMMetrics
 from server.coverage import Coverage
 from server.gauges import AdmissionGauges, DeploymentGauges
+from server.refusals import RefusalReason
 
 if TYPE_CHECKING:
     from igd_core.decoding.session import SessionStats
@@ -72,6 +74,9 @@ class Metrics:
         self._rejected = Counter(
             "igd_rejected_requests", "Requests turned away, by what they met.", ("reason",), registry=registry
         )
+        # An alert cannot see a counter begin: it must be there, at 0, before the first refusal.
+        for rejection in get_args(Rejection):
+            self._rejected.labels(rejection)
         self._limiter_fallbacks = Counter(
             "igd_rate_limit_fallbacks",
             "Rate checks made by this process alone, because the store could not be asked.",
@@ -101,6 +106,8 @@ class Metrics:
         self._fallbacks = Counter(
             "igd_fallbacks", "Popularity answers because the model gave none.", ("reason",), registry=registry
         )
+        for code in ("deadline-exceeded", "engine-unavailable", "history-unavailable"):
+            self._fallbacks.labels(code)
         self._rounds = Histogram(
             "igd_decoding_rounds", "Model calls of a recommendation.", registry=registry, buckets=_ROUNDS
         )
@@ -171,7 +178,9 @@ class Metrics:
         )
 
     def watch_deployment(self, deployment: Deployment) -> None:
-        """Show what ``deployment`` serves, asked at each scrape."""
+        """Show what ``deployment`` serves, asked at each scrape; and that it has refused no version yet."""
+        for name, reason in itertools.product(deployment.catalogue_names, get_args(RefusalReason)):
+            self._refused_versions.labels(name, reason)
         self._registry.register(DeploymentGauges(deployment))
 
     def watch_admission(self, admission: AdmissionNumbers) -> None:

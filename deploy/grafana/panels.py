@@ -167,6 +167,14 @@ ROWS: dict[str, list[Panel]] = {
             queries={"": 'count by (catalogue, version) (igd_catalogue_info{job=~"$job"})'},
         ),
         Panel(
+            title="How long what is published has not been served",
+            unit="s",
+            queries={
+                "{{catalogue}} {{instance}}": gauge("igd_catalogue_lag_seconds", "catalogue, instance"),
+                "{{catalogue}} {{instance}}: followed": gauge("igd_catalogue_following", "catalogue, instance"),
+            },
+        ),
+        Panel(
             title="Time since the version took over",
             unit="s",
             queries={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import yaml
 from film_apps import running
 from films import film_artifact
 
+from server.admission import Admission
+from server.metrics import Metrics
 from server.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 # What the server takes after IGD_GRACE_S: background writes and spans (docs/operations.md, "Signals and stopping").
 AFTER_GRACE_S = 7
+ADAPTER = yaml.safe_load((ROOT / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
 
 
 def kubectl() -> str:
@@ -154,12 +158,57 @@ def test_all_pods_run_hardened_and_get_no_variables_of_services(manifests: list[
 def test_the_autoscaler_asks_for_a_metric_that_the_adapter_makes_of_one_of_the_servers(
     manifests: list[dict[str, Any]], started_with: Settings
 ) -> None:
-    (metric,) = the(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
-    adapter = yaml.safe_load((ROOT / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
-    (rule,) = adapter["rules"]["custom"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert rule["seriesQuery"].startswith("igd_admission_waiting{")
-    assert int(metric["pods"]["target"]["averageValue"]) == started_with.max_running // 2
+    waiting, refused = the(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    rules = {rule["name"]["as"]: rule for rule in ADAPTER["rules"]["custom"]}
+    assert [metric["pods"]["metric"]["name"] for metric in (waiting, refused)] == list(rules)
+    assert int(waiting["pods"]["target"]["averageValue"]) == started_with.max_running // 2
+    # Each series is there from a server's start, or the autoscaler would know nothing of a pod without refusals.
+    registry = Metrics()
+    registry.watch_admission(Admission(1, 1))
+    names = {line.partition("{")[0].partition(" ")[0] for line in registry.render("")[0].decode().splitlines()}
+    assert {rule["seriesQuery"].partition("{")[0] for rule in rules.values()} <= names
+
+
+def test_the_autoscalers_queries_are_those_that_promtool_tests(manifests: list[dict[str, Any]]) -> None:
+    tested = (ROOT.parent / "prometheus" / "rules_test.yml").read_text(encoding="utf-8")
+    for rule in ADAPTER["rules"]["custom"]:
+        query = rule["metricsQuery"]
+        for name, value in {
+            "<<.Series>>": rule["seriesQuery"].partition("{")[0],
+            "<<.LabelMatchers>>": 'namespace="igd"',
+            "<<.GroupBy>>": "pod",
+        }.items():
+            query = query.replace(name, value)
+        assert f"expr: {query}\n" in tested
+    assert the(manifests, "HorizontalPodAutoscaler")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "refused", "wished"),
+    [(0.0, 0.0, 2), (0.0, 0.05, 2), (0.0, 1.0, 8), (20.0, 0.0, 8), (0.0, 0.15, 3)],
+)
+def test_refusals_alone_bring_more_pods(
+    manifests: list[dict[str, Any]], waiting: float, refused: float, wished: int
+) -> None:
+    """The autoscaler's rule: pods * value / target, rounded up, the largest of all metrics, within its bounds."""
+    spec = the(manifests, "HorizontalPodAutoscaler")["spec"]
+    pods = spec["minReplicas"]
+    values = {"igd_admission_waiting_avg1m": waiting, "igd_overloads_per_second": refused}
+    wishes = []
+    for metric in spec["metrics"]:
+        target = str(metric["pods"]["target"]["averageValue"])
+        number = float(target.removesuffix("m")) / (1000 if target.endswith("m") else 1)
+        wishes.append(math.ceil(pods * values[metric["pods"]["metric"]["name"]] / number))
+    found = min(max(*wishes, spec["minReplicas"]), spec["maxReplicas"])
+    if waiting and started_pods(manifests) == "gpu":
+        assert found >= 3
+    else:
+        assert found == wished
+
+
+def started_pods(manifests: list[dict[str, Any]]) -> str:
+    limits = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return "gpu" if "nvidia.com/gpu" in limits else "cpu"
 
 
 def test_only_the_gpu_overlay_asks_for_a_gpu_and_each_for_the_engine_of_its_image(

@@ -54,6 +54,12 @@ def test_every_alert_says_how_urgent_it_is_and_has_its_entry_in_the_runbook_and_
         assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
 
 
+def test_every_alert_fires_in_a_unit_test_of_the_rules() -> None:
+    cases = yaml.safe_load((RULES.parent / "rules_test.yml").read_text(encoding="utf-8"))["tests"]
+    fires = {case["alertname"] for one in cases for case in one.get("alert_rule_test", ()) if case["exp_alerts"]}
+    assert fires == {rule["alert"] for rule in alerts()}
+
+
 def test_rules_and_dashboard_ask_for_documented_metrics_only() -> None:
     documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
     asked = set(METRIC.findall(DASHBOARD.read_text(encoding="utf-8")))

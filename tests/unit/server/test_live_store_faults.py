@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from publishing import BreakableStore, deployed, edition, live_deployment, publish, serves, until
+from publishing import BreakableStore, add, deployed, edition, live_deployment, publish, serves, until
 
 from igd_core.artifact import load_artifact
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import EngineError
 from igd_core.store.memory import MemoryStore
+from server.gauges import DeploymentGauges
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,3 +218,53 @@ async def test_one_catalogue_whose_fetch_hangs_does_not_hold_up_another(
     starting.cancel()
     await asyncio.wait((starting,))
     await deployment.close()
+
+
+def gauges(deployment: Deployment) -> dict[str, float]:
+    """What is scraped of the one catalogue."""
+    families = {family.name: family for family in DeploymentGauges(deployment).collect()}
+    return {
+        name: families[f"igd_catalogue_{name}"].samples[0].value
+        for name in ("following", "lag_seconds")
+        if families[f"igd_catalogue_{name}"].samples
+    }
+
+
+async def test_metrics_say_that_the_pointer_cannot_be_followed_and_how_long_what_is_published_is_not_served(
+    store: BreakableStore, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    await publish(store, edition(tokenizer, 0), tmp_path)
+    async with deployed(store, tmp_path / "cache") as deployment:
+        assert gauges(deployment) == {"following": 1.0, "lag_seconds": 0.0}
+        store.broken = True
+        following(deployment).wake()
+        await until(lambda: gauges(deployment)["following"] == 0.0)
+        store.broken = False
+        following(deployment).wake()
+        await until(lambda: gauges(deployment) == {"following": 1.0, "lag_seconds": 0.0})
+        bad = await add(store, edition(tokenizer, 1), tmp_path)
+        store._shelves["films"].versions[bad].chunks.clear()
+        await store.activate("films", bad)
+        await until(lambda: bad in following(deployment).refusals)
+        first = gauges(deployment)["lag_seconds"]
+        await until(lambda: gauges(deployment)["lag_seconds"] > first > 0)
+        assert gauges(deployment)["following"] == 1.0, "the pointer is read, and what it names is known to be bad"
+        await store.roll_back("films")
+        await until(lambda: gauges(deployment)["lag_seconds"] == 0.0)
+
+
+async def test_a_pointer_that_nobody_has_read_for_long_is_not_followed(
+    store: BreakableStore, tokenizer: TitleTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when each look at it fails in a way that nobody foresaw."""
+    await publish(store, edition(tokenizer, 0), tmp_path)
+    async with deployed(store, tmp_path / "cache") as deployment:
+
+        async def fail(_: str) -> str:
+            raise RuntimeError("unforeseen")
+
+        monkeypatch.setattr(store, "current", fail)
+        monkeypatch.setattr("server.live._SILENCE_S", 0.05)
+        monkeypatch.setattr("server.live._FIRST_RETRY_S", 0.01)
+        following(deployment).wake()
+        await until(lambda: gauges(deployment)["following"] == 0.0)

@@ -24,6 +24,7 @@ COUNTS = {  # gauges and histograms of plain numbers, which have no unit
     "igd_requests_running",
     "igd_admission_running",
     "igd_admission_waiting",
+    "igd_catalogue_following",
     "igd_catalogue_items",
     "igd_catalogue_items_recommended",
     "igd_decoding_rounds",
@@ -180,4 +181,4 @@ def test_two_processes_worth_of_metrics_are_apart() -> None:
     one, other = Metrics(), Metrics()
     one.observe_rejected("rate")
     assert value(one, "igd_rejected_requests_total", reason="rate") == 1
-    assert value(other, "igd_rejected_requests_total", reason="rate") is None
+    assert value(other, "igd_rejected_requests_total", reason="rate") == 0.0
