@@ -1,26 +1,13 @@
-"""The ``igd`` command: one module per subcommand under ``igd_core.commands``."""
+"""The ``igd`` command: one module per subcommand under ``igd_core.commands``, imported when it is the one asked for."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from igd_core.commands import (
-    bench,
-    build,
-    compare,
-    data,
-    demo,
-    evaluate,
-    inspect,
-    keys,
-    publish,
-    recommend,
-    serve,
-    tune,
-)
 from igd_core.errors import IGDError
 
 if TYPE_CHECKING:
@@ -30,29 +17,76 @@ BAD_INPUT = 2
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 
+# Module and help of each: what one command needs the list of all must not wait for.
+COMMANDS = {
+    "data": ("data", "turn raw data into items and (history, target) rows"),
+    "build": ("build", "make an artefact: trie, information-gain table, items"),
+    "inspect": ("inspect", "information-gain statistics of an artefact, and a plot"),
+    "tune": ("tune", "tune a checkpoint or an adapter with the IGD loss"),
+    "evaluate": ("evaluate", "HR and NDCG of a checkpoint and of baselines on held-out rows"),
+    "compare": ("compare", "what tuning and decoding add, from evaluations of several checkpoints"),
+    "recommend": ("recommend", "recommend for one history"),
+    "publish": ("publish", "put an artefact into a store, for servers to take"),
+    "versions": ("publish", "list the versions in a store"),
+    "rollback": ("publish", "make servers return to an earlier version"),
+    "prune": ("publish", "delete old versions that nobody serves"),
+    "serve": ("serve", "serve recommendations over HTTP"),
+    "keys": ("keys", "make, list and revoke API keys"),
+    "demo": ("demo", "build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"),
+    "bench": ("bench", "measure decoding, the trie, or a running server"),
+}
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+
+class _Version(argparse.Action):
+    """Prints the release and ends; looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"igd {version('igd-recommender')}")
+        parser.exit()
+
+
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line: all flags of ``command``, of the others their names; or with None all flags of all."""
     parser = argparse.ArgumentParser(
         prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding."
     )
+    parser.add_argument("--version", action=_Version, help="print the release and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (data, build, inspect, tune, evaluate, compare, recommend, publish, serve, keys, demo, bench):
-        command.add_parser(subparsers)
+    wanted = {module for name, (module, _) in COMMANDS.items() if command in (None, name)}
+    for name, (module, text) in COMMANDS.items():
+        if module not in wanted:
+            subparsers.add_parser(name, help=text)
+        elif name not in subparsers.choices:  # one module may bring several
+            import_module(f"igd_core.commands.{module}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, 2 and one line on standard error for bad input."""
-    args = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if not word.startswith("-")), "")
     # Before torch is imported: OpenMP threads that spin while they wait take the core that the event loop needs, and
     # stall for whole scheduler ticks when anything else runs (a 0.6 ms kernel took 8 ms beside one busy process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        args = make_parser(command).parse_args(argv)
         code = int(args.run(args))
         sys.stdout.flush()
     except IGDError as error:
         print(f"igd: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        from igd_core.extras import what_to_install
+
+        advice = what_to_install(error, command)
+        if advice is None:
+            raise
+        print(f"igd: {advice}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # `igd inspect ... | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere, quietly

@@ -21,7 +21,7 @@ from server.schemas import MAX_BATCH, MAX_HISTORY, MAX_TIMEOUT_MS
 from server.variants import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 PREFIX = "IGD_"
 CatalogueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -204,7 +204,8 @@ class Settings(BaseSettings):
     def _closed_unless_told(self) -> Self:
         if self.keys_file is None and not self.open_access and not is_loopback(self.host):
             raise ValueError(
-                f"host: {self.host} can be reached by others: give keys_file (--keys-file FILE), or say --open-access"
+                f"host: {self.host} can be reached by others: give API keys (IGD_KEYS_FILE, or igd serve --keys-file "
+                "FILE), or say that this is meant (IGD_OPEN_ACCESS=true, or igd serve --open-access)"
             )
         return self
 
@@ -220,7 +221,9 @@ def is_loopback(host: str) -> bool:
 
 
 def read_settings(**flags: Any) -> Settings:  # noqa: ANN401 - checked by Settings
-    """Settings from ``flags`` (those that are None do not count), then the environment, then the defaults.
+    """Settings from ``flags`` (those that are None were not given), then the environment, then the defaults.
+
+    Complaints name a flag only where ``flags`` has it.
 
     Raises:
         InputError: an ``IGD_`` variable that is no setting, or a value that cannot be used; one line.
@@ -229,7 +232,7 @@ def read_settings(**flags: Any) -> Settings:  # noqa: ANN401 - checked by Settin
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise InputError("; ".join(_complaint(dict(found)) for found in error.errors())) from None
+        raise InputError("; ".join(_complaint(dict(found), flags.keys()) for found in error.errors())) from None
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:
@@ -241,11 +244,12 @@ def _refuse_unknown(names: Iterable[str]) -> None:
             raise InputError(f"{name}: no such setting{meant}")
 
 
-def _complaint(found: dict[str, Any]) -> str:
+def _complaint(found: dict[str, Any], flags: Collection[str]) -> str:
     if not found["loc"]:
         return str(found["ctx"]["error"])
     name, *inside = map(str, found["loc"])
-    flag_or_variable = f"--{name.replace('_', '-')} or {PREFIX}{name.upper()}"
+    variable = PREFIX + name.upper()
+    flag_or_variable = f"--{name.replace('_', '-')} or {variable}" if name in flags else variable
     if found["type"] == "missing":
         return f"{name}: give {flag_or_variable}"
     where = ".".join([name, *inside])

@@ -56,10 +56,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the server, print, draw."""
-    try:
-        from igd_core.bench.serve import bench_rate, find_capacity
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'igd-recommender[server]'") from None
+    from igd_core.bench.serve import bench_rate, find_capacity
+
     if args.find_capacity and args.plot:
         raise InputError("plot: only a run at a --rate is drawn")
     bench = _bench(args)

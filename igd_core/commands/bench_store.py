@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igd_core.errors import InputError
-
 if TYPE_CHECKING:
     import argparse
 
@@ -24,10 +22,8 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _store(args: argparse.Namespace) -> int:
-    try:
-        from igd_core.bench.store import bench_memory
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'igd-recommender[server]'") from None
+    from igd_core.bench.store import bench_memory
+
     results = asyncio.run(bench_memory(args.store, args.artifact))
     for result in results:
         if args.json:

@@ -8,6 +8,7 @@ import time
 from igd_core.artifact import build_artifact, save_artifact
 from igd_core.data.movielens import read_movielens
 from igd_core.data.rows import item_frequency
+from igd_core.extras import require_modules
 from igd_core.models import igd_home, smollm2_dir
 from igd_core.tokenization import TitleTokenizer
 from igd_core.tuning.recipes import build_options, read_recipe
@@ -29,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Convert the model and merge the adapter once, build the catalogue, serve."""
+    require_modules("torch", "peft", "yaml", "uvicorn")
     started = time.perf_counter()
 
     def say(what: str) -> None:

@@ -54,7 +54,6 @@ def _add_action(
 
 
 def _create(args: argparse.Namespace) -> int:
-    _need_the_server()
     from server.keys import keys_to_change, make_key, write_keys
 
     new = make_key(args.name, _scopes(args.scopes), None if args.expires is None else _expiry(args.expires))
@@ -69,7 +68,6 @@ def _create(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    _need_the_server()
     from server.keys import read_keys
 
     keys = read_keys(args.keys_file).keys
@@ -81,7 +79,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    _need_the_server()
     from server.keys import keys_to_change, write_keys
 
     with keys_to_change(args.keys_file) as keys:
@@ -94,13 +91,6 @@ def _revoke(args: argparse.Namespace) -> int:
     else:
         print(f"revoked {revoked.id} ({_printable(revoked.name)})")
     return 0
-
-
-def _need_the_server() -> None:
-    try:
-        import server.keys  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'igd-recommender[server]'") from None
 
 
 def _scopes(text: str) -> frozenset[Scope]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from igd_core.errors import InputError
-
 if TYPE_CHECKING:
     import argparse
 
@@ -46,10 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _serve(args: argparse.Namespace) -> int:
-    try:
-        from server.run import serve
-        from server.settings import Settings, read_settings
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'igd-recommender[server]'") from None
+    from server.run import serve
+    from server.settings import Settings, read_settings
+
     serve(read_settings(**{name: value for name, value in vars(args).items() if name in Settings.model_fields}))
     return 0

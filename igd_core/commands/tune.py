@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from igd_core.errors import InputError
+from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
 from igd_core.tuning.recipes import Recipe, prepare_recipe, read_config, read_recipe, recipe_names
 from igd_core.tuning.run import RunInputs, tune
@@ -100,10 +101,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Tune, print what came out."""
-    try:
-        import transformers  # noqa: F401 - the message below is clearer than a traceback
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'igd-recommender[train]'") from None
+    require_modules("torch", "transformers", "yaml")
     recipe = read_recipe(args.recipe) if args.recipe else Recipe()
     settings = settings_of(args, recipe)
     inputs = _inputs(args, recipe, settings)

@@ -97,7 +97,7 @@ def _check_target(out: Path, *, force: bool) -> None:
         raise DataError(f"{out}: is a file, not a folder")
     if any(out.iterdir()):
         if not force:
-            raise DataError(f"{out}: is not empty; --force replaces it")
+            raise DataError(f"{out}: is not empty; igd data prepare --force replaces it")
         if not (out / _SUMMARY).is_file():
             raise DataError(f"{out}: holds no {_SUMMARY}, so it is no prepared data set and --force leaves it alone")
 

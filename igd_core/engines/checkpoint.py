@@ -160,7 +160,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
             base = read_adapter_config(directory).base or "BASE"
             raise ModelError(
                 f"{directory} is a LoRA adapter, not a checkpoint: give its base as the model ({base}) and the adapter "
-                f"beside it (--adapters NAME={directory}), or merge the two"
+                f"beside it (igd recommend --adapter DIR, igd serve --adapters NAME=DIR), or merge the two"
             )
         return directory
     from huggingface_hub import snapshot_download

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import InputError
 from igd_core.tuned_prompt import read_tuned_prompt
-from igd_core.tuning.backbone import ADAPTER, MODEL, copy_tokenizer
 from igd_core.tuning.run import RECORD
 from igd_core.whole_files import replaced_folder
 
@@ -27,6 +26,8 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
         InputError: ``out`` exists, or the run has no adapter.
         ModelError: the checkpoint or the adapter does not load, or they do not fit.
     """
+    from igd_core.tuning.backbone import ADAPTER, MODEL, copy_tokenizer
+
     if out.exists():
         raise InputError(f"{out}: exists already")
     adapter = run / ADAPTER

@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_empty_is_replaced_only_when_forced_and_only_if_pre
     out.mkdir()
     write_prepared(out, catalogue_of(9), interactions_of(9), Preparation())
     before = folder_state(tmp_path)
-    with pytest.raises(DataError, match="is not empty; --force replaces it"):
+    with pytest.raises(DataError, match="is not empty; igd data prepare --force replaces it"):
         write_prepared(out, catalogue_of(5), interactions_of(5), Preparation())
     assert folder_state(tmp_path) == before
     write_prepared(out, catalogue_of(5), interactions_of(5), Preparation(), force=True)

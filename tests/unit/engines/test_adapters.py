@@ -99,7 +99,9 @@ def test_a_directory_that_is_no_lora_adapter_is_refused_by_name(
 
 
 def test_an_adapter_given_as_the_model_is_an_error_that_says_what_to_do(adapter_dir: Path) -> None:
-    with pytest.raises(ModelError, match=rf"is a LoRA adapter, not a checkpoint: .*--adapters NAME={adapter_dir}"):
+    with pytest.raises(
+        ModelError, match=r"is a LoRA adapter, not a checkpoint: .*--adapter DIR, .*--adapters NAME=DIR"
+    ):
         load_checkpoint(adapter_dir)
 
 

@@ -70,7 +70,9 @@ def test_adapters_and_vllms_options_are_read_from_their_variables(monkeypatch: p
 
 
 def test_what_is_missing_says_how_to_give_it() -> None:
-    with pytest.raises(InputError, match="model: give --model or IGD_MODEL"):
+    with pytest.raises(InputError, match=r"^model: give --model or IGD_MODEL$"):
+        read_settings(artifact="a", model=None)
+    with pytest.raises(InputError, match=r"^model: give IGD_MODEL$"):
         read_settings(artifact="a")
     with pytest.raises(InputError, match="artifact or catalogues: give one of them"):
         read_settings(model="m")

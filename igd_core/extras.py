@@ -1,0 +1,52 @@
+"""Which extra of the package brings what is missing: for messages that say what to install."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+EXTRA_OF_MODULE: Final = {
+    **dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "core"),
+    **dict.fromkeys(
+        ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client", "httpx", "redis"),
+        "server",
+    ),
+    **dict.fromkeys(("limits",), "server"),
+    **dict.fromkeys(("peft", "yaml"), "train"),
+    "implicit": "eval",
+    "opentelemetry": "tracing",
+    "vllm": "vllm",
+}
+"""Each module that an extra brings, to the smallest extra that does."""
+
+# What a command needs beyond the smallest: told at once, or its user installs one extra after the other.
+_EXTRA_OF_COMMAND: Final = {"demo": "server,train", "keys": "server", "serve": "server", "tune": "train"}
+
+
+def what_to_install(missing: ModuleNotFoundError, command: str) -> str | None:
+    """One line for whoever ran ``command`` without the extra that it needs; None where the error is a fault of ours."""
+    module = (missing.name or "").partition(".")[0]
+    extra = EXTRA_OF_MODULE.get(module)
+    if extra is None or _is_installed(module):
+        return None
+    extra = _EXTRA_OF_COMMAND.get(command, extra)
+    return f"igd {command} needs {module}, which is not installed: pip install 'igd-recommender[{extra}]'"
+
+
+def require_modules(*modules: str) -> None:
+    """Look for modules without importing them, before work that would be lost.
+
+    Raises:
+        ModuleNotFoundError: names the first that is missing.
+    """
+    for module in modules:
+        if not _is_installed(module):
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def _is_installed(module: str) -> bool:
+    """A part that is missing of a module that is there is no matter of extras."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
