@@ -83,12 +83,13 @@ class Catalogue:
         columns = {name: tuple(column) for name, column in (metadata or {}).items()}
         if not len(item_ids):
             raise CatalogueError("the catalogue holds no items")
+        shown = tuple(titles)
         for item_id in item_ids:
             _check_item_id(item_id)
         made = cls(
             item_ids=tuple(item_ids),
-            titles=tuple(titles),
-            texts=tuple(titles if texts is None else texts),
+            titles=shown,
+            texts=shown if texts is None or texts is titles else tuple(texts),
             frequency=_checked_frequency(np.zeros(len(item_ids), np.int64) if frequency is None else frequency),
             metadata=columns,
             types={name: (types or {}).get(name) or _type_of(column) for name, column in columns.items()},
@@ -123,6 +124,28 @@ class Catalogue:
             self.build_index()
         found = self._index.get(item_id)
         return None if found is None else ItemIndex(found)
+
+    def take(self, rows: Sequence[int]) -> Catalogue:
+        """The items of these rows, in that order."""
+        titles = tuple(self.titles[row] for row in rows)
+        return replace(
+            self,
+            item_ids=tuple(self.item_ids[row] for row in rows),
+            titles=titles,
+            texts=titles if self.texts is self.titles else tuple(self.texts[row] for row in rows),
+            frequency=_checked_frequency(self.frequency[np.asarray(rows, dtype=np.int64)]),
+            metadata={name: tuple(column[row] for row in rows) for name, column in self.metadata.items()},
+        )
+
+    def with_texts(self, texts: Sequence[str]) -> Catalogue:
+        """The same items, spelled otherwise for the model.
+
+        Raises:
+            CatalogueError: a text that is blank, padded or of several lines, or not one for each item.
+        """
+        changed = replace(self, texts=tuple(texts))
+        _check_lines("text", changed.item_ids, changed.texts)
+        return changed
 
     def with_frequency(self, frequency: NDArray[np.integer]) -> Catalogue:
         """The same items with other counts, ``(num_items,)`` of any integer dtype.

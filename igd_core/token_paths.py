@@ -34,6 +34,17 @@ class PathFault:
     what: str = ""
 
     @property
+    def summary(self) -> str:
+        """As ``reason``, without what is this text's own."""
+        match self.kind:
+            case "no piece":
+                return "holds characters that the tokenizer has no piece for"
+            case "nothing":
+                return "leaves nothing when the tokenizer reads it"
+            case _:
+                return f"would hold a {self.kind}"
+
+    @property
     def reason(self) -> str:
         """For people, without naming the item."""
         match self.kind:

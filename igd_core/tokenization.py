@@ -108,6 +108,12 @@ class TitleTokenizer:
         found: int | None = self._full.token_to_id(token)
         return found
 
+    def extends(self, other: TitleTokenizer) -> bool:
+        """Whether all tokens of ``other`` are here under their ids, and what is new has higher ones."""
+        ours, theirs = (each._full.get_vocab(with_added_tokens=True) for each in (self, other))
+        added = (at for token, at in ours.items() if token not in theirs)
+        return bool(theirs.items() <= ours.items()) and min(added, default=other.vocab_size) >= other.vocab_size
+
     def token_text(self, token_id: int) -> str:
         """What one token reads as behind another; parts of a character read as U+FFFD."""
         before = self.text(self._letter)

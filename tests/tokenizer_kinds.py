@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from factories import EOS, make_titles, tokenizer_definition
@@ -27,7 +28,12 @@ _UNKNOWN = "<unk>"
 _UNKNOWN_WORD = "[UNK]"
 SPECIAL = [_UNKNOWN, "<s>", "</s>", "<pad>"]
 _BYTES = [f"<0x{value:02X}>" for value in range(256)]
-_TEXTS = [*make_titles(300, seed=3), "<>/|_[]():;0123456789 -'&!?,."]
+_TEXTS = [
+    *make_titles(300, seed=3),
+    "abcdefghijklmnopqrstuvwxyz",
+    'ABCDEFGHIJKLMNOPQRSTUVWXYZ"+',
+    "<>/|_[]():;0123456789 -'&!?,.",
+]
 
 
 def _definition(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -133,7 +139,9 @@ KINDS = {
 """Definition and EOS by name."""
 
 
+@cache
 def tokenizer_of(kind: str) -> TitleTokenizer:
+    """Trained once: Unigram's training comes out a little different each time."""
     make, eos = KINDS[kind]
     return TitleTokenizer(make(), eos)
 

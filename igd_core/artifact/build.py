@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Counts, Manifest
+from igd_core.artifact.spelling import OnUnspellable, SpelledCatalogue, spell_catalogue
 from igd_core.catalogue import prior
 from igd_core.errors import CatalogueError
 from igd_core.infogain import InfoGainTable, leaf_prior_of, node_entropy
@@ -16,7 +17,7 @@ from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
     from igd_core.catalogue import Catalogue
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.tokenization import TitleTokenizer, TokenPaths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class BuildOptions:
         smoothing: interactions added to every item's count, >= 0.
         max_path_tokens: longest path; longer texts are cut.
         allow_added_tokens: paths may hold a checkpoint's own added tokens (semantic IDs).
+        on_unspellable: what becomes of an item whose text the tokenizer cannot spell (`spell_catalogue`).
         path_column: where the texts come from.
         instruction: text in front of the history.
         bullet: text in front of each line, the one to be written included (`igd_core.prompts`).
@@ -44,6 +46,7 @@ class BuildOptions:
     smoothing: float = 0.0
     max_path_tokens: int = 72
     allow_added_tokens: bool = False
+    on_unspellable: OnUnspellable = "error"
     path_column: str = "title"
     instruction: str = field(default=DEFAULT_INSTRUCTION)
     bullet: str = DEFAULT_BULLET
@@ -58,16 +61,39 @@ class BuildOptions:
             raise CatalogueError(f"max_path_tokens is {self.max_path_tokens}; it must lie in 3..512")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An artefact, and the ``spelled`` catalogue that it was made of."""
+
+    artifact: Artifact
+    spelled: SpelledCatalogue
+
+
 def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Artifact:
     """Tokenise, build the trie and the information-gain table, and name the result by its content.
 
     Raises:
-        CatalogueError: a path with a control token, a path that is a prefix of another, or no positive prior.
+        UnspellableError: texts without a path of their own.
+        CatalogueError: a path that is a prefix of another, semantic IDs that are no tokens, or no positive prior.
     """
-    item_prior = prior(catalogue.frequency, options.smoothing)
-    paths = tokenizer.encode_paths(
-        catalogue.texts, max_tokens=options.max_path_tokens, allow_added_tokens=options.allow_added_tokens
+    return build_reported(catalogue, tokenizer, options).artifact
+
+
+def build_reported(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Built:
+    """As `build_artifact`, and what became of texts that the tokenizer cannot spell."""
+    prior(catalogue.frequency, options.smoothing)  # refuses counts of nothing before the titles are read
+    spelled = spell_catalogue(
+        catalogue,
+        tokenizer,
+        max_tokens=options.max_path_tokens,
+        allow_added_tokens=options.allow_added_tokens,
+        on_unspellable=options.on_unspellable,
     )
+    return Built(artifact=_assembled(spelled.catalogue, spelled.paths, tokenizer, options), spelled=spelled)
+
+
+def _assembled(catalogue: Catalogue, paths: TokenPaths, tokenizer: TitleTokenizer, options: BuildOptions) -> Artifact:
+    item_prior = prior(catalogue.frequency, options.smoothing)
     trie = TokenTrie.build(paths.offsets, paths.tokens)
     leaf_prior = leaf_prior_of(trie, item_prior)
     gains = InfoGainTable.build(trie, leaf_prior)

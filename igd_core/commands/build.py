@@ -5,16 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from igd_core.artifact import Artifact, BuildOptions, build_artifact, save_artifact
+from igd_core.artifact import Artifact, BuildOptions, build_reported, save_artifact
+from igd_core.artifact.shared_paths import shared_paths
+from igd_core.artifact.spelling import UnspellableError
 from igd_core.commands.attributes import add_attribute_arguments, attribute_rules
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
+from igd_core.data.faults import SHOWN_ROWS, Faults, shown
 from igd_core.data.readers import count_items, read_items
 from igd_core.data.sources import opened
+from igd_core.errors import DataError
 from igd_core.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION
+from igd_core.semantic_ids import codes_of, extend_tokenizer
 from igd_core.tokenization import TitleTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Built
+    from igd_core.catalogue import Catalogue
+    from igd_core.data.readers import ItemsFile
+    from igd_core.tokenization import PathFault
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,6 +55,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="paths hold the checkpoint's own added tokens (semantic IDs)",
     )
+    parser.add_argument(
+        "--extend-tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="add the semantic IDs that the tokenizer lacks, and write it there (implies --allow-special-tokens)",
+    )
     parser.add_argument("--max-path-tokens", type=int, default=defaults.max_path_tokens, metavar="N")
     parser.add_argument("--alpha", type=float, default=defaults.alpha, help="default of requests that name none")
     parser.add_argument("--smoothing", type=float, default=0.0, help="added to every item's count, for cold items")
@@ -63,6 +84,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_attribute_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
+    parser.add_argument(
+        "--on-unspellable",
+        choices=("error", "skip", "spell"),
+        default=defaults.on_unspellable,
+        help="an item whose title the tokenizer has no piece for refuses the catalogue, is left out, or is spelled by "
+        "other characters (default: %(default)s)",
+    )
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error")
     parser.add_argument("--force", action="store_true", help="replace what --out holds")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -84,27 +112,18 @@ def run(args: argparse.Namespace) -> int:
         read = count_items(interactions_file, items.catalogue, on_unknown=args.on_unknown_item, reading=reading)
     tell([*items.notes, *read.notes])
     catalogue = items.catalogue.with_frequency(read.frequency)
-    artifact = build_artifact(
-        catalogue,
-        TitleTokenizer.from_directory(args.tokenizer),
-        BuildOptions(
-            name=args.name,
-            model_id=args.model_id,
-            alpha=args.alpha,
-            smoothing=args.smoothing,
-            max_path_tokens=args.max_path_tokens,
-            allow_added_tokens=args.allow_special_tokens,
-            path_column=args.path_column or args.title_column,
-            instruction=args.instruction,
-            bullet=args.bullet,
-            suffix=args.suffix,
-            max_history=args.max_history,
-            drop_block=args.drop_block,
-        ),
-    )
+    tokenizer, added = _tokenizer(args, catalogue)
+    try:
+        built = build_reported(catalogue, tokenizer, _options(args))
+    except UnspellableError as error:
+        raise _in_file(error, items, args) from None
+    artifact = built.artifact
     save_artifact(artifact, args.out, replace=args.force)
     report = {
         **summary(artifact),
+        **_sharing(artifact),
+        **_unspellable(built, catalogue, items.rows),
+        **({} if added is None else {"added_tokens": added, "tokenizer": str(args.extend_tokenizer)}),
         "out": str(args.out),
         "items_skipped": len(items.skipped),
         "interactions_dropped": read.dropped,
@@ -116,11 +135,118 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     for name, value in report.items():
-        shown = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
-        print(f"{name.replace('_', ' '):<22}{shown}")
+        if isinstance(value, list):
+            for example in value:
+                print(f"  {_line(example)}")
+            continue
+        shown_value = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
+        print(f"{name.replace('_', ' '):<26}{shown_value}")
     if artifact.manifest.counts.cold and not args.smoothing:
         print(f"note: {artifact.manifest.counts.cold} items were never chosen; --smoothing 1 would tell them apart")
+    if added:
+        print(
+            f"note: {added:,} tokens were added: the model's embedding needs {tokenizer.vocab_size:,} rows, and new "
+            f"ones mean nothing until it is tuned: `igd tune --tokenizer {args.extend_tokenizer}` does both"
+        )
     return 0
+
+
+def _options(args: argparse.Namespace) -> BuildOptions:
+    return BuildOptions(
+        name=args.name,
+        model_id=args.model_id,
+        alpha=args.alpha,
+        smoothing=args.smoothing,
+        max_path_tokens=args.max_path_tokens,
+        allow_added_tokens=args.allow_special_tokens or args.extend_tokenizer is not None,
+        on_unspellable=args.on_unspellable,
+        path_column=args.path_column or args.title_column,
+        instruction=args.instruction,
+        bullet=args.bullet,
+        suffix=args.suffix,
+        max_history=args.max_history,
+        drop_block=args.drop_block,
+    )
+
+
+def _tokenizer(args: argparse.Namespace, catalogue: Catalogue) -> tuple[TitleTokenizer, int | None]:
+    """The tokenizer, and how many semantic IDs were added to it; None where none were to be."""
+    tokenizer = TitleTokenizer.from_directory(args.tokenizer)
+    if args.extend_tokenizer is None:
+        return tokenizer, None
+    codes = [code for code in codes_of(catalogue.texts) if tokenizer.id_of(code) is None]
+    return extend_tokenizer(tokenizer, args.tokenizer, args.extend_tokenizer, codes=codes), len(codes)
+
+
+def _in_file(error: UnspellableError, items: ItemsFile, args: argparse.Namespace) -> DataError:
+    """The same, said of the rows of a file."""
+    column = args.path_column or args.title_column
+    by_kind: dict[str, list[PathFault]] = {}
+    for fault in error.faults:
+        by_kind.setdefault(fault.summary, []).append(fault)
+    faults = Faults(str(args.items), hints=True)
+    for reason, found in by_kind.items():
+        faults.refused(
+            f"{column} of item",
+            reason,
+            [int(items.rows[fault.item]) for fault in found],
+            [_named(fault, items.catalogue) for fault in found[:SHOWN_ROWS]],
+            hint="--on-unspellable skip leaves such items out"
+            + ("" if args.on_unspellable == "spell" else ", spell writes other characters"),
+        )
+    try:
+        faults.check()
+    except DataError as told:
+        return told
+    raise error  # without faults there is nothing to tell
+
+
+def _named(fault: PathFault, catalogue: Catalogue) -> str:
+    return f"{shown(catalogue.item_ids[fault.item])}" + (f" ({shown(fault.what)})" if fault.what else "")
+
+
+def _sharing(artifact: Artifact) -> dict[str, object]:
+    shared = shared_paths(artifact)
+    return {
+        "items_sharing_paths": shared.items,
+        "shared_paths": shared.paths,
+        "shared_path_examples": [asdict(example) for example in shared.examples],
+    }
+
+
+def _line(example: dict[str, Any]) -> str:
+    """An example of the report, for people."""
+    if "why" in example:
+        shown_items = ", ".join(
+            f"{item_id} {title!r}" for item_id, title in zip(example["item_ids"], example["titles"], strict=True)
+        )
+        more = ", ..." if example["items"] > len(example["item_ids"]) else ""
+        return f"{example['items']} items of {example['why']}: {shown_items}{more}"
+    became = "left out" if example["spelled"] is None else f"spelled {example['spelled']!r}"
+    return f"row {example['row']}: item {example['item_id']!r}: {example['reason']}: {became}"
+
+
+def _unspellable(built: Built, catalogue: Catalogue, rows: NDArray[np.int64]) -> dict[str, object]:
+    """What became of titles that the tokenizer cannot spell, with the first five."""
+    faults, written = built.spelled.faults, built.spelled.written
+    first = [
+        {
+            "row": int(rows[fault.item]),
+            "item_id": catalogue.item_ids[fault.item],
+            "text": catalogue.texts[fault.item],
+            "reason": fault.reason,
+            "spelled": written.get(fault.item),
+        }
+        for fault in faults[:SHOWN_ROWS]
+    ]
+    return {
+        "unspellable_skipped": len(faults) - len(written),
+        "unspellable_spelled": len(written),
+        "unspellable_interactions": sum(
+            int(catalogue.frequency[fault.item]) for fault in faults if fault.item not in written
+        ),
+        "unspellable_examples": first,
+    }
 
 
 def summary(artifact: Artifact) -> dict[str, object]:

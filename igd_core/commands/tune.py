@@ -71,7 +71,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--from-config", type=Path, metavar="FILE", help="shape of a small Llama from scratch (json, yaml)"
     )
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a model from scratch (default: SmolLM2's)")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="of a model from scratch (default: SmolLM2's), or what `igd build --extend-tokenizer` wrote for --model",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
     defaults = TuningSettings()

@@ -50,12 +50,14 @@ class ItemsFile:
     Attributes:
         catalogue: the items, in file order, all of frequency 0.
         skipped: ids of the items left out for an empty title or path text.
+        rows: ``(num_items,)`` int64; numbers of the items' rows, as messages give them.
         bad_rows: rows left out because they cannot be used.
         notes: what a person should know of how the file was read.
     """
 
     catalogue: Catalogue
     skipped: Sequence[str]
+    rows: NDArray[np.int64]
     bad_rows: int = 0
     notes: Sequence[str] = ()
 
@@ -166,7 +168,8 @@ def read_items(
     except CatalogueError as error:
         raise CatalogueError(f"{file.name}: {error}") from None
     skipped = [item_ids[at] or "" for at in empty if at not in bad]
-    return ItemsFile(catalogue=catalogue, skipped=skipped, bad_rows=faults.skipped, notes=file.notes)
+    rows = np.delete(table.row, sorted(left_out))
+    return ItemsFile(catalogue=catalogue, skipped=skipped, rows=rows, bad_rows=faults.skipped, notes=file.notes)
 
 
 def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[int]:

@@ -130,7 +130,7 @@ def load_backbone(
         return _from_scratch(settings, tokenizer_dir, device)
     if name is None:
         raise InputError("model: a checkpoint is needed, or from_config for a model from scratch")
-    directory = resolve_checkpoint(name)
+    directory = directory_of_tokenizer = resolve_checkpoint(name)
     if settings.four_bit:
         model, tokenizer = _load_four_bit(directory, settings, device), TitleTokenizer.from_directory(directory)
     else:
@@ -139,6 +139,11 @@ def load_backbone(
         loaded = load_checkpoint(directory, device=device, dtype="bfloat16" if frozen_bf16 else "float32", packed=False)
         model, tokenizer = loaded.model, loaded.tokenizer
         _require_plain_weights(model, directory)
+    if tokenizer_dir is not None:
+        extended = TitleTokenizer.from_directory(tokenizer_dir)
+        if extended.fingerprint != tokenizer.fingerprint:
+            _make_room(model, tokenizer, extended, settings)
+            directory_of_tokenizer, tokenizer = tokenizer_dir, extended
     short = directory.name
     if settings.lora is None:
         model.requires_grad_(requires_grad=True)
@@ -146,7 +151,28 @@ def load_backbone(
         model = _with_adapter(model, settings.lora, short)
         if adapter is not None:
             _go_on_from(model, adapter, settings.lora)
-    return Backbone(model=model, tokenizer=tokenizer, tokenizer_dir=directory, name=short)
+    return Backbone(model=model, tokenizer=tokenizer, tokenizer_dir=directory_of_tokenizer, name=short)
+
+
+def _make_room(
+    model: PreTrainedModel, tokenizer: TitleTokenizer, extended: TitleTokenizer, settings: TuningSettings
+) -> None:
+    """Rows of the embedding for tokens that were added to the tokenizer, drawn around the mean of the others.
+
+    Raises:
+        InputError: another tokenizer, or an adapter, which leaves the embedding as it is.
+    """
+    if not extended.extends(tokenizer):
+        raise InputError("tokenizer: is not the checkpoint's with tokens added (igd build --extend-tokenizer)")
+    added = extended.vocab_size - tokenizer.vocab_size
+    if settings.lora is not None:
+        raise InputError(
+            f"tokenizer: {added:,} tokens more than the checkpoint's, and an adapter does not train the embedding: "
+            "tune the whole model (no --lora-rank)"
+        )
+    embedding: Any = model.get_input_embeddings()
+    if extended.vocab_size > len(embedding.weight):  # many are padded, and have room
+        model.resize_token_embeddings(extended.vocab_size)
 
 
 def _from_scratch(settings: TuningSettings, tokenizer_dir: Path, device: str) -> Backbone:

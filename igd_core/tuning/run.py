@@ -55,7 +55,7 @@ class RunInputs:
         out: the run's folder.
         model: checkpoint to start from; None with ``from_config``.
         adapter: directory of an adapter of that checkpoint to go on from.
-        tokenizer: directory of the tokenizer of a model from scratch.
+        tokenizer: directory of the tokenizer of a model from scratch, or of ``model``'s own with tokens added.
         device: ``auto``, ``cpu``, ``cuda``.
         on_unknown: what happens to a row whose target is not in the catalogue, ``error`` or ``drop``.
     """

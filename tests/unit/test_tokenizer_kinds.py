@@ -19,7 +19,7 @@ from igd_core.tokenization import PathFault, TitleTokenizer
 if TYPE_CHECKING:
     from igd_core.tokenization import TokenPaths
 
-made = cache(tokenizer_of)
+made = tokenizer_of
 every_kind = pytest.mark.parametrize("kind", KINDS)
 HOSTILE = [
     "</s>", "<s>", "<unk>", "[UNK]", "<|im_end|>", "\uff1c\uff0fs\uff1e", "<0x0A>", "[multimodal]", "\u2581\u2581",

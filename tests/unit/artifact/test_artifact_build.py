@@ -104,7 +104,7 @@ def test_semantic_ids_are_an_explicit_choice(tokenizer: TitleTokenizer) -> None:
     catalogue = replace(make_catalogue(2), texts=["<a_0><b_1>", "<a_0><b_2>"])
     assert build(tokenizer, catalogue, allow_added_tokens=True).manifest.counts.edges == 7
     assert build(tokenizer, catalogue).manifest.counts.edges > 7
-    with pytest.raises(CatalogueError, match=r"item 1: .*<\|im_end\|>"):
+    with pytest.raises(CatalogueError, match=r"item 'item-1': .*<\|im_end\|>"):
         build(tokenizer, replace(catalogue, texts=["<a_0>", f"<a_1>{EOS}"]), allow_added_tokens=True)
 
 

@@ -1,0 +1,147 @@
+"""The texts of a catalogue as token paths, and what becomes of those that a tokenizer cannot spell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from igd_core.errors import CatalogueError
+from igd_core.semantic_ids import are_semantic_ids, require_codes
+from igd_core.transliteration import written_otherwise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from igd_core.catalogue import Catalogue
+    from igd_core.tokenization import PathFault, TitleTokenizer, TokenPaths
+
+OnUnspellable: TypeAlias = Literal["error", "skip", "spell"]
+_ROUNDS = 8
+_SHOWN = 5
+
+
+class UnspellableError(CatalogueError):
+    """Items whose text has no path of its own under this tokenizer.
+
+    Attributes:
+        faults: by row.
+    """
+
+    def __init__(self, faults: tuple[PathFault, ...], catalogue: Catalogue) -> None:
+        """Names the first five by their ids."""
+        named = "; ".join(f"item {catalogue.item_ids[fault.item]!r}: {fault.reason}" for fault in faults[:_SHOWN])
+        more = f"; and {len(faults) - _SHOWN:,} more" if len(faults) > _SHOWN else ""
+        super().__init__(named + more)
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpelledCatalogue:
+    """Items with a path each.
+
+    Attributes:
+        catalogue: the items that are left, with the texts that spell them.
+        paths: of these, in their order.
+        faults: what was wrong with texts as they were given, by the rows of the catalogue that was given.
+        written: of the rows that were not left out for it, the text that was taken instead.
+    """
+
+    catalogue: Catalogue
+    paths: TokenPaths
+    faults: tuple[PathFault, ...] = ()
+    written: Mapping[int, str] = field(default_factory=dict)
+
+
+def spell_catalogue(
+    catalogue: Catalogue,
+    tokenizer: TitleTokenizer,
+    *,
+    max_tokens: int,
+    allow_added_tokens: bool = False,
+    on_unspellable: OnUnspellable = "error",
+) -> SpelledCatalogue:
+    """Tokenise every item's text.
+
+    Args:
+        catalogue: whose ``texts`` are read.
+        tokenizer: reads them.
+        max_tokens: longest path.
+        allow_added_tokens: texts may hold the tokenizer's added tokens (semantic IDs).
+        on_unspellable: what becomes of a text that has no path of its own: an error, the item is left out, or other
+            characters are written for those that have no piece.
+
+    Raises:
+        UnspellableError: with ``error``; or with ``spell``, where nothing else can be written.
+        CatalogueError: semantic IDs that are no tokens of this tokenizer, or no item is left.
+    """
+    if allow_added_tokens or are_semantic_ids(catalogue.texts):
+        require_codes(tokenizer, catalogue.texts, catalogue.item_ids)
+
+    def paths_of(texts: Catalogue, *, tolerant: bool) -> TokenPaths:
+        return tokenizer.encode_paths(
+            texts.texts, max_tokens=max_tokens, allow_added_tokens=allow_added_tokens, tolerant=tolerant
+        )
+
+    paths = paths_of(catalogue, tolerant=True)
+    faults = paths.faults
+    if not faults:
+        return SpelledCatalogue(catalogue=catalogue, paths=paths)
+    if on_unspellable == "error":
+        raise UnspellableError(faults, catalogue)
+    if on_unspellable == "skip":
+        left_out = {fault.item for fault in faults}
+        kept = [row for row in range(len(catalogue)) if row not in left_out]
+        if not kept:
+            raise UnspellableError(faults, catalogue)
+        left = catalogue.take(kept)
+        return SpelledCatalogue(catalogue=left, paths=paths_of(left, tolerant=False), faults=faults)
+    speller = _Speller(tokenizer, allow_added_tokens=allow_added_tokens)
+    written = {fault.item: speller.respelled(catalogue.texts[fault.item]) for fault in faults}
+    hopeless = tuple(fault for fault in faults if written[fault.item] is None)
+    if hopeless:
+        raise UnspellableError(hopeless, catalogue)
+    taken = {row: text for row, text in written.items() if text is not None}
+    changed = catalogue.with_texts([taken.get(row, text) for row, text in enumerate(catalogue.texts)])
+    return SpelledCatalogue(catalogue=changed, paths=paths_of(changed, tolerant=False), faults=faults, written=taken)
+
+
+class _Speller:
+    """Writes other characters for those that a tokenizer cannot spell."""
+
+    def __init__(self, tokenizer: TitleTokenizer, *, allow_added_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._allow_added_tokens = allow_added_tokens
+        self._instead: dict[str, str | None] = {}
+
+    def respelled(self, text: str) -> str | None:
+        """A text without faults; None where none is found."""
+        for _ in range(_ROUNDS):
+            fault = self._fault(text)
+            if fault is None:
+                return text
+            before = text
+            if fault.kind in {"no piece", "nothing"}:
+                for char in dict.fromkeys(fault.what or text):
+                    instead = self._instead_of(char)
+                    if instead is None:  # leaving it out would make another word of what is left
+                        return None
+                    text = text.replace(char, instead)
+            else:  # a token that the text spells: no longer with a space in it
+                text = text.replace(fault.what, f"{fault.what[:1]} {fault.what[1:]}")
+            text = " ".join(text.split())
+            if not text or text == before:
+                return None
+        return None
+
+    def _instead_of(self, char: str) -> str | None:
+        if char not in self._instead:
+            candidates = (char, *written_otherwise(char))
+            fits = (each for each in candidates if each.isspace() or self._fault(each.strip()) is None)
+            self._instead[char] = next(fits, None)
+        return self._instead[char]
+
+    def _fault(self, text: str) -> PathFault | None:
+        paths = self._tokenizer.encode_paths(
+            [text], max_tokens=512, allow_added_tokens=self._allow_added_tokens, tolerant=True
+        )
+        return paths.faults[0] if paths.faults else None
