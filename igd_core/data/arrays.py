@@ -70,7 +70,7 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         return _unwrapped(array)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return array.cast(pa.string())
-    if "binary" in str(kind):
+    if str(kind).startswith(("binary", "large_binary", "fixed_size_binary")):
         return _decoded(array)
     if pa.types.is_decimal(kind) and kind.scale == 0:
         return _whole_decimals(array)

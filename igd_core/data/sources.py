@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import re
 import shutil
 import sys
 import tempfile
@@ -50,6 +51,9 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _PARQUET = b"PAR1"
+_BROKEN = re.compile("[\udc80-\udcff]")
+_RUN = re.compile("[\udc80-\udcff]{3,}")
+_ACCENTED = re.compile("[^\x00-\x7f\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,10 +246,10 @@ def encoding_of(source: Source, given: str | None) -> Encoding:
         raise DataError(f"{source.name}: not {codec}: {str(error).splitlines()[0]}") from None
     if codec != "utf-8":
         raise DataError(f"{source.name}: line {line}: not {codec}")
-    misfits, letters, accented = _counts(source)
-    if accented or marked or given:
+    counts = _beyond_ascii(source)
+    if counts.accented or marked or given:
         return Encoding(codec="utf-8-sig", errors="surrogateescape")
-    if misfits > letters or _first_misfit(source, "cp1252") is not None:
+    if 2 * counts.in_runs > counts.misfits or _first_misfit(source, "cp1252") is not None:
         raise DataError(f"{source.name}: line {line}: not UTF-8, and not likely Windows-1252: --encoding NAME reads it")
     return Encoding(
         codec="cp1252", note=f"{source.name}: read as Windows-1252, as line {line} is not UTF-8 (--encoding decides)"
@@ -267,18 +271,29 @@ def _first_misfit(source: Source, codec: str) -> int | None:
                 return None
 
 
-def _counts(source: Source) -> tuple[int, int, int]:
-    """Bytes that are not UTF-8, letters of ASCII, and characters beyond ASCII."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BeyondAscii:
+    """Bytes that are not UTF-8, those of them in runs of three or more, and characters beyond ASCII that are UTF-8.
+
+    Western languages have such bytes alone or in pairs; Cyrillic, Greek or Chinese words are made of them.
+    """
+
+    misfits: int
+    in_runs: int
+    accented: int
+
+
+def _beyond_ascii(source: Source) -> _BeyondAscii:
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    misfits = letters = accented = 0
+    misfits = in_runs = accented = 0
     with source.open() as file:
         while block := file.read(_BLOCK):
             text = decoder.decode(block)
-            beyond = [char for char in text if char > "\x7f"]
-            broken = sum("\udc80" <= char <= "\udcff" for char in beyond)
-            misfits, accented = misfits + broken, accented + len(beyond) - broken
-            letters += sum(map(block.count, (b"e", b"a", b"i", b"n", b"o", b"s", b"t", b"r")))
-    return misfits, letters, accented
+            broken = len(_BROKEN.findall(text))
+            misfits += broken
+            accented += len(_ACCENTED.findall(text))
+            in_runs += sum(map(len, _RUN.findall(text)))
+    return _BeyondAscii(misfits=misfits, in_runs=in_runs, accented=accented)
 
 
 def _starts(file: BinaryIO, magic: bytes) -> bool:

@@ -8,6 +8,7 @@ of JSON lines is row 1). Files are read a batch at a time: `batches` holds only 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -347,8 +348,9 @@ def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Table
     else:
         rows = open_csv(source, reading) if kind == "csv" else open_json(source, reading)
     ours = {theirs: name for name, theirs in reading.columns.items() if theirs in rows.columns}
+    taken = set(ours.values())
     # A column that another one takes the name of is not needed under that name.
-    names = [ours.get(name, "" if name in ours.values() else name) for name in rows.columns]
+    names = [ours.get(name, "" if name in taken else name) for name in rows.columns]
     notes = list(rows.notes)
     if "" in rows.columns:
         place = list(rows.columns).index("") + 1
@@ -358,9 +360,7 @@ def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Table
         name=source.name,
         columns=sorted(position, key=position.__getitem__),
         notes=notes,
-        _twice=frozenset(name for name in position if names.count(name) > 1)
-        if len(set(names)) < len(names)
-        else frozenset(),
+        _twice=frozenset(name for name, count in Counter(names).items() if name and count > 1),
         _position=position,
         _rows=rows,
         _reading=reading,
