@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from igd_core.data.faults import Faults
     from igd_core.data.sources import Source
 
 
@@ -37,7 +38,9 @@ class ParquetRows:
     source: Source
     notes: Sequence[str] = ()
 
-    def batches(self, positions: Sequence[int], batch_rows: int) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
+    def batches(
+        self, positions: Sequence[int], batch_rows: int, faults: Faults
+    ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
         """Row numbers from 1 on, and the columns at these places.
 
         Raises:
@@ -51,7 +54,7 @@ class ParquetRows:
                     yield np.arange(done + 1, done + 1 + len(batch)), [batch.column(name) for name in names]
                     done += len(batch)
         except (pa.ArrowException, OSError, MemoryError, ValueError, KeyError) as error:
-            raise DataError(f"{self.source.name}: row {done + 1}: {_told(error)}") from None
+            raise DataError(f"{faults.name}: row {done + 1}: {_told(error)}") from None
 
 
 def open_parquet(source: Source) -> ParquetRows:

@@ -225,6 +225,10 @@ class Encoding:
     errors: str = "strict"
     note: str = ""
 
+    def text_of(self, raw: BinaryIO) -> io.TextIOWrapper:
+        """The text of a file, its line ends as they are; to be detached, or it closes the file."""
+        return io.TextIOWrapper(cast("io.BytesIO", raw), self.codec, errors=self.errors, newline="")
+
 
 def encoding_of(source: Source, given: str | None) -> Encoding:
     """The encoding of a text file: its byte order mark, what was given, UTF-8, or Windows-1252 where that is plausible.

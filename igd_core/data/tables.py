@@ -10,17 +10,18 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from igd_core.data.arrays import joined, json_array, plain, text_array
+from igd_core.data.arrays import joined, plain
 from igd_core.data.attribute_cells import UnusableColumn, read_cells
+from igd_core.data.dialects import open_csv
 from igd_core.data.faults import Faults, shown
-from igd_core.data.parquet_file import ParquetRows, open_parquet
-from igd_core.data.rows_of_text import open_csv, open_json
+from igd_core.data.json_rows import open_json
+from igd_core.data.parquet_file import open_parquet
 from igd_core.data.sources import DEFAULT_READING, Reading, Source
 from igd_core.errors import DataError
 from igd_core.timestamps import Form, Instants, NotAnInstant, instant_of, instants_of
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     from igd_core.data.attribute_cells import Cells
     from igd_core.data.attribute_schema import ColumnRule
-    from igd_core.data.rows_of_text import TextRows
+    from igd_core.data.dialects import CsvFile
+    from igd_core.data.json_rows import JsonFile
+    from igd_core.data.parquet_file import ParquetRows
 
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _SHOWN_CHARS = 60
@@ -57,7 +60,7 @@ class TableFile:
     notes: Sequence[str]
     _twice: frozenset[str]
     _position: dict[str, int]
-    _rows: TextRows | ParquetRows
+    _rows: CsvFile | JsonFile | ParquetRows
     _reading: Reading
 
     def require(self, *names: str) -> None:
@@ -95,7 +98,7 @@ class TableFile:
         self.require(*names)
         positions = [self._position[name] for name in names]
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // max(1, len(self._rows.columns))))
-        for rows, columns in _columns_of(self._rows, positions, batch_rows, faults):
+        for rows, columns in self._rows.batches(positions, batch_rows, faults):
             yield SourceTable(
                 name=self.name,
                 row=rows,
@@ -342,7 +345,7 @@ def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Table
     """
     source = Source.of(path)
     kind = source.kind()
-    rows: TextRows | ParquetRows
+    rows: CsvFile | JsonFile | ParquetRows
     if kind == "parquet":
         rows = open_parquet(source)
     else:
@@ -375,28 +378,6 @@ def read_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Sourc
     """
     file = open_table(path, reading)
     return file.read(file.faults())
-
-
-def _columns_of(
-    source: TextRows | ParquetRows, positions: Sequence[int], batch_rows: int, faults: Faults
-) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
-    if isinstance(source, ParquetRows):
-        yield from source.batches(positions, batch_rows)
-        return
-    to_array = json_array if source.dialect is None else text_array
-    numbers: list[int] = []
-    cells: list[list[Any]] = [[] for _ in positions]
-    pending = 0
-    for number, row in source.rows(faults):
-        numbers.append(number)
-        for column, place in zip(cells, positions, strict=True):
-            column.append(row[place])
-        pending += 1
-        if pending == batch_rows:
-            yield np.array(numbers, np.int64), [to_array(column) for column in cells]
-            numbers, cells, pending = [], [[] for _ in positions], 0
-    if pending:
-        yield np.array(numbers, np.int64), [to_array(column) for column in cells]
 
 
 def _listed(names: Sequence[str]) -> str:
