@@ -80,7 +80,8 @@ VALUES: dict[str, st.SearchStrategy[MetadataValue]] = {
     "whole": st.none() | st.integers(-(2**63), 2**63 - 1),
     "number": st.none() | st.floats(allow_nan=False, allow_infinity=False),
     "flag": st.booleans(),
-    "word": st.none() | st.text(st.characters(codec="utf-8"), min_size=1).map(lambda t: "w" + t),
+    "word": st.none()
+    | st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1).map(lambda t: "w" + t),
     "several": st.lists(st.sampled_from(["a", "b c", 'd"', "é,"])).map(tuple),
 }
 TITLE = st.text(st.characters(codec="utf-8"), min_size=1).map(clean_title).filter(bool)
