@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from igd_core.errors import QueryError
 from igd_core.store.base import Event
 from igd_core.timestamps import iso_of, latest_us
+from server.user_ids import forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,8 +78,9 @@ class Histories:
         return [event.item_id for event in await self._store.history(user_id, by=by)]
 
     async def forget(self, user_id: str) -> None:
-        """Delete what is stored under the user's id, if anything is."""
-        await self._store.forget(user_id)
+        """Delete what is stored under the user's id, if anything is, and under ids that read the same."""
+        for form in forms_of(user_id):
+            await self._store.forget(form)
 
 
 def _event_id(event: UserEvent) -> str:

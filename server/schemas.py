@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, SkipValidation
 from typing_extensions import TypedDict
 
 from igd_core.catalogue import MAX_ITEM_ID_CHARS
 from igd_core.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.recommender import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
 from igd_core.store.base import MAX_USER_ID_CHARS
+from server.user_ids import user_id_of
 
 MAX_HISTORY = 100_000
 MAX_LIST = 100_000
@@ -23,7 +24,8 @@ WarningCode: TypeAlias = Literal[
     "unknown-items", "unknown-values", "deadline-exceeded", "engine-unavailable", "history-unavailable"
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_CHARS)]
-UserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]
+AnyUserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]
+UserId = Annotated[AnyUserId, AfterValidator(user_id_of)]
 
 
 class _Request(BaseModel):

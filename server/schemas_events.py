@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, PlainValidator
 
 from igd_core.store.base import MAX_EVENT_ID_CHARS
 from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
-from server.schemas import PRINTABLE, ItemId, RequestWarning, UserId, _Request, _Response
+from server.schemas import PRINTABLE, AnyUserId, ItemId, RequestWarning, UserId, _Request, _Response
 
 MAX_EVENTS = 1000
 _MAX_SHOWN = 64
@@ -76,6 +76,14 @@ class EventsRequest(_Request):
     )
 
     events: Annotated[list[UserEvent], Field(min_length=1, max_length=MAX_EVENTS)]
+
+
+class ForgetRequest(_Request):
+    """Whom to forget."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u-1"}]})
+
+    user_id: AnyUserId = Field(description="Also one that new events may not have, as `..`.")
 
 
 class EventsRecorded(_Response):

@@ -41,6 +41,7 @@ NEEDED = {
     "GET /v1/items/{item_id}": "recommend",
     "GET /v1/catalogues": "recommend",
     "POST /v1/events": "events",
+    "POST /v1/users:forget": "events",
     "DELETE /v1/users/{user_id}": "events",
     "POST /v1/admin/catalogues/{name}:rollback": "admin",
     "POST /v1/admin/catalogues/{name}:reload": "admin",
