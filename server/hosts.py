@@ -72,18 +72,22 @@ class AllowedHosts:
 
 
 class HostMiddleware:
-    """Turns away requests for other hosts before anything else looks at them; takes about 1 us a request."""
+    """Turns away requests for other hosts before anything else looks at them, for a few microseconds a request."""
 
     def __init__(self, app: ASGIApp, *, allowed: AllowedHosts, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._admits = functools.lru_cache(maxsize=256)(allowed.admits)
+        self._admits = functools.lru_cache(maxsize=256)(lambda host: allowed.admits(host.decode("latin-1")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection. One without a ``Host``, of HTTP/1.0, is no browser's."""
         if scope["type"] == "http" and scope["path"] not in _UNCHECKED:
-            host = next((value for name, value in scope["headers"] if name == b"host"), None)
-            if host is not None and not self._admits(host.decode("latin-1")):
+            host = None
+            for name, value in scope["headers"]:
+                if name == b"host":
+                    host = value
+                    break
+            if host is not None and not self._admits(host):
                 self._metrics.observe_rejected("host")
                 detail = f"host: {host[:64].decode('latin-1')!r} is none of this server's names (IGD_ALLOWED_HOSTS)"
                 await refusal(scope, MISDIRECTED, detail)(scope, receive, send)
