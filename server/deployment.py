@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from igd_core.artifact import load_artifact
 from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
+from server.attempts import Attempts
 from server.heap import keep_giving_back_free_memory
 from server.live import LiveCatalogue, Surroundings
 from server.loaded import LoadedVersions
 from server.loading import Loader, OpenedModel, ServedCatalogue, open_model, warmed
 from server.metrics import Metrics
+from server.takeover import TrialRules
 from server.version_folder import VersionFolder
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ _GIVE_BACK_S = 30.0
 _NOT_STARTED = "the server could not start"
 _ENGINE_FAILED = "the engine has failed"
 _MAX_HOST_CHARS = 100
+_LEASE_S = 10.0
+_LEASE_POLLS = 10
 
 _log = logging.getLogger("igd.server")
 
@@ -179,6 +184,8 @@ class Deployment:
             task.cancel()
         if self._following:
             await asyncio.wait(self._following)
+        for live in self._live.values():
+            await live.close(engine_failed=isinstance(self.failure, EngineClosed))
         if self._versions is not None:
             await self._versions.close()
         if self._model is not None:
@@ -200,10 +207,13 @@ class Deployment:
             metrics=self._metrics,
             holder=_holder(),
             poll_s=self._settings.poll_s,
+            rules=_rules(self._settings),
         )
         parent = self._settings.cache_dir or igd_home() / "artifacts"
+        state = self._settings.state_dir or parent
         self._live = {
-            name: LiveCatalogue(name, VersionFolder(parent / name), around) for name in self._settings.catalogues
+            name: LiveCatalogue(name, VersionFolder(parent / name), Attempts(state / name / ".attempts"), around)
+            for name in self._settings.catalogues
         }
         self._following.append(asyncio.create_task(self._listen()))
         looks = [asyncio.Event() for _ in self._live]
@@ -251,9 +261,21 @@ class Deployment:
         if live is None:
             return "the model and the catalogue are being loaded"
         refusal = next(iter(live.refusals), None)
+        if live.waiting is not None:
+            return f"catalogue {live.name!r}: waits for {live.waiting}"
         if refusal is not None:
             return f"catalogue {live.name!r}: version {refusal.version} cannot be served ({refusal.reason})"
         return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
+
+    def remarks(self) -> Sequence[str]:
+        """What is published and not served, for people who ask whether the server is ready."""
+        return [
+            f"catalogue {name!r}: version {refusal.version} is refused ({refusal.reason}), {served} is served"
+            for name, live in self._live.items()
+            if live.served is not None
+            and (served := live.served.version) != live.published
+            and (refusal := live.refusals.of(live.published or "")) is not None
+        ]
 
     def _announce(self) -> None:
         """Tell once that recommendations are served."""
@@ -282,6 +304,16 @@ class Deployment:
 
 
 def _holder() -> str:
-    """This process's name in the store."""
+    """This process's name in the store; in a container that is started again it would else be the same."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
-    return f"{host[:_MAX_HOST_CHARS]}:{os.getpid()}"
+    return f"{host[:_MAX_HOST_CHARS]}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def _rules(settings: Settings) -> TrialRules:
+    return TrialRules(
+        seconds=settings.trial_s,
+        answers=settings.trial_answers,
+        hold=settings.canary,
+        spread_s=settings.takeover_spread_s,
+        lease_s=_LEASE_S + _LEASE_POLLS * settings.poll_s,
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError
 from igd_core.recommender import MAX_K, Query, Recommender
 from server.titles import TitleSearch
+from server.watch import AnswerWatch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ class ServedCatalogue:
         token_texts: of a text and the token ids of its path, what each token reads as.
         attributes: types of what items can be filtered by, by name.
         loaded_at: when it took over.
+        watch: counts the model's answers and its faults.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ServedCatalogue:
     token_texts: Callable[[str, Sequence[int]], list[str]]
     attributes: Mapping[str, AttributeType]
     loaded_at: datetime
+    watch: AnswerWatch = field(default_factory=AnswerWatch)
 
     @property
     def version(self) -> str:

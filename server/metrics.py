@@ -169,6 +169,12 @@ class Metrics:
             ("catalogue", "reason"),
             registry=registry,
         )
+        self._attempts_died = Gauge(
+            "igd_attempts_died",
+            "Attempts to serve a version that ended with their process, and are on record.",
+            ("catalogue",),
+            registry=registry,
+        )
         self._swaps = Histogram(
             "igd_catalogue_swap_seconds",
             "From seeing a new version to serving it.",
@@ -274,6 +280,10 @@ class Metrics:
     def observe_refused_catalogue(self, catalogue: str, reason: str) -> None:
         """Count a version that cannot be served; ``reason`` is one of a few codes."""
         self._refused_versions.labels(catalogue, reason).inc()
+
+    def show_attempts_died(self, catalogue: str, number: int) -> None:
+        """Say how many attempts that never ended are on record."""
+        self._attempts_died.labels(catalogue).set(number)
 
     def observe_swap(self, catalogue: str, seconds: float) -> None:
         """Count a version that took over."""

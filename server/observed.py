@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from igd_core.ids import NodeId
     from igd_core.store.base import Event, Store, StoredVersion
     from igd_core.store.pointers import PointerMove
+    from igd_core.store.trials import Trial, Verdict
     from server.metrics import Metrics, Outcome
     from server.tracing import Tracing
 
@@ -88,6 +89,22 @@ class ObservedStore:
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
         """As the store's."""
         await self._observed("hold", self._store.hold(catalogue, version, holder, ttl_s))
+
+    async def trial(self, catalogue: str, version: str) -> Trial:
+        """As the store's."""
+        return await self._observed("trial", self._store.trial(catalogue, version))
+
+    async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
+        """As the store's."""
+        return await self._observed("begin_trial", self._store.begin_trial(catalogue, version, holder, ttl_s))
+
+    async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
+        """As the store's."""
+        return await self._observed("end_trial", self._store.end_trial(catalogue, version, holder, verdict, detail))
+
+    async def allow(self, catalogue: str, version: str) -> None:
+        """As the store's."""
+        await self._observed("allow", self._store.allow(catalogue, version))
 
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
         """As the store's."""

@@ -245,7 +245,8 @@ class RecommendationService:
         if kept is not None:
             return _Ranked(source="model", ranking=kept, cached=True)
         async with parts.slots.slot(asked.deadline - _now()) as waited_s:
-            found = await served.recommender.recommend(question.query, adapter=asked.adapter)
+            with served.watch.answer():
+                found = await served.recommender.recommend(question.query, adapter=asked.adapter)
         if found.stats.rounds:
             parts.metrics.observe_decoding(found.stats)
         ranking = ranking_of(found.items, served, explain=question.explain)

@@ -11,9 +11,21 @@ from igd_core.errors import ArtifactError, EngineError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RefusalReason: TypeAlias = Literal["missing", "damaged", "format", "tokenizer", "vocabulary", "engine", "unforeseen"]
+RefusalReason: TypeAlias = Literal[
+    "missing",
+    "damaged",
+    "format",
+    "tokenizer",
+    "vocabulary",
+    "engine",
+    "unforeseen",
+    "attempt-died",
+    "canary",
+    "faults",
+]
 """Not stored; altered, truncated or inconsistent; of another format or release; made for another tokenizer or a larger
-vocabulary than the model's; the engine failed on it; a mistake of ours."""
+vocabulary than the model's; the engine failed on it; a mistake of ours; an attempt to serve it here ended with the
+process; the server that tried it first refused it or ended; its first answers failed."""
 
 _MOST_KEPT = 8
 _MAX_DETAIL_CHARS = 300
@@ -49,6 +61,10 @@ class Refusals:
 
     def __contains__(self, version: str) -> bool:
         return version in self._by_version
+
+    def of(self, version: str) -> Refusal | None:
+        """Why the version was refused, if it was."""
+        return self._by_version.get(version)
 
     def add(self, refusal: Refusal) -> None:
         """Keep it, in the place of an earlier one of the same version."""

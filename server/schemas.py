@@ -283,3 +283,4 @@ class Health(_Response):
     """The process answers."""
 
     status: Literal["ok", "started", "ready"]
+    detail: str | None = Field(default=None, description="What is published and refused, though another is served.")

@@ -79,6 +79,8 @@ class CatalogueInfo(_Response):
     version: str
     published: str | None = Field(default=None, description="The version that the store's pointer names, if known.")
     trouble: str | None = Field(default=None, description="Why the pointer cannot be followed now.")
+    waiting: str | None = Field(default=None, description="What the version published waits for.")
+    on_trial: bool = Field(default=False, description="The version served has not passed its trial yet.")
     refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
     model: str
     model_fingerprint: str = Field(description="Of the model's content, as in answers.")
@@ -99,6 +101,7 @@ class UnservedCatalogue(_Response):
     name: str
     published: str | None = Field(default=None, description="The version that the store's pointer names, if known.")
     trouble: str | None = Field(default=None, description="Why the pointer cannot be followed now.")
+    waiting: str | None = Field(default=None, description="What the version published waits for.")
     refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
 
 
@@ -127,6 +130,22 @@ class PointerMoved(_Response):
     catalogue: str
     version: str
     before: str | None = Field(default=None, description="The version that the pointer named.")
+
+
+class AllowRequest(_Request):
+    """Which version servers may try again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "0123456789abcdef"}]})
+
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class VersionAllowed(_Response):
+    """Every server of this catalogue may try the version again."""
+
+    request_id: str
+    catalogue: str
+    version: str
 
 
 class ReloadRequest(_Request):

@@ -85,6 +85,11 @@ class Settings(BaseSettings):
         store_prefix: begins every key.
         store_timeout_ms: longest wait for one call of the store, milliseconds.
         cache_dir: where artefacts from the store are kept; ``IGD_HOME/artifacts`` when absent.
+        state_dir: where attempts to serve a version are recorded; ``cache_dir`` when absent.
+        trial_s: seconds of serving without a fault after which a version has passed its trial; 0: once it is warm.
+        trial_answers: answers of the model after which it has, if that is sooner.
+        canary: the other servers wait until a version has passed on the first one; else until it is served there.
+        takeover_spread_s: seconds within which the other servers then take over, each at a time of its own.
         poll_s: seconds between looks at the catalogues' pointers, for when a message is lost.
         model: a checkpoint's directory, or a hub's ``owner/name``.
         engine: what runs the model: ``tree``, the embedded engine, or ``vllm``.
@@ -132,6 +137,11 @@ class Settings(BaseSettings):
     store_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "igd"
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
     cache_dir: Path | None = None
+    state_dir: Path | None = None
+    trial_s: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    trial_answers: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    canary: bool = True
+    takeover_spread_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
     poll_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     model: Annotated[str, Field(min_length=1)]
     engine: EngineName = "tree"

@@ -19,7 +19,7 @@ from server.loading import OpenedModel
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from igd_core.artifact import Artifact
@@ -149,12 +149,14 @@ def live_deployment(
     engine: Engine,
     *,
     catalogues: Sequence[str] = ("films",),
+    settings: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Deployment:
-    """Not started yet; ``changes`` go to Deployment."""
-    settings = Settings(catalogues=tuple(catalogues), model="fake", cache_dir=cache, poll_s=0.02)
+    """Not started yet; a version passes its trial once it is warm; ``changes`` go to Deployment."""
+    trial = {"trial_s": 0.0, "takeover_spread_s": 0.0, **(settings or {})}
+    made = Settings(catalogues=tuple(catalogues), model="fake", cache_dir=cache, poll_s=0.02, **trial)
     model = OpenedModel(engine=engine, token_texts=lambda _, ids: list(map(str, ids)))
-    return Deployment(settings, **{"store": store, "open_model": lambda _: model, **changes})
+    return Deployment(made, **{"store": store, "open_model": lambda _: model, **changes})
 
 
 @contextlib.asynccontextmanager

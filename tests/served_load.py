@@ -292,6 +292,7 @@ def running_stack(
             IGD_CACHE_DIR=str(root / "cache"),
             IGD_POLL_S="0.2",
             clock=clock,
+            program=None,
             **variables,
         )
         try:

@@ -43,10 +43,15 @@ class ServerProcess:
     _reader: threading.Thread | None = None
 
     @staticmethod
-    def start(*flags: str, clock: Path | None = None, **variables: str) -> ServerProcess:
-        """``clock`` holds the seconds by which the process's wall clock is ahead, now and whenever it is asked."""
-        program = ["-m", "igd_core.cli"] if clock is None else ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
-        command = [sys.executable, *program, "serve", "--port", "0", *flags]
+    def start(*flags: str, clock: Path | None = None, program: Path | None = None, **variables: str) -> ServerProcess:
+        """Start `igd serve`, or a ``program`` that takes the same arguments.
+
+        ``clock`` holds the seconds by which the process's wall clock is ahead, now and whenever it is asked.
+        """
+        start = ["-m", "igd_core.cli"] if program is None else [str(program)]
+        if clock is not None:
+            start = ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
+        command = [sys.executable, *start, "serve", "--port", "0", *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
         server = ServerProcess(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
         server._reader = threading.Thread(target=server._read, daemon=True)

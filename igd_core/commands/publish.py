@@ -1,4 +1,4 @@
-"""`igd publish`, `versions`, `rollback` and `prune`: what a store holds, and which version servers take from it."""
+"""`igd publish`, `versions`, `rollback`, `allow`, `prune`: what a store holds, and what servers take from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from igd_core.store.base import StoredVersion
+    from igd_core.store.trials import Trial
 
 _TIMEOUT_S = 10.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the four commands."""
+    """Register the five commands."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--store", metavar="URL", help="redis://HOST:PORT/0, file:///DIRECTORY ... (default: IGD_STORE)"
@@ -53,6 +55,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="to this one (default: what was current before, and not left by a rollback)",
     )
     rollback.set_defaults(run=_run(_rollback))
+
+    allow = subparsers.add_parser(
+        "allow", parents=[shared], help="let servers try a version again that one refused or did not come back from"
+    )
+    allow.add_argument("--catalogue", required=True, metavar="NAME")
+    allow.add_argument("--version", required=True, metavar="VERSION")
+    allow.set_defaults(run=_run(_allow))
 
     prune = subparsers.add_parser("prune", parents=[shared], help="delete old versions that nobody serves")
     prune.add_argument("--catalogue", required=True, metavar="NAME")
@@ -92,12 +101,25 @@ async def _publish(store: Store, args: argparse.Namespace) -> None:
     catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
     if not args.no_activate:
         await store.activate(catalogue, version)
+    trial = await store.trial(catalogue, version)
+    if trial.state in ("refused", "died"):
+        again = f"igd allow --catalogue {catalogue} --version {version}"
+        print(f"igd publish: servers do not take it: {_said_of(trial)}; to try it again: {again}", file=sys.stderr)
     await _report(store, catalogue, {"version": version}, as_json=args.json)
+
+
+def _said_of(trial: Trial) -> str:
+    return f"{trial.state} on {trial.holder}" + (f" ({trial.detail})" if trial.detail else "")
 
 
 async def _rollback(store: Store, args: argparse.Namespace) -> None:
     move = await store.roll_back(args.catalogue, args.version)
     await _report(store, args.catalogue, {"version": move.version, "before": move.before}, as_json=args.json)
+
+
+async def _allow(store: Store, args: argparse.Namespace) -> None:
+    await store.allow(args.catalogue, args.version)
+    await _report(store, args.catalogue, {"version": args.version}, as_json=args.json)
 
 
 async def _prune(store: Store, args: argparse.Namespace) -> None:
@@ -122,6 +144,8 @@ async def _versions(store: Store, args: argparse.Namespace) -> None:
 
 def _uses(stored: StoredVersion) -> list[str]:
     marks = [mark for mark, holds in (("current", stored.is_current), ("previous", stored.is_previous)) if holds]
+    if stored.trial.state in ("trying", "refused", "died"):
+        marks.append(_said_of(stored.trial))
     return [*marks, *(f"served by {holder}" for holder in stored.holders)]
 
 
@@ -133,6 +157,7 @@ def _facts(stored: StoredVersion) -> dict[str, object]:
         "current": stored.is_current,
         "previous": stored.is_previous,
         "holders": list(stored.holders),
+        "trial": {"state": stored.trial.state, "holder": stored.trial.holder, "detail": stored.trial.detail},
     }
 
 

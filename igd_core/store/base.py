@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from igd_core.store.trials import Trial
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from igd_core.store.pointers import PointerMove
+    from igd_core.store.trials import Verdict
 
 MAX_EVENT_ID_CHARS = 128
 MAX_USER_ID_CHARS = 256
@@ -79,6 +82,7 @@ class StoredVersion:
         is_current: whether the catalogue's pointer names it.
         is_previous: whether it is what a roll-back returns to.
         holders: names of servers that serve it now.
+        trial: how its first server fares or fared with it.
     """
 
     version: str
@@ -87,6 +91,7 @@ class StoredVersion:
     is_current: bool
     is_previous: bool
     holders: tuple[str, ...] = ()
+    trial: Trial = field(default_factory=Trial)
 
 
 class ArtifactStore(Protocol):
@@ -112,7 +117,7 @@ class ArtifactStore(Protocol):
         ...
 
     async def activate(self, catalogue: str, version: str) -> None:
-        """Move the catalogue's pointer, and tell those who listen.
+        """Move the catalogue's pointer, and tell those who listen; servers try again what one of them had refused.
 
         Raises:
             InputError: the version is not stored.
@@ -159,6 +164,33 @@ class ArtifactStore(Protocol):
         """Say that ``holder`` serves a version, for the next ``ttl_s`` seconds: it is not pruned meanwhile."""
         ...
 
+    async def trial(self, catalogue: str, version: str) -> Trial:
+        """Where a version stands with the fleet (`igd_core.store.trials`); writes nothing."""
+        ...
+
+    async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
+        """Ask to be the server that tries a version first, or say that one still is, for the next ``ttl_s`` seconds.
+
+        Returns:
+            Where it stands now: ``trying`` with this holder is a yes.
+
+        Raises:
+            InputError: the version is not stored.
+        """
+        ...
+
+    async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
+        """Say how a version fared; tells those who listen. Returns where it stands now."""
+        ...
+
+    async def allow(self, catalogue: str, version: str) -> None:
+        """Let servers try a version again that one refused or did not come back from; tells those who listen.
+
+        Raises:
+            InputError: the version is not stored.
+        """
+        ...
+
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
         """Delete all but the ``keep`` newest versions; never the current, the previous or a held one.
 
@@ -168,7 +200,7 @@ class ArtifactStore(Protocol):
         ...
 
     def changes(self) -> AsyncIterator[str]:
-        """Names of catalogues whose pointer moved, until the store is closed.
+        """Names of catalogues whose pointer moved, or whose version was judged or allowed, until the store is closed.
 
         A hint: while the store cannot be reached moves are missed, so callers poll as well.
         """

@@ -22,10 +22,13 @@ from igd_core.store.names import (
     require_version,
 )
 from igd_core.store.pointers import Pointer, PointerMove
+from igd_core.store.trials import Trial, allowed_again, begun, concluded, pointed_at, seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
+
+    from igd_core.store.trials import Verdict
 
 MAX_RESULTS = 100_000
 
@@ -45,6 +48,7 @@ class _Shelf:
     versions: dict[str, _Stored] = field(default_factory=dict)
     pointer: Pointer = field(default_factory=Pointer)
     holds: dict[tuple[str, str], float] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
 
 
 class MemoryResults:
@@ -107,7 +111,7 @@ class MemoryStore(MemoryResults):
         """Move the pointer, and wake `changes`."""
         self._find(catalogue, version)
         shelf = self._shelves[catalogue]
-        shelf.pointer = shelf.pointer.moved_to(version)
+        self._point(shelf, shelf.pointer.moved_to(version))
         self._tell(catalogue)
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
@@ -117,7 +121,7 @@ class MemoryStore(MemoryResults):
             require_version(version)
         stored = [each for each, _ in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)]
         before = shelf.pointer.current
-        shelf.pointer = shelf.pointer.rolled_back(catalogue, version, stored)
+        self._point(shelf, shelf.pointer.rolled_back(catalogue, version, stored))
         self._tell(catalogue)
         return PointerMove.between(before, shelf.pointer)
 
@@ -144,6 +148,7 @@ class MemoryStore(MemoryResults):
                 is_current=version == shelf.pointer.current,
                 is_previous=version == shelf.pointer.previous,
                 holders=self._holders(shelf, version),
+                trial=seen(self._trial(shelf, version), self._clock()),
             )
             for version, stored in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)
         ]
@@ -165,6 +170,35 @@ class MemoryStore(MemoryResults):
         shelf = self._shelves.setdefault(require_catalogue_name(catalogue), _Shelf())
         shelf.holds[require_version(version), require_holder(holder)] = self._clock() + ttl_s
 
+    async def trial(self, catalogue: str, version: str) -> Trial:
+        """Where a version stands with the fleet."""
+        return seen(self._trial(self._shelf(catalogue), require_version(version)), self._clock())
+
+    async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
+        """Ask to try a version first, or say that one still does."""
+        self._find(catalogue, version)
+        shelf, now = self._shelves[catalogue], self._clock()
+        trial = begun(self._trial(shelf, version), require_holder(holder), now=now, ttl_s=ttl_s)
+        shelf.trials[version] = trial
+        return trial
+
+    async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
+        """Say how a version fared."""
+        shelf = self._shelf(catalogue)
+        before = self._trial(shelf, require_version(version))
+        if version not in shelf.versions:
+            return before
+        shelf.trials[version] = concluded(before, require_holder(holder), verdict, detail)
+        self._tell(catalogue)
+        return shelf.trials[version]
+
+    async def allow(self, catalogue: str, version: str) -> None:
+        """Let servers try a version again."""
+        self._find(catalogue, version)
+        shelf = self._shelves[catalogue]
+        shelf.trials[version] = allowed_again(self._trial(shelf, version))
+        self._tell(catalogue)
+
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
         """Delete all but the newest, and those in use."""
         shelf = self._shelf(catalogue)
@@ -175,6 +209,7 @@ class MemoryStore(MemoryResults):
         ]
         for version in deleted:
             del shelf.versions[version]
+            shelf.trials.pop(version, None)
         return deleted
 
     async def changes(self) -> AsyncIterator[str]:
@@ -226,6 +261,15 @@ class MemoryStore(MemoryResults):
     def _tell(self, catalogue: str) -> None:
         for listener in self._listeners:
             listener.put_nowait(catalogue)
+
+    def _point(self, shelf: _Shelf, pointer: Pointer) -> None:
+        if pointer.current is not None and pointer.current != shelf.pointer.current:
+            shelf.trials[pointer.current] = pointed_at(self._trial(shelf, pointer.current))
+        shelf.pointer = pointer
+
+    @staticmethod
+    def _trial(shelf: _Shelf, version: str) -> Trial:
+        return shelf.trials.get(version, Trial())
 
     def _shelf(self, catalogue: str) -> _Shelf:
         return self._shelves.get(require_catalogue_name(catalogue), _Shelf())

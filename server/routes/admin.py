@@ -1,4 +1,4 @@
-"""``POST /v1/admin/catalogues/{name}:rollback`` and ``:reload``: what operators do to live catalogues."""
+"""``POST /v1/admin/catalogues/{name}:rollback``, ``:reload`` and ``:allow``: what operators do to live catalogues."""
 
 from typing import Annotated
 
@@ -17,7 +17,14 @@ from server.problems import (
     ProblemKind,
 )
 from server.routes.documented import ACCESS, KEYED, JsonRoute, problems
-from server.schemas_catalogues import PointerMoved, ReloadBegun, ReloadRequest, RollbackRequest
+from server.schemas_catalogues import (
+    AllowRequest,
+    PointerMoved,
+    ReloadBegun,
+    ReloadRequest,
+    RollbackRequest,
+    VersionAllowed,
+)
 
 CATALOGUE_NOT_FOUND = ProblemKind(name="catalogue-not-found", status=404, title="No such catalogue in the store")
 
@@ -26,7 +33,7 @@ Name = Annotated[str, Path(max_length=64, examples=["films"])]
 
 
 def admin_router(deployment: Deployment) -> APIRouter:
-    """Both routes. Their bodies are JSON, if only ``{}``: no cross-site form can post to them."""
+    """All three routes. Their bodies are JSON, if only ``{}``: no cross-site form can post to them."""
     router = APIRouter(prefix="/v1/admin", tags=["administration"], route_class=JsonRoute, dependencies=KEYED)
 
     @router.post(
@@ -61,6 +68,19 @@ def admin_router(deployment: Deployment) -> APIRouter:
             return _not_found(request, name, deployment)
         live.reload()
         return ReloadBegun(request_id=context_of(request.scope).request_id, catalogue=name)
+
+    @router.post(
+        "/catalogues/{name}:allow",
+        summary="Let all servers try a version again that one refused or did not come back from",
+        response_model=VersionAllowed,
+        responses=problems(*_BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR, STORE_UNAVAILABLE),
+    )
+    async def allow(name: Name, body: AllowRequest, request: Request) -> VersionAllowed | Response:
+        live = deployment.live(name)
+        if live is None:
+            return _not_found(request, name, deployment)
+        await live.allow(body.version)
+        return VersionAllowed(request_id=context_of(request.scope).request_id, catalogue=name, version=body.version)
 
     return router
 

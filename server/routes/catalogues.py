@@ -42,6 +42,8 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         version=served.version,
         published=None if live is None else live.published,
         trouble=None if live is None else live.trouble,
+        waiting=None if live is None else live.waiting,
+        on_trial=live is not None and live.takeover.on_trial == served.version,
         refusals=[] if live is None else _refused(live.refusals),
         model=served.model_id,
         model_fingerprint=served.model.fingerprint(),
@@ -59,7 +61,11 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
 
 def _unserved(live: LiveCatalogue) -> UnservedCatalogue:
     return UnservedCatalogue(
-        name=live.name, published=live.published, trouble=live.trouble, refusals=_refused(live.refusals)
+        name=live.name,
+        published=live.published,
+        trouble=live.trouble,
+        waiting=live.waiting,
+        refusals=_refused(live.refusals),
     )
 
 

@@ -18,7 +18,7 @@ def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRou
     """The probes; and ``/metrics`` unless it is served elsewhere."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/healthz", summary="Whether the process answers")
+    @router.get("/healthz", summary="Whether the process answers", response_model_exclude_none=True)
     async def health() -> Health:
         return Health(status="ok")
 
@@ -28,6 +28,7 @@ def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRou
         description="503 while the model is being loaded and the catalogues are looked at for the first time; then "
         "200, whether or not the store could be reached. For what restarts a process that does not start.",
         response_model=Health,
+        response_model_exclude_none=True,
         responses=problems(ENGINE_UNAVAILABLE),
     )
     async def start(request: Request) -> Health | Response:
@@ -41,6 +42,7 @@ def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRou
         "/readyz",
         summary="Whether recommendations are served",
         response_model=Health,
+        response_model_exclude_none=True,
         responses=problems(ENGINE_UNAVAILABLE),
     )
     async def readiness(request: Request) -> Health | Response:
@@ -53,7 +55,7 @@ def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRou
             told = reason
             return refusal(request.scope, ENGINE_UNAVAILABLE, reason)
         told = None
-        return Health(status="ready")
+        return Health(status="ready", detail="; ".join(deployment.remarks()) or None)
 
     if metrics is not None:
         router.include_router(_metrics_router(metrics))

@@ -19,10 +19,13 @@ from igd_core.errors import ArtifactError, InputError, StoreUnavailable
 from igd_core.store.base import Event, HistoryLimits, Store, StoreOptions
 from igd_core.store.memory import MemoryStore
 from igd_core.store.open import open_store
+from igd_core.store.trials import Trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
+
+    from igd_core.store.trials import Verdict
 
 KINDS = ("memory", "files", "redis", "cluster")
 _numbers = itertools.count()
@@ -362,6 +365,106 @@ async def test_a_pruned_version_can_be_published_again(store: Store, versions: S
     assert await store.current("small") == names[0]
     assert contents(await store.fetch("small", names[0], tmp_path)) == contents(versions[0])
     assert (await store.versions("small"))[0].version == names[0]
+
+
+async def test_one_server_tries_a_version_and_says_how_it_went(view: OpenView, versions: Sequence[Path]) -> None:
+    store, other = view(), view()
+    version = await store.add(versions[0])
+    assert await store.trial("small", version) == Trial()
+    mine = await store.begin_trial("small", version, "one:1", 30)
+    assert (mine.state, mine.holder) == ("trying", "one:1")
+    theirs = await other.begin_trial("small", version, "two:1", 30)
+    assert (theirs.state, theirs.holder) == ("trying", "one:1")
+    assert (await store.begin_trial("small", version, "one:1", 30)).holder == "one:1"
+    passed = await store.end_trial("small", version, "one:1", "passed")
+    assert passed == await other.trial("small", version) == Trial(state="passed", holder="one:1")
+    assert (await other.begin_trial("small", version, "two:1", 30)).state == "passed"
+    verdicts: tuple[Verdict, ...] = ("refused", "died", "left")
+    for verdict in verdicts:
+        assert (await other.end_trial("small", version, "two:1", verdict, "late")).state == "passed"
+
+
+async def test_a_server_that_is_not_heard_of_again_is_taken_for_dead(store: Store, versions: Sequence[Path]) -> None:
+    version = await store.add(versions[0])
+    await store.begin_trial("small", version, "one:1", 0.05)
+
+    async def is_missed() -> bool:
+        return (await store.trial("small", version)).state == "died"
+
+    await until(is_missed)
+    found = await store.begin_trial("small", version, "two:1", 30)
+    assert (found.state, found.holder) == ("died", "one:1")
+    assert found.detail == "one:1 tried it and was not heard of again"
+    (listed,) = await store.versions("small")
+    assert listed.trial.state == "died"
+    # It lives after all.
+    assert (await store.end_trial("small", version, "one:1", "passed")).state == "passed"
+
+
+async def test_what_died_is_tried_again_only_if_allowed_by_name_and_what_was_refused_when_the_pointer_moves(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    first, second = await published(store, *versions[:2])
+    verdicts: dict[str, Verdict] = {first: "refused", second: "died"}
+    for version, verdict in verdicts.items():
+        await store.begin_trial("small", version, "one:1", 30)
+        ended = await store.end_trial("small", version, "one:1", verdict, "two\nlines " + "x" * 1000)
+        assert (ended.state, ended.detail) == (verdict, ("two lines " + "x" * 1000)[:300])
+    await store.end_trial("small", second, "two:1", "refused", "later")
+    assert (await store.begin_trial("small", second, "two:1", 30)).state == "died"
+    await store.activate("small", first)
+    assert await store.trial("small", first) == Trial()
+    await store.activate("small", second)
+    assert (await store.trial("small", second)).state == "died"
+    await store.allow("small", second)
+    assert await store.trial("small", second) == Trial(allowed=1)
+    await store.begin_trial("small", second, "two:1", 30)
+    await store.end_trial("small", second, "three:1", "left")
+    assert (await store.trial("small", second)).state == "trying"
+    await store.end_trial("small", second, "two:1", "left")
+    assert await store.trial("small", second) == Trial(allowed=1)
+    await store.end_trial("small", second, "two:1", "died")
+    await store.allow("small", second)
+    assert await store.trial("small", second) == Trial(allowed=2)
+
+
+async def test_trials_are_of_stored_versions_and_go_with_them(store: Store, versions: Sequence[Path]) -> None:
+    first, _, _ = await published(store, *versions[:3])
+    await store.end_trial("small", first, "one:1", "died")
+    await store.prune("small", keep=0)
+    assert await store.end_trial("small", first, "one:1", "died") == Trial()
+    assert await store.trial("small", first) == Trial()
+    with pytest.raises(InputError, match="not stored"):
+        await store.begin_trial("small", first, "one:1", 30)
+    with pytest.raises(InputError, match="not stored"):
+        await store.allow("small", first)
+    with pytest.raises(InputError, match="holder"):
+        await store.end_trial("small", first, "no holder", "died")
+
+
+async def test_listeners_hear_of_verdicts(view: OpenView, versions: Sequence[Path]) -> None:
+    store, listener = view(), view()
+    (version,) = await published(store, versions[0])
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for name in listener.changes():
+            heard.append(name)  # noqa: PERF401 - it never ends
+
+    listening = asyncio.ensure_future(listen())
+    for number in range(2):
+
+        async def judged(number: int = number) -> bool:
+            if number:
+                await store.allow("small", version)
+            else:
+                await store.end_trial("small", version, "one:1", "died")
+            await asyncio.sleep(0.02)
+            return len(heard) > number
+
+        await until(judged)
+    listening.cancel()
+    await asyncio.wait((listening,))
 
 
 async def test_listeners_hear_of_pointers_that_move(view: OpenView, versions: Sequence[Path]) -> None:

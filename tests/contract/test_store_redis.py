@@ -42,6 +42,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "catalogues": lambda store: store.catalogues(),
     "versions": lambda store: store.versions("small"),
     "hold": lambda store: store.hold("small", VERSION, "me", 5),
+    "trial": lambda store: store.trial("small", VERSION),
+    "end_trial": lambda store: store.end_trial("small", VERSION, "me", "died"),
     "prune": lambda store: store.prune("small", keep=1),
     "append": lambda store: store.append("ann", [event(1)]),
     "history": lambda store: store.history("ann"),

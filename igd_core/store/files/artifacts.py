@@ -24,6 +24,7 @@ from igd_core.store.bundles import (
     receive,
     write_bundle,
 )
+from igd_core.store.files.trials import FilesTrials, healed
 from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
 from igd_core.store.pointers import Pointer, PointerMove
 
@@ -38,11 +39,12 @@ _LOOK_EVERY_S = 0.5
 _ORPHANED_AFTER_S = 3600.0
 
 
-class FilesArtifacts:
+class FilesArtifacts(FilesTrials):
     """Implements `igd_core.store.base.ArtifactStore`."""
 
     def __init__(self, folders: Path, database: Database, clock: Callable[[], float], *, chunk_bytes: int) -> None:
         """``clock`` gives seconds since 1970."""
+        super().__init__(database, clock)
         self._folders = folders
         self._database = database
         self._clock = clock
@@ -128,6 +130,7 @@ class FilesArtifacts:
                 is_current=version == current,
                 is_previous=version == previous,
                 holders=tuple(sorted(holders.split(","))) if holders else (),
+                trial=await self.trial(catalogue, version),
             )
             for version, stored_at, size, current, previous, holders in rows
         ]
@@ -164,7 +167,7 @@ class FilesArtifacts:
         parameters = (require_catalogue_name(catalogue), require_keep(keep), self._clock())
 
         def delete(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-            return connection.execute(
+            pruned = connection.execute(
                 "DELETE FROM versions WHERE catalogue = ?1 AND sequence NOT IN"
                 " (SELECT sequence FROM versions WHERE catalogue = ?1 ORDER BY sequence DESC LIMIT ?2)"
                 " AND version NOT IN (SELECT current FROM pointers WHERE catalogue = ?1)"
@@ -173,6 +176,12 @@ class FilesArtifacts:
                 " RETURNING version, folder",
                 parameters,
             ).fetchall()
+            connection.execute(
+                "DELETE FROM trials WHERE catalogue = ?1"
+                " AND version NOT IN (SELECT version FROM versions WHERE catalogue = ?1)",
+                parameters[:1],
+            )
+            return pruned
 
         deleted = await self._database.write(delete)
         named = await self._database.rows("SELECT folder FROM versions WHERE catalogue = ?", catalogue)
@@ -241,6 +250,9 @@ def _pointer_in(connection: sqlite3.Connection, catalogue: str) -> Pointer:
 
 
 def _point(connection: sqlite3.Connection, catalogue: str, pointer: Pointer) -> None:
+    before = connection.execute("SELECT current FROM pointers WHERE catalogue = ?", (catalogue,)).fetchone()
+    if pointer.current is not None and before != (pointer.current,):
+        healed(connection, catalogue, pointer.current)
     connection.execute(
         "INSERT INTO pointers VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET moves = moves + 1,"
         " current = excluded.current, previous = excluded.previous",

@@ -32,6 +32,12 @@ CREATE TABLE IF NOT EXISTS events (
 PRAGMA user_version = 1;
 COMMIT;
 """
+# Came later; a release that does not know it leaves it alone.
+_TRIALS = """
+CREATE TABLE IF NOT EXISTS trials (
+    catalogue TEXT, version TEXT, state TEXT NOT NULL, holder TEXT NOT NULL, detail TEXT NOT NULL,
+    allowed INTEGER NOT NULL, ends_at REAL NOT NULL, PRIMARY KEY (catalogue, version)) WITHOUT ROWID
+"""
 _LAYOUT = 1
 # Came later, and is nothing that other releases of this layout trip over.
 _ADDED = "CREATE TABLE IF NOT EXISTS pasts (catalogue TEXT PRIMARY KEY, past TEXT NOT NULL) WITHOUT ROWID"
@@ -136,8 +142,9 @@ class Database:
             raise StoreError(f"{self._path}: layout {layout}; this release reads {_LAYOUT}")
         if layout == 0:
             connection.executescript(SCHEMA)
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pasts'").fetchone():
-            connection.execute(_ADDED)
+        for name, made in (("pasts", _ADDED), ("trials", _TRIALS)):
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
+                connection.execute(made)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -15,13 +15,14 @@ from igd_core.store.bundles import FILES, Bundle, Chunk, Layout, holds_version, 
 from igd_core.store.names import (
     is_catalogue_name,
     not_stored,
-    require_catalogue_name,
     require_holder,
     require_keep,
     require_version,
 )
 from igd_core.store.pointers import Pointer, PointerMove
+from igd_core.store.redis.keys import Keys
 from igd_core.store.redis.scripts import DISCARD, HOLD, LIST, POINT, PRUNE, STORE
+from igd_core.store.redis.trials import RedisTrials, read_trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -70,28 +71,12 @@ class _Record:
             raise StoreError(f"the record of version {version} cannot be read") from None
 
 
-class _Keys:
-    """Every key of one catalogue; the name in braces puts them all in one hash slot of a cluster."""
-
-    def __init__(self, prefix: str, catalogue: str) -> None:
-        start = f"{prefix}:{{{require_catalogue_name(catalogue)}}}"
-        self.versions = f"{start}:versions"
-        self.pointer = f"{start}:pointer"
-        self.holds = f"{start}:holds"
-        self._chunks = f"{start}:chunk"
-
-    def chunk(self, version: str, chunk: Chunk) -> str:
-        return f"{self._chunks}:{version}:{chunk.name}:{chunk.index}"
-
-    def chunks(self, version: str, layout: Layout) -> list[str]:
-        return [self.chunk(version, chunk) for chunk in layout.chunks()]
-
-
-class RedisArtifacts:
+class RedisArtifacts(RedisTrials):
     """Implements `igd_core.store.base.ArtifactStore`."""
 
     def __init__(self, link: Link, bulk: Link, prefix: str, *, chunk_bytes: int) -> None:
         """Chunks go over ``bulk``, which is patient; all else over ``link``."""
+        super().__init__(link, prefix)
         self._link = link
         self._bulk = bulk
         self._prefix = prefix
@@ -104,7 +89,7 @@ class RedisArtifacts:
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
         catalogue = catalogue or bundle.manifest.name
-        keys = _Keys(self._prefix, catalogue)
+        keys = Keys(self._prefix, catalogue)
         known = await self._record(keys, version)
         layout = known.layout if known else Layout.of(bundle.sizes, self._chunk_bytes)
         await self._link.call("SADD", self._catalogues, catalogue)
@@ -125,7 +110,7 @@ class RedisArtifacts:
 
     async def activate(self, catalogue: str, version: str) -> None:
         """Move the pointer and tell `changes`, in one step."""
-        keys = _Keys(self._prefix, catalogue)
+        keys = Keys(self._prefix, catalogue)
         require_version(version)
         for _ in range(_MOVES_TRIED):
             seen = await self._pointer(keys)
@@ -135,7 +120,7 @@ class RedisArtifacts:
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
         """Move the pointer back and tell `changes`, unless somebody else has moved it meanwhile."""
-        keys = _Keys(self._prefix, catalogue)
+        keys = Keys(self._prefix, catalogue)
         if version is not None:
             require_version(version)
         seen = await self._pointer(keys)
@@ -161,16 +146,16 @@ class RedisArtifacts:
         return [
             name
             for name in names
-            if is_catalogue_name(name) and await self._link.call("HLEN", _Keys(self._prefix, name).versions)
+            if is_catalogue_name(name) and await self._link.call("HLEN", Keys(self._prefix, name).versions)
         ]
 
     async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
         """Stored versions, newest first."""
-        return [stored for stored, _ in await self._listed(_Keys(self._prefix, catalogue))]
+        return [stored for stored, _ in await self._listed(Keys(self._prefix, catalogue))]
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
         """Copy a version to ``parent / version`` unless it is there."""
-        keys = _Keys(self._prefix, catalogue)
+        keys = Keys(self._prefix, catalogue)
         if await asyncio.to_thread(holds_version, parent / require_version(version), version):
             return parent / version
         record = await self._record(keys, version)
@@ -191,15 +176,17 @@ class RedisArtifacts:
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
         """Say that ``holder`` serves a version."""
         held = f"{require_version(version)}/{require_holder(holder)}"
-        await self._link.run(HOLD, [_Keys(self._prefix, catalogue).holds], [held, round(ttl_s * 1000)])
+        await self._link.run(HOLD, [Keys(self._prefix, catalogue).holds], [held, round(ttl_s * 1000)])
 
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
         """Delete all but the newest, and those in use."""
-        keys = _Keys(self._prefix, catalogue)
+        keys = Keys(self._prefix, catalogue)
         deleted = []
         for stored, layout in (await self._listed(keys))[require_keep(keep) :]:
             chunk_keys = keys.chunks(stored.version, layout)
-            if await self._link.run(PRUNE, [keys.versions, keys.pointer, keys.holds, *chunk_keys], [stored.version]):
+            if await self._link.run(
+                PRUNE, [keys.versions, keys.pointer, keys.holds, keys.trials, *chunk_keys], [stored.version]
+            ):
                 deleted.append(stored.version)
         return deleted
 
@@ -209,16 +196,16 @@ class RedisArtifacts:
             async for message in messages:
                 yield _text(message)
 
-    async def _pointer(self, keys: _Keys) -> Pointer:
+    async def _pointer(self, keys: Keys) -> Pointer:
         fields = await self._link.call("HMGET", keys.pointer, "current", "previous", "past")
         return Pointer.read(*(None if field is None else _text(field) for field in fields))
 
-    async def _point(self, keys: _Keys, catalogue: str, seen: Pointer, after: Pointer) -> bool:
+    async def _point(self, keys: Keys, catalogue: str, seen: Pointer, after: Pointer) -> bool:
         """Move the pointer; False where it is no longer as it was seen."""
         version = str(after.current)
         moved = await self._link.run(
             POINT,
-            [keys.versions, keys.pointer],
+            [keys.versions, keys.pointer, keys.trials],
             [version, self._channel, catalogue, seen.current or "", " ".join(after.past)],
         )
         if not moved:
@@ -226,18 +213,21 @@ class RedisArtifacts:
         return bool(moved > 0)
 
     async def _named(self, catalogue: str, field: str) -> str | None:
-        value = await self._link.call("HGET", _Keys(self._prefix, catalogue).pointer, field)
+        value = await self._link.call("HGET", Keys(self._prefix, catalogue).pointer, field)
         return None if value is None else _text(value)
 
-    async def _record(self, keys: _Keys, version: str) -> _Record | None:
+    async def _record(self, keys: Keys, version: str) -> _Record | None:
         data = await self._link.call("HGET", keys.versions, require_version(version))
         return None if data is None else _Record.read(data, version)
 
-    async def _listed(self, keys: _Keys) -> list[tuple[StoredVersion, Layout]]:
-        versions, pointer, holds = await self._link.run(LIST, [keys.versions, keys.pointer, keys.holds], [])
+    async def _listed(self, keys: Keys) -> list[tuple[StoredVersion, Layout]]:
+        versions, pointer, holds, trials = await self._link.run(
+            LIST, [keys.versions, keys.pointer, keys.holds, keys.trials], []
+        )
         current, previous = (None if value is None else _text(value) for value in pointer)
         held = [_text(hold).partition("/")[::2] for hold in holds]
-        names = map(_text, versions[::2])
+        names = list(map(_text, versions[::2]))
+        trial_of = dict(zip(names, map(read_trial, trials), strict=True))
         records = {name: _Record.read(data, name) for name, data in zip(names, versions[1::2], strict=True)}
         return [
             (
@@ -248,13 +238,14 @@ class RedisArtifacts:
                     is_current=name == current,
                     is_previous=name == previous,
                     holders=tuple(sorted(holder for version, holder in held if version == name)),
+                    trial=trial_of[name],
                 ),
                 record.layout,
             )
             for name, record in sorted(records.items(), key=lambda known: -known[1].sequence)
         ]
 
-    async def _discard(self, keys: _Keys, version: str, chunk_keys: list[str]) -> None:
+    async def _discard(self, keys: Keys, version: str, chunk_keys: list[str]) -> None:
         try:
             await self._bulk.run(DISCARD, [keys.versions, *chunk_keys], [version])
         except StoreError:

@@ -35,8 +35,10 @@ return 1
 
 POINT = Script(
     text="""
--- KEYS: versions, pointer. ARGV: version, channel, catalogue, the current version as it was seen, the past to keep.
--- Moves the pointer if nobody else has moved it since it was seen.
+-- KEYS: versions, pointer, trials.
+-- ARGV: version, channel, catalogue, the current version as it was seen, the past to keep.
+-- Moves the pointer if nobody else has moved it since it was seen. What a server refused may have been healed since;
+-- what one died of is allowed by name alone.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 local current = redis.call('HGET', KEYS[2], 'current') or ''
 if current ~= ARGV[1] then
@@ -44,6 +46,8 @@ if current ~= ARGV[1] then
   redis.call('HSET', KEYS[2], 'current', ARGV[1], 'past', ARGV[5])
   local previous = string.match(ARGV[5], '%S+$')
   if previous then redis.call('HSET', KEYS[2], 'previous', previous) else redis.call('HDEL', KEYS[2], 'previous') end
+  local allowed = string.match(redis.call('HGET', KEYS[3], ARGV[1]) or '', '^refused %d+ (%d+) ')
+  if allowed then redis.call('HSET', KEYS[3], ARGV[1], 'open 0 ' .. allowed .. ' - ') end
 end
 redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 1
@@ -56,15 +60,96 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-LIST = Script(
-    text=_NOW
+# A trial is STATE ENDS_AT_MS ALLOWED HOLDER DETAIL; the rules are those of `igd_core.store.trials`.
+_TRIALS = (
+    _NOW
     + """
--- KEYS: versions, pointer, holds.
+local function read(key, version)
+  local state, ends, allowed, holder, detail =
+    string.match(redis.call('HGET', key, version) or '', '^(%a+) (%d+) (%d+) (%S+) (.*)$')
+  if not state then return 'open', 0, 0, '-', '' end
+  return state, tonumber(ends), tonumber(allowed), holder, detail
+end
+local function text(state, ends, allowed, holder, detail)
+  return string.format('%s %.0f %.0f %s %s', state, ends, allowed, holder, detail)
+end
+local function seen(state, ends, allowed, holder, detail)
+  if state == 'trying' and ends <= now then
+    return 'died', ends, allowed, holder, holder .. ' tried it and was not heard of again'
+  end
+  return state, ends, allowed, holder, detail
+end
+"""
+)
+
+LIST = Script(
+    text=_TRIALS
+    + """
+-- KEYS: versions, pointer, holds, trials.
+local versions, trials = redis.call('HGETALL', KEYS[1]), {}
+for i = 1, #versions, 2 do trials[#trials + 1] = text(seen(read(KEYS[4], versions[i]))) end
 return {
-  redis.call('HGETALL', KEYS[1]),
+  versions,
   redis.call('HMGET', KEYS[2], 'current', 'previous'),
   redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf'),
+  trials,
 }
+"""
+)
+
+TRIAL = Script(
+    text=_TRIALS
+    + """
+-- KEYS: trials. ARGV: version. Writes nothing.
+return text(seen(read(KEYS[1], ARGV[1])))
+"""
+)
+
+BEGIN_TRIAL = Script(
+    text=_TRIALS
+    + """
+-- KEYS: versions, trials. ARGV: version, holder, milliseconds. Answers nil where the version is not stored.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return nil end
+local state, ends, allowed, holder, detail = read(KEYS[2], ARGV[1])
+if state == 'open' or (state == 'trying' and holder == ARGV[2]) then
+  state, ends, holder, detail = 'trying', now + ARGV[3], ARGV[2], ''
+elseif state ~= 'trying' or ends > now then
+  return text(state, ends, allowed, holder, detail)
+end
+local trial = text(seen(state, ends, allowed, holder, detail))
+redis.call('HSET', KEYS[2], ARGV[1], trial)
+return trial
+"""
+)
+
+END_TRIAL = Script(
+    text=_TRIALS
+    + """
+-- KEYS: versions, trials. ARGV: version, holder, verdict, detail, channel, catalogue.
+local state, ends, allowed, holder, detail = read(KEYS[2], ARGV[1])
+local stands = {passed = {}, died = {passed = true}, refused = {passed = true, died = true}}
+local trial = text(state, ends, allowed, holder, detail)
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return trial end
+if ARGV[3] == 'left' then
+  if state == 'trying' and holder == ARGV[2] then trial = text('open', 0, allowed, '-', '') end
+elseif not stands[ARGV[3]][state] then
+  trial = text(ARGV[3], 0, allowed, ARGV[2], ARGV[4])
+end
+redis.call('HSET', KEYS[2], ARGV[1], trial)
+redis.pcall('PUBLISH', ARGV[5], ARGV[6])
+return trial
+"""
+)
+
+ALLOW = Script(
+    text=_TRIALS
+    + """
+-- KEYS: versions, trials. ARGV: version, channel, catalogue.
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+local _, _, allowed = read(KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], text('open', 0, allowed + 1, '-', ''))
+redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return 1
 """
 )
 
@@ -81,7 +166,7 @@ return 1
 PRUNE = Script(
     text=_NOW
     + """
--- KEYS: versions, pointer, holds, every chunk. ARGV: version.
+-- KEYS: versions, pointer, holds, trials, every chunk. ARGV: version.
 -- Removes the version unless somebody needs it.
 for _, field in ipairs({'current', 'previous'}) do
   if redis.call('HGET', KEYS[2], field) == ARGV[1] then return 0 end
@@ -91,7 +176,8 @@ for _, hold in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')) 
   if string.sub(hold, 1, #held) == held then return 0 end
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
-for i = 4, #KEYS do redis.call('UNLINK', KEYS[i]) end
+redis.call('HDEL', KEYS[4], ARGV[1])
+for i = 5, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 """
 )

@@ -1,0 +1,92 @@
+"""How versions fare with their first servers, in the database: a read and a write in one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_version
+from igd_core.store.trials import Trial, allowed_again, begun, concluded, pointed_at, seen
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from igd_core.store.files.database import Database
+    from igd_core.store.trials import Verdict
+
+
+class FilesTrials:
+    """Implements the part of `igd_core.store.base.ArtifactStore` that is about trials."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds since 1970."""
+        self._trials_database = database
+        self._trials_clock = clock
+
+    async def trial(self, catalogue: str, version: str) -> Trial:
+        """Where a version stands with the fleet."""
+        rows = await self._trials_database.rows(_SELECT, require_catalogue_name(catalogue), require_version(version))
+        return seen(_trial(rows), self._trials_clock())
+
+    async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
+        """Ask to try a version first, or say that one still does."""
+        now = self._trials_clock()
+        require_holder(holder)
+        found = await self._changed(catalogue, version, lambda trial: begun(trial, holder, now=now, ttl_s=ttl_s))
+        if found is None:
+            raise not_stored(catalogue, version)
+        return found
+
+    async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
+        """Say how a version fared."""
+        require_holder(holder)
+        found = await self._changed(
+            catalogue, version, lambda trial: concluded(trial, holder, verdict, detail), tell=True
+        )
+        return found or Trial()
+
+    async def allow(self, catalogue: str, version: str) -> None:
+        """Let servers try a version again."""
+        if await self._changed(catalogue, version, allowed_again, tell=True) is None:
+            raise not_stored(catalogue, version)
+
+    async def _changed(
+        self, catalogue: str, version: str, change: Callable[[Trial], Trial], *, tell: bool = False
+    ) -> Trial | None:
+        """The trial after ``change``; None where the version is not stored."""
+        key = (require_catalogue_name(catalogue), require_version(version))
+
+        def write(connection: sqlite3.Connection) -> Trial | None:
+            stored = connection.execute("SELECT 1 FROM versions WHERE catalogue = ? AND version = ?", key).fetchone()
+            if stored is None:
+                return None
+            return change_trial(connection, *key, change, tell=tell)
+
+        return await self._trials_database.write(write)
+
+
+_COLUMNS = "state, holder, detail, allowed, ends_at"
+_SELECT = f"SELECT {_COLUMNS} FROM trials WHERE catalogue = ? AND version = ?"  # noqa: S608 - a constant
+
+
+def change_trial(
+    connection: sqlite3.Connection, catalogue: str, version: str, change: Callable[[Trial], Trial], *, tell: bool
+) -> Trial:
+    """Within a transaction."""
+    trial = change(_trial(connection.execute(_SELECT, (catalogue, version)).fetchall()))
+    row = (catalogue, version, trial.state, trial.holder, trial.detail, trial.allowed, trial.ends_at)
+    connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    if tell:
+        connection.execute("UPDATE pointers SET moves = moves + 1 WHERE catalogue = ?", (catalogue,))
+    return trial
+
+
+def healed(connection: sqlite3.Connection, catalogue: str, version: str) -> None:
+    """The pointer moves to the version, within a transaction."""
+    if connection.execute(_SELECT, (catalogue, version)).fetchone() is not None:
+        change_trial(connection, catalogue, version, pointed_at, tell=False)
+
+
+def _trial(rows: list[tuple[object, ...]]) -> Trial:
+    names = _COLUMNS.split(", ")
+    return Trial(**dict(zip(names, rows[0], strict=True))) if rows else Trial()  # type: ignore[arg-type]

@@ -1,0 +1,30 @@
+"""Every key of one catalogue in Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from igd_core.store.names import require_catalogue_name
+
+if TYPE_CHECKING:
+    from igd_core.store.bundles import Chunk, Layout
+
+
+class Keys:
+    """Every key of one catalogue; the name in braces puts them all in one hash slot of a cluster."""
+
+    def __init__(self, prefix: str, catalogue: str) -> None:
+        start = f"{prefix}:{{{require_catalogue_name(catalogue)}}}"
+        self.versions = f"{start}:versions"
+        self.pointer = f"{start}:pointer"
+        self.holds = f"{start}:holds"
+        self.trials = f"{start}:trials"
+        self._chunks = f"{start}:chunk"
+
+    def chunk(self, version: str, chunk: Chunk) -> str:
+        """Of a piece of a file."""
+        return f"{self._chunks}:{version}:{chunk.name}:{chunk.index}"
+
+    def chunks(self, version: str, layout: Layout) -> list[str]:
+        """Of all pieces of all files."""
+        return [self.chunk(version, chunk) for chunk in layout.chunks()]
