@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
+from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
 from igd_core.artifact.structure import check_structure
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _MANIFEST = "manifest.json"
 _METADATA_PREFIX = "meta."
 _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
-_MAX_HEADER_BYTES = 1 << 16
 _PIECE = 1024
 
 
@@ -91,7 +91,7 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
         _check_part(directory / name, record, hashed=verify)
     trie = _load_trie(directory / "trie.safetensors", manifest, verify=verify)
     gains = _load_gains(directory / "infogain.safetensors", manifest, verify=verify)
-    catalogue = _items_from_parquet(directory / "items.parquet")
+    catalogue = _items_from_parquet(directory / "items.parquet", manifest)
     if len(catalogue) != manifest.counts.items:
         raise ArtifactError(f"items.parquet: {len(catalogue)} items, the manifest counts {manifest.counts.items}")
     try:
@@ -145,7 +145,7 @@ def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[A
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER_BYTES:
+        if length > MAX_HEADER_BYTES:
             raise ArtifactError(f"{path.name}: header of {length} bytes")
         try:
             header = json.loads(file.read(length))
@@ -158,7 +158,7 @@ def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[A
                 offset, itemsize = 8 + length + begin, _DTYPES[dtype].itemsize
                 if header[name]["dtype"] != dtype or end - begin != count * itemsize:
                     raise ArtifactError(f"{path.name}: {name} is {header[name]['dtype']} x {count}, expected {dtype}")
-                if not 0 <= begin <= end <= size or offset % itemsize:
+                if not 0 <= begin <= end <= size - 8 - length or offset % itemsize:
                     raise ArtifactError(f"{path.name}: {name} lies at bytes {begin} to {end}")
                 arrays[name] = np.asarray(
                     np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=offset, shape=(count,))
@@ -241,8 +241,9 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
     return sink.getvalue()
 
 
-def _items_from_parquet(path: Path) -> Catalogue:
+def _items_from_parquet(path: Path, manifest: Manifest) -> Catalogue:
     try:
+        check_items(path, manifest.counts, manifest.parts[path.name].bytes)
         table = pq.read_table(path)
         titles = _Texts(_required(table, "title", pa.string()))
         metadata = {

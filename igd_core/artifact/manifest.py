@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from igd_core.artifact.bounds import check_sizes
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.prompts import PromptTemplate
 
@@ -128,6 +129,7 @@ class Manifest:
             raise ArtifactError(f"manifest.json: altered; not as version {version!r} was written")
         if set(parts) != set(PART_NAMES):
             raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(PART_NAMES)}")
+        check_sizes(counts, parts)
         return manifest
 
 

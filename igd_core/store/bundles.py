@@ -91,7 +91,8 @@ class Bundle:
         return data
 
 
-ReadChunk = Callable[[Chunk], Awaitable[bytes | None]]
+ReadChunk = Callable[[Chunk, int], Awaitable[bytes | None]]
+"""Gives a chunk's bytes, and not many more than the most that it may have; None where it is missing."""
 
 
 def read_slice(path: Path, offset: int, length: int) -> bytes | None:
@@ -163,7 +164,8 @@ async def _read_manifest(layout: Layout, read: ReadChunk) -> bytes:
     count = layout.counts.get(MANIFEST, 0)
     if count > -(-MAX_MANIFEST_BYTES // layout.chunk_bytes):
         raise ArtifactError(f"{MANIFEST}: stored in {count} chunks of {layout.chunk_bytes} bytes; that is too long")
-    chunks = [await _read_or_fail(read, Chunk(name=MANIFEST, index=index)) for index in range(count)]
+    most = min(layout.chunk_bytes, MAX_MANIFEST_BYTES)
+    chunks = [await _read_or_fail(read, Chunk(name=MANIFEST, index=index), most) for index in range(count)]
     return b"".join(chunks)
 
 
@@ -176,7 +178,7 @@ async def _write_part(file: IO[bytes], name: str, record: PartRecord, layout: La
         file.write(data)
 
     for index in range(layout.counts[name]):
-        data = await _read_or_fail(read, Chunk(name=name, index=index))
+        data = await _read_or_fail(read, Chunk(name=name, index=index), min(layout.chunk_bytes, left))
         if len(data) != min(layout.chunk_bytes, left):
             raise ArtifactError(f"{name}: chunk {index} has {len(data)} bytes; truncated or altered")
         left -= len(data)
@@ -188,8 +190,8 @@ async def _write_part(file: IO[bytes], name: str, record: PartRecord, layout: La
     await asyncio.to_thread(_sync, file)
 
 
-async def _read_or_fail(read: ReadChunk, chunk: Chunk) -> bytes:
-    data = await read(chunk)
+async def _read_or_fail(read: ReadChunk, chunk: Chunk, most: int) -> bytes:
+    data = await read(chunk, most)
     if data is None:
         raise ArtifactError(f"{chunk.name}: chunk {chunk.index} is missing in the store")
     return data

@@ -160,7 +160,7 @@ class MemoryStore(MemoryResults):
             return parent / version
         stored = self._find(catalogue, version)
 
-        async def read(chunk: Chunk) -> bytes | None:
+        async def read(chunk: Chunk, _: int) -> bytes | None:
             return stored.chunks.get(chunk)
 
         return await receive(version, stored.layout, read, parent)
@@ -184,11 +184,12 @@ class MemoryStore(MemoryResults):
 
     async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
         """Say how a version fared."""
+        require_holder(holder)
         shelf = self._shelf(catalogue)
         before = self._trial(shelf, require_version(version))
         if version not in shelf.versions:
             return before
-        shelf.trials[version] = concluded(before, require_holder(holder), verdict, detail)
+        shelf.trials[version] = concluded(before, holder, verdict, detail)
         self._tell(catalogue)
         return shelf.trials[version]
 

@@ -262,9 +262,9 @@ def _point(connection: sqlite3.Connection, catalogue: str, pointer: Pointer) -> 
 
 
 def _reader(directory: Path, layout: Layout) -> ReadChunk:
-    async def read(chunk: Chunk) -> bytes | None:
+    async def read(chunk: Chunk, most: int) -> bytes | None:
         offset = chunk.index * layout.chunk_bytes
-        return await asyncio.to_thread(read_slice, directory / chunk.name, offset, layout.chunk_bytes)
+        return await asyncio.to_thread(read_slice, directory / chunk.name, offset, most)
 
     return read
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Chunks of an upload that ends half-way go by themselves.
 _UPLOAD_TTL_S = 3600
 _MOST_CHUNKS = 1_000_000
+_MOST_CHUNK_BYTES = 64 << 20
 _MOVES_TRIED = 5
 
 
@@ -59,7 +60,11 @@ class _Record:
             sequence, stored_at_ms, written = data.decode().split(" ", 2)
             body = json.loads(written)
             counts = {name: int(body["chunks"][name]) for name in FILES}
-            if int(body["chunk_bytes"]) < 1 or min(counts.values()) < 0 or sum(counts.values()) > _MOST_CHUNKS:
+            if (
+                not 1 <= int(body["chunk_bytes"]) <= _MOST_CHUNK_BYTES
+                or min(counts.values()) < 0
+                or sum(counts.values()) > _MOST_CHUNKS
+            ):
                 raise ValueError("out of range")  # noqa: TRY301 - one way out for all that is wrong
             return _Record(
                 sequence=int(sequence),
@@ -162,9 +167,10 @@ class RedisArtifacts(RedisTrials):
         if record is None:
             raise not_stored(catalogue, version)
 
-        async def read(chunk: Chunk) -> bytes | None:
-            data: bytes | None = await self._bulk.call("GET", keys.chunk(version, chunk))
-            return data
+        async def read(chunk: Chunk, most: int) -> bytes | None:
+            # One byte more than it may have tells that it is too long; no chunk is empty, so nothing is a missing one.
+            data: bytes = await self._bulk.call("GETRANGE", keys.chunk(version, chunk), 0, most)
+            return data or None
 
         try:
             return await receive(version, record.layout, read, parent)

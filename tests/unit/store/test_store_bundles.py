@@ -46,7 +46,7 @@ async def test_a_copy_that_another_process_made_meanwhile_stays_if_it_is_whole(
     target = tmp_path / "cache" / version
     made: list[int] = []
 
-    async def read(chunk: Chunk) -> bytes | None:
+    async def read(chunk: Chunk, _: int) -> bytes | None:
         if not target.exists():
             shutil.copytree(pristine_bundle, target)
             if damaged:

@@ -1,0 +1,105 @@
+"""How large a bundle's parts may be, packed and unpacked, by what its manifest counts: known before anything is read.
+
+A part is hashed, but whoever wrote the hash may have written a bomb: a column of one long text a million times is a few
+kilobytes of Parquet, and gigabytes of memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from igd_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from igd_core.artifact.manifest import Counts, PartRecord
+
+MAX_COUNT = 2**31 - 1
+MAX_DEPTH = 4096
+MAX_HEADER_BYTES = 1 << 16
+MAX_COLUMNS = 1000
+_SLACK_BYTES = 64 << 20
+_PACKED_BYTES_AN_ITEM = 64 << 10
+_UNPACKED_TIMES = 64
+_ENTRY_BYTES = 4
+
+
+def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
+    """Check that the manifest's numbers can be a bundle's, each and together.
+
+    Raises:
+        ArtifactError: names the field and its value.
+    """
+    for name in counts.__slots__:
+        value, most = getattr(counts, name), MAX_DEPTH if name == "depth" else MAX_COUNT
+        if not 0 <= value <= most:
+            raise ArtifactError(f"manifest.json: counts.{name} is {value}; 0 to {most} can be")
+    tries = 3 * counts.nodes + counts.edges + 2 * counts.leaves + counts.items + counts.depth + 4
+    most_bytes = {
+        "trie.safetensors": _ENTRY_BYTES * tries + 8 + MAX_HEADER_BYTES,
+        "infogain.safetensors": 2 * _ENTRY_BYTES * counts.edges + 8 + MAX_HEADER_BYTES,
+        "items.parquet": _PACKED_BYTES_AN_ITEM * counts.items + _SLACK_BYTES,
+    }
+    for name, record in parts.items():
+        if not 0 <= record.bytes <= most_bytes.get(name, 0):
+            most = most_bytes.get(name, 0)
+            raise ArtifactError(f"manifest.json: {name} is {record.bytes} bytes; what it counts are at most {most}")
+
+
+def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
+    """Check what a Parquet file of items unpacks to, without unpacking repeated texts.
+
+    Its own footer is asked first; then it is read with each different text once, and the sum of all is told from that.
+
+    Raises:
+        ArtifactError: other rows than the manifest counts, too many columns, or more bytes than a part of
+            ``packed_bytes`` may unpack to.
+        ArrowException: it is no Parquet file.
+    """
+    most = most_unpacked(packed_bytes)
+    with pq.ParquetFile(path) as file:
+        footer = file.metadata
+        if footer.num_rows != counts.items:
+            raise ArtifactError(f"items.parquet: {footer.num_rows} items, the manifest counts {counts.items}")
+        if footer.num_columns > MAX_COLUMNS:
+            raise ArtifactError(f"items.parquet: {footer.num_columns} columns; at most {MAX_COLUMNS} are read")
+        columns = [
+            footer.row_group(g).column(c) for g in range(footer.num_row_groups) for c in range(footer.num_columns)
+        ]
+        said = sum(max(column.total_uncompressed_size, 0) for column in columns)
+        if said > most or any(not 0 <= column.num_values <= MAX_COUNT for column in columns):
+            raise _bomb(said, packed_bytes)
+        texts = {column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"}
+    with pq.ParquetFile(path, read_dictionary=sorted(texts)) as file:
+        unpacked = 0
+        for group in range(footer.num_row_groups):
+            table = file.read_row_group(group)
+            unpacked += sum(_unpacked_bytes(chunk) for column in table.columns for chunk in column.chunks)
+            if unpacked > most:
+                raise _bomb(unpacked, packed_bytes)
+
+
+def most_unpacked(packed_bytes: int) -> int:
+    """Bytes that a part of so many bytes may unpack to."""
+    return _SLACK_BYTES + _UNPACKED_TIMES * packed_bytes
+
+
+def _unpacked_bytes(array: pa.Array) -> int:
+    if isinstance(array, pa.ListArray):
+        return _ENTRY_BYTES * (len(array) + 1) + _unpacked_bytes(array.flatten())
+    if isinstance(array, pa.DictionaryArray):
+        lengths = pc.take(pc.binary_length(array.dictionary), array.indices)
+        return (pc.sum(lengths.cast(pa.int64())).as_py() or 0) + _ENTRY_BYTES * (len(array) + 1)
+    return int(array.nbytes)
+
+
+def _bomb(unpacked: int, packed_bytes: int) -> ArtifactError:
+    return ArtifactError(
+        f"items.parquet: {packed_bytes} bytes that unpack to {unpacked} or more; at most {most_unpacked(packed_bytes)}"
+    )
