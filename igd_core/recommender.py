@@ -13,6 +13,7 @@ import numpy as np
 
 from igd_core.attributes import AttributeIndex
 from igd_core.decoding.beam import BeamSearch, Hypothesis
+from igd_core.decoding.cost import DecodingCost
 from igd_core.decoding.filters import ItemFilter, first_admitted
 from igd_core.decoding.session import Scoring, SessionStats
 from igd_core.errors import DeadlineExceeded, EngineError, QueryError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.conditions import Conditions
     from igd_core.engines.base import Engine
+    from igd_core.fairness import Turn
 
 MAX_K = 100
 MAX_BEAMS = 200
@@ -128,13 +130,22 @@ class Recommender:
         self.artifact = artifact
         self.engine = engine
         artifact.catalogue.build_index()
+        self.costs = DecodingCost.of(artifact)
         self.attributes = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types)
         self._popular_leaves = artifact.popular_leaves()
         self._popularity_rank = np.empty_like(self._popular_leaves)
         self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
 
-    async def recommend(self, query: Query, *, adapter: str | None = None) -> Recommendation:
+    def cost(self, query: Query) -> float:
+        """What `recommend` is expected to cost, in ordinary requests (`igd_core.decoding.cost`)."""
+        leaves = None if query.allow is None else len(query.allow)
+        beams, forced = max(query.beams, query.k), query.forced_weight != 0
+        return self.costs.of_search(query.history, beams=beams, forced=forced, leaves=leaves)
+
+    async def recommend(self, query: Query, *, adapter: str | None = None, turn: Turn | None = None) -> Recommendation:
         """Decode with the model, under one of the engine's adapters if named; popularity answers an empty history.
+
+        ``turn`` says whose request it is, where the engine has several.
 
         Raises:
             QueryError: a value out of range; names the field.
@@ -146,7 +157,7 @@ class Recommender:
             return self.popular(query)
         try:
             async with asyncio.timeout(query.timeout_s):
-                return await self._decode(query, adapter)
+                return await self._decode(query, adapter, turn)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {query.timeout_s} s") from None
 
@@ -173,7 +184,7 @@ class Recommender:
             items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked[: query.k]),
         )
 
-    async def _decode(self, query: Query, adapter: str | None) -> Recommendation:
+    async def _decode(self, query: Query, adapter: str | None, turn: Turn | None) -> Recommendation:
         artifact = self.artifact
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(artifact.trie, artifact.leaf_of_item)
@@ -189,6 +200,7 @@ class Recommender:
             leaves=leaves,
             adapter=adapter,
             forced=query.forced_weight != 0,
+            turn=turn,
         )
         if len(prompt) > self.engine.max_prompt_tokens:
             raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
@@ -198,6 +210,8 @@ class Recommender:
                 artifact.trie, beams=beams, length_penalty=query.length_penalty, forced_weight=query.forced_weight
             )
             hypotheses = await search.run(session)
+            if turn is not None:
+                turn.complete = True
         finally:
             await session.close()
         return Recommendation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_S = 1.0
 _BEARER = re.compile(rb"bearer +([^ ]+) *", re.IGNORECASE)
 _CALLER = "igd.caller"
+_PRINCIPAL = "igd.principal"
 # To be open, a path must stand here. What stands nowhere needs the strongest scope: a route that someone adds later is
 # closed until they think of it.
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
@@ -258,13 +260,19 @@ class AccessMiddleware:
         if principal.key_id is not None:
             context_of(scope).facts["key"] = principal.key_id
         principal.require(needed)
+        scope[_PRINCIPAL] = principal
         if self._limiter is not None:
             caller = scope[_CALLER] = _Caller(name=_name_of(principal, scope), limiter=self._limiter)
             await caller.charge(1)
 
 
+def caller_of(scope: Connection) -> str:
+    """Whose share of the server a request is taken from: its key's, or without keys its address's."""
+    return _name_of(cast("Principal", scope.get(_PRINCIPAL, _ANYONE)), scope)
+
+
 async def charge(scope: Connection, requests: int) -> None:
-    """Count more requests than the one that the middleware counted: a batch is as many as its entries.
+    """Count more requests than the one that the middleware counted: a batch is as many as its entries, and so on.
 
     Raises:
         Refused: 429.
@@ -284,7 +292,11 @@ def _name_of(principal: Principal, scope: Connection) -> str:
     """By key; without keys by address, where IPv6 hands out networks of 2**64 addresses."""
     if principal.key_id is not None:
         return f"key-{principal.key_id}"
-    host = scope["client"][0] if scope.get("client") else ""
+    return _name_of_address(scope["client"][0] if scope.get("client") else "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_of_address(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a Unix socket

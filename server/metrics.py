@@ -41,6 +41,7 @@ GivenUp: TypeAlias = Literal["late", "unasked"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_COSTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
 
 
@@ -97,6 +98,12 @@ class Metrics:
 
     def _count_answers(self) -> None:
         registry = self._registry
+        self._cost = Histogram(
+            "igd_request_cost",
+            "What a recommendation is expected to cost the model, in ordinary requests.",
+            registry=registry,
+            buckets=_COSTS,
+        )
         self._recommendations = Counter(
             "igd_recommendations",
             "Answers, by who ranked them; variant is empty where none are set.",
@@ -225,6 +232,10 @@ class Metrics:
     def observe_admitted(self, waited_s: float) -> None:
         """Count a recommendation that got its place."""
         self._admission_wait.observe(waited_s)
+
+    def observe_cost(self, cost: float) -> None:
+        """Count a recommendation that the model is asked for, by its expected cost in ordinary requests."""
+        self._cost.observe(cost)
 
     def observe_fallback(self, reason: str) -> None:
         """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""

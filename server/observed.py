@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from igd_core.decoding.session import ChildScores, Scoring, Session, SessionStats
     from igd_core.engines.base import Engine, EngineStats
     from igd_core.engines.identity import ModelIdentity
+    from igd_core.fairness import Turn
     from igd_core.ids import NodeId
     from igd_core.store.base import Event, Store, StoredVersion
     from igd_core.store.pointers import PointerMove
@@ -155,11 +156,11 @@ class TracedAdmission(Admission):
         self._tracing = tracing
 
     @contextlib.asynccontextmanager
-    async def slot(self, timeout_s: float) -> AsyncIterator[float]:
+    async def slot(self, timeout_s: float, turn: Turn | None = None) -> AsyncIterator[float]:
         """As admission's."""
         async with contextlib.AsyncExitStack() as held:
             with self._tracing.span("igd.queue"):
-                waited_s = await held.enter_async_context(super().slot(timeout_s))
+                waited_s = await held.enter_async_context(super().slot(timeout_s, turn))
             yield waited_s
 
 

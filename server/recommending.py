@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from igd_core.decoding.cost import ORDINARY_BEAMS
 from igd_core.decoding.session import SessionStats
-from igd_core.errors import DeadlineExceeded, EngineError, StoreError
+from igd_core.errors import DeadlineExceeded, EngineError, IGDError, StoreError
+from igd_core.fairness import NOBODY, Turn
 from server.admission import Overloaded
 from server.answers import Answer, ranking_of, timings_of
 from server.flights import Flights
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from igd_core.errors import IGDError
     from server.attribution import Attribution
     from server.histories import Histories
     from server.loading import ServedCatalogue
@@ -56,8 +57,12 @@ class Catalogues(Protocol):
 class Slots(Protocol):
     """Where requests wait for the model."""
 
-    def slot(self, timeout_s: float) -> AbstractAsyncContextManager[float]:
+    def slot(self, timeout_s: float, turn: Turn | None = None) -> AbstractAsyncContextManager[float]:
         """A place in the model; gives the seconds that were waited for it."""
+        ...
+
+    def join(self, turn: Turn, caller: str, deadline: float) -> None:
+        """Somebody waits for the same."""
         ...
 
 
@@ -79,6 +84,7 @@ class _Asked:
 
     request: RecommendationRequest
     request_id: str
+    caller: str
     variant: Variant | None
     served: ServedCatalogue
     timeout_s: float
@@ -112,6 +118,7 @@ class RecommendationService:
         self._parts = parts
         # What one request's own deadline ended, another's may still be long enough for.
         self._flights: Flights[_Ranked] = Flights(personal=(Overloaded, DeadlineExceeded))
+        self._turns: dict[str, Turn] = {}  # of the work under each key, while the model is asked
 
     @contextlib.contextmanager
     def leases(self) -> Iterator[ServedOf]:
@@ -119,8 +126,20 @@ class RecommendationService:
         with contextlib.ExitStack() as leases:
             yield functools.cache(lambda name: leases.enter_context(self._parts.catalogues.lease(name)))
 
-    async def answer(self, request: RecommendationRequest, request_id: str, served_of: ServedOf) -> Answer:
-        """Recommend.
+    def weight(self, request: RecommendationRequest, served_of: ServedOf) -> int:
+        """How many ordinary requests this one counts as, by the beams that it asks for: 1 for up to 10 of them."""
+        beams = max(request.beams, request.k)
+        if beams <= ORDINARY_BEAMS:
+            return 1
+        try:
+            return served_of(request.catalogue).recommender.costs.weight_of(beams)
+        except IGDError:  # which the answer will be
+            return 1
+
+    async def answer(
+        self, request: RecommendationRequest, request_id: str, served_of: ServedOf, *, caller: str = NOBODY
+    ) -> Answer:
+        """Recommend; ``caller`` is whose share of the model it is taken from.
 
         Raises:
             QueryError: a value that cannot be served; names the field.
@@ -129,7 +148,7 @@ class RecommendationService:
             EngineError: the engine cannot answer, and the request wants no fallback; or nothing is served yet.
             StoreError: the history cannot be read, and the request wants no fallback.
         """
-        asked = self._taken_on(request, request_id, served_of)
+        asked = self._taken_on(request, request_id, served_of, caller)
         ranked = await self._rank(asked)
         variant, served = "" if asked.variant is None else asked.variant.name, asked.served
         self._parts.metrics.observe_answer(ranked.source, variant=variant, catalogue=served.name)
@@ -155,7 +174,7 @@ class RecommendationService:
             ),
         )
 
-    def _taken_on(self, request: RecommendationRequest, request_id: str, served_of: ServedOf) -> _Asked:
+    def _taken_on(self, request: RecommendationRequest, request_id: str, served_of: ServedOf, caller: str) -> _Asked:
         settings = self._settings
         variant = variant_of(request, settings.variants)
         timeout_s = timeout_s_of(request, settings)
@@ -163,6 +182,7 @@ class RecommendationService:
         return _Asked(
             request=request,
             request_id=request_id,
+            caller=caller,
             variant=variant,
             served=served_of(request.catalogue or (None if variant is None else variant.catalogue)),
             timeout_s=timeout_s,
@@ -224,6 +244,8 @@ class RecommendationService:
             return _Ranked(source="model", ranking=kept, cached=True)
         try:
             async with asyncio.timeout_at(asked.deadline) as limit:
+                if (turn := self._turns.get(key)) is not None:
+                    self._parts.slots.join(turn, asked.caller, asked.deadline)
                 landed = await self._flights.join(key, lambda: self._work(key, question, asked))
         except TimeoutError:
             if not limit.expired():
@@ -244,9 +266,16 @@ class RecommendationService:
         kept = await parts.results.stored(key, by=asked.store_by)
         if kept is not None:
             return _Ranked(source="model", ranking=kept, cached=True)
-        async with parts.slots.slot(asked.deadline - _now()) as waited_s:
-            with served.watch.answer():
-                found = await served.recommender.recommend(question.query, adapter=asked.adapter)
+        cost = served.recommender.cost(question.query)
+        parts.metrics.observe_cost(cost)
+        turn = self._turns[key] = Turn(callers=(asked.caller,), deadline=asked.deadline, cost=cost)
+        try:
+            async with parts.slots.slot(asked.deadline - _now(), turn) as waited_s:
+                with served.watch.answer():
+                    found = await served.recommender.recommend(question.query, adapter=asked.adapter, turn=turn)
+        finally:
+            if self._turns.get(key) is turn:
+                del self._turns[key]
         if found.stats.rounds:
             parts.metrics.observe_decoding(found.stats)
         ranking = ranking_of(found.items, served, explain=question.explain)

@@ -15,6 +15,7 @@ from igd_core.decoding.filters import ItemFilter
 from igd_core.decoding.session import Scoring
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.tree import TreeEngine
+from igd_core.fairness import Turn
 from igd_core.ids import ROOT, ItemIndex, LeafIndex, NodeId
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ async def busy(subject: Subject) -> AsyncIterator[None]:
         running.set()
         assert release.wait(20)
 
-    call = asyncio.ensure_future(subject.engine._thread.call(0, hold))
+    call = asyncio.ensure_future(subject.engine._thread.call(Turn(), 0, hold))
     await asyncio.to_thread(running.wait, 20)
     try:
         yield

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from igd_core.fairness import Turn
     from igd_core.ids import NodeId
     from igd_core.trie import TokenTrie
 
@@ -37,6 +38,7 @@ class Scoring:
         adapter: which of the engine's adapters the model runs with; None for the model itself.
         forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
             (`unscored_child`), and the model's output layer has nothing to do for them.
+        turn: whose request it is, and how urgent and costly: who goes first where the model is shared. None: nobody's.
     """
 
     alpha: float = 0.2
@@ -45,6 +47,7 @@ class Scoring:
     leaves: LeafFilter = ALL_LEAVES
     adapter: str | None = None
     forced: bool = True
+    turn: Turn | None = None
 
     def wants(self, trie: TokenTrie, node: NodeId) -> bool:
         """Whether the children of ``node`` must be scored: a token without siblings is forced, whatever the filter."""

@@ -23,6 +23,7 @@ from igd_core.engines.identity import ModelIdentity
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.worker import ModelThread
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
+from igd_core.fairness import Turn
 from igd_core.ids import ROOT, NodeId
 from igd_core.tokenization import require_same_tokenizer
 from igd_core.tuned_prompt import warn_of_other_prompts
@@ -123,7 +124,8 @@ class TreeEngine:
                 raise EngineError(f"the prompt holds token {token}; the model has 0 to {self._vocab_size - 1}")
         self._opened += 1
         self._open_sessions += 1
-        return TreeSession(self, loaded, _Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened))
+        prompt = _Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened, turn=scoring.turn or Turn())
+        return TreeSession(self, loaded, prompt)
 
     def stats(self) -> EngineStats:
         """Queue, sessions, versions and cache."""
@@ -155,6 +157,7 @@ class _Prompt:
     ids: list[int]
     scoring: Scoring
     order: int
+    turn: Turn
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,7 +196,8 @@ class TreeSession:
             raise EngineError("the session is closed")
         self._engine._require_working()
         try:
-            timed = await self._engine._thread.call(self._prompt.order, lambda: self._forward(nodes))
+            prompt = self._prompt
+            timed = await self._engine._thread.call(prompt.turn, prompt.order, lambda: self._forward(nodes))
         except torch.AcceleratorError as error:
             self._engine._lost_device = str(error).splitlines()[0]
             raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
@@ -209,6 +213,7 @@ class TreeSession:
             self._closed = True
             self._tree = None
             self._engine._open_sessions -= 1
+            self._engine._thread.finished(self._prompt.turn, self.stats.model_s)
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from igd_core.errors import IGDError, QueryError
-from server.access import charge
+from server.access import caller_of, charge
 from server.answers import Answer
 from server.context import context_of, log_unforeseen
 from server.logs import cause_of
@@ -59,7 +59,9 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
     async def recommend(body: RecommendationRequest, request: Request) -> Response:
         context = context_of(request.scope)
         with service.leases() as served_of:
-            answer = await service.answer(body, context.request_id, served_of)
+            if (weight := service.weight(body, served_of)) > 1:
+                await charge(request.scope, weight - 1)
+            answer = await service.answer(body, context.request_id, served_of, caller=caller_of(request.scope))
         context.facts |= answer.facts()
         return Response(answer.json(), media_type=_JSON)
 
@@ -73,15 +75,21 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
     async def recommend_batch(body: BatchRequest, request: Request) -> Response:
         if len(body.requests) > settings.max_batch:
             raise QueryError("requests", f"{len(body.requests)}; this server takes at most {settings.max_batch}")
-        await charge(request.scope, len(body.requests) - 1)
-        context = context_of(request.scope)
+        context, caller = context_of(request.scope), caller_of(request.scope)
         context.facts["requests"] = len(body.requests)
         with service.leases() as served_of:
+            entries = [_checked(entry) for entry in body.requests]
+            weights = [1 if isinstance(entry, Finding) else service.weight(entry, served_of) for entry in entries]
+            await charge(request.scope, sum(weights) - 1)
             served_of(None)  # while nothing is served, the batch is refused rather than each of its entries
+
+            async def result(entry: RecommendationRequest | Finding, request_id: str) -> bytes:
+                return await _result(service, entry, request_id, served_of, caller)
+
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(_result(service, entry, f"{context.request_id}.{position}", served_of))
-                    for position, entry in enumerate(body.requests)
+                    group.create_task(result(entry, f"{context.request_id}.{position}"))
+                    for position, entry in enumerate(entries)
                 ]
         results = b",".join(task.result() for task in tasks)
         # A request id needs no escaping.
@@ -92,19 +100,33 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
     return router
 
 
-async def _result(service: RecommendationService, entry: object, request_id: str, served_of: ServedOf) -> bytes:
-    """One entry, checked and answered: a `BatchResult` as JSON. An error is this entry's, not the batch's."""
-    found: Answer | Finding
+def _checked(entry: object) -> RecommendationRequest | Finding:
     try:
-        found = await service.answer(RecommendationRequest.model_validate(entry), request_id, served_of)
+        return RecommendationRequest.model_validate(entry)
     except ValidationError as error:
-        found = finding_of_fields(error.errors())
-    except IGDError as error:
-        found = finding_of(error)
-        _log_failed(request_id, found, error)
-    except Exception as error:  # noqa: BLE001 - the other entries are no worse for it
-        log_unforeseen(request_id, error)
-        found = Finding(kind=INTERNAL_ERROR, detail=INTERNAL_ERROR.title)
+        return finding_of_fields(error.errors())
+
+
+async def _result(
+    service: RecommendationService,
+    entry: RecommendationRequest | Finding,
+    request_id: str,
+    served_of: ServedOf,
+    caller: str,
+) -> bytes:
+    """One entry, answered: a `BatchResult` as JSON. An error is this entry's, not the batch's."""
+    found: Answer | Finding
+    if isinstance(entry, Finding):
+        found = entry
+    else:
+        try:
+            found = await service.answer(entry, request_id, served_of, caller=caller)
+        except IGDError as error:
+            found = finding_of(error)
+            _log_failed(request_id, found, error)
+        except Exception as error:  # noqa: BLE001 - the other entries are no worse for it
+            log_unforeseen(request_id, error)
+            found = Finding(kind=INTERNAL_ERROR, detail=INTERNAL_ERROR.title)
     if isinstance(found, Answer):
         return b'{"status":200,"recommendation":%b}' % found.json()
     problem = found.kind.problem(found.detail, request_id, field=found.field)

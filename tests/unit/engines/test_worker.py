@@ -12,6 +12,7 @@ import pytest
 
 from igd_core.engines.worker import ModelThread
 from igd_core.errors import EngineClosed
+from igd_core.fairness import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,20 +48,20 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_call_returns_its_value_and_its_times(thread: ModelThread) -> None:
-    timed = await thread.call(1, lambda: time.sleep(0.02) or threading.current_thread().name)  # type: ignore[func-returns-value]
+    timed = await thread.call(Turn(), 1, lambda: time.sleep(0.02) or threading.current_thread().name)  # type: ignore[func-returns-value]
     assert timed.value == "test-model"
     assert timed.run_s >= 0.02
     assert 0 <= timed.queue_s < 5
 
 
-async def test_the_oldest_request_goes_first_and_equals_go_in_order_of_arrival(thread: ModelThread) -> None:
+async def test_a_callers_oldest_request_goes_first_and_equals_go_in_order_of_arrival(thread: ModelThread) -> None:
     gate, order = Gate(), list[str]()
-    busy = asyncio.ensure_future(thread.call(0, gate))
+    busy = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
     names = [(7, "young"), (3, "old, first"), (5, "middle"), (3, "old, second")]
     waiting = []
     for priority, name in names:
-        waiting.append(asyncio.ensure_future(thread.call(priority, functools.partial(order.append, name))))
+        waiting.append(asyncio.ensure_future(thread.call(Turn(), priority, functools.partial(order.append, name))))
         await asyncio.sleep(0)
     assert thread.waiting == 4
     gate.open()
@@ -71,10 +72,10 @@ async def test_the_oldest_request_goes_first_and_equals_go_in_order_of_arrival(t
 
 async def test_a_cancelled_call_that_waits_never_runs(thread: ModelThread) -> None:
     gate, ran = Gate(), list[str]()
-    busy = asyncio.ensure_future(thread.call(0, gate))
+    busy = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
-    cancelled = asyncio.ensure_future(thread.call(1, lambda: ran.append("cancelled")))
-    kept = asyncio.ensure_future(thread.call(2, lambda: ran.append("kept")))
+    cancelled = asyncio.ensure_future(thread.call(Turn(), 1, lambda: ran.append("cancelled")))
+    kept = asyncio.ensure_future(thread.call(Turn(), 2, lambda: ran.append("kept")))
     await asyncio.sleep(0)
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -86,18 +87,18 @@ async def test_a_cancelled_call_that_waits_never_runs(thread: ModelThread) -> No
 
 async def test_a_call_cancelled_while_it_runs_does_not_disturb_the_next(thread: ModelThread) -> None:
     gate = Gate()
-    running = asyncio.ensure_future(thread.call(0, gate))
+    running = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     gate.open()
-    assert (await thread.call(0, lambda: "next")).value == "next"
+    assert (await thread.call(Turn(), 0, lambda: "next")).value == "next"
 
 
 async def test_the_event_loop_goes_on_while_the_model_runs(thread: ModelThread) -> None:
     gate = Gate()
-    running = asyncio.ensure_future(thread.call(0, gate))
+    running = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -111,15 +112,15 @@ async def test_an_error_reaches_its_caller_and_nobody_else(thread: ModelThread) 
         raise ZeroDivisionError("model")
 
     with pytest.raises(ZeroDivisionError, match="model"):
-        await thread.call(0, fail)
-    assert (await thread.call(0, lambda: 1)).value == 1
+        await thread.call(Turn(), 0, fail)
+    assert (await thread.call(Turn(), 0, lambda: 1)).value == 1
 
 
 async def test_closing_ends_waiting_calls_and_finishes_the_running_one(thread: ModelThread) -> None:
     gate, ran = Gate(), list[int]()
-    running = asyncio.ensure_future(thread.call(0, gate))
+    running = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
-    waiting = asyncio.ensure_future(thread.call(0, lambda: ran.append(1)))
+    waiting = asyncio.ensure_future(thread.call(Turn(), 0, lambda: ran.append(1)))
     await asyncio.sleep(0)
     closed_before = thread.closed
     opener = threading.Timer(0.05, gate.open)
@@ -138,14 +139,14 @@ async def test_a_closed_thread_refuses_calls_and_closes_again(thread: ModelThrea
     thread.close()
     thread.close()
     with pytest.raises(EngineClosed, match="the engine is closed"):
-        await thread.call(0, lambda: 1)
+        await thread.call(Turn(), 0, lambda: 1)
 
 
 def test_a_caller_whose_event_loop_has_ended_is_not_waited_for() -> None:
     thread, gate = ModelThread("test-model"), Gate()
 
     async def leave() -> None:
-        task = asyncio.ensure_future(thread.call(0, gate))
+        task = asyncio.ensure_future(thread.call(Turn(), 0, gate))
         await until(gate.running.is_set)
         task.cancel()
 
@@ -153,7 +154,7 @@ def test_a_caller_whose_event_loop_has_ended_is_not_waited_for() -> None:
     gate.open()
 
     async def call() -> int:
-        return (await thread.call(0, lambda: 5)).value
+        return (await thread.call(Turn(), 0, lambda: 5)).value
 
     assert asyncio.run(call()) == 5
     thread.close()
@@ -167,9 +168,9 @@ class Tensors:
 async def test_an_idle_thread_keeps_nothing_of_its_last_call(thread: ModelThread, cancelled: bool) -> None:
     gate, held = Gate(), Tensors()
     reference = weakref.ref(held)
-    busy = asyncio.ensure_future(thread.call(0, gate))
+    busy = asyncio.ensure_future(thread.call(Turn(), 0, gate))
     await until(gate.running.is_set)
-    last = asyncio.ensure_future(thread.call(1, functools.partial(id, held)))
+    last = asyncio.ensure_future(thread.call(Turn(), 1, functools.partial(id, held)))
     await asyncio.sleep(0)
     del held
     if cancelled:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from films import Run
 
     from igd_core.artifact import Artifact
+    from igd_core.fairness import Turn
     from igd_core.tokenization import TitleTokenizer
 
 
@@ -267,9 +268,9 @@ async def test_the_model_gets_less_than_the_request_has_so_that_popularity_still
     given: list[float] = []
 
     class Recording(TracedAdmission):
-        def slot(self, timeout_s: float) -> AbstractAsyncContextManager[float]:  # type: ignore[override]
+        def slot(self, timeout_s: float, turn: Turn | None = None) -> AbstractAsyncContextManager[float]:  # type: ignore[override]
             given.append(timeout_s)
-            return super().slot(timeout_s)
+            return super().slot(timeout_s, turn)
 
     monkeypatch.setattr("server.app.TracedAdmission", Recording)
     async with run() as running:
