@@ -136,7 +136,8 @@ class Admission:
         finally:
             now = loop.time()
             self._settle(caller, turn, now - started, finished=finished)
-            self._pace.observe(now - started, self._shares.of(caller, now) - shared, turn.cost, finished=finished)
+            share_s = self._shares.of(caller, now) - shared
+            self._pace.observe(caller, now - started, share_s, turn.cost, finished=finished)
             self._release(caller, turn)
             self._pass_on()
 
@@ -172,7 +173,7 @@ class Admission:
         elif finished:
             return
         else:  # a client that left is charged for the part that was done
-            usual_s = self._pace.mean_s * turn.cost
+            usual_s = self._pace.mean_s(caller) * turn.cost
             cost = turn.cost * min(1.0, held_s / usual_s if usual_s else 1.0)
         self._queue.accounts.charge(caller, cost - turn.cost)
 
@@ -213,7 +214,7 @@ class Admission:
             waiting, turn = ticket.entry, ticket.turn
             if waiting.handed.done():  # cancelled, and its task has not run since
                 continue
-            if now + self._pace.mean_of(turn.cost, self._beside(caller, turn)) <= waiting.deadline:
+            if now + self._pace.mean_of(caller, turn.cost, self._beside(caller, turn)) <= waiting.deadline:
                 self._take(caller, turn)
                 waiting.handed.set_result(caller)
             else:
@@ -233,19 +234,22 @@ class Admission:
         What each takes is thought to grow with how many run, as on a machine without a core to spare. While they take
         less than half of the time that there is, nothing is refused: a burst may be what a GPU can do at once.
         """
-        if not self._running or self._pace.mean_s * turn.cost <= timeout_s / 2:
+        caller = turn.callers[0]
+        usual_s = self._pace.mean_s(caller) * turn.cost
+        if not self._running or usual_s <= timeout_s / 2:
             return
-        expected_s = self._pace.most_shared(turn.cost, self._beside(turn.callers[0], turn))
+        expected_s = self._pace.most_shared(turn.cost, self._beside(caller, turn))
         if expected_s > timeout_s:
             detail = f"{self._running} run, one more would take {expected_s:.2f} s; {timeout_s:.2f} s are left"
-            self._refuse("expected-wait", detail, self._pace.mean_s * turn.cost)
+            self._refuse("expected-wait", detail, usual_s)
 
     def _refuse_if_in_vain(self, timeout_s: float, turn: Turn) -> None:
         """Raise Overloaded unless a newcomer has a place in the queue, and a fair chance of being answered in time."""
+        caller = turn.callers[0]
         running = sum(held.cost for held in self._held.values()) / self._running
         ahead = self._queue.ahead_of(turn) + min(running, turn.cost)
-        wait_s = self._pace.mean_s * ahead / self._max_running
-        if wait_s + self._pace.most_of(turn.cost, self._beside(turn.callers[0], turn)) > timeout_s:
+        wait_s = self._pace.mean_s(caller) * ahead / self._max_running
+        if wait_s + self._pace.most_of(caller, turn.cost, self._beside(caller, turn)) > timeout_s:
             self._refuse("expected-wait", f"the queue is {wait_s:.2f} s long; {timeout_s:.2f} s are left", wait_s)
         if len(self._queue) >= self._max_waiting:
             self._make_room(turn, wait_s)

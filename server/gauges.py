@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from igd_core.engines.base import EngineStats
     from igd_core.engines.identity import ModelIdentity
@@ -41,6 +41,27 @@ class AdmissionGauges(Collector):
         yield GaugeMetricFamily(
             "igd_admission_waiting", "Recommendations that wait for a place in the model.", self._admission.waiting
         )
+
+
+class Readers(Protocol):
+    """What is known of clients that read slowly."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for them."""
+        ...
+
+
+class ReaderGauges(Collector):
+    """How much waits for clients that do not read."""
+
+    def __init__(self, readers: Sequence[Readers]) -> None:
+        self._readers = readers
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample, of all servers of the process."""
+        unsent = sum(each.unsent_bytes for each in self._readers)
+        yield GaugeMetricFamily("igd_unsent_bytes", "Bytes of answers that slow clients have not read.", unsent)
 
 
 class DeploymentGauges(Collector):

@@ -23,15 +23,16 @@ from prometheus_client.exposition import choose_encoder
 
 from igd_core.engines.vllm_metrics import VLLMMetrics
 from server.coverage import Coverage
-from server.gauges import AdmissionGauges, DeploymentGauges
+from server.gauges import AdmissionGauges, DeploymentGauges, ReaderGauges
 from server.refusals import RefusalReason
 
 if TYPE_CHECKING:
     from igd_core.decoding.session import SessionStats
     from server.deployment import Deployment
-    from server.gauges import AdmissionNumbers
+    from server.gauges import AdmissionNumbers, Readers
     from server.loading import ServedCatalogue
     from server.schemas import Source
+    from server.slow_readers import CutOff
 
 Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
 CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
@@ -56,6 +57,8 @@ class Metrics:
         GCCollector(registry=registry)
         build = Gauge("igd_build_info", "1; the server's version is a label.", ("version",), registry=registry)
         build.labels(version("igd-recommender")).set(1)
+        self._readers: list[Readers] = []
+        registry.register(ReaderGauges(self._readers))
         self._count_requests()
         self._count_answers()
         self._count_store()
@@ -78,6 +81,12 @@ class Metrics:
         # An alert cannot see a counter begin: it must be there, at 0, before the first refusal.
         for rejection in get_args(Rejection):
             self._rejected.labels(rejection)
+        self._slow_readers = Counter(
+            "igd_slow_readers",
+            "Connections cut off because their clients did not read: for too long, or too many bytes.",
+            ("reason",),
+            registry=registry,
+        )
         self._limiter_fallbacks = Counter(
             "igd_rate_limit_fallbacks",
             "Rate checks made by this process alone, because the store could not be asked.",
@@ -200,6 +209,10 @@ class Metrics:
         """Show how many run and wait, asked at each scrape."""
         self._registry.register(AdmissionGauges(admission))
 
+    def watch_readers(self, readers: Readers) -> None:
+        """Show how many bytes wait for slow clients, asked at each scrape; of all servers together."""
+        self._readers.append(readers)
+
     def watch_vllm(self) -> None:
         """Show what vLLM counts, under its own names, once it has started."""
         self._registry.register(VLLMMetrics())
@@ -220,6 +233,10 @@ class Metrics:
     def observe_rejected(self, reason: Rejection) -> None:
         """Count a request turned away: its key, its rate, the host that it names, or no room for it."""
         self._rejected.labels(reason).inc()
+
+    def observe_slow_reader(self, reason: CutOff) -> None:
+        """Count a connection cut off because its client did not read."""
+        self._slow_readers.labels(reason).inc()
 
     def observe_limiter_fallback(self) -> None:
         """Count a rate check made without the store."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 _GAIN = (
     1 / 32
 )  # of the moving averages. 1/8 follows a change sooner, but at 3x overload 5 % of all wait in vain, not 2 %
+_MAX_CALLERS = 1024  # whose own averages are kept, the latest
 _SPREAD = 2.0  # mean deviations above the mean that a recommendation is expected to take at most
 
 
@@ -35,44 +37,50 @@ class Pace:
     """How long a slot is held for an ordinary request, and how long that would be with the model to itself.
 
     Costs are in ordinary requests. Two views, since a model may do several at once as fast as one (a GPU), or share
-    itself among them: by the first an answer takes as long as answers of late, by the second it takes its own time and
-    that of what the model does beside it. Where both apply, the shorter counts.
+    itself among them: by the first an answer takes as long as the caller's answers of late, by the second it takes its
+    own time and that of what the model does beside it. Where both apply, the shorter counts.
     """
 
     def __init__(self) -> None:
         self._held = _Average()
         self._alone = _Average()
+        self._of_callers: OrderedDict[str, _Average] = OrderedDict()
 
-    @property
-    def mean_s(self) -> float:
-        """Seconds that a slot is held, an ordinary request."""
-        return self._held.mean
+    def mean_s(self, caller: str) -> float:
+        """Seconds that a caller's slot is held, an ordinary request."""
+        return self._of_callers.get(caller, self._held).mean
 
-    def mean_of(self, cost: float, beside: float) -> float:
+    def mean_of(self, caller: str, cost: float, beside: float) -> float:
         """Expected seconds of a request of this cost; ``beside``: cost of what the model does meanwhile."""
-        return min(self._held.mean * cost, self._alone.mean * (cost + beside))
+        return min(self.mean_s(caller) * cost, self._alone.mean * (cost + beside))
 
-    def most_of(self, cost: float, beside: float) -> float:
+    def most_of(self, caller: str, cost: float, beside: float) -> float:
         """What it takes at most, unless it is unusual."""
-        return min(self._held.most * cost, self.most_shared(cost, beside))
+        return min(self._of_callers.get(caller, self._held).most * cost, self.most_shared(cost, beside))
 
     def most_shared(self, cost: float, beside: float) -> float:
         """The same on a model that does one thing at a time."""
         return self._alone.most * (cost + beside)
 
-    def observe(self, held_s: float, share_s: float, cost: float, *, finished: bool) -> None:
+    def observe(self, caller: str, held_s: float, share_s: float, cost: float, *, finished: bool) -> None:
         """Take one slot's time in. Of work broken off it is only known that it takes longer.
 
         Args:
+            caller: who held it.
             held_s: how long the slot was held.
             share_s: of that, the caller's fair share of the model for it (`Shares`).
             cost: of the request.
             finished: whether the work was done.
         """
-        if not finished and held_s < self._held.mean * cost:
+        if not finished and held_s < self.mean_s(caller) * cost:
             return
         self._held.observe(held_s / cost)
         self._alone.observe(share_s / cost)
+        own = self._of_callers.pop(caller, None) or _Average()
+        own.observe(held_s / cost)
+        self._of_callers[caller] = own
+        if len(self._of_callers) > _MAX_CALLERS:
+            self._of_callers.popitem(last=False)
 
 
 @dataclass(slots=True)

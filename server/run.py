@@ -21,6 +21,7 @@ from server.gate import Gate
 from server.heap import settle_collector
 from server.logs import log_loop_error, log_to_stderr
 from server.protocol import http_protocol
+from server.slow_readers import ReaderLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,11 @@ class _Process:
         return _Server(
             uvicorn.Config(
                 app,
-                http=http_protocol(self._apps.metrics, head_timeout_s=settings.body_timeout_s),
+                http=http_protocol(
+                    self._apps.metrics,
+                    head_timeout_s=settings.body_timeout_s,
+                    readers=ReaderLimits(timeout_s=settings.write_timeout_s, max_bytes=settings.max_unsent_bytes),
+                ),
                 ws="none",
                 lifespan="on" if lifespan else "off",
                 log_config=None,

@@ -23,6 +23,7 @@ _ORDINARY_S = 0.1  # until the first request has ended
 # request would take as long as all of them: the thread waits a little instead, where the other is twice as heavy.
 _PATIENCE_S = 0.01
 _HEAVIER = 2.0
+_ALIKE = 1e-6  # ranks differ by less: rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,8 @@ class ModelThread:
             (
                 ended - oldest
                 for turn, (caller, ended) in self._thinking.items()
-                if _HEAVIER * turn.cost <= first.turn.cost and self._calls.accounts.rank(caller, turn.left) < rank
+                if _HEAVIER * turn.cost <= first.turn.cost
+                and self._calls.accounts.rank(caller, turn.left) <= rank + _ALIKE
             ),
             default=0.0,
         )

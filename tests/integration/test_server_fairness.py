@@ -18,7 +18,6 @@ from server.keys import KeyFile, make_key, write_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from igd_core.engines.checkpoint import Checkpoint
     from igd_core.tokenization import TitleTokenizer
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 NUM_ITEMS = 1000
 CLIENTS = ("heavy", "one", "other")
 PATIENCE_MS = 5000
-SECONDS = 5.0
+SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,8 @@ async def ask_batches(served: Served, got: Got, until: float) -> None:
     async with client_of(served, "heavy") as client:
         while time.monotonic() < until:
             entries = [
-                {"history": history(number + entry), "beams": 200, "k": 50, "fallback": False} for entry in range(32)
+                {"history": history(number + entry), "beams": 200, "k": 50, "fallback": False, "timeout_ms": 4000}
+                for entry in range(32)
             ]
             number += len(entries)
             answer = await client.post("/v1/recommendations:batch", json={"requests": entries})

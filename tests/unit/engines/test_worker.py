@@ -12,7 +12,7 @@ import pytest
 
 from igd_core.engines.worker import ModelThread
 from igd_core.errors import EngineClosed
-from igd_core.fairness import Turn
+from igd_core.fairness import Meter, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -68,6 +68,62 @@ async def test_a_callers_oldest_request_goes_first_and_equals_go_in_order_of_arr
     await asyncio.gather(busy, *waiting)
     assert order == ["old, first", "old, second", "middle", "young"]
     assert thread.waiting == 0
+
+
+def turn(caller: str, cost: float) -> Turn:
+    return Turn(callers=(caller,), cost=cost)
+
+
+async def test_a_caller_who_has_had_less_of_the_model_goes_before_anothers_older_calls(thread: ModelThread) -> None:
+    gate, order = Gate(), list[str]()
+    heavy, light = turn("heavy", 20.0), turn("light", 1.0)
+    busy = asyncio.ensure_future(thread.call(heavy, 1, gate))
+    await until(gate.running.is_set)
+    calls = [
+        thread.call(heavy, 1, functools.partial(order.append, "heavy")),
+        thread.call(turn("heavy", 20.0), 2, functools.partial(order.append, "heavy, young")),
+        thread.call(light, 3, functools.partial(order.append, "light")),
+    ]
+    waiting = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.sleep(0.02)  # the gate has cost the heavy caller something
+    gate.open()
+    await asyncio.gather(busy, *waiting)
+    assert order == ["light", "heavy", "heavy, young"]
+    assert heavy.spent > 0
+
+
+async def test_a_light_request_that_thinks_between_its_calls_is_waited_for(
+    thread: ModelThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igd_core.engines.worker._PATIENCE_S", 5.0)
+    thread._meter = Meter(1000.0)  # of a slow model, whose ordinary request is far from over
+    gate, order = Gate(), list[str]()
+    light, heavy = turn("light", 1.0), turn("heavy", 20.0)
+    busy = asyncio.ensure_future(thread.call(light, 1, gate))
+    await until(gate.running.is_set)
+    waiting = asyncio.ensure_future(thread.call(heavy, 2, functools.partial(order.append, "heavy")))
+    await asyncio.sleep(0)
+    gate.open()
+    await busy
+    await asyncio.sleep(0.05)  # its search thinks
+    assert order == []
+    await thread.call(light, 1, functools.partial(order.append, "light"))
+    light.complete = True
+    thread.finished(light, 0.1)
+    await waiting
+    assert order == ["light", "heavy"]
+
+
+async def test_nobody_waits_for_a_request_that_has_ended_or_is_as_heavy(
+    thread: ModelThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igd_core.engines.worker._PATIENCE_S", 60.0)
+    ended, thinking = turn("ended", 0.1), turn("thinking", 1.0)
+    await thread.call(ended, 1, lambda: None)
+    thread.finished(ended, 0.0)
+    await thread.call(thinking, 2, lambda: None)
+    async with asyncio.timeout(20):
+        await thread.call(turn("other", 1.5), 3, lambda: None)
 
 
 async def test_a_cancelled_call_that_waits_never_runs(thread: ModelThread) -> None:

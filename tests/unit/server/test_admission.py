@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from virtual_time import VirtualTimeLoop, run_in_virtual_time
 
 from igd_core.errors import DeadlineExceeded
+from igd_core.fairness import FairQueue, Turn
 from server.admission import Admission, Overloaded
 from server.metrics import Metrics
 from server.problems import OVERLOADED, finding_of, response_of
@@ -364,6 +366,199 @@ async def test_a_client_that_leaves_as_its_turn_comes_passes_the_turn_on(ticks: 
     releases[2].set()
     await asyncio.gather(first, last)
     assert admission.running == 0
+
+
+# --- several callers --------------------------------------------------------------------------------------------------
+
+HEAVY = 7.0
+
+
+def turn(caller: str, *, cost: float = 1.0, deadline: float = 1000.0) -> Turn:
+    return Turn(callers=(caller,), cost=cost, deadline=deadline)
+
+
+@dataclass
+class FairWorker:
+    """A model that does one thing at a time, a unit of cost in SERVICE_S / MAX_RUNNING, callers by fair share."""
+
+    queue: FairQueue[asyncio.Event] = field(default_factory=FairQueue)
+    busy: bool = False
+
+    async def work(self, turn: Turn) -> None:
+        rounds = max(4, round(4 * turn.cost))
+        for _ in range(rounds):
+            mine = asyncio.Event()
+            ticket = self.queue.add(mine, turn)
+            self.serve()
+            try:
+                await mine.wait()
+                await asyncio.sleep(SERVICE_S / MAX_RUNNING * turn.cost / rounds)
+            finally:  # also of a client that leaves
+                if not self.queue.remove(ticket):
+                    self.queue.accounts.charge(turn.callers[0], turn.cost / rounds)
+                    turn.spent += turn.cost / rounds
+                    self.busy = False
+                    self.serve()
+
+    def serve(self) -> None:
+        chosen = None if self.busy else self.queue.pop()
+        if chosen is not None:
+            self.busy = True
+            chosen[1].entry.set()
+
+
+def test_batches_of_heavy_requests_leave_ordinary_callers_their_answers_and_get_their_own_share() -> None:
+    admission, worker = Admission(MAX_RUNNING, 64), FairWorker()
+    answered, asked = Counter[str](), Counter[str]()
+
+    async def client(turn: Turn, timeout_s: float) -> None:
+        caller, loop = turn.callers[0], asyncio.get_running_loop()
+        asked[caller] += 1
+        turn.deadline = loop.time() + timeout_s
+        with contextlib.suppress(Overloaded, DeadlineExceeded, TimeoutError):
+            async with admission.slot(timeout_s, turn), asyncio.timeout_at(turn.deadline):
+                await worker.work(turn)
+                answered[caller] += 1
+
+    async def ordinary(name: str) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < 20.0:
+            await client(turn(name), DEADLINE_S)
+            await asyncio.sleep(0.02)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ordinary("one"))
+            group.create_task(ordinary("other"))
+            loop = asyncio.get_running_loop()
+            while loop.time() < 20.0:  # three times what the model could do, from one client
+                for _ in range(32):
+                    group.create_task(client(turn("heavy", cost=HEAVY), 2.0))
+                await asyncio.sleep(32 * HEAVY * SERVICE_S / MAX_RUNNING / 3)
+
+    run_in_virtual_time(run())
+    for name in ("one", "other"):
+        assert answered[name] >= 0.95 * asked[name], (answered, asked)
+        assert asked[name] > 300
+    capacity = 20.0 * MAX_RUNNING / SERVICE_S
+    assert HEAVY * answered["heavy"] >= (capacity - answered["one"] - answered["other"]) * 0.75, answered
+    assert (admission.running, admission.waiting) == (0, 0)
+    assert not admission._held
+    assert not admission._tickets
+
+
+async def test_a_caller_who_holds_nothing_finds_a_slot_though_another_holds_them_all() -> None:
+    admission, release = Admission(4, 10), asyncio.Event()
+
+    async def enter(caller: str) -> None:
+        async with admission.slot(60.0, turn(caller)):
+            await release.wait()
+
+    tasks = [asyncio.create_task(enter("many")) for _ in range(6)]
+    await settle()
+    assert (admission.running, admission.waiting) == (4, 2)
+    tasks += [asyncio.create_task(enter("few")) for _ in range(2)]
+    await settle()
+    assert (admission.running, admission.waiting) == (5, 3), "one slot more for four, for her first"
+    release.set()
+    await asyncio.gather(*tasks)
+    assert admission.running == 0
+
+
+async def test_in_a_full_queue_who_has_most_makes_room_for_others() -> None:
+    admission, release, served = Admission(1, 4), asyncio.Event(), list[str]()
+
+    async def enter(caller: str, name: str) -> None:
+        async with admission.slot(60.0, turn(caller)):
+            served.append(name)
+            await release.wait()
+
+    tasks = [asyncio.create_task(enter("many", f"m{number}")) for number in range(5)]
+    await settle()
+    tasks += [asyncio.create_task(enter("few", f"f{number}")) for number in range(4)]
+    await settle()
+    assert [task.done() for task in tasks] == [False, False, False, True, True, False, False, False, True]
+    for task in (tasks[3], tasks[4], tasks[8]):
+        assert isinstance(task.exception(), Overloaded)
+    assert admission.waiting == 4
+    assert admission.rejected == {"queue-full": 3}
+    release.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert served == ["m0", "f0", "m1", "f1", "m2", "f2"]
+
+
+def test_of_a_callers_requests_the_most_urgent_is_served_first() -> None:
+    async def run() -> list[float]:
+        admission, served = Admission(1, 10), list[float]()
+
+        async def enter(deadline: float) -> None:
+            async with admission.slot(60.0, turn("c", deadline=deadline)):
+                await asyncio.sleep(0.1)
+                served.append(deadline)
+
+        await asyncio.gather(*(enter(deadline) for deadline in (50.0, 40.0, 20.0, 30.0)))
+        return served
+
+    assert run_in_virtual_time(run()) == [50.0, 20.0, 30.0, 40.0]
+
+
+def test_a_heavy_request_is_refused_where_a_light_one_still_has_time() -> None:
+    async def run() -> None:
+        admission = Admission(1, 10)
+        for _ in range(3):
+            async with admission.slot(60.0, turn("c")):
+                await asyncio.sleep(1.0)
+        release = asyncio.Event()
+        holders = [asyncio.create_task(hold(admission, release)) for _ in range(2)]
+        await settle()
+        with pytest.raises(Overloaded, match="the queue is"):
+            async with admission.slot(6.0, turn("", cost=HEAVY)):
+                pass
+        light = asyncio.create_task(hold(admission, release, timeout_s=6.0))
+        await settle()
+        assert admission.waiting == 2
+        release.set()
+        await asyncio.gather(*holders, light)
+
+    run_in_virtual_time(run())
+
+
+def test_who_asks_the_same_brings_its_turn_forward() -> None:
+    async def run() -> list[str]:
+        admission, served = Admission(1, 20), list[str]()
+        turns = {f"h{number}": turn("heavy", cost=HEAVY) for number in range(6)} | {"l": turn("light")}
+
+        async def enter(name: str) -> None:
+            async with admission.slot(600.0, turns[name]):
+                await asyncio.sleep(0.1)
+                served.append(name)
+
+        tasks = [asyncio.create_task(enter(name)) for name in turns]
+        await settle()
+        admission.join(turns["h5"], "joiner", 10.0)
+        await asyncio.gather(*tasks)
+        admission.join(turns["h5"], "late", 10.0)  # it has been served: nothing to bring forward
+        return served
+
+    served = run_in_virtual_time(run())
+    assert served.index("h5") < served.index("h1"), served
+
+
+def test_a_request_that_its_client_gave_up_is_charged_for_what_was_done() -> None:
+    async def run() -> float:
+        admission = Admission(2, 10)
+        async with admission.slot(60.0, turn("c")):
+            await asyncio.sleep(1.0)
+        before = admission._queue.accounts._used["c"]
+        with contextlib.suppress(TimeoutError):
+            async with admission.slot(60.0, turn("c", cost=10.0)), asyncio.timeout(1.0):
+                await asyncio.sleep(10.0)
+        measured = turn("c", cost=10.0)
+        async with admission.slot(60.0, measured):
+            measured.spent = 3.0
+        return admission._queue.accounts._used["c"] - before
+
+    assert run_in_virtual_time(run()) == pytest.approx(1.0 + 3.0)
 
 
 # --- any order of arrivals, ends and departures -----------------------------------------------------------------------

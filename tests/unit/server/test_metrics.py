@@ -22,6 +22,7 @@ UNITS = ("_total", "_seconds", "_bytes", "_info")
 COUNTS = {  # gauges and histograms of plain numbers, which have no unit
     "igd_ready",
     "igd_requests_running",
+    "igd_request_cost",
     "igd_admission_running",
     "igd_admission_waiting",
     "igd_catalogue_following",

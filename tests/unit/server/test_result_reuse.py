@@ -179,7 +179,7 @@ async def test_one_who_joined_a_request_that_is_refused_asks_with_its_own_time(r
         blocking = asyncio.create_task(answer(running, history=["1"], k=1, beams=1))
         await until_sessions(engine, 1)
         hasty, patient = await asyncio.gather(
-            running.recommend(history=["2"], k=1, beams=1, timeout_ms=10),
+            running.recommend(history=["2"], k=1, beams=1, timeout_ms=80),
             answer(running, history=["2"], k=1, beams=1),
         )
         await blocking
