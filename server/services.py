@@ -46,7 +46,13 @@ class RequestServices:
         )
         background = Background(max_waiting=_MAX_WAITING_JOBS)
         histories = Histories(guard)
-        attribution = Attribution(guard, background, ttl_s=settings.attribution_ttl_s, metrics=metrics)
+        attribution = Attribution(
+            guard,
+            background,
+            ttl_s=settings.attribution_ttl_s,
+            metrics=metrics,
+            variants=bool(settings.variants),
+        )
         parts = ServiceParts(
             catalogues=catalogues,
             histories=histories,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,11 @@ class Counts:
 
 
 def attribution(
-    counts: Counts, *, store: MemoryStore | None = None, max_waiting: int = 1000
+    counts: Counts, *, store: MemoryStore | None = None, max_waiting: int = 1000, variants: bool = True
 ) -> tuple[Attribution, Background]:
     background = Background(max_waiting=max_waiting)
     guard = StoreGuard(store or MemoryStore(), timeout_s=0.25)
-    return Attribution(guard, background, ttl_s=60.0, metrics=counts), background
+    return Attribution(guard, background, ttl_s=60.0, metrics=counts, variants=variants), background
 
 
 async def taken(running: Running, request_id: str, *item_ids: str) -> None:
@@ -119,7 +120,7 @@ async def test_nobody_waits_for_it_and_what_is_too_much_is_dropped() -> None:
     counts = Counts()
     made, background = attribution(counts, store=Hanging())
     for number in range(1010):
-        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b"[]")
+        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b'["1"]')
     assert counts.dropped == 10
     async with asyncio.timeout(5):
         await background.settle()
@@ -182,3 +183,70 @@ async def test_what_the_store_does_not_take_is_not_counted() -> None:
     made.attribute("r", ["1"])
     await background.settle()
     assert counts.attributed == {("", "c"): 1}
+
+
+class Written(MemoryStore):
+    """Remembers which notes came, and their sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        self.sizes += map(len, values.values())
+        await super().put_all(values, ttl_s)
+
+
+async def test_without_variants_nothing_is_written_until_an_event_names_an_answer() -> None:
+    counts, store = Counts(), Written()
+    made, background = attribution(counts, store=store, variants=False)
+    for number in range(5000):
+        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b'["1","2"]')
+    await background.settle()
+    assert store.sizes == []
+    assert len(made._recent) == 4096, "bounded"
+    made.attribute("r-1000", ["2", "3"])
+    made.remember("next", variant="", catalogue="c", item_ids=b'["1","2"]')
+    made.attribute("next", ["1"])
+    await background.settle()
+    assert counts.attributed == {("", "c"): 2}
+    assert not made._recent
+    assert 0 < len(store.sizes) <= 501
+
+
+async def test_when_events_name_answers_no_longer_notes_stay_in_the_process() -> None:
+    counts, store = Counts(), Written()
+    guard, background = StoreGuard(store, timeout_s=0.25), Background(max_waiting=100)
+    made = Attribution(guard, background, ttl_s=0.02, metrics=counts)
+    made.attribute("nobody", ["1"])
+    await background.settle()
+    await asyncio.sleep(0.05)
+    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    await background.settle()
+    assert (store.sizes, len(made._recent)) == ([], 1)
+
+
+async def test_a_note_is_small_and_an_answer_without_items_has_none() -> None:
+    counts, store = Counts(), Written()
+    made, background = attribution(counts, store=store)
+    made.remember("empty", variant="v", catalogue="c", item_ids=b"[]")
+    made.remember(
+        "ten", variant="bold", catalogue="films", item_ids=json.dumps([f"item-{n}" * 20 for n in range(10)]).encode()
+    )
+    made.remember(
+        "many", variant="v" * 64, catalogue="c" * 64, item_ids=json.dumps([str(n) for n in range(9000)]).encode()
+    )
+    await background.settle()
+    assert [size <= bound for size, bound in zip(store.sizes, (60, 1200), strict=True)] == [True, True]
+    made.attribute("many", ["3", "8999", "x"])
+    await background.settle()
+    assert sum(counts.attributed.values()) == 1
+
+
+async def test_a_note_of_another_release_counts_nothing() -> None:
+    counts, store = Counts(), MemoryStore()
+    made, background = attribution(counts, store=store)
+    await store.put("answer:r", b'{"variant":"","catalogue":"c","items":["1"]}', 60.0)
+    made.attribute("r", ["1"])
+    await background.settle()
+    assert (counts.attributed, counts.dropped) == ({}, 0)
