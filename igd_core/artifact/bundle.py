@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.catalogue import SharedTitles, prior
+from igd_core.ids import LeafIndex
 from igd_core.infogain import leaf_prior_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Artifact:
         gains: information gain per edge.
         leaf_of_item: ``(num_items,)`` int32.
         leaf_prior: ``(num_leaves,)`` float64; share of interactions, smoothed as the manifest says.
+        shares_path: a byte for each item, 1 where another has its path; read at every request, faster than an array.
         shared_titles: which titles several items have; None where titles spell the paths, so that such items share one.
     """
 
@@ -44,20 +46,23 @@ class Artifact:
     gains: InfoGainTable
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
+    shares_path: bytes
     shared_titles: SharedTitles | None = None
 
     @staticmethod
     def assemble(manifest: Manifest, catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> Artifact:
         """Join the parts and derive what follows from them."""
         leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, manifest.smoothing))
+        leaf_of_item = trie.leaf_of_item()
         return Artifact(
             version=manifest.version,
             manifest=manifest,
             catalogue=catalogue,
             trie=trie,
             gains=gains,
-            leaf_of_item=trie.leaf_of_item(),
+            leaf_of_item=leaf_of_item,
             leaf_prior=leaf_prior,
+            shares_path=(np.diff(trie.leaf_start) > 1)[leaf_of_item].tobytes(),
             shared_titles=None if catalogue.texts is catalogue.titles else SharedTitles.of_titles(catalogue.titles),
         )
 
@@ -66,15 +71,12 @@ class Artifact:
 
         ``items`` are among them.
         """
-        leaves = self.leaf_of_item[np.asarray(items, dtype=np.int64)]
-        start, end = self.trie.leaf_start[leaves], self.trie.leaf_start[leaves + 1]
         found = {*items}
-        if len(leaves) and (end - start).max() > 1:
-            for first, last in zip(start.tolist(), end.tolist(), strict=True):
-                found.update(self.trie.leaf_items[first:last].tolist())
         if self.shared_titles is not None:
             for item in items:
                 found.update(self.shared_titles.of(self.catalogue.titles, item))
+        for item in [item for item in items if self.shares_path[item]]:
+            found.update(self.trie.items_of(LeafIndex(int(self.leaf_of_item[item]))).tolist())
         return found
 
     def popular_leaves(self) -> NDArray[np.int64]:
