@@ -1,7 +1,7 @@
 """Bytes an item of a catalogue version in a server's process: ``python tests/bench/item_memory.py --items 200000``.
 
 Makes a catalogue of made-up titles (about 45 characters, 14 tokens), saves it, and loads it in a process of its own as
-a server does, step by step. Private memory is counted (``RssAnon``); the trie and the gains are mapped files, and shared.
+a server does, step by step. Private memory is counted (``RssAnon``); trie and gains are mapped files, and shared.
 """
 
 from __future__ import annotations
