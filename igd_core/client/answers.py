@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import date, datetime
+from typing import Any, TypeVar
 
 from igd_core.errors import ApiProblem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
 
 T = TypeVar("T")
 
@@ -114,6 +112,17 @@ def sent_event(event: Event) -> dict[str, Any]:
     named = {each.name: getattr(event, each.name) for each in fields(event)}
     named["timestamp"] = event.timestamp.astimezone().isoformat()
     return {name: value for name, value in named.items() if value is not None}
+
+
+def sent_filter(part: object) -> object:
+    """A filter, or a part of one, as the server takes it; a time without a zone is taken as local time."""
+    if isinstance(part, Mapping):
+        return {name: sent_filter(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple, set, frozenset)):
+        return [sent_filter(value) for value in part]
+    if isinstance(part, datetime):
+        return part.astimezone().isoformat()
+    return part.isoformat() if isinstance(part, date) else part
 
 
 def recommended_of(body: Mapping[str, Any]) -> Recommended:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from igd_core.client.answers import problem_of, recommended_of, recorded_of, sent_event
+from igd_core.client.answers import problem_of, recommended_of, recorded_of, sent_event, sent_filter
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class RecommendationClient:
             history: wins over a stored one.
             user_id: draws the variant, too.
             options: further fields of ``POST /v1/recommendations``: ``k``, ``alpha``, ``filter``, ``explain``,
-                ``exclude_seen``, ``exclude_seen_titles`` ...
+                ``exclude_seen``, ``exclude_seen_titles`` ... In a ``filter``, as ``{"released": {"gte": date(2001, 5,
+                17)}, "genres": {"none_of": {"Horror"}}}``, dates, times, tuples and sets go as the server reads them.
 
         Raises:
             ApiProblem: the server's answer is an error.
@@ -99,7 +100,7 @@ class RecommendationClient:
             ApiProblem: the whole batch was refused.
             ServerUnreachable: there was no answer in time.
         """
-        body = await self._call("POST", "v1/recommendations:batch", {"requests": [dict(each) for each in requests]})
+        body = await self._call("POST", "v1/recommendations:batch", {"requests": [_options(each) for each in requests]})
         return [
             recommended_of(each["recommendation"])
             if each["status"] == 200
@@ -183,7 +184,11 @@ class RecommendationClient:
 
 def _question(history: Sequence[str] | None, user_id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {"history": None if history is None else list(history), "user_id": user_id}
-    return {**{name: value for name, value in given.items() if value is not None}, **options}
+    return {**{name: value for name, value in given.items() if value is not None}, **_options(options)}
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: sent_filter(value) if name == "filter" else value for name, value in options.items()}
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

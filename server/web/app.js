@@ -6,6 +6,7 @@ import { sampleUsers } from "./samples.js";
 import { searchField } from "./search.js";
 
 const RERANK_AFTER_MS = 180;
+const RANGED = ["integer", "number", "date", "datetime"]; // types of values that a range of makes sense
 const POLL_MS = { first: 1000, most: 5000 };
 
 const state = {
@@ -170,18 +171,28 @@ function showValues() {
   const attribute = byId("attribute").value;
   byId("value-field").hidden = !attribute;
   byId("value").value = "";
+  byId("value").placeholder = attribute && RANGED.includes(valueType(attribute)) ? "one, or from..to" : "";
   byId("values").replaceChildren(...valuesOf(attribute).map((value) => element("option", { value: String(value) })));
+}
+
+/** The type of an attribute's values, also of those in a list. */
+function valueType(attribute) {
+  return state.catalogue.attributes.find(({ name }) => name === attribute).type.replace("list-of-", "");
 }
 
 function chosenFilter() {
   const attribute = byId("attribute").value;
   const text = byId("value").value.trim();
   if (!attribute || !text) return {};
-  const { kind } = state.catalogue.attributes.find(({ name }) => name === attribute);
-  let value = text;
-  if (kind === "number" && Number.isFinite(Number(text))) value = Number(text);
-  if (kind === "boolean") value = text.toLowerCase() === "true";
-  return { filter: { [attribute]: value } };
+  const type = valueType(attribute);
+  const value = (written) => {
+    if (["integer", "number"].includes(type) && Number.isFinite(Number(written))) return Number(written);
+    return type === "boolean" ? written.toLowerCase() === "true" : written;
+  };
+  if (!RANGED.includes(type) || !text.includes("..")) return { filter: { [attribute]: value(text) } };
+  const [from, to] = text.split("..", 2).map((end) => end.trim());
+  const range = { ...(from && { gte: value(from) }), ...(to && { lte: value(to) }) };
+  return from || to ? { filter: { [attribute]: range } } : {};
 }
 
 // ---- Ranking

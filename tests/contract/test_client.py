@@ -16,6 +16,7 @@ from films import film_artifact
 from sockets import listening
 
 from igd_core.client import Event, Item, RecommendationClient, Recommended
+from igd_core.client.answers import sent_filter
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
 from server.keys import KeyFile, make_key, write_keys
 
@@ -206,3 +207,28 @@ async def test_an_answer_that_is_no_json_is_said_to_be_none() -> None:
 def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         RecommendationClient("http://x", **settings)
+
+
+async def test_a_filter_is_sent_with_operators_and_warned_about(serve: Serve) -> None:
+    """Films are of 1990 on, one a year."""
+    wanted = {"year": {"gte": 1992, "lt": 1996, "none_of": (1993, 1066)}}
+    async with serve() as (url, _), RecommendationClient(url) as client:
+        answer = await client.recommend(history=["20"], k=5, filter=wanted)
+        (many,) = await client.recommend_many([{"history": ["20"], "k": 5, "filter": wanted}])
+        with pytest.raises(ApiProblem, match=r"'1992' is no integer.* the attribute is integer") as caught:
+            await client.recommend(filter={"year": "1992"})
+    assert sorted(item.item_id for item in answer.items) == ["3", "5", "6"]
+    assert isinstance(many, Recommended)
+    assert many.items == answer.items
+    (warning,) = answer.warnings
+    assert (warning.code, warning.field, warning.sample) == ("unknown-values", "filter.year", ("1066",))
+    assert caught.value.field == "filter.year.any_of"
+
+
+def test_dates_sets_and_tuples_of_a_filter_become_json() -> None:
+    noon = datetime(2001, 5, 17, 12, tzinfo=UTC)
+    sent = sent_filter({"released": {"gte": noon.date()}, "seen": [noon], "genres": {"none_of": {"x"}}, "n": 1})
+    assert isinstance(sent, dict)
+    assert sent["released"] == {"gte": "2001-05-17"}
+    assert datetime.fromisoformat(sent["seen"][0]) == noon
+    assert (sent["genres"], sent["n"]) == ({"none_of": ["x"]}, 1)

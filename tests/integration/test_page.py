@@ -525,6 +525,25 @@ async def test_a_filter_that_leaves_nothing_says_so(visit: Open) -> None:
     assert await titles(page) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "sent", "years"),
+    [
+        ("1991..1993", '"filter":{"year":{"gte":1991,"lte":1993}}', range(1991, 1994)),
+        ("..1992", '"filter":{"year":{"lte":1992}}', range(1991, 1993)),
+        ("1993", '"filter":{"year":1993}', range(1993, 1994)),
+    ],
+)
+async def test_numbers_are_filtered_by_one_or_by_a_range(visit: Open, text: str, sent: str, years: range) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")  # of 1990
+    await page.get_by_label("Only where").select_option("year")
+    await expect(page.get_by_placeholder("one, or from..to")).to_be_visible()
+    await page.get_by_label("is", exact=True).fill(text)
+    await expect(page.locator("#curl")).to_contain_text(sent)
+    await ranked(page)
+    assert sorted(await titles(page)) == sorted({ALL_TITLES[year - 1990] for year in years})
+
+
 async def test_everything_can_be_done_from_the_keyboard(visit: Open) -> None:
     page = (await visit()).page
     await expect(page.locator("#controls")).to_be_visible()
