@@ -126,7 +126,7 @@ def _condition(name: str, asked: object, kind: AttributeType) -> Condition:
     if error is not None:
         raise QueryError(field, error)
     if not isinstance(asked, Mapping):
-        asked = {"any_of": asked if isinstance(asked, list) else [asked]}
+        return Condition(any_of=_operand(field, "any_of", asked if isinstance(asked, list) else [asked], kind))
     read = {operator: _operand(f"{field}.{operator}", operator, operand, kind) for operator, operand in asked.items()}
     lower = _tightest([Bound(value=read[key], strict=key == "gt") for key in ("gte", "gt") if key in read], max)
     upper = _tightest([Bound(value=read[key], strict=key == "lt") for key in ("lte", "lt") if key in read], min)
