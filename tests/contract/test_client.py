@@ -213,8 +213,8 @@ async def test_a_filter_is_sent_with_operators_and_warned_about(serve: Serve) ->
     """Films are of 1990 on, one a year."""
     wanted = {"year": {"gte": 1992, "lt": 1996, "none_of": (1993, 1066)}}
     async with serve() as (url, _), RecommendationClient(url) as client:
-        answer = await client.recommend(history=["20"], k=5, filter=wanted)
-        (many,) = await client.recommend_many([{"history": ["20"], "k": 5, "filter": wanted}])
+        answer = await client.recommend(history=["19"], k=5, filter=wanted)
+        (many,) = await client.recommend_many([{"history": ["19"], "k": 5, "filter": wanted}])
         with pytest.raises(ApiProblem, match=r"'1992' is no integer.* the attribute is integer") as caught:
             await client.recommend(filter={"year": "1992"})
     assert sorted(item.item_id for item in answer.items) == ["3", "5", "6"]

@@ -100,10 +100,14 @@ def catalogues(draw: st.DrawFn) -> tuple[dict[str, AttributeType], dict[str, lis
 
 def parts(base: BaseType) -> st.SearchStrategy[Any]:
     several = st.lists(ASKED[base], min_size=1, max_size=3)
-    bounds = {} if base == "boolean" else dict.fromkeys(("gte", "gt", "lte", "lt"), BOUNDS[base])
-    operators = st.fixed_dictionaries(
-        {}, optional={"any_of": several, "none_of": several, "exists": st.booleans(), **bounds}
-    ).filter(bool)
+    others = {"any_of": several, "none_of": several, "exists": st.booleans()}
+    operators = st.fixed_dictionaries({}, optional=others).filter(bool)
+    if base != "boolean":
+        one_bound = st.sampled_from(["gte", "gt", "lte", "lt"]).flatmap(
+            lambda name: st.fixed_dictionaries({name: BOUNDS[base]})
+        )
+        bounds = st.fixed_dictionaries({}, optional=dict.fromkeys(("gte", "gt", "lte", "lt"), BOUNDS[base]))
+        operators |= one_bound | st.builds(lambda one, more: {**more, **one}, one_bound, bounds)
     return ASKED[base] | several | operators
 
 
@@ -145,6 +149,21 @@ def test_matching_equals_looking_at_every_item(
     }
     unknown = index.unknown_values(conditions)
     assert sum(len(found.values) for found in unknown) == len(named - held)
+
+
+@pytest.mark.parametrize("base", ["text", "integer", "number", "date", "datetime"])
+def test_a_bound_that_is_a_value_of_items_is_in_the_range_unless_strict(base: BaseType) -> None:
+    in_order: dict[str, list[MetadataValue]] = {
+        "text": ["a", "b", "c"],
+        "integer": [-1, 0, 7],
+        "number": [-0.5, 0.25, 7],
+        "date": ["1969-12-31", "1970-01-01", "2001-05-17"],
+        "datetime": ["1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00Z", "2001-05-17T10:00:00Z"],
+    }
+    values = in_order[base]
+    index = AttributeIndex({"x": values}, {"x": AttributeType(base=base)})
+    for operator, rows in (("gte", [1, 2]), ("gt", [2]), ("lte", [0, 1]), ("lt", [0])):
+        assert index.matching(conditions_of({"x": {operator: values[1]}}, index.types)).tolist() == rows
 
 
 @given(data=st.data(), base=st.sampled_from(BASE_TYPES), is_list=st.booleans())
