@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError
 from igd_core.recommender import MAX_K, Query, Recommender
+from igd_core.tuned_prompt import why_untuned
 from server.titles import TitleSearch
 from server.watch import AnswerWatch
 
@@ -21,16 +23,23 @@ if TYPE_CHECKING:
     from igd_core.catalogue import Catalogue
     from igd_core.engines.base import Engine
     from igd_core.engines.identity import ModelIdentity
+    from igd_core.tuned_prompt import TunedPrompt
     from server.loaded import LoadedVersions
     from server.settings import Settings
+
+_log = logging.getLogger("igd.server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedModel:
-    """An engine with its checkpoint; ``token_texts`` as `igd_core.tokenization.TitleTokenizer.token_texts`."""
+    """An engine with its checkpoint; ``token_texts`` as `igd_core.tokenization.TitleTokenizer.token_texts`.
+
+    ``tuned`` is what the model (under None) and each of its adapters were tuned on, as far as that is known.
+    """
 
     engine: Engine
     token_texts: Callable[[str, Sequence[int]], list[str]]
+    tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,7 @@ class ServedCatalogue:
         attributes: types of what items can be filtered by, by name.
         loaded_at: when it took over.
         watch: counts the model's answers and its faults.
+        untuned: why the model (under None), or the model under an adapter, is not tuned for it; without those that are.
     """
 
     name: str
@@ -54,6 +64,7 @@ class ServedCatalogue:
     attributes: Mapping[str, AttributeType]
     loaded_at: datetime
     watch: AnswerWatch = field(default_factory=AnswerWatch)
+    untuned: Mapping[str | None, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -103,7 +114,7 @@ def open_model(settings: Settings) -> OpenedModel:
             vllm=settings.vllm or {},
         )
     )
-    return OpenedModel(engine=opened.engine, token_texts=opened.tokenizer.token_texts)
+    return OpenedModel(engine=opened.engine, token_texts=opened.tokenizer.token_texts, tuned=opened.tuned)
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
@@ -120,6 +131,9 @@ async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> Served
     except BaseException:
         await model.engine.unload(artifact.version)
         raise
+    for adapter, why in served.untuned.items():
+        fields = {"catalogue": name, "version": served.version, "adapter": adapter, "detail": why}
+        _log.warning("model_untuned", extra={"fields": fields})
     return replace(served, loaded_at=datetime.now(UTC))
 
 
@@ -161,6 +175,9 @@ def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalog
         token_texts=model.token_texts,
         attributes=dict(sorted(artifact.catalogue.types.items())),
         loaded_at=datetime.now(UTC),
+        untuned={
+            adapter: why for adapter, tuned in model.tuned.items() if (why := why_untuned(tuned, artifact)) is not None
+        },
     )
 
 

@@ -119,6 +119,12 @@ class Metrics:
             ("source", "variant", "catalogue"),
             registry=registry,
         )
+        self._untuned = Counter(
+            "igd_untuned_answers",
+            "Answers ranked by a model that was not tuned for their catalogue.",
+            ("variant", "catalogue"),
+            registry=registry,
+        )
         self._fallbacks = Counter(
             "igd_fallbacks", "Popularity answers because the model gave none.", ("reason",), registry=registry
         )
@@ -261,6 +267,10 @@ class Metrics:
     def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
         """Count an answer; ``variant`` is "" where none are set."""
         self._recommendations.labels(source, variant, catalogue).inc()
+
+    def observe_untuned(self, *, variant: str, catalogue: str) -> None:
+        """Count an answer of a model that was not tuned for its catalogue."""
+        self._untuned.labels(variant, catalogue).inc()
 
     def observe_items(self, served: ServedCatalogue, item_ids: bytes) -> None:
         """Note which items an answer showed, a JSON array."""

@@ -152,6 +152,10 @@ class RecommendationService:
         ranked = await self._rank(asked)
         variant, served = "" if asked.variant is None else asked.variant.name, asked.served
         self._parts.metrics.observe_answer(ranked.source, variant=variant, catalogue=served.name)
+        untuned = served.untuned.get(asked.adapter) if ranked.source == "model" else None
+        if untuned is not None:
+            self._parts.metrics.observe_untuned(variant=variant, catalogue=served.name)
+            asked.warnings.append(RequestWarning(code="model-untuned", detail=untuned))
         self._parts.metrics.observe_items(served, ranked.ranking.item_ids)
         self._parts.attribution.remember(
             request_id, variant=variant, catalogue=served.name, item_ids=ranked.ranking.item_ids

@@ -17,6 +17,7 @@ from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_
 from igd_core.engines.vllm_options import parse_tuning
 from igd_core.errors import InputError, QueryError
 from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender, check_query
+from igd_core.tuned_prompt import why_untuned
 
 if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
@@ -103,8 +104,11 @@ def run(args: argparse.Namespace) -> int:
     opened = open_engine(options)
     adapter = None if args.adapter is None else _ADAPTER
     answer = asyncio.run(_recommend(artifact, opened, query, adapter))
+    untuned = why_untuned(opened.tuned.get(adapter), artifact) if answer.source == "model" else None
+    if untuned is not None:
+        print(f"warning: {untuned}; its ranking says little", file=sys.stderr)
     if args.json:
-        print(json.dumps(to_json(answer, artifact, opened, adapter=adapter)))
+        print(json.dumps(to_json(answer, artifact, opened, adapter=adapter) | {"untuned": untuned}))
         return 0
     for rank, found in enumerate(answer.items, start=1):
         print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")

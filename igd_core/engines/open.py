@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
 from igd_core.errors import InputError
+from igd_core.tuned_prompt import read_tuned_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from igd_core.engines.adapters import Adapters
     from igd_core.engines.base import Engine
     from igd_core.tokenization import TitleTokenizer
+    from igd_core.tuned_prompt import TunedPrompt
 
 EngineName = Literal["tree", "vllm"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
@@ -45,10 +47,14 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenEngine:
-    """A running engine and the tokenizer of its checkpoint, which turns token ids into text for people."""
+    """A running engine and its checkpoint's tokenizer, which turns token ids into text for people.
+
+    ``tuned`` is what the model (under None) and each of its adapters were tuned on; None where nothing says so.
+    """
 
     engine: Engine
     tokenizer: TitleTokenizer
+    tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
 
 
 def open_engine(options: EngineOptions) -> OpenEngine:
@@ -85,16 +91,23 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
         adapters=dict(zip(adapters, tuned, strict=True)),
     )
     engine = TreeEngine(checkpoint, cache_bytes=options.cache_bytes, identity=identity)
-    return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer)
+    return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer, tuned=_tuned(directory, adapters))
+
+
+def _tuned(directory: Path, adapters: Adapters) -> dict[str | None, TunedPrompt | None]:
+    tuned: dict[str | None, TunedPrompt | None] = {None: read_tuned_prompt(directory)}
+    return tuned | {adapter: read_tuned_prompt(folder) for adapter, folder in adapters.items()}
 
 
 def _open_vllm(options: EngineOptions) -> OpenEngine:
     if options.device != "auto":
         raise InputError(f"device {options.device!r}: vLLM runs on what it was installed for; leave it at auto")
+    from igd_core.engines.checkpoint import resolve_checkpoint
     from igd_core.engines.vllm import VLLMEngine
     from igd_core.engines.vllm_options import VLLMOptions
 
     engine = VLLMEngine.start(
         VLLMOptions(model=options.model, dtype=options.dtype, adapters=options.adapters, **options.vllm)
     )
-    return OpenEngine(engine=engine, tokenizer=engine.tokenizer)
+    tuned = _tuned(resolve_checkpoint(options.model), options.adapters)
+    return OpenEngine(engine=engine, tokenizer=engine.tokenizer, tuned=tuned)

@@ -26,7 +26,7 @@ from igd_core.data.rows import newest_rows
 from igd_core.engines.adapters import WEIGHTS_FILE
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tokenization import require_same_tokenizer
-from igd_core.tuned_prompt import TunedPrompt
+from igd_core.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
 from igd_core.tuning.settings import TuningSettings
 from igd_core.whole_files import write_json
@@ -168,7 +168,7 @@ def _train(
         load_backbone(
             inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
         ),
-        prompt=TunedPrompt.of(artifact.manifest.template),
+        prompt=TunedPrompt.of(artifact.manifest.template, catalogue=TunedCatalogue.of(artifact)),
     )
     require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
     record |= _model_record(backbone)

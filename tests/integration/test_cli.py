@@ -109,6 +109,17 @@ def test_an_outsider_can_compute_every_score_again(
         )
 
 
+def test_a_model_that_was_not_tuned_for_the_catalogue_is_said_to_be_none(
+    artifact_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_recommend_arguments(artifact_dir, model_dir, "--history", "item-3")) == 0
+    told = capsys.readouterr()
+    assert "warning: the model was not tuned for catalogue" in told.err
+    assert json.loads(told.out)["untuned"] in told.err
+    assert main(_recommend_arguments(artifact_dir, model_dir)) == 0
+    assert "warning" not in capsys.readouterr().err, "popularity needs no model"
+
+
 def test_seen_items_come_back_only_when_asked_for(
     artifact_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

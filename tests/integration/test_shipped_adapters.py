@@ -40,6 +40,7 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     assert (template["max_history"], template["drop_block"]) == (options.max_history, options.drop_block)
     assert bool(template.get("bullet_ids")) == bool(options.bullet)
     told = json.loads((run / "adapter" / "igd_prompt.json").read_text())
+    assert told.pop("catalogue")["name"] == record["artifact"]["name"]
     assert {part: told[part] for part in told if part != "format"} == {
         part: template[part] for part in ("prefix_ids", "bullet_ids", "suffix_ids")
     }

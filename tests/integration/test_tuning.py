@@ -197,6 +197,8 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
     assert record["artifact"]["version"]
     template = json.loads((data_dir / "artifact" / "manifest.json").read_text())["template"]
     told = json.loads((inputs.out / "model" / "igd_prompt.json").read_text())
+    catalogue = told.pop("catalogue")
+    assert catalogue["name"] == record["artifact"]["name"]
     assert told == {"format": "igd-prompt", **{part: template[part] for part in told if part != "format"}}
     assert {*told} == {"format", "prefix_ids", "bullet_ids", "suffix_ids"}
     release = torch.__version__.partition("+")[0]  # a wheel of PyPI leaves its build (+cu130) out of its metadata
@@ -212,7 +214,8 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
         "--json",
     ]
     assert main(list(map(str, words))) == 0
-    assert len(json.loads(capsys.readouterr().out)["items"]) == 10
+    answer = json.loads(capsys.readouterr().out)
+    assert (len(answer["items"]), answer["untuned"]) == (10, None)
 
 
 def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
