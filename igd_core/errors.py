@@ -12,7 +12,8 @@ IGDError
 │   └── StoreUnavailable  not reached, too slow, full or read-only: the same call may work later
 └── EngineError           the engine cannot answer now
     ├── DeadlineExceeded  the request's time is over
-    └── EngineClosed      the engine has shut down or died
+    ├── EngineClosed      the engine has shut down or died
+    └── ModelFault        what the model computed is no answer: scores that are not finite, or too few of them
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class DeadlineExceeded(EngineError):  # noqa: N818 - the name says what happened
 
 class EngineClosed(EngineError):  # noqa: N818
     """The engine has shut down or died."""
+
+
+class ModelFault(EngineError):  # noqa: N818 - the name says what happened
+    """What the model computed is no answer: scores that are NaN or infinite, or fewer items than there must be."""
 
 
 class ClientError(IGDError):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from igd_core.decoding.scores import require_finite
+from igd_core.engines.checkpoint import context_tokens
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.decode import RowDecoder
@@ -121,12 +123,15 @@ def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRo
     if not known:
         raise DataError("none of the rows has a target that the catalogue holds")
     edges = {row: trie.edges_to(NodeId(int(trie.leaf_node[leaf[row]]))) for row in known}
-    prompts = {row: artifact.prompt(rows.histories[row]) for row in known}
+    context = context_tokens(checkpoint.model.config)
+    prompts = {
+        row: artifact.prompt(rows.histories[row], left_out=artifact.left_out(rows.histories[row], context))
+        for row in known
+    }
     sequences = {row: prompts[row] + trie.edge_token[edges[row]].tolist() for row in known}
     longest = max(map(len, sequences.values()))
-    positions = int(checkpoint.model.config.get_text_config().max_position_embeddings)
-    if longest > positions:
-        raise EngineError(f"a prompt and its title have {longest} tokens; the model takes {positions}")
+    if longest > context:
+        raise EngineError(f"a prompt and its title have {longest} tokens; the model takes {context}")
     found: dict[int, NDArray[np.float64]] = {}
     with progress(total=len(known), desc="scoring targets", unit="row") as bar:
         for batch in _batches(known, {row: len(tokens) for row, tokens in sequences.items()}):
@@ -257,4 +262,5 @@ def _tail_logprobs(
     for row, tail in enumerate(tails):  # a row at a time: the log-softmax of a whole batch would be a second copy
         logprobs = torch.log_softmax(logits[row, kept - tail :].float(), dim=-1)
         scored.append(logprobs.gather(1, wanted[row, kept - tail :, None])[:, 0].double().cpu().numpy())
+        require_finite(scored[-1])
     return scored

@@ -14,13 +14,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from igd_core.errors import CatalogueError
 from igd_core.ids import ItemIndex, LeafIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.tokenization import TitleTokenizer
@@ -92,12 +93,33 @@ class PromptTemplate:
         dropped = -(-surplus // self.drop_block) * self.drop_block
         return history[dropped:]
 
-    def build(self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32]) -> list[int]:
-        """Token ids of the prompt for ``history`` (oldest first)."""
+    def build(
+        self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, left_out: int = 0
+    ) -> list[int]:
+        """Token ids of the prompt for ``history`` (oldest first), without the window's oldest ``left_out`` items."""
         ids = list(self.prefix_ids)
-        for item in self.window(history):
+        for item in self.window(history)[left_out:]:
             ids += [*self.bullet_ids, *trie.path(LeafIndex(int(leaf_of_item[item])))[:-1]]
         return [*ids, *self.bullet_ids, *self.suffix_ids]
+
+    def left_out(
+        self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, max_tokens: int
+    ) -> int:
+        """How many of the window's oldest items must leave for the prompt to have at most ``max_tokens``.
+
+        Tuning shortens its rows in the same way. All of the window, where even that is not enough.
+        """
+        shown = self.window(history)
+        leaves = leaf_of_item[np.asarray(shown, dtype=np.int64)]
+        depth = np.searchsorted(trie.level_start, trie.leaf_node[leaves], side="right") - 1  # EOS counts as a level
+        ends = np.cumsum(len(self.bullet_ids) + depth - 1)
+        over = len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + int(ends[-1:].sum()) - max_tokens
+        return 0 if over <= 0 else min(len(shown), int(np.searchsorted(ends, over)) + 1)
+
+    def longest(self, depth: int) -> int:
+        """Tokens of the longest prompt there can be where no path is longer than ``depth``, EOS included."""
+        line = len(self.bullet_ids) + depth - 1
+        return len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + self.max_history * line
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest; no bullet is left out, so that artefacts without one keep their versions."""

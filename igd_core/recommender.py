@@ -6,17 +6,17 @@ A `Recommender` binds one engine to the artefact versions it serves. It knows it
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from igd_core.attributes import AttributeIndex
-from igd_core.decoding.beam import BeamSearch, Hypothesis
+from igd_core.decoding.beam import BeamSearch, Hypothesis, require_whole
 from igd_core.decoding.cost import DecodingCost
 from igd_core.decoding.filters import ItemFilter, first_admitted
 from igd_core.decoding.session import Scoring, SessionStats
-from igd_core.errors import DeadlineExceeded, EngineError, QueryError
+from igd_core.errors import DeadlineExceeded, QueryError
 from igd_core.ids import ItemIndex, LeafIndex
 
 if TYPE_CHECKING:
@@ -113,12 +113,22 @@ class RecommendedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """A ranked answer: ``source`` says who ranked, ``prompt_ids`` what the model was asked, ``stats`` what it cost."""
+    """A ranked answer.
+
+    Attributes:
+        source: who ranked.
+        version: of the catalogue.
+        items: best first.
+        prompt_ids: what the model was asked.
+        left_out: the history's oldest items that the prompt would show and the model's context has no room for.
+        stats: what it cost.
+    """
 
     source: Literal["model", "popularity"]
     version: str
     items: tuple[RecommendedItem, ...]
     prompt_ids: tuple[int, ...] = ()
+    left_out: int = 0
     stats: SessionStats = field(default_factory=SessionStats)
 
 
@@ -143,13 +153,16 @@ class Recommender:
         return self.costs.of_search(query.history, beams=beams, forced=forced, leaves=leaves)
 
     async def recommend(self, query: Query, *, adapter: str | None = None, turn: Turn | None = None) -> Recommendation:
-        """Decode with the model, under one of the engine's adapters if named; popularity answers an empty history.
+        """Decode with the model, under one of the engine's adapters if named.
+
+        Popularity answers an empty history, and one of which nothing fits into the model's context.
 
         ``turn`` says whose request it is, where the engine has several.
 
         Raises:
             QueryError: a value out of range; names the field.
             DeadlineExceeded: ``timeout_s`` went by.
+            ModelFault: what the model computed is no answer.
             EngineError: the engine cannot answer.
         """
         check_query(query, self.artifact)
@@ -160,6 +173,10 @@ class Recommender:
                 return await self._decode(query, adapter, turn)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {query.timeout_s} s") from None
+
+    def left_out(self, history: Sequence[ItemIndex]) -> int:
+        """How many of the oldest items that a prompt would show the model's context has no room for."""
+        return self.artifact.left_out(history, self.engine.context_tokens)
 
     def popular(self, query: Query) -> Recommendation:
         """Most popular admitted items, one per title; needs no model.
@@ -188,9 +205,14 @@ class Recommender:
         artifact = self.artifact
         item_filter = self._item_filter(query)
         leaves = item_filter.leaves(artifact.trie, artifact.leaf_of_item)
-        prompt = artifact.prompt(query.history)
+        left_out = self.left_out(query.history)
+        if left_out == len(artifact.manifest.template.window(query.history)):
+            return replace(self.popular(query), left_out=left_out)
+        prompt = artifact.prompt(query.history, left_out=left_out)
         if not leaves.count(artifact.trie.num_leaves):
-            return Recommendation(source="model", version=artifact.version, items=(), prompt_ids=tuple(prompt))
+            return Recommendation(
+                source="model", version=artifact.version, items=(), prompt_ids=tuple(prompt), left_out=left_out
+            )
         beams = max(query.beams, query.k)
         alpha = artifact.manifest.alpha if query.alpha is None else query.alpha
         scoring = Scoring(
@@ -202,14 +224,13 @@ class Recommender:
             forced=query.forced_weight != 0,
             turn=turn,
         )
-        if len(prompt) > self.engine.max_prompt_tokens:
-            raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self.engine.max_prompt_tokens}")
         session = await self.engine.open(artifact.version, prompt, scoring)
         try:
             search = BeamSearch(
                 artifact.trie, beams=beams, length_penalty=query.length_penalty, forced_weight=query.forced_weight
             )
             hypotheses = await search.run(session)
+            require_whole(hypotheses, wanted=min(beams, leaves.count(artifact.trie.num_leaves)))
             if turn is not None:
                 turn.complete = True
         finally:
@@ -221,6 +242,7 @@ class Recommender:
                 self._explained(found, alpha, query.forced_weight, item_filter) for found in hypotheses[: query.k]
             ),
             prompt_ids=tuple(prompt),
+            left_out=left_out,
             stats=session.stats,
         )
 

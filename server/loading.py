@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from igd_core.errors import ArtifactError
+from igd_core.errors import ArtifactError, EngineError
 from igd_core.recommender import MAX_K, Query, Recommender
 from igd_core.tuned_prompt import why_untuned
 from server.titles import TitleSearch
@@ -32,13 +32,18 @@ _log = logging.getLogger("igd.server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedModel:
-    """An engine with its checkpoint; ``token_texts`` as `igd_core.tokenization.TitleTokenizer.token_texts`.
+    """An engine with its checkpoint.
 
-    ``tuned`` is what the model (under None) and each of its adapters were tuned on, as far as that is known.
+    Attributes:
+        engine: runs it.
+        token_texts: as `igd_core.tokenization.TitleTokenizer.token_texts`.
+        adapters: names of those that it can run with.
+        tuned: what the model (under None) and each of its adapters were tuned on, as far as that is known.
     """
 
     engine: Engine
     token_texts: Callable[[str, Sequence[int]], list[str]]
+    adapters: tuple[str, ...] = ()
     tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
 
 
@@ -114,7 +119,12 @@ def open_model(settings: Settings) -> OpenedModel:
             vllm=settings.vllm or {},
         )
     )
-    return OpenedModel(engine=opened.engine, token_texts=opened.tokenizer.token_texts, tuned=opened.tuned)
+    return OpenedModel(
+        engine=opened.engine,
+        token_texts=opened.tokenizer.token_texts,
+        adapters=tuple(dict(settings.adapters)),
+        tuned=opened.tuned,
+    )
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
@@ -127,7 +137,7 @@ async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> Served
     await model.engine.load(artifact)
     try:
         served = await asyncio.to_thread(_indexed, artifact, model, name)
-        await _warm(served)
+        await _warm(served, model.adapters)
     except BaseException:
         await model.engine.unload(artifact.version)
         raise
@@ -181,9 +191,22 @@ def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalog
     )
 
 
-async def _warm(served: ServedCatalogue) -> None:
-    """One real recommendation with a full history: what the first user would otherwise wait for."""
+async def _warm(served: ServedCatalogue, adapters: Sequence[str]) -> None:
+    """One real recommendation with a full history, by the model and each of its adapters.
+
+    The first user would otherwise wait for it, and meet what is no answer.
+
+    Raises:
+        EngineError: what came was no answer of the model's.
+    """
     num_items, most_shown = len(served.catalogue), served.artifact.manifest.template.max_history
     popular = served.recommender.popular(Query(history=[], k=min(num_items, most_shown, MAX_K)))
     history = [item.item for item in popular.items]
-    await served.recommender.recommend(Query(history=history, k=min(10, num_items), exclude_seen=False))
+    query = Query(history=history, k=min(10, num_items), exclude_seen=False)
+    for adapter in (None, *adapters):
+        answer = await served.recommender.recommend(query, adapter=adapter)
+        if answer.source != "model":
+            context = served.recommender.engine.context_tokens
+            raise EngineError(
+                f"no title of a history fits into the model's {context} tokens beside the longest path of the catalogue"
+            )

@@ -130,6 +130,12 @@ class Metrics:
         )
         for code in ("deadline-exceeded", "engine-unavailable", "history-unavailable"):
             self._fallbacks.labels(code)
+        self._model_faults = Counter(
+            "igd_model_faults",
+            "Model calls whose scores were no answer: not finite, or too few; adapter is empty for the model itself.",
+            ("model", "adapter"),
+            registry=registry,
+        )
         self._rounds = Histogram(
             "igd_decoding_rounds", "Model calls of a recommendation.", registry=registry, buckets=_ROUNDS
         )
@@ -263,6 +269,10 @@ class Metrics:
     def observe_fallback(self, reason: str) -> None:
         """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
         self._fallbacks.labels(reason).inc()
+
+    def observe_model_fault(self, *, model: str, adapter: str) -> None:
+        """Count what a model computed and is no answer; ``adapter`` is "" for the model itself."""
+        self._model_faults.labels(model, adapter).inc()
 
     def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
         """Count an answer; ``variant`` is "" where none are set."""

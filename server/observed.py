@@ -182,9 +182,9 @@ class TracedEngine:
         return self._engine.identity
 
     @property
-    def max_prompt_tokens(self) -> int:
+    def context_tokens(self) -> int:
         """As the engine's."""
-        return self._engine.max_prompt_tokens
+        return self._engine.context_tokens
 
     async def load(self, artifact: Artifact) -> None:
         """As the engine's."""

@@ -153,6 +153,17 @@ def _count(request: RecommendationRequest, catalogue: Catalogue) -> int:
     return request.k
 
 
+def shortened_history(left_out: int, context_tokens: int) -> RequestWarning:
+    """A warning of the oldest items that the model was not shown."""
+    return RequestWarning(
+        code="history-shortened",
+        detail=f"the oldest {left_out} of the items that a prompt shows do not fit into the model's {context_tokens} "
+        "tokens and were left out",
+        field="history",
+        count=left_out,
+    )
+
+
 def unknown_items(field: str, unknown: Sequence[str]) -> RequestWarning:
     """A warning of item ids in ``field`` that mean nothing here."""
     sample = list(dict.fromkeys(unknown))[:_SAMPLE]

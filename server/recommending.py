@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from igd_core.decoding.cost import ORDINARY_BEAMS
 from igd_core.decoding.session import SessionStats
-from igd_core.errors import DeadlineExceeded, EngineError, IGDError, StoreError
+from igd_core.errors import DeadlineExceeded, EngineError, IGDError, ModelFault, StoreError
 from igd_core.fairness import NOBODY, Turn
 from server.admission import Overloaded
 from server.answers import Answer, ranking_of, timings_of
+from server.faults import ModelFaults
 from server.flights import Flights
 from server.problems import finding_of
-from server.queries import resolve, timeout_s_of, variant_of
+from server.queries import resolve, shortened_history, timeout_s_of, variant_of
 from server.results import Question, Ranking
 from server.schemas import AnswerHead, AnswerTail, RequestWarning
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from igd_core.recommender import Query
     from server.attribution import Attribution
     from server.histories import Histories
     from server.loading import ServedCatalogue
@@ -116,6 +118,7 @@ class RecommendationService:
     def __init__(self, settings: Settings, parts: ServiceParts) -> None:
         self._settings = settings
         self._parts = parts
+        self._faults = ModelFaults(parts.metrics)
         # What one request's own deadline ended, another's may still be long enough for.
         self._flights: Flights[_Ranked] = Flights(personal=(Overloaded, DeadlineExceeded))
         self._turns: dict[str, Turn] = {}  # of the work under each key, while the model is asked
@@ -209,13 +212,15 @@ class RecommendationService:
         )
         asked.warnings += resolved.warnings
         query = resolved.query
-        if query.history:
+        left_out = self._left_out(query, asked)
+        if left_out < len(served.artifact.manifest.template.window(query.history)):
             try:
                 question = Question(
                     query=query,
                     artifact=served.artifact,
                     model=served.model.fingerprint(asked.adapter),
                     explain=request.explain,
+                    left_out=left_out,
                 )
                 return await self._asked_before_or_now(question, asked)
             except EngineError as error:
@@ -225,6 +230,14 @@ class RecommendationService:
                 self._fall_back(asked, code, error)
         popular = served.recommender.popular(query)
         return _Ranked(source="popularity", ranking=ranking_of(popular.items, served, explain=False))
+
+    def _left_out(self, query: Query, asked: _Asked) -> int:
+        """How many items of the history's window do not fit into the model's context; it is told."""
+        recommender = asked.served.recommender
+        left_out = recommender.left_out(query.history)
+        if left_out:
+            asked.warnings.append(shortened_history(left_out, recommender.engine.context_tokens))
+        return left_out
 
     async def _stored_history(self, asked: _Asked) -> list[str] | None:
         """The user's item ids; None where the request itself says what history is meant."""
@@ -277,6 +290,9 @@ class RecommendationService:
             async with parts.slots.slot(asked.deadline - _now(), turn) as waited_s:
                 with served.watch.answer():
                     found = await served.recommender.recommend(question.query, adapter=asked.adapter, turn=turn)
+        except ModelFault as fault:
+            self._faults.note(fault, model=served.model_id, adapter=asked.adapter)
+            raise
         finally:
             if self._turns.get(key) is turn:
                 del self._turns[key]

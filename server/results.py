@@ -52,12 +52,14 @@ class Question:
         artifact: the version asked.
         model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow.
         explain: whether the answer's tokens are explained.
+        left_out: oldest items of the window that the model's context has no room for: servers may give it less.
     """
 
     query: Query
     artifact: Artifact
     model: str
     explain: bool = False
+    left_out: int = 0
 
     def key(self) -> str:
         """Equal for two questions if and only if they are the same: 64 hexadecimal digits.
@@ -72,6 +74,7 @@ class Question:
             self.model,
             self.explain,
             list(manifest.template.window(query.history)),
+            self.left_out,
             sorted(query.barred(self.artifact)),
             None if query.allow is None else sorted(set(query.allow)),
             [[name, condition.canonical()] for name, condition in sorted(query.attributes.items())],

@@ -21,7 +21,13 @@ PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
 Source: TypeAlias = Literal["model", "popularity"]
 WarningCode: TypeAlias = Literal[
-    "unknown-items", "unknown-values", "deadline-exceeded", "engine-unavailable", "history-unavailable", "model-untuned"
+    "unknown-items",
+    "unknown-values",
+    "deadline-exceeded",
+    "engine-unavailable",
+    "history-unavailable",
+    "history-shortened",
+    "model-untuned",
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_CHARS)]
 AnyUserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]

@@ -84,6 +84,16 @@ class Artifact:
         first_item = np.minimum.reduceat(self.trie.leaf_items, self.trie.leaf_start[:-1])
         return np.asarray(np.lexsort((first_item, -self.leaf_prior)))
 
-    def prompt(self, history: Sequence[ItemIndex]) -> list[int]:
-        """Token ids of the prompt for ``history``, oldest first."""
-        return self.manifest.template.build(history, self.trie, self.leaf_of_item)
+    def prompt(self, history: Sequence[ItemIndex], *, left_out: int = 0) -> list[int]:
+        """Token ids of the prompt for ``history``, oldest first, without its window's oldest ``left_out`` items."""
+        return self.manifest.template.build(history, self.trie, self.leaf_of_item, left_out=left_out)
+
+    def left_out(self, history: Sequence[ItemIndex], context_tokens: int) -> int:
+        """How many of the oldest items that a prompt would show it cannot show in ``context_tokens``.
+
+        That leaves room for the longest path. With all of them left out, nothing of the history fits.
+        """
+        template, room = self.manifest.template, context_tokens - self.trie.depth
+        if template.longest(self.trie.depth) <= room:  # as a rule: nothing needs to be counted
+            return 0
+        return template.left_out(history, self.trie, self.leaf_of_item, max_tokens=room)

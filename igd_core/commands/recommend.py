@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(to_json(answer, artifact, opened, adapter=adapter) | {"untuned": untuned}))
         return 0
+    for warning in _warnings(answer, opened):
+        print(f"warning: {warning['detail']}", file=sys.stderr)
     for rank, found in enumerate(answer.items, start=1):
         print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
     return 0
@@ -146,10 +148,24 @@ def to_json(
         "model": opened.engine.model_id,
         "model_fingerprint": opened.engine.identity.fingerprint(adapter),
         "source": answer.source,
+        "warnings": _warnings(answer, opened),
         "prompt_token_ids": list(answer.prompt_ids),
         "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],
         "stats": asdict(answer.stats),
     }
+
+
+def _warnings(answer: Recommendation, opened: OpenEngine) -> list[dict[str, Any]]:
+    """What of the request is not in the answer, as the server says it."""
+    if not answer.left_out:
+        return []
+    detail = (
+        f"the oldest {answer.left_out} of the items that a prompt shows do not fit into the model's "
+        f"{opened.engine.context_tokens} tokens and were left out"
+    )
+    if answer.source == "popularity":
+        detail += "; nothing is left to ask the model about, so popularity answers"
+    return [{"code": "history-shortened", "detail": detail, "field": "history", "count": answer.left_out}]
 
 
 def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:

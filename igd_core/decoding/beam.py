@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, LeafIndex, NodeId
 
 if TYPE_CHECKING:
@@ -43,6 +44,20 @@ class Hypothesis:
     leaf: LeafIndex
     score: float
     steps: tuple[TokenStep, ...]
+
+
+def require_whole(found: Sequence[Hypothesis], *, wanted: int) -> None:
+    """Refuse a search's result that is no answer.
+
+    A search of K beams finishes K paths, or all that are admitted where those are fewer; ``wanted`` says how many.
+
+    Raises:
+        ModelFault: it has fewer, or a score that is not finite.
+    """
+    if len(found) < wanted:
+        raise ModelFault(f"the search found {len(found)} of {wanted} paths")
+    if not all(math.isfinite(each.score) for each in found):
+        raise ModelFault("a path's score is not finite")
 
 
 class _Beam(NamedTuple):

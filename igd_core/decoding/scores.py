@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from igd_core.errors import ModelFault
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -98,6 +100,17 @@ def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> 
     logprob = _gather_log_softmax(logits, row, trie.edge_token[edge], rows.temperature)
     weight = 1.0 - rows.alpha[row] * trie.sibling_gain[edge]
     return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
+
+
+def require_finite(scores: NDArray[np.float64]) -> None:
+    """Refuse what no ranking can be made of.
+
+    Raises:
+        ModelFault: a score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        count = int(np.count_nonzero(~np.isfinite(scores)))
+        raise ModelFault(f"{count} of {scores.size} scores are not finite")
 
 
 def constrain_logits_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> torch.Tensor:

@@ -80,20 +80,25 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         alpha=alpha,
         base=fields.get("base_model_name_or_path") or "",
         plain=not any(others),
-        modules=_modules_of(directory / WEIGHTS_FILE),
+        modules=frozenset(name.partition(".lora_")[0].rpartition(".")[2] for name in lora_tensors(directory)),
     )
 
 
-def _modules_of(weights: Path) -> frozenset[str]:
+def lora_tensors(directory: Path) -> set[str]:
+    """Names of an adapter's LoRA matrices.
+
+    Raises:
+        ModelError: it cannot be read, or has none.
+    """
+    weights = directory / WEIGHTS_FILE
     try:
         with safe_open(weights, framework="numpy") as tensors:
-            names = [name.partition(".lora_") for name in tensors.keys()]  # noqa: SIM118 - no mapping
+            names = {name for name in tensors.keys() if ".lora_" in name}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights}: {error}") from None
-    modules = frozenset(module.rpartition(".")[2] for module, lora, _ in names if lora)
-    if not modules:
+    if not names:
         raise ModelError(f"{weights}: holds no LoRA matrices")
-    return modules
+    return names
 
 
 def require_adapter(name: str | None, adapters: Mapping[str, object]) -> None:

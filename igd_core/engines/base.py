@@ -46,8 +46,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Longest prompt that still leaves room for the longest path of any loaded version."""
+    def context_tokens(self) -> int:
+        """Tokens that a prompt and a path may take together."""
         ...
 
     async def load(self, artifact: Artifact) -> None:
@@ -66,7 +66,8 @@ class Engine(Protocol):
         """Start decoding one prompt under a loaded version.
 
         Raises:
-            EngineError: the version is not loaded, there is no such adapter, or the engine is closed.
+            EngineError: the version is not loaded, there is no such adapter, the prompt and the version's longest path
+                do not fit together, or the engine is closed.
         """
         ...
 

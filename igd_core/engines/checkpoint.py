@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from igd_core.engines.adapters import CONFIG_FILE, read_adapter_config
+from igd_core.engines.adapters import CONFIG_FILE, lora_tensors, read_adapter_config
+from igd_core.engines.integrity import load_weights, named, read_config
 from igd_core.engines.packed_linear import pack_linears
+from igd_core.engines.self_test import require_trees_as_plain_passes
 from igd_core.errors import ModelError
 from igd_core.tokenization import TitleTokenizer
 from igd_core.tuned_prompt import read_tuned_prompts
@@ -83,11 +85,15 @@ def load_checkpoint(
     def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
         return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
 
+    config = read_config(directory)
+    _refuse_unsupported(config)
+    context_tokens(config)
     adapted = {
-        adapter: prepared(with_adapter_merged(_load_model(directory, DTYPES[dtype]), adapter, path))
+        adapter: prepared(with_adapter_merged(_load_model(directory, config, DTYPES[dtype]), adapter, path))
         for adapter, path in (adapters or {}).items()
     }
-    model = prepared(_load_model(directory, DTYPES[dtype]))
+    model = prepared(_load_model(directory, config, DTYPES[dtype]))
+    require_trees_as_plain_passes(model)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
@@ -118,13 +124,16 @@ def with_adapter_merged(model: PreTrainedModel, name: str, directory: Path) -> P
     """
     read_adapter_config(directory)
     try:
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError:
         raise ModelError("adapters need the package peft: pip install 'igd-recommender[train]'") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # peft warns of keys that it does not find, and goes on
             adapted: Any = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
+        surplus = lora_tensors(directory) - set(get_peft_model_state_dict(adapted, adapter_name=name))
+        if surplus:
+            raise ValueError(f"the model has no place for {named(sorted(surplus))}")  # noqa: TRY301 - as peft's own
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -173,39 +182,14 @@ def resolve_checkpoint(name: str | Path) -> Path:
         raise ModelError(f"model {str(name)!r}: no such directory, and not fetched from a hub ({reason})") from None
 
 
-def _load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _load_model(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        _refuse_unsupported(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            config=config,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # reported below, where the tensor can be named
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{directory}: {str(error).splitlines()[0]}") from None
-    model, report = loaded
-    _refuse_misfit(directory, report)
-    return model  # type: ignore[no-any-return]
-
-
-def _refuse_misfit(directory: Path, report: dict[str, Any]) -> None:
-    """What a checkpoint lacks, transformers fills with random numbers."""
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(f"{directory}: {len(missing)} tensors of the architecture are missing, {missing[0]} first")
-    misshapen = sorted(name for name, *_ in report["mismatched_keys"])
-    if misshapen:
-        raise ModelError(
-            f"{directory}: {len(misshapen)} tensors have another shape than in config.json, {misshapen[0]} first"
-        )
+    architecture = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    attention = "sdpa" if getattr(architecture, "_supports_sdpa", True) else "eager"
+    model = load_weights(directory, config, dtype=dtype, attn_implementation=attention)
+    model.eval()
+    return model
 
 
 def _refuse_unsupported(config: PretrainedConfig) -> None:
@@ -214,9 +198,32 @@ def _refuse_unsupported(config: PretrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise ModelError(f"architecture {config.model_type!r}: encoder-decoder models are not supported")
     layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if "local" in (getattr(text, "attention_layers", None) or ()):  # GPT-Neo's name for windows
+        layer_types.add("local")
     if layer_types != {"full_attention"}:
         other = ", ".join(sorted(layer_types - {"full_attention"}))
         raise ModelError(f"architecture {config.model_type!r}: layers of type {other} are not supported")
     window = getattr(text, "sliding_window", None)
     if window is not None and getattr(text, "use_sliding_window", True):
         raise ModelError(f"architecture {config.model_type!r}: sliding-window attention ({window}) is not supported")
+
+
+def context_tokens(config: PretrainedConfig) -> int:
+    """Positions that a prompt and a path may take together.
+
+    With longrope, those up to which one set of factors holds: keys of longer texts are rotated otherwise, all of them,
+    so that a longer text could use none of those kept from a shorter one.
+
+    Raises:
+        ModelError: the configuration names none.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        raise ModelError(
+            f"architecture {config.model_type!r}: config.json has no max_position_embeddings ({positions!r})"
+        )
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [each for each in (rope, *rope.values()) if isinstance(each, dict)]
+    bounds = [each.get("original_max_position_embeddings") for each in parts if each.get("rope_type") == "longrope"]
+    return min([positions, *(int(bound) for bound in bounds if bound)])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from igd_core.decoding.session import Scoring
     from igd_core.engines.adapters import Adapters
 
-_FAKE_MAX_PROMPT_TOKENS = 1 << 20
+_FAKE_CONTEXT_TOKENS = 1 << 20
 
 
 class FakeEngine:
@@ -56,9 +56,9 @@ class FakeEngine:
         return self.identity.name
 
     @property
-    def max_prompt_tokens(self) -> int:
+    def context_tokens(self) -> int:
         """More than any history makes."""
-        return _FAKE_MAX_PROMPT_TOKENS
+        return _FAKE_CONTEXT_TOKENS
 
     async def load(self, artifact: Artifact) -> None:
         """Any artefact will do."""

@@ -26,6 +26,12 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """As a linear layer has it, in a copy: some architectures ask for its type, or multiply with it themselves."""
+        weight: torch.Tensor = self._packed.to_dense()
+        return weight
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """``(..., in_features)`` float32 to ``(..., out_features)`` float32."""
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")

@@ -1,28 +1,29 @@
-"""The embedded engine: transformers, the whole frontier in one forward pass.
+"""The embedded engine: transformers, the whole frontier in one forward pass (`token_tree`).
 
-A round's new nodes, of all beams and of the forced chains below them, are one sequence of tokens. A 4-D mask lets each
-see the prompt and its own ancestors, its position is its depth, and its keys and values stay in the session's cache,
-so no node is ever computed twice.
+A round's new nodes, of all beams and of the forced chains below them, are one sequence of tokens, and no node is ever
+computed twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores
+from igd_core.decoding.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, require_finite
 from igd_core.decoding.session import ChildScores, Scoring, SessionStats, unscored_child
 from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
+from igd_core.engines.checkpoint import context_tokens
 from igd_core.engines.identity import ModelIdentity
+from igd_core.engines.integrity import named, tensors_not_finite
 from igd_core.engines.prefix_cache import PrefixCache, PromptKV
+from igd_core.engines.token_tree import NewTokens, TokenTree
 from igd_core.engines.worker import ModelThread
-from igd_core.errors import ArtifactError, EngineClosed, EngineError
+from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelFault
 from igd_core.fairness import Turn
 from igd_core.ids import ROOT, NodeId
 from igd_core.tokenization import require_same_tokenizer
@@ -64,12 +65,14 @@ class TreeEngine:
         self.identity = identity or ModelIdentity.unshared(
             checkpoint.model_id, engine="tree", adapters=checkpoint.adapted
         )
+        self._context_tokens = context_tokens(checkpoint.model.config)
         self._versions: dict[str, _Version] = {}
         self._prefixes = PrefixCache(cache_bytes)
         self._thread = ModelThread("igd-model")
         self._opened = 0
         self._open_sessions = 0
         self._lost_device: str | None = None
+        self._not_finite: dict[str | None, str] = {}
 
     @property
     def model_id(self) -> str:
@@ -77,10 +80,9 @@ class TreeEngine:
         return self._checkpoint.model_id
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Positions the model has, less the longest path of any loaded version."""
-        deepest = max((version.artifact.trie.depth for version in self._versions.values()), default=0)
-        return int(self._checkpoint.model.config.get_text_config().max_position_embeddings) - deepest
+    def context_tokens(self) -> int:
+        """Positions the model has."""
+        return self._context_tokens
 
     async def load(self, artifact: Artifact) -> None:
         """Make a version usable.
@@ -117,8 +119,9 @@ class TreeEngine:
         loaded = self._versions.get(version)
         if loaded is None:
             raise EngineError(f"catalogue version {version!r} is not loaded")
-        if not 1 <= len(prompt_ids) <= self.max_prompt_tokens:
-            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {self.max_prompt_tokens} fit")
+        longest = self._context_tokens - loaded.artifact.trie.depth
+        if not 1 <= len(prompt_ids) <= longest:
+            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
         for token in (min(prompt_ids), max(prompt_ids)):
             if not 0 <= token < self._vocab_size:  # a GPU that is asked for its embedding is lost to this process
                 raise EngineError(f"the prompt holds token {token}; the model has 0 to {self._vocab_size - 1}")
@@ -147,6 +150,15 @@ class TreeEngine:
         if self._lost_device is not None:
             raise EngineClosed(f"the device failed: {self._lost_device}")
 
+    def _explained(self, fault: ModelFault, adapter: str | None) -> ModelFault:
+        """The fault, with the weights that are to blame; looked for once, a pass over all of them."""
+        if adapter not in self._not_finite:
+            names = tensors_not_finite(self._checkpoint.model_of(adapter))
+            told = f"; not finite: {named(names)}" if names else "; its weights are finite"
+            self._not_finite[adapter] = told
+        name = self.model_id if adapter is None else f"{self.model_id} with adapter {adapter!r}"
+        return ModelFault(f"model {name}: {fault}{self._not_finite[adapter]}")
+
     async def close(self) -> None:
         """Stop the model's thread."""
         await asyncio.to_thread(self._thread.close)  # the running pass ends first
@@ -160,19 +172,6 @@ class _Prompt:
     turn: Turn
 
 
-@dataclass(slots=True, kw_only=True)
-class _Tree:
-    """Tokens computed so far: the model's cache, and where each trie node stands in it.
-
-    ``slots[node]`` are the cache positions of the node and its ancestors; the root's are none, the prompt is visible
-    to all.
-    """
-
-    cache: DynamicCache
-    length: int = 0
-    slots: dict[NodeId, list[int]] = field(default_factory=lambda: {ROOT: []})
-
-
 class TreeSession:
     """One prompt and the part of the trie computed under it."""
 
@@ -180,7 +179,7 @@ class TreeSession:
         self._engine = engine
         self._version = version
         self._prompt = prompt
-        self._tree: _Tree | None = None
+        self._tree: TokenTree | None = None
         self._closed = False
         self.stats = SessionStats(prompt_tokens=len(prompt.ids))
 
@@ -188,6 +187,7 @@ class TreeSession:
         """Score ``nodes`` and the forced chains below them in one forward pass.
 
         Raises:
+            ModelFault: its scores are not finite; nothing of this prompt is kept.
             EngineError: the session is closed, or the model failed.
             EngineClosed: the device failed, now or before. After such an error CUDA refuses the process everything
                 else, so the engine is no longer healthy and what runs it must start anew.
@@ -229,73 +229,40 @@ class TreeSession:
         if self._closed:
             raise EngineError("the session is closed")
         scored = [link for node in nodes for link in self._chain(node)]
+        trie = self._version.artifact.trie
+        fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
+        new = NewTokens(
+            nodes=[NodeId(node) for node in fed.tolist()],
+            parents=[NodeId(node) for node in trie.parents(fed).tolist()],
+            tokens=trie.edge_token[fed - 1].tolist(),
+        )
+        wanted = [self._prompt.scoring.wants(trie, node) for node in scored]
         first_round = self._tree is None
         tree = self._tree = self._tree or self._start()
-        prompt = self._prompt.ids[tree.length :] if first_round else []
-        fed = [node for node in scored if node != ROOT]
-        trie = self._version.artifact.trie
-        tokens = prompt + trie.edge_token[np.asarray(fed, dtype=np.int64) - 1].tolist()
-        visible, positions = self._place(tree, len(prompt), fed)
-        model = self._engine._checkpoint.model_of(self._prompt.scoring.adapter)
-        device = model.device
-        wanted = [self._prompt.scoring.wants(trie, node) for node in scored]
-        rows = torch.arange(len(tokens) - len(scored), len(tokens))[torch.tensor(wanted)]
-        output = model(
-            input_ids=torch.tensor([tokens], device=device),
-            attention_mask=_additive(visible, model.dtype).to(device),
-            position_ids=torch.tensor([positions], device=device),
-            past_key_values=tree.cache,
-            use_cache=True,
-            logits_to_keep=rows.to(device),
-        )
-        tree.length += len(tokens)
-        if first_round:
-            self._remember(tree.cache)
+        before = tree.length
+        logits = tree.compute(new, wanted)
         self.stats.rounds += 1
-        self.stats.model_tokens += len(tokens)
+        self.stats.model_tokens += tree.length - before
         asked = [node for node, is_wanted in zip(scored, wanted, strict=True) if is_wanted]
         unscored = {
             node: unscored_child(trie, node) for node, is_wanted in zip(scored, wanted, strict=True) if not is_wanted
         }
-        return (self._rank(asked, output.logits[0]) if asked else {}) | unscored
+        ranked = self._rank(asked, logits) if asked else {}
+        if first_round and asked:  # only what has led to finite scores is used again
+            self._remember(tree)
+        return ranked | unscored
 
-    def _start(self) -> _Tree:
-        """A cache that begins with what an earlier prompt shares with this one."""
-        cache = DynamicCache()
-        prefix = self._engine._prefixes.longest(self._prompt.ids, self._prompt.scoring.adapter)
-        if prefix is None:
-            return _Tree(cache=cache)
-        for layer, (keys, values) in enumerate(prefix.layers):
-            cache.update(keys, values, layer)
-        self.stats.cached_tokens = len(prefix.ids)
-        return _Tree(cache=cache, length=len(prefix.ids))
-
-    def _remember(self, cache: DynamicCache) -> None:
-        length = len(self._prompt.ids)
-        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in cache)
+    def _start(self) -> TokenTree:
+        """A tree that begins with what an earlier prompt shares with this one."""
         adapter = self._prompt.scoring.adapter
-        self._engine._prefixes.add(PromptKV(ids=np.asarray(self._prompt.ids), layers=layers, adapter=adapter))
+        prefix = self._engine._prefixes.longest(self._prompt.ids, adapter)
+        self.stats.cached_tokens = 0 if prefix is None else len(prefix.ids)
+        return TokenTree(self._engine._checkpoint.model_of(adapter), self._prompt.ids, prefix)
 
-    def _place(self, tree: _Tree, prompt_tokens: int, fed: list[NodeId]) -> tuple[torch.Tensor, list[int]]:
-        """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
-        prompt_length = len(self._prompt.ids)
-        new = prompt_tokens + len(fed)
-        visible = torch.zeros(new, tree.length + new, dtype=torch.bool)
-        visible[:prompt_tokens, :prompt_length] = torch.ones(prompt_tokens, prompt_length, dtype=torch.bool).tril_(
-            tree.length
-        )
-        visible[prompt_tokens:, :prompt_length] = True
-        positions = list(range(tree.length, tree.length + prompt_tokens))
-        parents = self._version.artifact.trie.parents(np.asarray(fed, dtype=np.int64)).tolist()
-        rows: list[int] = []
-        columns: list[int] = []
-        for row, (node, parent) in enumerate(zip(fed, parents, strict=True), start=prompt_tokens):
-            slots = tree.slots[node] = [*tree.slots[parent], tree.length + row]
-            positions.append(prompt_length + len(slots) - 1)
-            rows += [row] * len(slots)
-            columns += slots
-        visible[rows, columns] = True
-        return visible, positions
+    def _remember(self, tree: TokenTree) -> None:
+        adapter = self._prompt.scoring.adapter
+        kept = PromptKV(ids=np.asarray(self._prompt.ids), layers=tree.prompt_layers(), adapter=adapter)
+        self._engine._prefixes.add(kept)
 
     def _rank(self, scored: list[NodeId], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
         scoring, rows = self._prompt.scoring, len(scored)
@@ -305,22 +272,24 @@ class TreeSession:
             temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
         )
         children = child_scores(logits, self._version.weights, settings)
-        return _split_rows(scored, children, scoring, self._version.artifact)
-
-
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``(1, 1, queries, keys)`` mask that is added to attention scores: 0 where visible."""
-    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype)
-    return mask.masked_fill_(visible, 0.0)[None, None]
+        try:
+            return _split_rows(scored, children, scoring, self._version.artifact)
+        except ModelFault as fault:
+            raise self._engine._explained(fault, scoring.adapter) from None
 
 
 def _split_rows(
     nodes: list[NodeId], children: ScoredChildren, scoring: Scoring, artifact: Artifact
 ) -> dict[NodeId, ChildScores]:
-    """Drop children the filter bars, and keep the best of each row."""
+    """Drop children the filter bars, and keep the best of each row.
+
+    Raises:
+        ModelFault: a score is not finite; one NaN among a row's logits makes all of its scores NaN.
+    """
     row, edges = children.row, children.edge
     logprobs = children.logprob.double().cpu().numpy()
     scores = children.score.double().cpu().numpy()
+    require_finite(scores)
     if not scoring.leaves.admits_all:
         is_open = scoring.leaves.open_nodes(artifact.trie, edges + 1)
         row, edges, logprobs, scores = row[is_open], edges[is_open], logprobs[is_open], scores[is_open]

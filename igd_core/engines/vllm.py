@@ -21,6 +21,7 @@ from igd_core.engines.adapters import require_adapter
 from igd_core.engines.base import EngineStats
 from igd_core.engines.checkpoint import resolve_checkpoint
 from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
+from igd_core.engines.integrity import check_folder
 from igd_core.engines.vllm_forced import ForcedLogprobs
 from igd_core.engines.vllm_session import Prompt, VLLMSession
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
@@ -90,7 +91,8 @@ class VLLMEngine:
 
         Raises:
             InputError: a setting that cannot be.
-            ModelError: vLLM is not installed, or cannot run the checkpoint with these settings.
+            ModelError: the folder does not hold what its config.json speaks of; vLLM is not installed, or cannot run
+                the checkpoint with these settings.
         """
         options.check()
         # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
@@ -103,6 +105,7 @@ class VLLMEngine:
     def _started(options: VLLMOptions, directory: Path, adapters: Adapters, digests: FolderDigests) -> VLLMEngine:
         tokenizer = TitleTokenizer.from_directory(directory)
         prompts = read_tuned_prompts(directory, adapters)
+        check_folder(directory)  # vLLM drops tensors that it has no place for, without a word
         with options.environment():
             try:
                 from vllm import AsyncEngineArgs
@@ -143,10 +146,9 @@ class VLLMEngine:
         return self.identity.name
 
     @property
-    def max_prompt_tokens(self) -> int:
-        """Positions vLLM was started for, less the longest path of any loaded version."""
-        deepest = max((version.artifact.trie.depth for version in self._versions.values()), default=0)
-        return int(self._limits.max_model_len) - deepest
+    def context_tokens(self) -> int:
+        """Positions vLLM was started for."""
+        return int(self._limits.max_model_len)
 
     async def load(self, artifact: Artifact) -> None:
         """Make a version usable in every worker; running requests wait for at most a file's mapping.
@@ -190,8 +192,9 @@ class VLLMEngine:
         held = self._versions.get(version)
         if held is None or held.retired:
             raise EngineError(f"catalogue version {version!r} is not loaded")
-        if not 1 <= len(prompt_ids) <= self.max_prompt_tokens:
-            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {self.max_prompt_tokens} fit")
+        longest = self.context_tokens - held.artifact.trie.depth
+        if not 1 <= len(prompt_ids) <= longest:
+            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
         vocab_size = int(self._limits.get_vocab_size())
         for token in (min(prompt_ids), max(prompt_ids)):
             if not 0 <= token < vocab_size:  # vLLM's worker would die of it, with everyone's requests

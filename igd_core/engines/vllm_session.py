@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from igd_core.decoding.session import ChildScores, Scoring, SessionStats, unscored_child
 from igd_core.engines.vllm_forced import digest
 from igd_core.engines.vllm_question import NodeQuestion, RoundTicket
-from igd_core.errors import EngineClosed, EngineError
+from igd_core.errors import EngineClosed, EngineError, ModelFault
 from igd_core.ids import NodeId
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class VLLMSession:
 
         Raises:
             EngineClosed: the engine was closed, or its process died.
+            ModelFault: the model's scores are not finite.
             EngineError: the session is closed, or vLLM failed.
         """
         self._check_open()
@@ -224,6 +226,8 @@ class VLLMSession:
             if logprob is None:
                 logprob = known.get(self._digest, path)
             else:
+                if not math.isfinite(logprob):
+                    raise self._fault(node)
                 known.put(self._digest, path, logprob)
             if logprob is not None:
                 scored[node] = self._scores(np.array([following - 1]), np.array([logprob]))
@@ -238,12 +242,17 @@ class VLLMSession:
         tokens = trie.edge_token[edges]
         returned = np.isin(tokens, np.fromiter(found, dtype=np.int64))
         logprobs = np.array([found[token] for token in tokens[returned].tolist()])
+        if np.isnan(flat.logprobs).any():  # one NaN or infinity among the model's logits makes NaN of the whole row
+            raise self._fault(node)
         if len(logprobs) != min(scoring.keep, len(edges)) or not np.isfinite(logprobs).all():
             raise EngineError(
                 f"vLLM returned {int(np.isfinite(logprobs).sum())} of {min(scoring.keep, len(edges))} children of node "
                 f"{node}: its worker does not hold version {self.artifact.version!r} as it is here"
             )
         return self._scores(edges[returned], logprobs)
+
+    def _fault(self, node: NodeId) -> ModelFault:
+        return ModelFault(f"model {self._engine.model_id}: scores of node {node} are not finite")
 
     def _scores(self, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
         gain = self.artifact.gains.sibling_gain[edges].astype(np.float64)

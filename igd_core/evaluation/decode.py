@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.decoding.beam import require_whole
 from igd_core.decoding.filters import ItemFilter, first_admitted
 from igd_core.decoding.session import Scoring
-from igd_core.errors import EngineError
 from igd_core.evaluation.shared_session import SearchPlan, SharedSession, widest_node
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RowDecoder:
         """Decode one history; an empty one is answered with popularity, as the server does.
 
         Raises:
-            EngineError: the prompt does not fit, or the model failed.
+            EngineError: the model failed, or what it computed is no answer.
         """
         artifact = self._artifact
         filters: dict[Seen, ItemFilter] = {
@@ -68,9 +68,8 @@ class RowDecoder:
         if not history:
             popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0)
-        prompt = artifact.prompt(history)
-        if len(prompt) > self._engine.max_prompt_tokens:
-            raise EngineError(f"the prompt has {len(prompt)} tokens; the model takes {self._engine.max_prompt_tokens}")
+        left_out = artifact.left_out(history, self._engine.context_tokens)
+        prompt = artifact.prompt(history, left_out=left_out)
         plans = [
             SearchPlan(
                 alpha=each.alpha,
@@ -88,6 +87,8 @@ class RowDecoder:
             found = await SharedSession(session, artifact).search(plans)
         finally:
             await session.close()
+        for plan, hypotheses in zip(plans, found, strict=True):
+            require_whole(hypotheses, wanted=min(plan.beams, plan.leaves.count(artifact.trie.num_leaves)))
         lists = [
             self._items(_leaves(hypotheses), filters[each.seen])
             for each, hypotheses in zip(self._settings, found, strict=True)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from igd_core.engines.adapters import WEIGHTS_FILE, read_adapter_config
 from igd_core.engines.checkpoint import device_of, load_checkpoint, resolve_checkpoint
+from igd_core.engines.integrity import load_weights, named, read_config, tensors_not_finite
 from igd_core.errors import InputError, ModelError
 from igd_core.tokenization import TitleTokenizer
 
@@ -80,6 +81,10 @@ class Backbone:
             apart = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
             whole = self.plain(input_ids=probe, use_cache=False).logits
         self.model.train(was_training)
+        if not torch.isfinite(whole).all():
+            names = tensors_not_finite(self.plain)
+            told = f"; not finite: {named(names)}" if names else ""
+            raise ModelError(f"{self.name or 'the model'}: its logits are not finite{told}")
         if not torch.allclose(apart.float(), whole.float(), atol=1e-3, rtol=1e-3):
             raise ModelError(
                 f"architecture {self.plain.config.model_type!r}: changes its logits after the output layer"
@@ -209,25 +214,21 @@ def _load_four_bit(directory: Path, settings: TuningSettings, device: str) -> Pr
     except ImportError:
         raise ModelError("four_bit: package 'bitsandbytes' is not installed") from None
     from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory,
-            quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.bfloat16,
-            ),
-            device_map={"": target.index or 0},
-            dtype=torch.bfloat16,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{directory}: {str(error).splitlines()[0]}") from None
+    model = load_weights(
+        directory,
+        read_config(directory),
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+        device_map={"": target.index or 0},
+        dtype=torch.bfloat16,
+        attn_implementation="sdpa",
+    )
     return prepare_model_for_kbit_training(  # type: ignore[no-any-return, no-untyped-call]
         model,
         use_gradient_checkpointing=settings.gradient_checkpointing,

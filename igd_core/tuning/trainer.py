@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -206,6 +207,11 @@ class IGDTrainer(Trainer):
         if total is None:
             raise TuningError("there are no validation rows")
         metrics = {f"eval_{name}": value for name, value in total.means().items()}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise TuningError(
+                f"step {self.state.global_step}: the loss on the validation rows is {metrics['eval_loss']}; this model "
+                "is not kept"
+            )
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

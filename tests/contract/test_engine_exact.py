@@ -85,8 +85,8 @@ async def test_token_ids_outside_the_models_vocabulary_are_refused(tree: Subject
 
 
 async def test_the_longest_prompt_leaves_room_for_the_longest_path(tree: Subject, artifact: Artifact) -> None:
-    longest = tree.engine.max_prompt_tokens
-    assert longest == POSITIONS - artifact.trie.depth
+    assert tree.engine.context_tokens == POSITIONS
+    longest = POSITIONS - artifact.trie.depth
     paths = paths_of(artifact)
     deepest = max(range(150), key=lambda row: len(paths[row]))
     found = await search(tree, artifact, [5] * longest, leaves=leaves_of(artifact, allowed=[deepest]))

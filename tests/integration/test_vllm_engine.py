@@ -453,8 +453,8 @@ async def test_artefacts_that_do_not_fit_the_model_are_refused(
 
 
 async def test_prompts_and_widths_that_do_not_fit_are_refused(vllm: Subject, artifact: Artifact) -> None:
-    longest = vllm.engine.max_prompt_tokens
-    assert longest == 256 - artifact.trie.depth
+    assert vllm.engine.context_tokens == 256
+    longest = 256 - artifact.trie.depth
     deepest = max(range(150), key=lambda row: len(paths_of(artifact)[row]))
     found = await search(vllm, artifact, [5] * longest, leaves=leaves_of(artifact, allowed=[deepest]))
     assert [len(hypothesis.steps) for hypothesis in found] == [artifact.trie.depth]

@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from igd_core.artifact import Artifact, BuildOptions, build_artifact
 from igd_core.catalogue import Catalogue, SharedTitles
 from igd_core.conditions import Condition, conditions_of
-from igd_core.engines.fake import FakeEngine
-from igd_core.errors import DeadlineExceeded, EngineError, QueryError
+from igd_core.engines.fake import FakeEngine, FakeSession
+from igd_core.errors import DeadlineExceeded, ModelFault, QueryError
 from igd_core.ids import ItemIndex
 from igd_core.recommender import MAX_BEAMS, MAX_K, Query, Recommendation, Recommender
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from igd_core.catalogue import MetadataValue
+    from igd_core.decoding.session import ChildScores, Scoring
+    from igd_core.ids import NodeId
     from igd_core.tokenization import TitleTokenizer
 
 NUM_ITEMS = 40
@@ -288,12 +292,66 @@ def test_a_deadline_ends_the_request_and_closes_its_session(films: Artifact) -> 
     assert engine.stats().sessions == 0
 
 
-def test_a_prompt_longer_than_the_model_takes_is_refused(films: Artifact) -> None:
+def short_engine(tokens: int) -> FakeEngine:
     class ShortEngine(FakeEngine):
-        max_prompt_tokens = 20
+        context_tokens = tokens
 
-    with pytest.raises(EngineError, match=r"the prompt has \d+ tokens; the model takes 20"):
-        ask(films, Query(history=items(*range(10))), ShortEngine())
+    return ShortEngine()
+
+
+def test_the_oldest_items_leave_a_prompt_that_the_model_has_no_room_for(films: Artifact) -> None:
+    history = items(*range(10))
+    whole = len(films.prompt(history))
+    depth = films.trie.depth
+    assert ask(films, Query(history=history), short_engine(whole + depth)).left_out == 0
+    for tokens in range(len(films.prompt([])) + depth, whole + depth):
+        answer = ask(films, Query(history=history), short_engine(tokens))
+        gone = next(count for count in range(11) if len(films.prompt(history[count:])) + depth <= tokens)
+        assert answer.left_out == gone
+        assert answer.source == ("model" if gone < 10 else "popularity")
+        assert list(answer.prompt_ids) == (films.prompt(history[gone:]) if gone < 10 else [])
+        assert not set(returned(answer)) & set(history), "what is not shown is still seen"
+
+
+class FaultySession(FakeSession):
+    """Changes what the fake engine's sessions return."""
+
+    change: Callable[[ChildScores], ChildScores]
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        scored = await super().expand(nodes)
+        return {node: type(self).change(children) for node, children in scored.items()}
+
+
+def faulty(change: Callable[[ChildScores], ChildScores]) -> FakeEngine:
+    session_class = type("Session", (FaultySession,), {"change": staticmethod(change)})
+
+    class FaultyEngine(FakeEngine):
+        async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+            session: FakeSession = session_class(self, self._artifacts[version], scoring, prompt_ids)
+            self._open_sessions += 1
+            return session
+
+    return FaultyEngine()
+
+
+def without_the_first(children: ChildScores) -> ChildScores:
+    return replace(children, edges=children.edges[1:], logprobs=children.logprobs[1:], scores=children.scores[1:])
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_scores_that_are_not_finite_are_no_answer_whatever_the_engine(films: Artifact, value: float) -> None:
+    engine = faulty(lambda children: replace(children, scores=np.full_like(children.scores, value)))
+    with pytest.raises(ModelFault):
+        ask(films, Query(history=items(1, 2)), engine)
+    assert engine.stats().sessions == 0
+
+
+def test_fewer_items_than_are_admitted_are_no_answer(films: Artifact) -> None:
+    with pytest.raises(ModelFault, match=r"the search found \d+ of 10 paths"):
+        ask(films, Query(history=items(1, 2)), faulty(without_the_first))
+    with pytest.raises(ModelFault, match="the search found 0 of 1 paths"):
+        ask(films, Query(history=items(1, 2), allow=items(5)), faulty(without_the_first))
 
 
 def test_queries_do_not_change_the_shared_arrays(films: Artifact) -> None:

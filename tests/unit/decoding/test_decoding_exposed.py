@@ -119,3 +119,15 @@ def test_children_that_have_all_the_probability_leave_a_finite_rest() -> None:
     read = torch.log_softmax(exposed(logits, weights(trie, [0.0] * 5), [asked]), dim=-1)
     assert torch.isfinite(read[0, :6]).all()
     torch.testing.assert_close(read[0, 1:6], expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [1, 7])
+def test_a_logit_that_is_no_number_shows_in_all_that_a_row_gives_back_and_in_no_other(value: float, at: int) -> None:
+    trie = TokenTrie.build(*flat([(1, 3), (1, 4), (2, 3)]))
+    logits = torch.zeros(2, VOCAB)
+    logits[0, at] = value
+    asked = [Asked(node=0, alpha=0.2, temperature=1.0, keep=2, listed=[], only_listed=False)] * 2
+    found = torch.log_softmax(exposed(logits, weights(trie, [0.0] * trie.num_edges), asked), dim=-1)
+    assert found[0].isnan().all()
+    assert not found[1].isnan().any()

@@ -1,0 +1,128 @@
+"""A proof, on the checkpoint itself, that a pass over a tree of tokens says what plain passes say.
+
+Whether it does is the architecture's matter: one that ignores positions or the mask, mixes tokens by recurrence, or
+looks at a window, would answer at once, and wrongly. A prompt, a forced chain and two branches below it cost five
+passes of at most twenty tokens: 20 ms on a tiny model, 0.4 s on SmolLM2-135M on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from igd_core.engines.prefix_cache import PromptKV
+from igd_core.engines.token_tree import NewTokens, TokenTree
+from igd_core.errors import ModelError
+from igd_core.ids import ROOT, NodeId
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PROMPT, _CACHED, _CHAIN, _BRANCHES = 10, 6, 2, (5, 3)
+_TOKENS = _PROMPT + _CHAIN + sum(_BRANCHES)
+_TRIES = 3
+# Of the spread of a row's logits. Right ones differ by the order of additions: at most 2e-6 in float32 over all
+# architectures of docs/architectures.md, 0.02 in bfloat16; wrong ones by 1e-3 and more.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probe:
+    """Token ids: a prompt, what follows it in every case, and two ways to go on."""
+
+    prompt: list[int]
+    chain: list[int]
+    branches: tuple[list[int], list[int]]
+
+    @staticmethod
+    def drawn(vocab_size: int, seed: int) -> _Probe:
+        ids = np.random.default_rng(seed).integers(0, vocab_size, _TOKENS).tolist()
+        prompt, rest = ids[:_PROMPT], ids[_PROMPT:]
+        chain, first, second = rest[:_CHAIN], rest[_CHAIN : _CHAIN + _BRANCHES[0]], rest[_CHAIN + _BRANCHES[0] :]
+        return _Probe(prompt=prompt, chain=chain, branches=(first, second))
+
+
+@torch.inference_mode()
+def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
+    """Compare tree passes, from scratch and on a cached prompt, with the model's own.
+
+    A model whose plain logits are not finite is let through: the engine refuses each of its answers.
+
+    Raises:
+        ModelError: they differ, or the model cannot be run so; names the architecture.
+    """
+    name = f"architecture {model.config.model_type!r}"
+    try:
+        differences = _differences(model)
+    except Exception as error:  # noqa: BLE001 - every architecture has its own way to fail
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"{name}: cannot be run over a tree of tokens as this engine does ({type(error).__name__}: {said})"
+        ) from None
+    tolerance = _TOLERANCE.get(model.dtype, _TOLERANCE[torch.float32])
+    for what, difference in differences.items():
+        if not difference <= tolerance:
+            raise ModelError(
+                f"{name}: {what} gives other logits than the model's own passes (by {difference:.2g} of their spread, "
+                f"{tolerance:g} is allowed); this engine would answer wrongly with it"
+            )
+
+
+def _differences(model: PreTrainedModel) -> dict[str, float]:
+    """How far the logits of trees are from plain ones; empty where plain ones are not finite."""
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    for seed in range(_TRIES):
+        probe = _Probe.drawn(vocab_size, seed)
+        plain = [_plain(model, [*probe.prompt, *probe.chain, *branch]) for branch in probe.branches]
+        if all(bool(torch.isfinite(logits).all()) for logits in plain):
+            break
+    else:
+        return {}
+    tree = TokenTree(model, probe.prompt)
+    computed = _tree_logits(tree, probe)
+    layers = tree.prompt_layers()
+    cached = PromptKV(ids=np.asarray(probe.prompt), layers=layers).prefix(_CACHED)
+    reused = _tree_logits(TokenTree(model, probe.prompt, cached), probe)
+    start = _PROMPT - 1
+    wanted = (plain[0][start : start + 1 + _CHAIN], *(logits[start + 1 + _CHAIN :] for logits in plain))
+    parts = ("the prompt and its chain", "a first branch", "a second branch")
+    return {
+        f"{part} {where}": _distance(model.dtype, ours, theirs)
+        for where, found in (("in a tree of tokens", computed), ("on a cached prompt", reused))
+        for part, ours, theirs in zip(parts, found, wanted, strict=True)
+    }
+
+
+def _plain(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float()
+    return logits
+
+
+def _tree_logits(tree: TokenTree, probe: _Probe) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of the prompt's last token and the chain, and of both branches, whose tokens are fed in turn."""
+    chain = [NodeId(number) for number in range(1, _CHAIN + 1)]
+    above = tree.compute(NewTokens(nodes=chain, parents=[ROOT, *chain[:-1]], tokens=probe.chain), [True] * (_CHAIN + 1))
+    # Even numbers are the first branch's nodes, odd ones the second's.
+    order = sorted(
+        (depth, side, token) for side, branch in enumerate(probe.branches) for depth, token in enumerate(branch)
+    )
+    new = NewTokens(
+        nodes=[NodeId(10 + 2 * depth + side) for depth, side, _ in order],
+        parents=[chain[-1] if depth == 0 else NodeId(8 + 2 * depth + side) for depth, side, _ in order],
+        tokens=[token for *_, token in order],
+    )
+    below = tree.compute(new, [True] * len(order))
+    sides = torch.tensor([side for _, side, _ in order], device=below.device)
+    return above.float(), below[sides == 0].float(), below[sides == 1].float()
+
+
+def _distance(dtype: torch.dtype, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest distance of a row from what it should be, by the spread of its logits.
+
+    In half precision the median row's: routers of experts may decide a close race otherwise.
+    """
+    by_row = (ours - theirs).norm(dim=1) / (theirs - theirs.mean(dim=1, keepdim=True)).norm(dim=1).clamp_min(1e-30)
+    return float(by_row.max() if dtype == torch.float32 else by_row.median())

@@ -1,0 +1,172 @@
+"""What a checkpoint must prove when it is loaded: one architecture of each kind; docs/architectures.md has them all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from checkpoints import random_model, write_checkpoint
+from transformers import (
+    BartConfig,
+    BertConfig,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    MptConfig,
+    Phi3Config,
+)
+
+from igd_core.engines import token_tree
+from igd_core.engines.checkpoint import context_tokens, load_checkpoint
+from igd_core.engines.self_test import require_trees_as_plain_passes
+from igd_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+VOCAB = 100
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+BERT = {name: size for name, size in SHAPE.items() if name != "num_key_value_heads"}
+GPT: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 40,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(LlamaConfig(**SHAPE), id="rotary"),
+        pytest.param(Phi3Config(**SHAPE, rope_parameters=dict(LONGROPE)), id="longrope"),
+        pytest.param(MixtralConfig(**SHAPE, num_local_experts=4, sliding_window=None), id="experts"),
+        pytest.param(GPT2Config(**GPT), id="learned positions"),
+        pytest.param(
+            BertConfig(**BERT, is_decoder=True),
+            id="a decoder's Bert",
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_an_architecture_whose_tree_passes_say_what_plain_ones_say_is_let_through(
+    config: PretrainedConfig, dtype: torch.dtype
+) -> None:
+    require_trees_as_plain_passes(random_model(config).to(dtype))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4), id="alibi"),
+        pytest.param(MptConfig(vocab_size=VOCAB, d_model=32, n_layers=2, n_heads=4), id="alibi by slots"),
+        pytest.param(
+            BartConfig(vocab_size=VOCAB, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48),
+            id="positions by slots",
+        ),
+        pytest.param(BertConfig(**BERT), id="sees what comes after"),
+        pytest.param(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), id="recurrent"),
+        pytest.param(
+            GPTNeoConfig(
+                vocab_size=VOCAB,
+                hidden_size=32,
+                num_layers=2,
+                num_heads=4,
+                window_size=8,
+                attention_types=[[["global", "local"], 1]],
+            ),
+            id="window",
+        ),
+    ],
+)
+def test_an_architecture_whose_tree_passes_say_something_else_is_refused_by_name(config: PretrainedConfig) -> None:
+    with pytest.raises(ModelError, match=f"^architecture '{config.model_type}': ") as caught:
+        require_trees_as_plain_passes(random_model(config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    return random_model(LlamaConfig(**SHAPE))
+
+
+def _sees_too_much(visible: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, list[int]]:
+    return torch.ones_like(visible).tril_(visible.shape[1] - visible.shape[0]), positions
+
+
+def _by_slot(visible: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, list[int]]:
+    first = visible.shape[1] - visible.shape[0]
+    return visible, list(range(first, first + len(positions)))
+
+
+@pytest.mark.parametrize("wrong", [_sees_too_much, _by_slot])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_mask_or_a_position_that_is_wrong_is_noticed(
+    model: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: Callable[[torch.Tensor, list[int]], tuple[torch.Tensor, list[int]]],
+    dtype: torch.dtype,
+) -> None:
+    place = token_tree.TokenTree._place
+    monkeypatch.setattr(token_tree.TokenTree, "_place", lambda *args: wrong(*place(*args)))
+    with pytest.raises(ModelError, match="branch in a tree of tokens gives other logits than the model's own passes"):
+        require_trees_as_plain_passes(model.to(dtype))  # type: ignore[arg-type]
+
+
+def test_a_cached_prompt_that_changes_what_follows_is_noticed(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = token_tree.TokenTree.prompt_layers
+    monkeypatch.setattr(
+        token_tree.TokenTree, "prompt_layers", lambda tree: tuple((keys, 2 * values) for keys, values in layers(tree))
+    )
+    with pytest.raises(ModelError, match="the prompt and its chain on a cached prompt gives other logits"):
+        require_trees_as_plain_passes(model)
+
+
+def test_one_bad_embedding_does_not_keep_the_proof_from_being_made(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from igd_core.engines.self_test import _Probe
+
+    embeddings: Any = model.get_input_embeddings()
+    embeddings.weight.data[_Probe.drawn(VOCAB, 0).prompt[3]] = float("nan")
+    require_trees_as_plain_passes(model)
+    place = token_tree.TokenTree._place
+    monkeypatch.setattr(token_tree.TokenTree, "_place", lambda *args: _by_slot(*place(*args)))
+    with pytest.raises(ModelError, match="gives other logits"):
+        require_trees_as_plain_passes(model)
+
+
+def test_longrope_bounds_the_context_by_what_one_set_of_factors_holds_for() -> None:
+    assert context_tokens(LlamaConfig(**SHAPE, rope_parameters=dict(LONGROPE))) == 40
+    phi = Phi3Config(**SHAPE, rope_parameters=dict(LONGROPE), original_max_position_embeddings=48)
+    rope: Any = phi.rope_parameters
+    assert context_tokens(phi) == rope["original_max_position_embeddings"]
+    assert context_tokens(LlamaConfig(**SHAPE)) == 64
+    with pytest.raises(ModelError, match=r"'bloom': config\.json has no max_position_embeddings"):
+        context_tokens(BloomConfig())
+
+
+def test_a_checkpoint_that_fails_is_refused_when_it_is_loaded(definition: dict[str, Any], tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "bert", random_model(BertConfig(**BERT)), definition)
+    with pytest.raises(ModelError, match="architecture 'bert': the prompt and its chain in a tree of tokens gives"):
+        load_checkpoint(directory, device="cpu")
