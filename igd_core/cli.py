@@ -29,6 +29,7 @@ COMMANDS = {
     "publish": ("publish", "put an artefact into a store, for servers to take"),
     "versions": ("publish", "list the versions in a store"),
     "rollback": ("publish", "make servers return to an earlier version"),
+    "allow": ("publish", "let servers try a version again that one refused or did not come back from"),
     "prune": ("publish", "delete old versions that nobody serves"),
     "serve": ("serve", "serve recommendations over HTTP"),
     "keys": ("keys", "make, list and revoke API keys"),
