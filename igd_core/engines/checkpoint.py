@@ -131,7 +131,9 @@ def with_adapter_merged(model: PreTrainedModel, name: str, directory: Path) -> P
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # peft warns of keys that it does not find, and goes on
             adapted: Any = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
-        surplus = lora_tensors(directory) - set(get_peft_model_state_dict(adapted, adapter_name=name))
+        # False: "auto" would ask a model hub whether the vocabulary grew.
+        placed = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+        surplus = lora_tensors(directory) - set(placed)
         if surplus:
             raise ValueError(f"the model has no place for {named(sorted(surplus))}")  # noqa: TRY301 - as peft's own
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)

@@ -199,3 +199,17 @@ def test_an_adapter_of_the_output_layer_is_refused_for_vllm(damaged: Path) -> No
     save_file(weights, damaged / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="adapter 'one': it changes lm_head, which vLLM cannot run"):
         VLLMOptions(model=damaged, adapters={"one": damaged}).engine_args(damaged, on_cpu=True)
+
+
+def test_matrices_for_layers_that_the_model_does_not_have_are_refused_by_name(
+    checkpoint_dir: Path, adapter_dir: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    damaged = shutil.copytree(adapter_dir, tmp_path / "adapter")
+    tensors = load_file(damaged / "adapter_model.safetensors")
+    name = next(name for name in sorted(tensors) if ".layers.0." in name)
+    tensors[name.replace(".layers.0.", ".layers.7.")] = tensors[name].clone()
+    save_file(tensors, damaged / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"does not fit the model: no place for \S*\.layers\.7\.\S*lora_"):
+        load_checkpoint(checkpoint_dir, device="cpu", adapters={"odd": damaged})
