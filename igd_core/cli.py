@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from igd_core.errors import IGDError
+from igd_core.release import RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,25 +39,12 @@ COMMANDS = {
 }
 
 
-class _Version(argparse.Action):
-    """Prints the release and ends; looked up only when asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f"igd {version('igd-recommender')}")
-        parser.exit()
-
-
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The command line: all flags of ``command``, of the others their names; or with None all flags of all."""
     parser = argparse.ArgumentParser(
         prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding."
     )
-    parser.add_argument("--version", action=_Version, help="print the release and end")
+    parser.add_argument("--version", action="version", version=f"igd {RELEASE}", help="print the release and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = {module for name, (module, _) in COMMANDS.items() if command in (None, name)}
     for name, (module, text) in COMMANDS.items():

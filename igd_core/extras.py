@@ -11,11 +11,12 @@ EXTRA_OF_MODULE: Final = {
         ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client", "httpx", "redis"),
         "server",
     ),
-    **dict.fromkeys(("limits",), "server"),
+    **dict.fromkeys(("limits", "httptools", "uvloop"), "server"),
     **dict.fromkeys(("peft", "yaml"), "train"),
     "implicit": "eval",
     "opentelemetry": "tracing",
     "vllm": "vllm",
+    **dict.fromkeys(("llguidance", "marisa_trie", "xgrammar"), "dev"),
 }
 """Each module that an extra brings, to the smallest extra that does."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from igd_core.artifact import load_artifact
 from igd_core.errors import IGDError
+from igd_core.release import RELEASE
 from igd_core.store.base import HistoryLimits, StoreOptions
 from igd_core.store.open import open_store
 from server.access import Access, AccessMiddleware
@@ -174,7 +174,7 @@ def _new_app(**options: object) -> FastAPI:
     app = FastAPI(
         title="IGD recommendations",
         summary="Catalogue items ranked by a language model, rebalanced by the information gain of each token.",
-        version=version("igd-recommender"),
+        version=RELEASE,
         docs_url=None,  # `add_docs` serves it from files of ours
         redoc_url=None,
         redirect_slashes=False,

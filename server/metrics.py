@@ -7,7 +7,6 @@ never one.
 from __future__ import annotations
 
 import itertools
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from prometheus_client import (
@@ -22,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from igd_core.engines.vllm_metrics import VLLMMetrics
+from igd_core.release import RELEASE
 from server.coverage import Coverage
 from server.gauges import AdmissionGauges, DeploymentGauges, ReaderGauges
 from server.refusals import RefusalReason
@@ -56,7 +56,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         build = Gauge("igd_build_info", "1; the server's version is a label.", ("version",), registry=registry)
-        build.labels(version("igd-recommender")).set(1)
+        build.labels(RELEASE).set(1)
         self._readers: list[Readers] = []
         registry.register(ReaderGauges(self._readers))
         self._count_requests()

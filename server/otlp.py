@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from igd_core.release import RELEASE
 from server.tracing import UNRECORDED, Span, Tracing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OtlpTracing(Tracing):
             timeout_s: for one batch, and for all that is left at the end.
         """
         self._timeout_s = timeout_s
-        resource = Resource({SERVICE_NAME: "igd", SERVICE_VERSION: version("igd-recommender")})
+        resource = Resource({SERVICE_NAME: "igd", SERVICE_VERSION: RELEASE})
         self._provider = TracerProvider(
             resource=Resource.get_empty().merge(resource).merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
@@ -50,7 +50,7 @@ class OtlpTracing(Tracing):
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=timeout_s)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         # Of this object alone: the process-wide provider stays unset, and no library's own spans come along.
-        self._tracer = self._provider.get_tracer("igd", version("igd-recommender"))
+        self._tracer = self._provider.get_tracer("igd", RELEASE)
         self._propagator = TraceContextTextMapPropagator()
 
     @contextlib.contextmanager

@@ -9,10 +9,10 @@ import time
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
+from igd_core.release import RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from server.store_guard import StoreGuard
 
 _FORMAT = b"igd2"
-# Another release may score, round or encode otherwise; its answers are not ours.
-_RELEASE = version("igd-recommender")
 _CHECKSUM = struct.Struct(">4sI")
 _HEAD = struct.Struct(">dI")
 _MAX_LOCAL_BYTES = 64 << 20
@@ -69,7 +67,7 @@ class Question:
         """
         query, manifest = self.query, self.artifact.manifest
         same = [
-            _RELEASE,
+            RELEASE,  # another may score, round or encode otherwise
             self.artifact.version,
             self.model,
             self.explain,

@@ -20,6 +20,7 @@ import pytest
 from igd_core import extras
 from igd_core.cli import COMMANDS, main, make_parser
 from igd_core.errors import InputError
+from igd_core.release import RELEASE
 from server.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def test_every_command_explains_itself_with_no_extra_installed() -> None:
     assert {code for code, _, _ in ends} == {0}, ends
     listed = ends[0][1]
     assert all(re.search(rf"^    {name}\b", listed, re.MULTILINE) for name in COMMANDS)
-    assert ends[1][1] == f"igd {importlib.metadata.version('igd-recommender')}\n"
+    assert ends[1][1] == f"igd {RELEASE}\n"
 
 
 def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Path, tmp_path: Path) -> None:
@@ -191,6 +192,37 @@ def test_what_is_a_fault_of_ours_is_no_missing_extra(monkeypatch: pytest.MonkeyP
         main(["build"])
 
 
+def test_messages_know_an_extra_of_every_module_that_the_code_imports() -> None:
+    imported = set()
+    for package in ("igd_core", "server"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    imported.add(str(node.module).partition(".")[0])
+    always = {"numpy", "pyarrow", "safetensors", "tokenizers", "tqdm", "matplotlib", "huggingface_hub"}
+    own_message = {"bitsandbytes", "scipy"}
+    behind_another = {"typing_extensions"}
+    known = {*extras.EXTRA_OF_MODULE, *always, *own_message, *behind_another, *sys.stdlib_module_names}
+    assert imported - known == {"igd_core", "server"}
+
+
+def test_a_checkout_that_is_not_installed_knows_its_release() -> None:
+    program = """
+import importlib.metadata, sys
+def no_metadata(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.distribution = importlib.metadata.version = no_metadata
+import server.run, server.otlp
+from igd_core.cli import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"igd {RELEASE}\n"), done.stderr
+    assert importlib.metadata.version("igd-recommender") == RELEASE  # what `pyproject.toml` makes of it
+
+
 def test_the_extras_of_the_package_are_those_that_messages_name() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = importlib.metadata.packages_distributions()
@@ -198,7 +230,9 @@ def test_the_extras_of_the_package_are_those_that_messages_name() -> None:
         if module == "vllm":
             continue
         brought = {re.split(r"[\[>=<]", requirement)[0] for requirement in declared[extra]}
-        brought |= {"starlette"} if extra == "server" else set()
+        brought |= (
+            {"starlette", "httptools", "uvloop"} if extra == "server" else set()
+        )  # fastapi's, uvicorn[standard]'s
         assert {name.lower().replace("_", "-") for name in modules[module]} & brought, module
     named = set(",".join(extras._EXTRA_OF_COMMAND.values()).split(",")) | set(extras.EXTRA_OF_MODULE.values())
     assert named <= set(declared)

@@ -163,7 +163,7 @@ def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
 def test_what_another_release_wrote_is_never_read(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     question = Question(query=Query(history=[ItemIndex(0)]), artifact=small_artifact, model="m")
     now = question.key()
-    monkeypatch.setattr("server.results._RELEASE", "0.0.1")
+    monkeypatch.setattr("server.results.RELEASE", "0.0.1")
     assert question.key() != now
 
 
