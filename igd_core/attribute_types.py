@@ -31,7 +31,7 @@ EXAMPLES: Final[dict[BaseType, str]] = {
 _LIST_PREFIX = "list-of-"
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DATETIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z| ?[+-][0-9]{2}:?[0-9]{2})"
 )
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EPOCH_DAY = _EPOCH.date().toordinal()
@@ -138,6 +138,7 @@ def _day(text: str) -> int:
 
 
 def _microseconds(text: str) -> int:
+    text = text.replace(" +", "+").replace(" -", "-")  # a blank before the zone, as shops export it
     try:
         return (datetime.datetime.fromisoformat(text).astimezone(datetime.UTC) - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -30,6 +31,7 @@ OPERATORS: Final = ("any_of", "none_of", "gte", "gt", "lte", "lt", "exists")
 _BOUNDS: Final = ("gte", "gt", "lte", "lt")
 _WHOLE_TYPES: Final = frozenset({"integer", "date", "datetime"})
 _SHOWN_CHARS = 64
+_HALF = re.compile("[\ud800-\udfff]")
 _NAMES_SHOWN = 20
 
 
@@ -115,6 +117,8 @@ def _values_error(values: Sequence[object]) -> str | None:
         if isinstance(value, str):
             if len(value) > MAX_FILTER_CHARS:
                 return f"a text of {len(value)} characters; at most {MAX_FILTER_CHARS} are taken"
+            if _HALF.search(value):
+                return f"{_shown(value)} holds half a character"
         elif not isinstance(value, (int, float)) or (isinstance(value, float) and not math.isfinite(value)):
             return f"expected text, a number, a boolean, a list of these or an object of operators; got {_shown(value)}"
     return None

@@ -43,7 +43,7 @@ _NUMBER = re.compile(r"[+-]?(?P<whole>\d+)(?:\.(?P<fraction>\d*))?(?:(?P<e>[eE])
 _ISO = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](?P<clock>\d\d:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d+))?"
-    r"(?P<zone>[Zz]| ?UTC| ?GMT|[+-]\d\d(?::?\d\d)?)?)?",
+    r"(?P<zone>[Zz]| ?UTC| ?GMT| ?[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
 _MAX_CHARS = 8192
@@ -205,8 +205,8 @@ def _of_text(text: str, zone: tzinfo | None) -> Instant:
 
 def _of_digits(number: re.Match[str]) -> Instant:
     whole, fraction, power = number["whole"], number["fraction"] or "", int((number["power"] or "0")[:6])
-    if not (number["fraction"] or number["power"]) and len(whole) <= 20:
-        return _of_number(int(number.group().rstrip(".")))
+    if not number["power"] and not fraction.strip("0") and len(whole) <= 20:  # no float holds nanoseconds
+        return _of_number(int(number.group().partition(".")[0]))
     value = float(number.group())
     found = _of_number(value)
     # 1.7E+09 is what a spreadsheet leaves of 1700123456: the digits behind are gone, and days of events look alike.

@@ -34,9 +34,10 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--delimiter", type=_delimiter, metavar="CHAR", help="comma, semicolon, tab, pipe, or another")
     files.add_argument(
         "--quoting",
-        choices=("auto", "doubled", "backslash", "none"),
+        choices=("auto", "doubled", "backslash", "none", "escaped"),
         default="auto",
-        help='a quote in a quoted cell: "" or \\", or cells are not quoted (default: found out)',
+        help='a quote in a quoted cell: "" or \\", or cells are not quoted: as they are, or with \\t, \\n and \\\\ as '
+        "databases write them (default: found out)",
     )
     files.add_argument("--encoding", metavar="NAME", help="of text (default: UTF-8, or Windows-1252, and said)")
     files.add_argument(

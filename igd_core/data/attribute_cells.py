@@ -79,6 +79,9 @@ def read_cells(column: pa.Array, rule: ColumnRule) -> Cells:
     own = _own_type(column.type.value_type if is_list else column.type, is_list=bool(is_list))
     wanted = rule.type or own
     singles = column.flatten() if is_list else column
+    if is_list and own.base == "text":
+        singles = pc.utf8_trim_whitespace(singles.cast(pa.string()))
+        singles = _only(singles, pc.fill_null(pc.not_equal(singles, ""), False).to_numpy(zero_copy_only=False))
     rows = pc.list_parent_indices(column).to_numpy() if is_list else np.arange(len(column))
     if rule.missing:
         present = ~np.isin(_as_text(singles, own.base).to_numpy(zero_copy_only=False), sorted(rule.missing))
@@ -218,6 +221,8 @@ def _own_values(values: pa.Array, base: BaseType) -> tuple[pa.Array, NDArray[np.
     """Values of a typed column as attributes hold them, and which of them those can hold."""
     target = arrow_type(AttributeType(base=base))
     if base == "number":
+        if pa.types.is_float32(values.type):
+            values = values.cast(pa.string())  # 9.99 stays 9.99, and does not become 9.989999771118164
         values = values.cast(target)
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, target), values)
         fits = pc.is_finite(values)

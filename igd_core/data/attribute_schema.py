@@ -98,14 +98,16 @@ def rules_beside(items: Path) -> dict[str, ColumnRule]:
     Raises:
         DataError: it cannot be used.
     """
+    if not items.name:  # "." and "/": no file, which who reads it says
+        return {}
     path = schema_path(items)
     return read_schema(path) if path.is_file() else {}
 
 
-def schema_text(types: Mapping[str, AttributeType]) -> str:
-    """The schema file of columns that were written with these types, lists joined by `LIST_SEPARATOR`."""
+def schema_text(types: Mapping[str, AttributeType], separators: Mapping[str, str]) -> str:
+    """The schema file of columns that were written with these types, and lists with these separators."""
     attributes = {
-        name: {"type": kind.name} | ({"separator": LIST_SEPARATOR} if kind.is_list else {})
+        name: {"type": kind.name} | ({"separator": separators[name]} if kind.is_list else {})
         for name, kind in types.items()
     }
     body = {"format": FORMAT, "format_version": FORMAT_VERSION, "attributes": attributes}

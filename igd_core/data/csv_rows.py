@@ -80,8 +80,7 @@ class CsvRows:
 
     def _plain_columns(self, block: str, positions: Sequence[int]) -> list[pa.Array] | None:
         """The columns of whole lines without quotes, blanks or anything else that needs a closer look; else None."""
-        special = '"' if self._dialect.quoting != "none" else ""
-        if (special and special in block) or "\\" in block or not positions or len(block) > MAX_CELL_CHARS:
+        if (self._dialect.quotes and '"' in block) or "\\" in block or not positions or len(block) > MAX_CELL_CHARS:
             return None
         lines = block.count("\n")
         if block.count("\r") != block.count("\r\n") or "\n\n" in block or "\n\r" in block or block[0] in "\r\n":

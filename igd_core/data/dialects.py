@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 _SAMPLE_CHARS = 1 << 20
 _DELIMITERS = ",;\t|"
+_LETTERS = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
+"""What databases write behind a backslash for characters that would end a cell."""
+_BACKSLASH = re.compile(r"\\(.?)", re.DOTALL)
+_NULL_CELL = re.compile(r"(?:^|\t)\\N(?=\t|\r?$)", re.MULTILINE)
+_QUOTED_CELL = re.compile(r'(?:^|\t)"[^\t\n]*"(?=\t|\r?$)', re.MULTILINE)
+_DUMPED = re.compile(r"\\[\\Ntnrbfv0Z\t\r\n]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +41,31 @@ class Dialect:
     def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
         """Python's reader, which reports what does not fit and goes on with the next line."""
         csv.field_size_limit(MAX_CELL_CHARS)
+        escapes = self.quoting in {"backslash", "escaped"}
         return csv.reader(
-            lines,
+            self._spelled(lines) if escapes else lines,
             delimiter=self.delimiter,
-            quoting=csv.QUOTE_NONE if self.quoting == "none" else csv.QUOTE_MINIMAL,
-            escapechar="\\" if self.quoting == "backslash" else None,
+            quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
+            escapechar="\\" if escapes else None,
             strict=True,
         )
+
+    @property
+    def quotes(self) -> bool:
+        """Whether a double quote is more than a character."""
+        return self.quoting in {"doubled", "backslash"}
+
+    def _spelled(self, lines: Iterator[str]) -> Iterator[str]:
+        """Lines for Python's reader, which drops every backslash: those that escape nothing are doubled."""
+        letters = _LETTERS if self.quoting == "escaped" else {}
+        escaped = {'"', "\\", "\r", "\n", self.delimiter}
+
+        def spelled(found: re.Match[str]) -> str:
+            behind = letters.get(found[1], found[1])
+            return "\\" * (1 if behind in escaped or behind != found[1] else 2) + behind
+
+        for line in lines:
+            yield _BACKSLASH.sub(spelled, line) if "\\" in line else line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +125,16 @@ def open_csv(source: Source, reading: Reading) -> CsvFile:
     header = _header(source, sample, dialect)
     notes = [encoding.note] if encoding.note else []
     if reading.quoting == "auto" and dialect.quoting != "doubled":
-        how = "not quoted" if dialect.quoting == "none" else "quoted with backslashes"
+        how = _TOLD[dialect.quoting]
         notes.append(f"{source.name}: read as {how} (--quoting decides)")
     return CsvFile(columns=header, notes=notes, source=source, encoding=encoding, dialect=dialect)
+
+
+_TOLD = {
+    "backslash": "quoted with backslashes",
+    "none": "not quoted",
+    "escaped": r"not quoted, with \t, \n and \\ as databases write them",
+}
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -127,9 +159,22 @@ def _quoting(sample: str, delimiter: str) -> str:
     """The convention that reads the first megabyte without a fault, or with the fewest."""
     if '"' not in sample and "\\" not in sample:
         return "doubled"
-    conventions = ["doubled", "backslash", *(["none"] if delimiter == "\t" else [])]
+    if delimiter == "\t" and _is_dump(sample):
+        return "escaped"
+    # Whoever doubles quotes puts cells that hold one in quotes; ``5\" disc`` as it stands was written with a backslash.
+    escaped = re.search(rf'\\"[^"\r\n{re.escape(delimiter)}]', sample)
+    quoted = ["backslash", "doubled"] if escaped else ["doubled", "backslash"]
+    conventions = [*quoted, *(["none"] if delimiter == "\t" else [])]
     faults = {each: _misfits(sample, Dialect(delimiter=delimiter, quoting=each)) for each in conventions}
     return min(conventions, key=faults.__getitem__)
+
+
+def _is_dump(sample: str) -> bool:
+    """Whether a database wrote this: cells without a value as they mark them, no quotes, and no other backslashes."""
+    if _QUOTED_CELL.search(sample) or not _NULL_CELL.search(sample):
+        return False
+    backslashes = sample.count("\\") > len(_NULL_CELL.findall(sample))
+    return backslashes and "\\" not in _DUMPED.sub("", sample.rstrip("\\"))
 
 
 def _misfits(sample: str, dialect: Dialect) -> int:

@@ -31,7 +31,7 @@ class JsonFile:
     """A file of JSON lines.
 
     Attributes:
-        columns: keys of the first thousand objects.
+        columns: keys of the first thousand objects, or of all.
         notes: what a person should know of how the file is read.
         source: the file.
         encoding: its.
@@ -57,8 +57,8 @@ class JsonFile:
             yield numbers, [json_array([entry.get(name) for _, entry in batch]) for name in names]
 
 
-def open_json(source: Source, reading: Reading) -> JsonFile:
-    """The keys of a file of JSON lines.
+def open_json(source: Source, reading: Reading, *, every_key: bool = False) -> JsonFile:
+    """The keys of a file of JSON lines: of its first thousand objects, or of all.
 
     Raises:
         DataError: the file cannot be read, or none of its first lines is an object.
@@ -66,8 +66,12 @@ def open_json(source: Source, reading: Reading) -> JsonFile:
     encoding = encoding_of(source, reading.encoding)
     names: dict[str, None] = {}
     first = ""
-    for line in itertools.islice(_lines(source, encoding), _LOOKED_AT):
+    for line in itertools.islice(_lines(source, encoding), None if every_key else _LOOKED_AT):
         entry = _object(line)
+        if not names and isinstance(entry, dict) and entry and all(isinstance(value, dict) for value in entry.values()):
+            raise DataError(
+                f"{source.name}: one JSON object of columns; JSON is read as one object a row, each on a line"
+            )
         names |= dict.fromkeys(entry if isinstance(entry, dict) else ())
         first = first or line.strip()
     if not names:

@@ -1,6 +1,6 @@
 """A prepared data set: one folder of csv files that `igd build`, tuning and evaluation read.
 
-items.csv               item_id, title, attributes (several values of a cell joined by "|")
+items.csv               item_id, title, attributes (several values of a cell joined by "|", or what no value holds)
 items.schema.json       the attributes' types: igd_core/data/attribute_schema.py
 train_interactions.csv  user_id, item_id, timestamp[, rating]: all of training, for the prior
 train.csv, valid.csv,   user_id, history_item_ids (separated by spaces, oldest first), item_id, timestamp[, rating]:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue import Catalogue, MetadataValue
     from igd_core.data.interactions import Interactions
 
-MULTI_SEPARATOR = LIST_SEPARATOR
+_SEPARATORS = (LIST_SEPARATOR, ";", "||", "\t", "\x1f")
 _SUMMARY = "dataset.json"
 _SCHEMA = schema_path(Path("items.csv")).name
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
@@ -65,6 +65,7 @@ def write_prepared(
     positions = {"train": split.train, "valid": split.valid, "test": split.test}
     rows = {part: history_rows(interactions, at, max_history=how.max_history) for part, at in positions.items()}
     training = interactions.take(split.train)
+    items, separators = _item_columns(catalogue)
     summary: dict[str, object] = {
         "split": how.split,
         "max_history": how.max_history,
@@ -74,16 +75,18 @@ def write_prepared(
         "interactions": {part: len(at) for part, at in positions.items()},
         "rows": {part: len(made) for part, made in rows.items()},
         "attributes": {name: kind.name for name, kind in catalogue.types.items()},
-        "multi": {name: MULTI_SEPARATOR for name, kind in catalogue.types.items() if kind.is_list},
+        "multi": separators,
     }
     tables: dict[str, Mapping[str, Sequence[object]]] = {
-        "items": _item_columns(catalogue),
+        "items": items,
         "train_interactions": _columns(training, catalogue),
     }
     tables |= {part: _columns(made, catalogue) for part, made in rows.items()}
     try:
         _replace_folder(
-            out, tables, {_SUMMARY: json.dumps(summary, indent=2) + "\n", _SCHEMA: schema_text(catalogue.types)}
+            out,
+            tables,
+            {_SUMMARY: json.dumps(summary, indent=2) + "\n", _SCHEMA: schema_text(catalogue.types, separators)},
         )
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}") from None
@@ -108,25 +111,39 @@ def _check_item_ids(catalogue: Catalogue) -> None:
             raise DataError(f"item {item_id!r}: its id holds white space, which separates the ids of a history")
 
 
-def _item_columns(catalogue: Catalogue) -> dict[str, Sequence[str]]:
-    cells = {name: [_cell(name, value) for value in column] for name, column in catalogue.metadata.items()}
-    return {"item_id": catalogue.item_ids, "title": catalogue.titles, **cells}
+def _item_columns(catalogue: Catalogue) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """The cells of items.csv, and what separates the values in those of lists."""
+    separators = {
+        name: _separator(name, column) for name, column in catalogue.metadata.items() if catalogue.types[name].is_list
+    }
+    cells = {
+        name: [_cell(value, separators.get(name, "")) for value in column]
+        for name, column in catalogue.metadata.items()
+    }
+    return {"item_id": catalogue.item_ids, "title": catalogue.titles, **cells}, separators
 
 
-def _cell(name: str, value: MetadataValue) -> str:
+def _separator(name: str, column: Sequence[MetadataValue]) -> str:
+    """The first of the usual ones that no value holds."""
+    left = dict.fromkeys(_SEPARATORS)
+    for value in column:
+        for part in value if isinstance(value, tuple) else ():
+            if not isinstance(part, str):
+                continue
+            if not part or part != part.strip():
+                raise DataError(f"{name} {part!r}: one of several values may not be empty or padded")
+            left = {separator: None for separator in left if separator not in part}
+            if not left:
+                raise DataError(f"{name} {part!r}: one of several values holds what could separate them")
+    return next(iter(left))
+
+
+def _cell(value: MetadataValue, separator: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, tuple):
-        return str(value)
-    parts = [_cell(name, part) for part in value]
-    for part in parts:
-        if not part or part != part.strip() or MULTI_SEPARATOR in part:
-            raise DataError(
-                f"{name} {part!r}: one of several values may not be empty, padded or hold {MULTI_SEPARATOR!r}"
-            )
-    return MULTI_SEPARATOR.join(parts)
+    return separator.join(_cell(part, "") for part in value) if isinstance(value, tuple) else str(value)
 
 
 def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str, Sequence[object]]:

@@ -124,7 +124,7 @@ def read_items(
         DataError: the file, or what is wrong with its rows.
         CatalogueError: what cannot stand in a catalogue; names the item.
     """
-    file = open_table(path, reading)
+    file = open_table(path, reading, every_key=True)
     rules = rules_beside(Source.of(path).path) if reading.attributes is None else reading.attributes
     rules = with_flags(rules, separators=(multi or {}).items())
     file.require("item_id", title_column, *([path_column] if path_column else []), *rules)

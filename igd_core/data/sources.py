@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from igd_core.data.attribute_schema import ColumnRule
 
-Quoting = Literal["auto", "doubled", "backslash", "none"]
+Quoting = Literal["auto", "doubled", "backslash", "none", "escaped"]
 
 STANDARD_INPUT = "-"
 _BLOCK = 1 << 20
@@ -64,7 +64,7 @@ class Reading:
         columns: the file's own name of a column by the name it has here, ``{"item_id": "product_id"}``.
         delimiter: one character between the cells of a csv file; None to find out.
         quoting: how a quote within a quoted cell is written: twice, behind a backslash, or cells are not quoted at
-            all; ``auto`` to find out.
+            all, as they are or with a tab ``escaped`` as databases do; ``auto`` to find out.
         encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
         zone: of timestamps without one; None refuses them.
         on_bad_row: what becomes of the file for a row that cannot be used.

@@ -7,6 +7,7 @@ of JSON lines is row 1). Files are read a batch at a time: `batches` holds only 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from igd_core.data.parquet_file import ParquetRows
 
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+_NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")
+"""A column of row numbers, as pandas writes it."""
+_LOST_DIGITS = r"^[0-9][.,][0-9]+E\+[0-9]{2}$"
 _SHOWN_CHARS = 60
 _BATCH_ROWS = 65_536
 _BATCH_CELLS = 2_000_000
@@ -172,11 +176,14 @@ class SourceTable:
         """
         column = self.column(name)
         if not (_is_text(column) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-            raise DataError(f"{self.name}: column {name!r} holds {column.type}; ids are text or whole numbers")
+            raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; ids are text or whole numbers")
         ids = column.cast(pa.string())
         self.note(pc.equal(pc.fill_null(ids, ""), ""), name, ids, "is empty")
         broken = self._note_unreadable(name, ids)
-        return pc.if_else(pc.or_(pc.equal(pc.fill_null(ids, ""), ""), broken), pa.scalar(None, pa.string()), ids)
+        lost = pc.fill_null(_matches(ids, _LOST_DIGITS), False)
+        self.note(lost, name, ids, "has lost digits, as spreadsheets write long numbers: export the column as text")
+        unfit = pc.or_(pc.or_(pc.equal(pc.fill_null(ids, ""), ""), broken), lost)
+        return pc.if_else(unfit, pa.scalar(None, pa.string()), ids)
 
     def id_lists(self, name: str) -> pa.Array:
         """A column of id lists: text with the ids separated by white space, or a list. May hold empty lists.
@@ -189,7 +196,7 @@ class SourceTable:
             return column.cast(pa.list_(pa.string()))
         if pa.types.is_integer(column.type) or _is_text(column) or pa.types.is_null(column.type):
             return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column.cast(pa.string())))
-        raise DataError(f"{self.name}: column {name!r} holds {column.type}; expected ids separated by spaces")
+        raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; expected ids separated by spaces")
 
     def text(self, name: str) -> list[str]:
         """A column of text, "" for a missing value.
@@ -199,7 +206,7 @@ class SourceTable:
         """
         column = self.column(name)
         if not (_is_text(column) or pa.types.is_null(column.type)):
-            raise DataError(f"{self.name}: column {name!r} holds {column.type}; expected text")
+            raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; expected text")
         filled = pc.fill_null(column.cast(pa.string()), "")
         self._note_unreadable(name, filled)
         texts: list[str] = filled.to_pylist()
@@ -222,7 +229,7 @@ class SourceTable:
             return self._arrow_instants(name, column)
         if pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_null(kind):
             return self._each_instant(name, column)
-        raise DataError(f"{self.name}: column {name!r} holds {kind}; expected times")
+        raise DataError(f"{self.name}: column {name!r} holds {_named(kind)}; expected times")
 
     def _each_instant(self, name: str, column: pa.Array) -> Instants:
         n = len(column)
@@ -242,8 +249,7 @@ class SourceTable:
                     raise NotAnInstant("is empty")  # noqa: TRY301 - told as any other
                 one = instant_of(value, zone=self.reading.zone)
             except NotAnInstant as error:
-                missing_zone = "zone" in str(error) and self.reading.zone is None
-                hint = "--timezone NAME says which, such as UTC" if missing_zone else ""
+                hint = "--timezone NAME says which, such as UTC" if str(error).endswith("zone") else ""
                 reasons.setdefault((str(error), hint), []).append(at)
             else:
                 found.us[at], found.form[at] = one.us, one.form
@@ -334,11 +340,16 @@ class SourceTable:
         try:
             return column.cast(to)
         except pa.ArrowException as error:
-            raise DataError(f"{self.name}: column {name!r} of {column.type}: {_first_line(error)}") from None
+            raise DataError(f"{self.name}: column {name!r} of {_named(column.type)}: {_first_line(error)}") from None
 
 
-def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> TableFile:
+def open_table(path: Path | Source, reading: Reading = DEFAULT_READING, *, every_key: bool = False) -> TableFile:
     """A file's columns. Parquet, JSON lines or csv, packed or not, as its first bytes say.
+
+    Args:
+        path: of the file.
+        reading: how it is to be read.
+        every_key: whether a key that only late lines of JSON have is a column too, which takes one more pass.
 
     Raises:
         DataError: the file is absent, empty, of a kind that is not read, or cannot be read.
@@ -349,15 +360,18 @@ def open_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Table
     if kind == "parquet":
         rows = open_parquet(source)
     else:
-        rows = open_csv(source, reading) if kind == "csv" else open_json(source, reading)
+        rows = open_csv(source, reading) if kind == "csv" else open_json(source, reading, every_key=every_key)
     ours = {theirs: name for name, theirs in reading.columns.items() if theirs in rows.columns}
     taken = set(ours.values())
     # A column that another one takes the name of is not needed under that name.
     names = [ours.get(name, "" if name in taken else name) for name in rows.columns]
     notes = list(rows.notes)
-    if "" in rows.columns:
-        place = list(rows.columns).index("") + 1
-        notes.append(f"{source.name}: column {place} of {len(names)} has no name and is left out")
+    for place, name in enumerate(names):
+        if _NO_NAME.fullmatch(name):
+            told = f" but pandas' {name!r}" if name else ""
+            if rows.columns[place] == name:
+                notes.append(f"{source.name}: column {place + 1} of {len(names)} has no name{told} and is left out")
+            names[place] = ""
     position = {name: place for place, name in reversed(list(enumerate(names))) if name}
     return TableFile(
         name=source.name,
@@ -376,7 +390,7 @@ def read_table(path: Path | Source, reading: Reading = DEFAULT_READING) -> Sourc
     Raises:
         DataError: the file cannot be read, has no rows, or names a column twice.
     """
-    file = open_table(path, reading)
+    file = open_table(path, reading, every_key=True)
     return file.read(file.faults())
 
 
@@ -390,6 +404,11 @@ def _is_text(column: pa.Array) -> bool:
 
 def _matches(column: pa.Array, pattern: str) -> pa.Array:
     return pc.match_substring_regex(column, pattern)
+
+
+def _named(kind: pa.DataType) -> str:
+    name = str(kind)
+    return name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}..."
 
 
 def _first_line(error: Exception) -> str:

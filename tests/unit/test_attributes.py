@@ -233,6 +233,7 @@ TYPES = {
         ({"code": {}}, "filter.code", "no operator; there are any_of, none_of, gte"),
         ({"code": {"$gt": 1}}, "filter.code", r"no operator '\$gt'; there are"),
         ({"code": "x" * 2000}, "filter.code", "a text of 2000 characters"),
+        ({"code": {"none_of": ["\ud800"]}}, "filter.code", r"none_of: '\\ud800' holds half a character"),
         ({"code": ["x"] * 101}, "filter.code", "101 values"),
         ({"price": {"gte": 3, "lt": 2}}, "filter.price", "gte 3, lt 2: no value can be both"),
         ({"Disc": 1}, "filter", r"no attribute 'Disc' \(did you mean 'discs'\?\); the catalogue has: code, discs"),
@@ -305,7 +306,7 @@ COLUMNS: Mapping[str, list[MetadataValue]] = {
         ({"sold": "2002-01-01"}, ("2002-01-01",), ("2001-05-17", "2003-01-01")),
         ({"live": False}, (False,), (True,)),
         ({"code": "STRASSE"}, ("STRASSE",), ("Straße",)),
-        ({"code": "\x00\ud800" * 99}, ("\x00\ud800" * 99,), ()),
+        ({"code": "\x00" * 99}, ("\x00" * 99,), ()),
     ],
 )
 def test_a_value_that_no_item_has_is_named_with_the_nearest(written: Any, values: Any, near: Any) -> None:

@@ -37,13 +37,12 @@ def test_the_size_of_a_number_tells_its_unit(us: int, unit: Form) -> None:
     for value in (whole, str(whole), f" {whole}.0\t"):
         found = instant_of(value)
         assert found.form == unit
-        assert found.us == pytest.approx(whole * UNITS[unit], abs=1 if isinstance(value, int) else 64)
-    assert instant_of(str(whole)).us == whole * UNITS[unit]
+        assert found.us == whole * UNITS[unit]
 
 
 @given(us=st.integers(EARLIEST_S * 10**6, 2**63 // 1000 - 1), rest=st.integers(0, 999))
 def test_nanoseconds_lose_nothing_above_a_microsecond(us: int, rest: int) -> None:
-    for value in (us * 1000 + rest, str(us * 1000 + rest)):
+    for value in (us * 1000 + rest, str(us * 1000 + rest), f"{us * 1000 + rest}.00"):
         assert (instant_of(value).us, instant_of(value).form) == (us, Form.NANOSECONDS)
     many = instants_of(np.array([us * 1000 + rest], np.int64))
     assert (many.us.tolist(), many.form.tolist()) == ([us], [Form.NANOSECONDS])

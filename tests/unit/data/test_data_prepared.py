@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
         write_prepared(tmp_path / "file" / "out", catalogue_of(9), interactions_of(9), Preparation())
 
 
-@pytest.mark.parametrize("bad", ["x|y", " x", ""])
+@pytest.mark.parametrize("bad", ["|;||\t\x1f.", " x", ""])
 def test_what_could_not_be_told_apart_again_is_refused(tmp_path: Path, bad: str) -> None:
     spaced = Catalogue.build(item_ids=["a b"], titles=["A"])
     with pytest.raises(DataError, match="'a b': its id holds white space"):
@@ -176,3 +176,11 @@ def test_what_could_not_be_told_apart_again_is_refused(tmp_path: Path, bad: str)
     with pytest.raises(DataError, match=r"genres .* one of several values"):
         write_prepared(tmp_path / "out", several, interactions_of(1), Preparation())
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_are_separated_by_what_none_of_their_values_holds(tmp_path: Path) -> None:
+    metadata = {"plain": (("a", "b"), ()), "odd": (("a|b", "c;d"), ("e",))}
+    catalogue = Catalogue.build(item_ids=["1", "2"], titles=["A", "B"], metadata=metadata)
+    summary = write_prepared(tmp_path / "out", catalogue, interactions_of(2), Preparation())
+    assert summary["multi"] == {"plain": "|", "odd": "||"}
+    assert read_items(tmp_path / "out" / "items.csv").catalogue.metadata == metadata
