@@ -234,6 +234,7 @@ async def test_what_is_no_json_is_refused_by_every_route(run: Run, raw: bytes) -
         pytest.param(b'{"filter":{"year":' + b"9" * 308 + b"}}", 200, id="integer in a filter"),
         pytest.param(b'{"filter":{"year":' + b"9" * 4000 + b"}}", 422, id="integer beyond all numbers in a filter"),
         pytest.param(b'{"filter":{"year":' + b"[" * 500 + b"]" * 500 + b"}}", 422, id="nested filter"),
+        pytest.param(b'{"filter":{"genres":"\\ud800"}}', 422, id="half a character in a filter"),
         pytest.param(b'{"history":[[["1"]]]}', 422, id="nested history"),
         pytest.param(b'{"history":{"0":"1"}}', 422, id="object for array"),
         pytest.param(b"{" + b",".join(b'"%d":0' % n for n in range(20_000)) + b"}", 422, id="fields"),
