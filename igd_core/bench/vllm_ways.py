@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from igd_core.decoding.beam import BeamSearch
 from igd_core.decoding.session import Scoring
 from igd_core.engines.vllm_session import Prompt, VLLMSession
+from igd_core.fairness import Turn
 from igd_core.ids import LeafIndex
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def our_way(
     async def recommend(prompt_ids: Sequence[int]) -> Cost:
         started = time.perf_counter()
         # As `VLLMEngine.open` makes them; its own count of sessions knows nothing of these.
-        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=next(orders))
+        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=next(orders), turn=Turn())
         session = kind(engine, artifact, prompt)
         session.seen = _Seen(Cost(), len(prompt_ids))
         found = await BeamSearch(artifact.trie, beams=beams, forced_weight=forced_weight).run(session)

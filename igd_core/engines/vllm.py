@@ -24,7 +24,9 @@ from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
 from igd_core.engines.integrity import check_folder
 from igd_core.engines.vllm_forced import ForcedLogprobs
 from igd_core.engines.vllm_session import Prompt, VLLMSession
+from igd_core.engines.vllm_shares import EngineShares
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
+from igd_core.fairness import Turn
 from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
 from igd_core.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
 
@@ -71,6 +73,7 @@ class VLLMEngine:
         self.identity = identity
         self.tokenizer = tokenizer
         self.forced = ForcedLogprobs()
+        self.shares = EngineShares()
         self.llm: Any = llm
         self._limits = llm.model_config
         self._kv_cache_bytes = kv_cache_bytes
@@ -204,7 +207,8 @@ class VLLMEngine:
             raise EngineError(f"{scoring.keep} children a node are asked for; the engine was started for {most}")
         self._opened += 1
         held.sessions += 1
-        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened)
+        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened, turn=scoring.turn or Turn())
+        self.shares.begin(prompt.turn, asyncio.get_running_loop().time())
         session = VLLMSession(self, held.artifact, prompt)
         self._sessions.add(session)
         return session

@@ -148,7 +148,7 @@ class VLLMOptions:
             "worker_extension_cls": "igd_core.engines.vllm_worker.CatalogueWorker",
             "scheduler_cls": "igd_core.engines.vllm_scheduler.RoundScheduler",
             "async_scheduling": False,  # what it hides is the next token's planning, and these requests have but one
-            "scheduling_policy": "priority",  # an older recommendation's next round before a younger one's prompt
+            "scheduling_policy": "priority",  # by share and deadline: `EngineShares`
             "tensor_parallel_size": self.tensor_parallel,
             "enforce_eager": on_cpu if self.compiled is None else not self.compiled,
             "trust_remote_code": False,

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.vllm import VLLMEngine
+    from igd_core.fairness import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a session was opened with; ``order`` counts sessions, and the older go first."""
+    """What a session was opened with; ``order`` counts sessions, ``turn`` says whose it is."""
 
     ids: list[int]
     scoring: Scoring
     order: int
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class VLLMSession:
         """End what still runs, and let go of the version."""
         if not self._closed:
             self._closed = True
+            self._engine.shares.end(self._prompt.turn, self.stats.model_tokens)
             await self.abort()
             self._engine.release(self)
 
@@ -172,7 +175,7 @@ class VLLMSession:
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm, order = self._engine.llm, self._prompt.order
+        llm, priority = self._engine.llm, self._engine.shares.priority(self._prompt.turn)
         lora = self._engine.lora_request(self._prompt.scoring.adapter)
         started: list[str] = []
         try:
@@ -182,7 +185,7 @@ class VLLMSession:
                 started.append(request_id)
                 self._running.add(request_id)
                 prompt = tokens_input(ask.token_ids)
-                added = llm.add_request(request_id, prompt, ask.params, lora_request=lora, priority=order)
+                added = llm.add_request(request_id, prompt, ask.params, lora_request=lora, priority=priority)
                 collectors.append(await added)
             outputs = [await collector.get() for collector in collectors]
         except EngineDeadError as error:
@@ -203,9 +206,9 @@ class VLLMSession:
         if not stats.rounds:
             stats.cached_tokens = min(outputs[0].num_cached_tokens, len(self._prompt.ids))
         stats.rounds += 1
-        stats.model_tokens += sum(
-            len(ask.token_ids) - output.num_cached_tokens for ask, output in zip(asks, outputs, strict=True)
-        )
+        tokens = sum(len(ask.token_ids) - output.num_cached_tokens for ask, output in zip(asks, outputs, strict=True))
+        stats.model_tokens += tokens
+        self._engine.shares.charge(self._prompt.turn, tokens)
         times = [output.metrics for output in outputs if output.metrics is not None]
         if times:
             begun = min(each.queued_ts for each in times)

@@ -46,6 +46,7 @@ from vllm.inputs import tokens_input  # noqa: E402
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
 from igd_core.bench.vllm import engine_steps  # noqa: E402
 from igd_core.bench.vllm_ways import driven, our_way, vllms_way  # noqa: E402
+from igd_core.decoding.beam import BeamSearch  # noqa: E402
 from igd_core.decoding.session import Scoring  # noqa: E402
 from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.tree import TreeEngine  # noqa: E402
@@ -56,12 +57,13 @@ from igd_core.engines.vllm_question import NodeQuestion, RoundTicket  # noqa: E4
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.settings import DecodingSetting, Seen  # noqa: E402
+from igd_core.fairness import Turn  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex  # noqa: E402
 from igd_core.tokenization import TitleTokenizer  # noqa: E402
 from igd_core.tuned_prompt import TunedPrompt  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from igd_core.artifact import Artifact
@@ -382,6 +384,27 @@ async def test_a_crowd_of_mixed_requests_gets_the_answers_that_each_gets_alone(
         else:
             assert_same_answers(other, one)
     await vllm.engine.unload(other_artifact.version)
+
+
+async def test_a_light_request_is_answered_before_the_heavy_ones_of_another_that_came_first(
+    vllm: Subject, artifact: Artifact
+) -> None:
+    engine, ended = engine_of(vllm), []
+
+    async def one(caller: str, *, beams: int, items: Sequence[int]) -> None:
+        turn = Turn(callers=(caller,), cost=beams / 10)
+        session = await engine.open(artifact.version, prompt_of(artifact, *items), Scoring(keep=2 * beams, turn=turn))
+        try:
+            await BeamSearch(artifact.trie, beams=beams).run(session)
+        finally:
+            await session.close()
+        ended.append(caller)
+
+    heavy = [asyncio.create_task(one("heavy", beams=100, items=[number, 2, 3])) for number in range(6)]
+    await until(lambda: engine.stats().waiting > 0)
+    await asyncio.gather(one("light", beams=5, items=[9, 8]), one("light", beams=5, items=[7, 8]))
+    assert ended.count("heavy") <= 1
+    await asyncio.gather(*heavy)
 
 
 async def ordinary_text(engine: VLLMEngine, prompt: list[int], request_id: str | None = None) -> list[int]:
