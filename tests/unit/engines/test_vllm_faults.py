@@ -12,6 +12,7 @@ from igd_core.decoding.session import Scoring
 from igd_core.engines.vllm_forced import ForcedLogprobs
 from igd_core.engines.vllm_session import Prompt, VLLMSession, _Ask
 from igd_core.errors import ModelFault
+from igd_core.fairness import Turn
 from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Flat(SimpleNamespace):
 
 def session_on(artifact: Artifact) -> VLLMSession:
     engine: Any = SimpleNamespace(model_id="tiny", forced=ForcedLogprobs())
-    return VLLMSession(engine, artifact, Prompt(ids=[5, 6], scoring=Scoring(keep=500), order=1))
+    return VLLMSession(engine, artifact, Prompt(ids=[5, 6], scoring=Scoring(keep=500), order=1, turn=Turn()))
 
 
 def flat(logprobs: dict[int, float]) -> Any:
