@@ -192,6 +192,20 @@ def test_what_is_a_fault_of_ours_is_no_missing_extra(monkeypatch: pytest.MonkeyP
         main(["build"])
 
 
+@pytest.mark.parametrize("name", ["file/x", "x" * 300])
+def test_a_path_that_the_system_refuses_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("item_id,title\n1,A\n")
+    items, bad = str(tmp_path / "file"), str(tmp_path / name)
+    usual = {"--items": items, "--interactions": items, "--tokenizer": items, "--out": str(tmp_path / "out")}
+    for flag in usual:
+        assert main(["build", *(word for pair in (usual | {flag: bad}).items() for word in pair)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"igd: {tmp_path}/")
+        assert told.count("\n") == 1
+
+
 def test_messages_know_an_extra_of_every_module_that_the_code_imports() -> None:
     imported = set()
     for package in ("igd_core", "server"):
