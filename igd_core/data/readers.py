@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from igd_core.data.attribute_schema import ColumnRule
     from igd_core.data.tables import SourceTable, TableFile
 
 T = TypeVar("T")
@@ -128,6 +129,7 @@ def read_items(
     rules = rules_beside(Source.of(path).path) if reading.attributes is None else reading.attributes
     rules = with_flags(rules, separators=(multi or {}).items())
     file.require("item_id", title_column, *([path_column] if path_column else []), *rules)
+    _check_attribute_names(file, rules, title_column, path_column, hints=reading.hints)
     faults = file.faults()
     table = file.read(faults)
     item_ids: list[str | None] = table.ids("item_id").to_pylist()
@@ -170,6 +172,23 @@ def read_items(
     skipped = [item_ids[at] or "" for at in empty if at not in bad]
     rows = np.delete(table.row, sorted(left_out))
     return ItemsFile(catalogue=catalogue, skipped=skipped, rows=rows, bad_rows=faults.skipped, notes=file.notes)
+
+
+def _check_attribute_names(
+    file: TableFile, rules: Mapping[str, ColumnRule], title_column: str, path_column: str | None, *, hints: bool
+) -> None:
+    """See to it that no rule is for the id or the title, and that no attribute is called ``title``.
+
+    Raises:
+        DataError: one is.
+    """
+    for name in ("item_id", "title"):
+        if name in rules and name in {"item_id", title_column}:
+            raise DataError(f"{file.name}: column {name!r} is no attribute, so it has no type and no missing values")
+    taken = "title" in file.columns and "title" not in {title_column, path_column}
+    if taken and not rules.get("title", SHOWN).ignored:
+        hint = f" (--columns title={title_column} drops it, and so does --type title=ignore)" if hints else ""
+        raise DataError(f"{file.name}: column 'title' is beside the title column, {title_column!r}{hint}")
 
 
 def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[int]:

@@ -160,3 +160,22 @@ def test_columns_of_an_object_alone_are_found(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"item_id": 7}\n' * 1000 + '{"item_id": 8, "late": 1}\n')
     assert (open_table(path).columns, open_table(path, every_key=True).columns) == (["item_id"], ["item_id", "late"])
+
+
+def test_a_rule_for_what_is_no_attribute_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, events = tmp_path / "items.csv", tmp_path / "events.csv"
+    items.write_text("item_id,name,title\n7,Seven,Seven | Shop\n")
+    events.write_text("user_id,item_id,timestamp\nu,7,1700000000\n")
+
+    def told(*flags: str) -> str:
+        assert main(["data", "prepare", "csv", "--items", str(items), "--interactions", str(events), *flags]) == 2
+        return capsys.readouterr().err.partition(": ")[2].strip()
+
+    for name in ("item_id", "title"):
+        assert told("--type", f"{name}=ignore").startswith(f"{items}: column {name!r} is no attribute")
+    assert told("--title-column", "name") == (
+        f"{items}: column 'title' is beside the title column, 'name' "
+        "(--columns title=name drops it, and so does --type title=ignore)"
+    )
+    for flags in (["--columns", "title=name"], ["--title-column", "name", "--type", "title=ignore"]):
+        assert "cannot be split by time" in told(*flags)
