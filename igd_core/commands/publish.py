@@ -101,11 +101,16 @@ async def _publish(store: Store, args: argparse.Namespace) -> None:
     catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
     if not args.no_activate:
         await store.activate(catalogue, version)
+    await _warn_if_refused(store, args.command, catalogue, version)
+    await _report(store, catalogue, {"version": version}, as_json=args.json)
+
+
+async def _warn_if_refused(store: Store, command: str, catalogue: str, version: str) -> None:
     trial = await store.trial(catalogue, version)
     if trial.state in ("refused", "died"):
         again = f"igd allow --catalogue {catalogue} --version {version}"
-        print(f"igd publish: servers do not take it: {_said_of(trial)}; to try it again: {again}", file=sys.stderr)
-    await _report(store, catalogue, {"version": version}, as_json=args.json)
+        stands = f"servers do not take {version}: {_said_of(trial)}"
+        print(f"igd {command}: {stands}; to try it again: {again}", file=sys.stderr)
 
 
 def _said_of(trial: Trial) -> str:
@@ -114,6 +119,7 @@ def _said_of(trial: Trial) -> str:
 
 async def _rollback(store: Store, args: argparse.Namespace) -> None:
     move = await store.roll_back(args.catalogue, args.version)
+    await _warn_if_refused(store, args.command, args.catalogue, move.version)
     await _report(store, args.catalogue, {"version": move.version, "before": move.before}, as_json=args.json)
 
 

@@ -84,6 +84,8 @@ class Pointer:
         """
         known = [each for each in self.past if each in stored and each != self.current]
         if version is None:
+            if not stored:
+                raise InputError(f"catalogue {catalogue!r}: the store holds no version of it")
             if not known:
                 raise InputError(f"catalogue {catalogue!r}: no version was current before this one; name one")
             return Pointer(current=known[-1], past=tuple(known[:-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from redis_server import RedisServer, free_port
 from stores import another_version, version_of
 
 from igd_core.cli import main
+from igd_core.store.base import StoreOptions
+from igd_core.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,6 +114,33 @@ def test_rolling_back_returns_to_the_previous_version_and_again_not_to_the_bad_o
     assert operator.json("rollback", "--catalogue", "small", "--version", second)["current"] == second
 
 
+def test_moving_the_pointer_to_a_version_that_servers_do_not_take_says_so(
+    url: str, operator: Operator, bundles: Sequence[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = map(version_of, bundles)
+    operator.json("publish", "--artifact", str(bundles[0]))
+    asyncio.run(_die_of(url, first))
+    said = f"servers do not take {first}: died on server-1 (killed); to try it again: igd allow --catalogue small"
+    for arguments in (["publish", "--artifact", str(bundles[1])], ["rollback", "--catalogue", "small"]):
+        assert main([*arguments, "--store", url]) == 0
+    assert f"igd rollback: {said}" in capsys.readouterr().err
+    operator.json("rollback", "--catalogue", "small", "--version", second)
+    assert main(["publish", "--artifact", str(bundles[0]), "--store", url]) == 0
+    assert f"igd publish: {said}" in capsys.readouterr().err
+    operator.json("allow", "--catalogue", "small", "--version", first)
+    assert main(["rollback", "--catalogue", "small", "--version", first, "--store", url]) == 0
+    assert capsys.readouterr().err == ""
+
+
+async def _die_of(url: str, version: str) -> None:
+    store = open_store(url, options=StoreOptions(prefix="igd", timeout_s=10))
+    try:
+        await store.begin_trial("small", version, "server-1", 60)
+        await store.end_trial("small", version, "server-1", "died", "killed")
+    finally:
+        await store.close()
+
+
 def test_pruning_says_what_it_deleted_and_what_is_left(operator: Operator, bundles: Sequence[Path]) -> None:
     names = [version_of(bundle) for bundle in bundles]
     for bundle in bundles:
@@ -141,7 +171,7 @@ def test_versions_are_listed_for_people_and_for_machines(operator: Operator, bun
 
 
 def test_bad_input_is_one_clear_line(operator: Operator, bundles: Sequence[Path], bundle: Path) -> None:
-    assert "no version was current before" in operator.complaint("rollback", "--catalogue", "small")
+    assert "the store holds no version of it" in operator.complaint("rollback", "--catalogue", "small")
     assert "'0123' is not 16 hex" in operator.complaint("rollback", "--catalogue", "small", "--version", "0123")
     unknown = ["rollback", "--catalogue", "small", "--version", "0123456789abcdef"]
     assert "version 0123456789abcdef of catalogue 'small' is not stored" in operator.complaint(*unknown)
