@@ -398,7 +398,7 @@ async def test_a_version_that_is_pruned_under_a_reader_is_not_stored(
     real_call = link_module.Link.call
 
     async def call(self: link_module.Link, *command: str) -> object:
-        if command[0] == "GET" and command[1].endswith(":1"):
+        if command[0] == "GETRANGE" and command[1].endswith(":1"):
             await store.prune("small", keep=0)
         return await real_call(self, *command)
 

@@ -44,6 +44,7 @@ NEEDED = {
     "POST /v1/users:forget": "events",
     "DELETE /v1/users/{user_id}": "events",
     "POST /v1/admin/catalogues/{name}:rollback": "admin",
+    "POST /v1/admin/catalogues/{name}:allow": "admin",
     "POST /v1/admin/catalogues/{name}:reload": "admin",
     "GET /metrics": None,  # on the operations port
     "GET /healthz": None,

@@ -25,8 +25,8 @@ def test_an_index_leads_to_its_item_and_an_unknown_id_to_none() -> None:
     [
         ({"item_ids": [], "titles": []}, "no items"),
         ({"item_ids": ["a", "a"]}, "'a': this id stands on more than one row"),
-        ({"item_ids": ["", "b"]}, "empty id"),
-        ({"item_ids": ["a", "b" * 257]}, "257 characters"),
+        ({"item_ids": ["", "b"]}, "its id is empty"),
+        ({"item_ids": ["a", "b" * 257]}, "more than 256 characters"),
         ({"item_ids": [" a", "b"]}, "' a'.* white space"),
         ({"item_ids": ["a", "b\x00c"]}, "invisible"),
         ({"item_ids": ["a", "b\u202ec"]}, "invisible"),

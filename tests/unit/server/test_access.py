@@ -269,6 +269,7 @@ NEEDED: dict[str, Scope | None] = {
     "/v1/events": "events",
     "/v1/users/anna": "events",
     "/v1/admin/catalogues/films:rollback": "admin",
+    "/v1/admin/catalogues/films:allow": "admin",
     "/v1/admin": "admin",
     "/metrics": "metrics",
     # What is no route needs the most, whatever it may become.
