@@ -15,12 +15,14 @@ import uuid
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.problems import MEDIA_TYPE, ProblemKind
 from server.slow_readers import ReaderLimits, SlowReaders
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
     from server.metrics import Metrics
 
 MAX_HEAD_BYTES = 16 << 10
@@ -56,6 +58,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._declining = False
         self._deaf = False
         self.answers = 0
+        self._running: RequestResponseCycle | None = None
 
     @property
     def paused(self) -> bool:
@@ -74,7 +77,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._deaf = True
         self.readers.forget(self)
+        if self._running is not None:  # uvicorn tells the latest request alone, not the one that is being answered
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered."""

@@ -30,6 +30,7 @@ class Served:
     port: int
     metrics: Metrics
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def talk(self, *pieces: bytes, end: bool = False) -> bytes:
         """Send the pieces one by one, and read until the server closes."""
@@ -56,7 +57,7 @@ class Served:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    release = asyncio.Event()
+    release, left = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         length, more = 0, True
@@ -68,6 +69,8 @@ async def served() -> AsyncIterator[Served]:
             more = message.get("more_body", False)
         if scope["path"] == "/slow":
             await release.wait()
+        if scope["path"] == "/watched" and (await receive())["type"] == "http.disconnect":
+            left.set()
         body = f"{scope['path']} {length}".encode()
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -81,7 +84,7 @@ async def served() -> AsyncIterator[Served]:
         lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     async with server:
-        yield Served(server.sockets[0].getsockname()[1], metrics, release)
+        yield Served(server.sockets[0].getsockname()[1], metrics, release, left)
         release.set()
         for connection in list(state.connections):
             connection.shutdown()
@@ -166,6 +169,18 @@ async def test_requests_sent_at_once_are_answered_in_order(served: Served) -> No
     answer = await served.talk(GOOD * 3 + last)
     assert answer.count(b"HTTP/1.1 200") == 4
     assert answer.endswith(b"/last 0")
+
+
+async def test_the_request_that_runs_hears_that_its_client_has_left_though_others_wait_behind_it(
+    served: Served,
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"GET /watched HTTP/1.1\r\nHost: x\r\n\r\n" + GOOD * 3)
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await served.left.wait()
 
 
 async def test_a_request_is_answered_though_nonsense_follows_it(served: Served) -> None:
