@@ -12,6 +12,7 @@ import numpy as np
 from igd_core.attribute_types import AttributeType, JsonScalar, comparable
 from igd_core.errors import CatalogueError
 from igd_core.ids import ItemIndex
+from igd_core.item_rows import ItemRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class Catalogue:
     frequency: NDArray[np.int64]
     metadata: Mapping[str, Sequence[MetadataValue]]
     types: Mapping[str, AttributeType] = field(default_factory=dict)
-    _index: dict[str, int] = field(init=False, repr=False, default_factory=dict)
+    _rows: ItemRows | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         num_items = len(self.item_ids)
@@ -106,23 +107,18 @@ class Catalogue:
         return len(self.item_ids)
 
     def build_index(self) -> None:
-        """Make `index_of` fast from now on; 0.6 s for a million items, so not done by a mere load.
+        """Make `index_of` fast from now on; 0.5 s for a million items, so not done by a mere load.
 
         Raises:
             CatalogueError: an id stands twice.
         """
-        index = dict(zip(self.item_ids, range(len(self)), strict=True))
-        if len(index) != len(self):
-            # The dict kept the last row of every id, so the first row it does not own is a repeated id.
-            repeated = next(item_id for i, item_id in enumerate(self.item_ids) if index[item_id] != i)
-            raise CatalogueError(f"item {repeated!r}: this id stands on more than one row")
-        object.__setattr__(self, "_index", index)  # whole or not at all, for other threads
+        object.__setattr__(self, "_rows", ItemRows.of(self.item_ids))  # whole or not at all, for other threads
 
     def index_of(self, item_id: str) -> ItemIndex | None:
         """Row of an item, or None when the catalogue does not hold it."""
-        if not self._index:
+        if self._rows is None:
             self.build_index()
-        found = self._index.get(item_id)
+        found = None if self._rows is None else self._rows.find(item_id)
         return None if found is None else ItemIndex(found)
 
     def take(self, rows: Sequence[int]) -> Catalogue:

@@ -79,10 +79,10 @@ class Artifact:
             found.update(self.trie.items_of(LeafIndex(int(self.leaf_of_item[item]))).tolist())
         return found
 
-    def popular_leaves(self) -> NDArray[np.int64]:
-        """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int64; sorts them all."""
+    def popular_leaves(self) -> NDArray[np.int32]:
+        """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int32; sorts them all."""
         first_item = np.minimum.reduceat(self.trie.leaf_items, self.trie.leaf_start[:-1])
-        return np.asarray(np.lexsort((first_item, -self.leaf_prior)))
+        return np.asarray(np.lexsort((first_item, -self.leaf_prior)), np.int32)
 
     def prompt(self, history: Sequence[ItemIndex], *, left_out: int = 0) -> list[int]:
         """Token ids of the prompt for ``history``, oldest first, without its window's oldest ``left_out`` items."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items
+from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items, read_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
 from igd_core.artifact.structure import check_structure
@@ -23,16 +22,18 @@ from igd_core.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue import Catalogue
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.infogain import InfoGainTable
+from igd_core.texts import Texts
 from igd_core.trie import TokenTrie
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 _MANIFEST = "manifest.json"
 _METADATA_PREFIX = "meta."
 _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
-_PIECE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,28 +202,6 @@ def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTabl
     return gains
 
 
-class _Texts(Sequence[str]):
-    """A column of text that becomes Python strings one by one, when asked for."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._values = column.combine_chunks()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [str(value) for value in self._values[index].to_pylist()]
-        return str(self._values[index].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        return _pieces(self._values)
-
-
 def _items_to_parquet(catalogue: Catalogue) -> bytes:
     columns: dict[str, Any] = {
         "item_id": pa.array(catalogue.item_ids, pa.string()),
@@ -244,17 +223,17 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
 def _items_from_parquet(path: Path, manifest: Manifest) -> Catalogue:
     try:
         check_items(path, manifest.counts, manifest.parts[path.name].bytes)
-        table = pq.read_table(path)
-        titles = _Texts(_required(table, "title", pa.string()))
+        table = read_items(path)
+        titles = Texts(_required(table, "title", pa.string()))
         metadata = {
             name.removeprefix(_METADATA_PREFIX): ColumnValues(table.column(name).combine_chunks())
             for name in table.column_names
             if name.startswith(_METADATA_PREFIX)
         }
         return Catalogue(
-            item_ids=_Texts(_required(table, "item_id", pa.string())),
+            item_ids=Texts(_required(table, "item_id", pa.string())),
             titles=titles,
-            texts=_Texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
+            texts=Texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
             frequency=_required(table, "frequency", pa.int64()).to_numpy(),
             metadata=metadata,
             types={name: column.type for name, column in metadata.items()},
@@ -268,13 +247,3 @@ def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type != kind or column.null_count:
         raise ArtifactError(f"items.parquet: {name} is {column.type} with {column.null_count} missing, not {kind}")
     return column
-
-
-def _pieces(column: pa.Array) -> Iterator[Any]:
-    """The values as Python has them, converted a piece at a time.
-
-    Converting a million at once keeps the interpreter lock, and so stops the event loop of a server that loads a new
-    version, for half a second.
-    """
-    for begin in range(0, len(column), _PIECE):
-        yield from column.slice(begin, _PIECE).to_pylist()

@@ -95,7 +95,7 @@ class RowDecoder:
         ]
         return RowAnswer(lists=tuple(lists), rounds=session.stats.rounds, model_tokens=session.stats.model_tokens)
 
-    def _items(self, leaves: NDArray[np.int64], item_filter: ItemFilter) -> tuple[ItemIndex, ...]:
+    def _items(self, leaves: NDArray[np.integer], item_filter: ItemFilter) -> tuple[ItemIndex, ...]:
         artifact = self._artifact
         found = (
             first_admitted(artifact.trie.items_of(leaf), artifact.catalogue.frequency, item_filter)

@@ -7,6 +7,8 @@ a server does, step by step. Private memory is counted (``RssAnon``); trie and g
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import subprocess
 import sys
@@ -75,24 +77,32 @@ def private_bytes() -> int:
 
 
 def measure(directory: Path) -> dict[str, float]:
-    """Private bytes an item of each step, and files' bytes."""
+    """Private bytes an item of each step, of one more version in the same process, and files' bytes."""
+    with contextlib.suppress(ImportError):  # pyarrow would import it at first use and it would count; servers have none
+        importlib.import_module("pandas")
     from igd_core.engines.fake import FakeEngine
     from igd_core.recommender import Recommender
     from server.titles import TitleSearch
 
-    before = private_bytes()
-    artifact = load_artifact(directory)
-    items, steps = len(artifact.catalogue), {}
-    for name, step in (
-        ("load", lambda: artifact),
-        ("item ids", artifact.catalogue.build_index),
-        ("attributes and popularity", lambda: Recommender(artifact, FakeEngine())),
-        ("titles", lambda: TitleSearch(artifact.catalogue)),
-    ):
-        kept = step()
-        steps[name], before = (private_bytes() - before) / items, private_bytes()
-        globals()[f"_kept_{name}"] = kept
-    steps["all private"] = sum(steps.values())
+    kept: list[object] = []
+
+    def load() -> dict[str, float]:
+        before = private_bytes()
+        artifact = load_artifact(directory)
+        steps: dict[str, float] = {}
+        for name, step in (
+            ("load", lambda: artifact),
+            ("item ids", artifact.catalogue.build_index),
+            ("attributes and popularity", lambda: Recommender(artifact, FakeEngine())),
+            ("titles", lambda: TitleSearch(artifact.catalogue)),
+        ):
+            kept.append(step())
+            steps[name], before = (private_bytes() - before) / len(artifact.catalogue), private_bytes()
+        return {**steps, "all private": sum(steps.values())}
+
+    steps = load()
+    steps["all private, of one more version"] = load()["all private"]
+    items = len(load_artifact(directory, verify=False).catalogue)
     for path in directory.iterdir():
         steps[path.name] = path.stat().st_size / items
     return {name: round(value, 1) for name, value in steps.items()}

@@ -222,8 +222,12 @@ def pass_the_trial(server: ServerProcess) -> None:
 
 
 def at(server: ServerProcess, event: str, version: str) -> str:
-    """When the log said so."""
-    return str(next(line["time"] for line in server.log if (line["event"], line.get("version")) == (event, version)))
+    """When the log said so; what a server shows may come before its log line is read."""
+    for _ in patiently(f"{event} of {version}", lambda: server.stderr):
+        for line in list(server.log):
+            if (line["event"], line.get("version")) == (event, version):
+                return str(line["time"])
+    raise AssertionError
 
 
 def test_a_version_that_dies_in_its_first_answers_takes_one_server_and_a_better_one_takes_over_after_its_trial(

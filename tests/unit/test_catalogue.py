@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_core.catalogue import Catalogue, MetadataValue, prior
 from igd_core.errors import CatalogueError
+from igd_core.item_rows import ItemRows
+from igd_core.texts import Texts
 
 
 def test_an_index_leads_to_its_item_and_an_unknown_id_to_none() -> None:
@@ -26,7 +30,7 @@ def test_an_index_leads_to_its_item_and_an_unknown_id_to_none() -> None:
         ({"item_ids": [], "titles": []}, "no items"),
         ({"item_ids": ["a", "a"]}, "'a': this id stands on more than one row"),
         ({"item_ids": ["", "b"]}, "its id is empty"),
-        ({"item_ids": ["a", "b" * 257]}, "more than 256 characters"),
+        ({"item_ids": ["a", "b" * 257]}, "its id has more than 256 characters"),
         ({"item_ids": [" a", "b"]}, "' a'.* white space"),
         ({"item_ids": ["a", "b\x00c"]}, "invisible"),
         ({"item_ids": ["a", "b\u202ec"]}, "invisible"),
@@ -100,3 +104,47 @@ def test_cold_items_have_no_prior_unless_smoothed() -> None:
 def test_a_smoothing_that_makes_no_prior_is_refused(smoothing: float) -> None:
     with pytest.raises(CatalogueError, match="smoothing"):
         prior(np.array([1]), smoothing)
+
+
+@given(ids=st.lists(st.text("ab1é😀", min_size=1, max_size=6), min_size=1, max_size=60, unique=True), other=st.text())
+def test_every_id_leads_to_its_row_whatever_their_hashes(ids: list[str], other: str) -> None:
+    rows = ItemRows.of(ids)
+    for _ in range(2):  # sought first, and remembered then
+        assert [rows.find(item_id) for item_id in ids] == list(range(len(ids)))
+    assert rows.find(other) == (ids.index(other) if other in ids else None)
+    with pytest.raises(CatalogueError, match="stands on more than one row"):
+        ItemRows.of([*ids, ids[0]])
+
+
+def test_ids_are_compared_and_not_their_hashes() -> None:
+    # One bucket for all, as if every hash were the same.
+    spread = ItemRows.of(["a", "b", "c"])
+    rows = dataclasses.replace(
+        spread, mask=0, start=np.array([0, 3], np.int32).data, rows=np.arange(3, dtype=np.int32).data
+    )
+    assert [rows.find(item_id) for item_id in "abcd"] == [0, 1, 2, None]
+
+
+def test_an_id_that_is_no_unicode_is_unknown() -> None:
+    assert ItemRows.of(["a"]).find("\ud800") is None
+
+
+def test_rows_that_were_found_lately_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igd_core.item_rows._MOST_RECENT", 4)
+    rows = ItemRows.of([f"item {number}" for number in range(50)])
+    for number in range(50):
+        assert rows.find(f"item {number}") == number
+        assert rows.find(f"absent {number}") is None
+    assert 0 < len(rows._recent) <= 4
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20), st.data())
+def test_texts_are_a_sequence_of_their_texts(values: list[str], data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, len(values)))
+    texts = Texts(pa.chunked_array([pa.array(values, pa.string()).slice(first)]))
+    assert [texts[at] for at in range(len(texts))] == list(texts) == texts[:] == values[first:]
+    assert [texts[at - len(texts)] for at in range(len(texts))] == values[first:]
+    assert Texts.of(texts) is texts
+    for outside in (len(texts), -len(texts) - 1):
+        with pytest.raises(IndexError, match=f"text {outside} of"):
+            texts[outside]
