@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import overload
+from itertools import pairwise
+from typing import TYPE_CHECKING, overload
 
-import pyarrow as pa
+import numpy as np
 
-_PIECE = 1024
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Texts(Sequence[str]):
@@ -15,26 +17,26 @@ class Texts(Sequence[str]):
 
     Attributes:
         data: all texts, UTF-8.
-        at: ``(len + 1,)`` int32; text i is ``data[at[i]:at[i + 1]]``. A memoryview: Python reads its numbers faster
-            than NumPy's, and a text from its bytes faster than an Arrow scalar.
+        at: ``(len + 1,)`` integers; text i is ``data[at[i]:at[i + 1]]``. A memoryview: Python reads its numbers faster
+            than NumPy's.
     """
 
-    def __init__(self, column: pa.ChunkedArray | pa.Array) -> None:
-        """``column``: of type string, nothing missing."""
-        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        _, at, data = whole.buffers()
-        self.data: bytes = b"" if data is None else data.to_pybytes()
-        self.at = memoryview(at).cast("i")[whole.offset : whole.offset + len(whole) + 1]
-        buffers = [None, at, pa.py_buffer(self.data)]
-        self._values = pa.Array.from_buffers(pa.string(), len(whole), buffers, offset=whole.offset)
+    def __init__(self, data: bytes, at: NDArray[np.integer]) -> None:
+        self.data = data
+        self.at = at.data
 
     @staticmethod
     def of(texts: Sequence[str]) -> Texts:
         """These texts; themselves if they are held so already."""
-        return texts if isinstance(texts, Texts) else Texts(pa.array(texts, pa.string()))
+        if isinstance(texts, Texts):
+            return texts
+        encoded = [text.encode() for text in texts]
+        at = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(each) for each in encoded], out=at[1:])
+        return Texts(b"".join(encoded), at)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.at) - 1
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -42,14 +44,12 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [str(value) for value in self._values[index].to_pylist()]
+            return [self[row] for row in range(*index.indices(len(self)))]
         row = index if index >= 0 else index + len(self)
         if not 0 <= row < len(self):
             raise IndexError(f"text {index} of {len(self)}")
         return str(self.data[self.at[row] : self.at[row + 1]], "utf-8")
 
     def __iter__(self) -> Iterator[str]:
-        # Piece by piece: converting a million at once keeps the interpreter's lock, and so stops the event loop of a
-        # server that loads a new version, for half a second.
-        for begin in range(0, len(self), _PIECE):
-            yield from self._values.slice(begin, _PIECE).to_pylist()
+        for begin, end in pairwise(self.at):
+            yield str(self.data[begin:end], "utf-8")

@@ -62,8 +62,18 @@ def _manner(version: str) -> str:
     return str(json.loads(os.environ["DEADLY"]).get(version, ""))
 
 
+class _WithoutPandas:
+    """pyarrow imports pandas where there is one, for a second at each start; servers are installed without it."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def main() -> int:
     """Serve."""
+    sys.meta_path.insert(0, _WithoutPandas)
     import server.run
     from igd_core import cli
     from server.app import Apps, Sources, create_apps

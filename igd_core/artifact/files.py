@@ -224,22 +224,29 @@ def _items_from_parquet(path: Path, manifest: Manifest) -> Catalogue:
     try:
         check_items(path, manifest.counts, manifest.parts[path.name].bytes)
         table = read_items(path)
-        titles = Texts(_required(table, "title", pa.string()))
+        titles = _texts(_required(table, "title", pa.string()))
         metadata = {
             name.removeprefix(_METADATA_PREFIX): ColumnValues(table.column(name).combine_chunks())
             for name in table.column_names
             if name.startswith(_METADATA_PREFIX)
         }
         return Catalogue(
-            item_ids=Texts(_required(table, "item_id", pa.string())),
+            item_ids=_texts(_required(table, "item_id", pa.string())),
             titles=titles,
-            texts=Texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
+            texts=_texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
             frequency=_required(table, "frequency", pa.int64()).to_numpy(),
             metadata=metadata,
             types={name: column.type for name, column in metadata.items()},
         )
     except (pa.ArrowException, OSError, KeyError, ValueError, CatalogueError) as error:
         raise ArtifactError(f"items.parquet: {error}") from None
+
+
+def _texts(column: pa.ChunkedArray) -> Texts:
+    whole = column.combine_chunks()
+    _, at, data = whole.buffers()
+    starts = np.frombuffer(at, np.int32)[whole.offset : whole.offset + len(whole) + 1]
+    return Texts(b"" if data is None else data.to_pybytes(), starts)
 
 
 def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
