@@ -1,8 +1,8 @@
 """A proof, on the checkpoint itself, that a pass over a tree of tokens says what plain passes say.
 
 Whether it does is the architecture's matter: one that ignores positions or the mask, mixes tokens by recurrence, or
-looks at a window, would answer at once, and wrongly. A prompt, a forced chain and two branches below it cost five
-passes of at most twenty tokens: 20 ms on a tiny model, 0.4 s on SmolLM2-135M on two cores.
+looks at a window, would answer at once, and wrongly. A prompt, a forced chain and two branches below it cost a handful
+of passes of at most twenty tokens.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _PROMPT, _CACHED, _CHAIN, _BRANCHES = 10, 6, 2, (5, 3)
 _TOKENS = _PROMPT + _CHAIN + sum(_BRANCHES)
 _TRIES = 3
-# Of the spread of a row's logits. Right ones differ by the order of additions: at most 2e-6 in float32 over all
-# architectures of docs/architectures.md, 0.02 in bfloat16; wrong ones by 1e-3 and more.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.2}
+# Of the spread of a row's logits. Right ones differ by the order of additions: 1.2e-5 on SmolLM2-135M in float32 and
+# 0.08 in bfloat16, where only gross faults can be told; a folder is the same in both, so float32 is the one to try.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
