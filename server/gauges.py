@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from igd_core.engines.base import EngineStats
     from igd_core.engines.identity import ModelIdentity
@@ -67,8 +67,10 @@ class ReaderGauges(Collector):
 class DeploymentGauges(Collector):
     """What is served."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, on_model: Callable[[ModelIdentity], None]) -> None:
+        """``on_model`` is told which model is served, at each look, so that its counters begin at 0."""
         self._deployment = deployment
+        self._on_model = on_model
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One sample of each gauge; the engine's only while there is one."""
@@ -78,6 +80,7 @@ class DeploymentGauges(Collector):
         if served:
             engine = next(iter(served.values())).recommender.engine
             yield from _engine(engine.stats())
+            self._on_model(engine.identity)
             yield _model(engine.identity)
         info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
         loaded = GaugeMetricFamily(

@@ -28,6 +28,7 @@ from server.refusals import RefusalReason
 
 if TYPE_CHECKING:
     from igd_core.decoding.session import SessionStats
+    from igd_core.engines.identity import ModelIdentity
     from server.deployment import Deployment
     from server.gauges import AdmissionNumbers, Readers
     from server.loading import ServedCatalogue
@@ -215,7 +216,7 @@ class Metrics:
         """Show what ``deployment`` serves, asked at each scrape; and that it has refused no version yet."""
         for name, reason in itertools.product(deployment.catalogue_names, get_args(RefusalReason)):
             self._refused_versions.labels(name, reason)
-        self._registry.register(DeploymentGauges(deployment))
+        self._registry.register(DeploymentGauges(deployment, self._begin_model))
 
     def watch_admission(self, admission: AdmissionNumbers) -> None:
         """Show how many run and wait, asked at each scrape."""
@@ -269,6 +270,11 @@ class Metrics:
     def observe_fallback(self, reason: str) -> None:
         """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
         self._fallbacks.labels(reason).inc()
+
+    def _begin_model(self, model: ModelIdentity) -> None:
+        """Faults of a model that is served count from 0: no alert can compare with a series that is not there."""
+        for adapter in model.fingerprints:
+            self._model_faults.labels(model.name, adapter or "")
 
     def observe_model_fault(self, *, model: str, adapter: str) -> None:
         """Count what a model computed and is no answer; ``adapter`` is "" for the model itself."""

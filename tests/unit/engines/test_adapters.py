@@ -211,5 +211,7 @@ def test_matrices_for_layers_that_the_model_does_not_have_are_refused_by_name(
     name = next(name for name in sorted(tensors) if ".layers.0." in name)
     tensors[name.replace(".layers.0.", ".layers.7.")] = tensors[name].clone()
     save_file(tensors, damaged / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"does not fit the model: no place for \S*\.layers\.7\.\S*lora_"):
+    with pytest.raises(
+        ModelError, match=r"does not fit the model: the model has no place for \S*\.layers\.7\.\S*lora_"
+    ):
         load_checkpoint(checkpoint_dir, device="cpu", adapters={"odd": damaged})

@@ -84,7 +84,7 @@ async def test_catalogues_tell_what_is_served_published_and_refused(serve: Serve
         assert before["name"] == "films"
         assert before["published"] == before["version"]
         assert before["refusals"] == []
-        assert {"name": "genres", "kind": "list"} in before["attributes"]
+        assert {"name": "genres", "kind": "list", "type": "list-of-text"} in before["attributes"]
         bad = await server.publish(1)
         (folder,) = (tmp_path / "store" / "artifacts" / "films").glob(f"{bad}*")
         (folder / "items.parquet").write_bytes(b"not what was published")

@@ -222,7 +222,7 @@ async def test_one_catalogue_whose_fetch_hangs_does_not_hold_up_another(
 
 def gauges(deployment: Deployment) -> dict[str, float]:
     """What is scraped of the one catalogue."""
-    families = {family.name: family for family in DeploymentGauges(deployment).collect()}
+    families = {family.name: family for family in DeploymentGauges(deployment, lambda _: None).collect()}
     return {
         name: families[f"igd_catalogue_{name}"].samples[0].value
         for name in ("following", "lag_seconds")

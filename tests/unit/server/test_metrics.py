@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from igd_core.tokenization import TitleTokenizer
 
 UNITS = ("_total", "_seconds", "_bytes", "_info")
-COUNTS = {  # gauges and histograms of plain numbers, which have no unit
+COUNTS = {
+    "igd_attempts_died",  # gauges and histograms of plain numbers, which have no unit
     "igd_ready",
     "igd_requests_running",
     "igd_request_cost",
