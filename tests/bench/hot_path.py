@@ -110,7 +110,7 @@ def make_decoding_free(artifact: Artifact) -> None:
 
     constant = asyncio.run(decoded())
 
-    async def recommend(_: Recommender, __: Query, *, adapter: str | None = None) -> Recommendation:  # noqa: ARG001
+    async def recommend(_: Recommender, __: Query, **_more: object) -> Recommendation:
         return constant
 
     Recommender.recommend = recommend  # type: ignore[method-assign,assignment]
@@ -196,7 +196,8 @@ async def store_histories(target: Target, key: str) -> None:
         for user in range(HISTORIES):
             items = Asking(target, key, "cached").body(user)["history"]
             events = [
-                {"user_id": f"user-{user}", "item_id": item, "timestamp": at} for at, item in enumerate(reversed(items))
+                {"user_id": f"user-{user}", "item_id": item, "timestamp": 1_700_000_000_000 + at}
+                for at, item in enumerate(reversed(items))
             ]
             answer = await client.post(f"http://{target.host}:{target.port}/v1/events", json={"events": events})
             answer.raise_for_status()
