@@ -86,9 +86,9 @@ def node_entropy(trie: TokenTrie, leaf_prior: NDArray[np.float64]) -> NDArray[np
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of positive ``values``, the same to the bit on every machine.
 
-    Gains are part of what a version's name is a hash of. numpy's logarithm differs in its last bit between processors,
-    and a gain is a difference of sums of these: the same catalogue got one version with AVX2 and another with AVX-512.
-    A decimal one is rounded correctly everywhere. Priors are ratios of counts, so few are distinct (40 us each).
+    Gains are part of what a version's name is a hash of. numpy's own logarithm is not promised to agree in its last bit
+    between processors, and a gain is a difference of sums of these. A decimal one is rounded correctly everywhere.
+    Priors are ratios of counts, so few are distinct (40 us each).
     """
     distinct, place = np.unique(values, return_inverse=True)
     with decimal.localcontext(prec=20):

@@ -138,7 +138,7 @@ def test_a_prior_that_is_no_distribution_is_refused_with_the_value(prior: list[f
 
 
 def test_gains_are_the_same_bytes_on_every_machine() -> None:
-    """Versions are named by a hash of them; a logarithm of the processor's own gave each kind of machine another."""
+    """Versions are named by a hash of them, and the last bit of a logarithm is the processor's own."""
     rng = np.random.default_rng(5)  # integers alone: its stream does not depend on the machine
     paths = sorted({(int(a), int(b), int(c), 0) for a, b, c in rng.integers(1, 20, size=(6000, 3))})
     counts = rng.integers(1, 100_000, size=len(paths))
