@@ -8,6 +8,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -57,3 +58,11 @@ def save_tiny_llama(directory: Path, definition: dict[str, Any], tokenizer: Titl
     (directory / "tokenizer.json").write_text(json.dumps(definition))
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
     return directory
+
+
+def is_called(process: psutil.Process, name: str) -> bool:
+    """Whether a process lives and has ``name`` in its command; one that has ended and waits to be reaped does not."""
+    try:
+        return name in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False

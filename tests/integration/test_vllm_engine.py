@@ -35,7 +35,7 @@ from subjects import (
     search,
     unscored_below,
 )
-from vllm_parts import GIVEN, TOLERANCE, require_vllm, save_tiny_llama
+from vllm_parts import GIVEN, TOLERANCE, is_called, require_vllm, save_tiny_llama
 
 require_vllm()
 
@@ -621,7 +621,7 @@ async def test_a_checkpoint_that_vllm_cannot_run_is_a_model_error(foreign_dir: P
 
 def newest_process(name: str) -> psutil.Process:
     """vLLM's ``EngineCore`` process, or the ``Worker`` below it, of the engine that was started last."""
-    named = [process for process in psutil.Process().children(recursive=True) if name in " ".join(process.cmdline())]
+    named = [process for process in psutil.Process().children(recursive=True) if is_called(process, name)]
     return max(named, key=psutil.Process.create_time)
 
 

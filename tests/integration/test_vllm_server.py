@@ -18,7 +18,7 @@ import pytest
 from adapters import save_adapter
 from films import ITEM_IDS, film_artifact
 from server_process import ServerProcess
-from vllm_parts import require_vllm, save_tiny_llama
+from vllm_parts import is_called, require_vllm, save_tiny_llama
 
 require_vllm()
 
@@ -74,7 +74,7 @@ def started(root: Path, *flags: str) -> ServerProcess:
 def running(server: ServerProcess) -> Iterator[httpx.Client]:
     """A client; at the end no process of the server is left, whatever the test did to them."""
     processes = psutil.Process(server.process.pid).children(recursive=True)
-    assert len([process for process in processes if "VLLM" in " ".join(process.cmdline())]) >= 2
+    assert len([process for process in processes if is_called(process, "VLLM")]) >= 2
     try:
         with httpx.Client(base_url=server.event("listening")["url"], timeout=30) as client:
             yield client
@@ -198,7 +198,7 @@ def test_when_vllm_is_killed_under_load_everyone_is_answered_and_the_server_ends
         [target] = [
             process
             for process in psutil.Process(server.process.pid).children(recursive=True)
-            if victim in " ".join(process.cmdline())
+            if is_called(process, victim)
         ]
         target.kill()
         until(lambda: client.get("/readyz").status_code == 503)
