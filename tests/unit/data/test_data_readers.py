@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -322,5 +323,7 @@ def test_video_games_reads_with_the_counts_its_readme_states() -> None:
     assert frequency.sum() == 49133
     test = rows["test"]
     assert test.user_ids is not None
-    assert test.user_ids[0] == "A3UO4554MW8IB1"
+    assert test.user is not None
+    with (VIDEO_GAMES / "test.csv").open(encoding="utf-8", newline="") as file:
+        assert [test.user_ids[user] for user in test.user] == [row["user_id"] for row in csv.DictReader(file)]
     assert [catalogue.item_ids[item] for item in test.history(0)] == ["2742", "2742", "1804", "514", "3610", "2651"]
