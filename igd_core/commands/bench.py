@@ -11,6 +11,7 @@ from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
 from igd_core.commands.bench_serve import add_serve_arguments
 from igd_core.commands.bench_store import add_store_arguments
 from igd_core.commands.bench_vllm import add_vllm_arguments
+from igd_core.commands.numbers import Real, Several, Whole, alpha, beams
 from igd_core.engines.open import ENGINE_NAMES
 from igd_core.engines.vllm_options import VLLMOptions, parse_tuning
 from igd_core.errors import InputError
@@ -37,10 +38,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     decode.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
     decode.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
-    decode.add_argument("--histories", type=int, default=20, metavar="N", help="prompts a data set (default: 20)")
-    decode.add_argument("--beams", type=int, default=10)
-    decode.add_argument("--alpha", type=float, default=0.2)
-    decode.add_argument("--forced-weight", type=float, default=1.0, help="0: titles by their decisions alone")
+    decode.add_argument(
+        "--histories",
+        type=Whole("histories", least=1),
+        default=20,
+        metavar="N",
+        help="prompts a data set (default: 20)",
+    )
+    decode.add_argument("--beams", type=beams(), default=10)
+    decode.add_argument("--alpha", type=alpha(), default=0.2)
+    decode.add_argument(
+        "--forced-weight",
+        type=Real("forced_weight", most=1.0),
+        default=1.0,
+        help="0: titles by their decisions alone",
+    )
     decode.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="what ours runs on (default: tree)")
     decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/vllm.md")
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
@@ -51,7 +63,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     passes.set_defaults(run=_passes)
 
     trie = kinds.add_parser("trie", help="build, load and score at catalogue sizes, beside other constrainers")
-    trie.add_argument("--sizes", default="10000,100000,1000000", metavar="N,N,...", help="default: %(default)s")
+    trie.add_argument(
+        "--sizes",
+        type=Several(Whole("sizes", least=1)),
+        default=[10_000, 100_000, 1_000_000],
+        metavar="N,N,...",
+        help="default: 10000,100000,1000000",
+    )
     trie.add_argument("--tokenizer", type=Path, metavar="DIR", help="default: SmolLM2's")
     trie.add_argument(
         "--items", type=Path, metavar="FILE", help="titles to recombine (default: Video Games or ML-100K)"
@@ -60,7 +78,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--rivals", metavar="NAME,...", help="transformers, llguidance, xgrammar-text, xgrammar-token; none"
     )
     trie.add_argument("--device", default="cpu", help="where the score kernel's logits are (default: %(default)s)")
-    trie.add_argument("--limit", type=float, metavar="SECONDS", help="for one rival at one size")
+    trie.add_argument(
+        "--limit", type=Real("limit", above=True, most=1e6), metavar="SECONDS", help="for one rival at one size"
+    )
     trie.add_argument("--json", action="store_true", help="one object a line for each size")
     trie.set_defaults(run=_trie)
 
@@ -78,8 +98,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _decode(args: argparse.Namespace) -> int:
     from igd_core.bench.decode import DecodeSettings, bench_decode
 
-    if args.histories < 1:
-        raise InputError(f"histories: {args.histories}; at least 1 is needed")
     tuning = {} if args.vllm is None else parse_tuning(args.vllm)
     if tuning and args.engine != "vllm":
         raise InputError(f"vllm: given, with engine {args.engine!r}")
@@ -119,7 +137,6 @@ def _trie(args: argparse.Namespace) -> int:
     from igd_core.bench.trie import RIVALS, TrieBench, bench_trie, render
     from igd_core.engines.checkpoint import device_of
 
-    sizes = _sizes(args.sizes)
     rivals = (
         RIVALS if args.rivals is None else tuple(name for name in args.rivals.split(",") if name not in ("", "none"))
     )
@@ -134,22 +151,12 @@ def _trie(args: argparse.Namespace) -> int:
         limits=Limits() if args.limit is None else Limits(seconds=args.limit),
         device=str(device_of(args.device)),
     )
-    results = bench_trie(setup, sizes)
+    results = bench_trie(setup, args.sizes)
     if args.json:
         _print_results(results, as_json=True)
     else:
         print(render(results))
     return 0
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(size) for size in text.split(",")]
-    except ValueError:
-        raise InputError(f"sizes: {text!r} is not a list of numbers") from None
-    if min(sizes) < 1:
-        raise InputError(f"sizes: {min(sizes)}; at least 1 is needed")
-    return sizes
 
 
 def _print_results(results: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

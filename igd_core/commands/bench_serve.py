@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igd_core.commands.numbers import Real, Whole, alpha, beams, seed, wanted
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,30 +25,53 @@ _DEFAULT_STEP_SECONDS = 5.0
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag of `igd bench serve`."""
     load = parser.add_mutually_exclusive_group(required=True)
-    load.add_argument("--rate", type=float, metavar="N", help="requests a second")
+    load.add_argument("--rate", type=Real("rate", above=True), metavar="N", help="requests a second")
     load.add_argument("--find-capacity", action="store_true", help="the most good answers a second")
     parser.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="length of the run (default: 30), or of each step (default: 5)"
+        "--seconds",
+        type=Real("seconds", above=True),
+        metavar="S",
+        help="length of the run (default: 30), or of each step (default: 5)",
     )
     parser.add_argument("--even", action="store_true", help="arrivals evenly spaced (default: a Poisson process)")
     users = parser.add_mutually_exclusive_group(required=True)
     users.add_argument("--histories", type=Path, metavar="FILE", help="rows as `igd data prepare` writes them")
     users.add_argument("--artifact", type=Path, metavar="DIR", help="make histories up, by its items' popularity")
     parser.add_argument("--catalogue", metavar="NAME", help="ask for this one (default: the server's default)")
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--beams", type=int, metavar="N")
-    parser.add_argument("--alpha", type=float, metavar="A")
+    parser.add_argument("--k", type=wanted(), default=10)
+    parser.add_argument("--beams", type=beams(), metavar="N")
+    parser.add_argument("--alpha", type=alpha(), metavar="A")
     parser.add_argument(
-        "--timeout-ms", type=int, default=10_000, metavar="MS", help="deadline of each request (default: %(default)s)"
+        "--timeout-ms",
+        type=Whole("timeout_ms", least=1),
+        default=10_000,
+        metavar="MS",
+        help="deadline of each request (default: %(default)s)",
     )
     parser.add_argument("--no-fallback", action="store_true", help="want an error rather than popularity")
-    parser.add_argument("--events", type=float, default=0.0, metavar="SHARE", help="of requests that record an event")
-    parser.add_argument("--users", type=float, default=0.0, metavar="SHARE", help="asked by user_id, not by history")
-    parser.add_argument("--repeats", type=float, default=0.0, metavar="SHARE", help="asked before, so perhaps cached")
+    parser.add_argument(
+        "--events", type=Real("events", most=1.0), default=0.0, metavar="SHARE", help="of requests that record an event"
+    )
+    parser.add_argument(
+        "--users", type=Real("users", most=1.0), default=0.0, metavar="SHARE", help="asked by user_id, not by history"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=Real("repeats", most=1.0),
+        default=0.0,
+        metavar="SHARE",
+        help="asked before, so perhaps cached",
+    )
     parser.add_argument("--key", action="append", default=[], metavar="KEY|@FILE", help="repeatable; used in turn")
-    parser.add_argument("--connections", type=int, default=512, metavar="N", help="at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--connections",
+        type=Whole("connections", least=1, most=10_000),
+        default=512,
+        metavar="N",
+        help="at most (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=seed(), default=0)
     parser.add_argument("--metrics", metavar="URL", help="as http://127.0.0.1:8000/metrics: watch the server's memory")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="PNG")
@@ -104,11 +128,6 @@ def _bench(args: argparse.Namespace) -> ServeBench:
 def _mix(args: argparse.Namespace) -> Mix:
     from igd_core.bench.traffic import Mix
 
-    if args.timeout_ms < 1:
-        raise InputError(f"timeout_ms: {args.timeout_ms}; at least 1 is needed")
-    for name in ("events", "users", "repeats"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise InputError(f"{name}: {getattr(args, name):g} is not in 0..1")
     body: dict[str, Any] = {"k": args.k, "timeout_ms": args.timeout_ms}
     body |= {name: getattr(args, name) for name in ("catalogue", "beams", "alpha") if getattr(args, name) is not None}
     if args.no_fallback:

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
+from igd_core.commands.numbers import Several, Whole, alpha, beams
 from igd_core.engines.vllm_options import parse_tuning
-from igd_core.errors import InputError
 from igd_core.models import smollm2_dir
 
 
@@ -19,10 +19,18 @@ def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vllm", metavar="JSON", default="{}", help="how vLLM is started: docs/vllm.md")
     parser.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
     parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--histories", type=int, default=4, metavar="N", help="prompts, where fewer run at once")
-    parser.add_argument("--concurrency", default="1,8,32", metavar="N,N,...", help="default: %(default)s")
-    parser.add_argument("--beams", type=int, default=10)
-    parser.add_argument("--alpha", type=float, default=0.2)
+    parser.add_argument(
+        "--histories", type=Whole("histories", least=1), default=4, metavar="N", help="prompts, where fewer run at once"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=Several(Whole("concurrency", least=1, most=4096)),
+        default=[1, 8, 32],
+        metavar="N,N,...",
+        help="default: 1,8,32",
+    )
+    parser.add_argument("--beams", type=beams(), default=10)
+    parser.add_argument("--alpha", type=alpha(), default=0.2)
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.set_defaults(run=_run)
 
@@ -32,16 +40,10 @@ def _run(args: argparse.Namespace) -> int:
     from igd_core.engines.vllm import VLLMEngine
     from igd_core.engines.vllm_options import VLLMOptions
 
-    try:
-        concurrency = tuple(int(number) for number in args.concurrency.split(","))
-    except ValueError:
-        raise InputError(f"concurrency: {args.concurrency!r} is not a list of numbers") from None
-    if min(concurrency) < 1 or args.histories < 1:
-        raise InputError(f"concurrency {args.concurrency}, histories {args.histories}: at least 1 is needed")
     settings = VLLMBenchSettings(
         video_games=args.video_games,
         histories=args.histories,
-        concurrency=concurrency,
+        concurrency=tuple(args.concurrency),
         beams=args.beams,
         alpha=args.alpha,
     )

@@ -13,6 +13,7 @@ from igd_core.artifact import Artifact, BuildOptions, build_reported, save_artif
 from igd_core.artifact.shared_paths import shared_paths
 from igd_core.artifact.spelling import UnspellableError
 from igd_core.commands.attributes import add_attribute_arguments, attribute_rules
+from igd_core.commands.numbers import Real, Whole, alpha
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.data.faults import SHOWN_ROWS, Faults, shown
 from igd_core.data.readers import count_items, read_items
@@ -61,9 +62,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         help="add the semantic IDs that the tokenizer lacks, and write it there (implies --allow-special-tokens)",
     )
-    parser.add_argument("--max-path-tokens", type=int, default=defaults.max_path_tokens, metavar="N")
-    parser.add_argument("--alpha", type=float, default=defaults.alpha, help="default of requests that name none")
-    parser.add_argument("--smoothing", type=float, default=0.0, help="added to every item's count, for cold items")
+    parser.add_argument(
+        "--max-path-tokens",
+        type=Whole("max_path_tokens", least=3, most=512),
+        default=defaults.max_path_tokens,
+        metavar="N",
+    )
+    parser.add_argument("--alpha", type=alpha(), default=defaults.alpha, help="default of requests that name none")
+    parser.add_argument(
+        "--smoothing", type=Real("smoothing"), default=0.0, help="added to every item's count, for cold items"
+    )
     parser.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help="text in front of the history")
     parser.add_argument(
         "--bullet",
@@ -73,11 +81,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--suffix", default="", help="text behind the history")
     parser.add_argument(
-        "--max-history", type=int, default=defaults.max_history, metavar="N", help="most items a prompt shows"
+        "--max-history",
+        type=Whole("max_history", least=1),
+        default=defaults.max_history,
+        metavar="N",
+        help="most items a prompt shows",
     )
     parser.add_argument(
         "--drop-block",
-        type=int,
+        type=Whole("drop_block", least=1),
         metavar="N",
         help="items that leave at once when a history outgrows that (default: half of it)",
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from igd_core.commands.numbers import resamples, seed
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="rows",
         help="what the intervals draw: test rows, or the titles they ask for with all their rows (default: rows)",
     )
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--resamples", type=resamples(), default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=seed(), default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
 
@@ -62,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.evaluation.compare import Question, Trial, compare, pair, table
     from igd_core.evaluation.ranks import read_ranks
 
-    if args.resamples < 100:
-        raise InputError(f"resamples {args.resamples}: at least 100 are needed for an interval")
     question = Question(
         metric=args.metric, seen=args.seen, among=tuple(args.among), together=args.together, draw=args.draw
     )

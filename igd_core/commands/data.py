@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from igd_core.commands.attributes import add_attribute_arguments, attribute_rules
+from igd_core.commands.numbers import Whole
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.data.amazon import AmazonOptions, read_amazon
 from igd_core.data.interactions import Interactions
@@ -31,7 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     shared.add_argument(
         "--split", choices=("time", "leave-one-out"), default="time", help="default: %(default)s, 8:1:1"
     )
-    shared.add_argument("--max-history", type=int, default=10, metavar="N", help="default: %(default)s")
+    shared.add_argument(
+        "--max-history", type=Whole("max_history", least=1), default=10, metavar="N", help="default: %(default)s"
+    )
     shared.add_argument("--force", action="store_true", help="replace a prepared data set that is there already")
     shared.add_argument("--json", action="store_true", help="print what was made as JSON")
 
@@ -48,7 +51,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     amazon.add_argument("--begin", default=window.begin, metavar="DAY", help="first day (default: %(default)s)")
     amazon.add_argument("--end", default=window.end, metavar="DAY", help="first day after (default: %(default)s)")
     amazon.add_argument(
-        "--core", type=int, default=window.core, metavar="N", help="least reviews of a user, an item (default: 5)"
+        "--core",
+        type=Whole("core", least=1),
+        default=window.core,
+        metavar="N",
+        help="least reviews of a user, an item (default: 5)",
     )
     amazon.set_defaults(run=_prepare_amazon)
 

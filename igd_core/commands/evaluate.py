@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import load_artifact
+from igd_core.commands.numbers import MOST_CUTOFF, Real, Several, Whole, beams, resamples, seed
 from igd_core.commands.reading import add_reading_arguments, reading_of, tell
 from igd_core.commands.recommend import add_engine_arguments, engine_options
 from igd_core.data.sources import opened
 from igd_core.errors import InputError
 from igd_core.models import igd_home
+from igd_core.recommender import MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from igd_core.evaluation.job import EvaluationJob, Summary
@@ -36,18 +38,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--rows", type=Path, required=True, metavar="FILE", help="history_item_ids and item_id (the target) a row"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="a random sample of N rows (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample, the intervals and sasrec (default: 0)")
-    parser.add_argument("--on-unknown-item", choices=("error", "miss"), default="error", help="default: %(default)s")
-    parser.add_argument("--alphas", type=_floats, default=[0.0, 0.1, 0.2, 0.3, 0.4], metavar="A,...", help="0..0.4")
-    parser.add_argument("--length-penalties", type=_floats, default=[0.0, 1.0], metavar="P,...", help="default: 0,1")
     parser.add_argument(
-        "--forced-weights", type=_floats, default=[1.0], metavar="W,...", help="of tokens without a choice (default: 1)"
+        "--limit", type=Whole("limit", least=1), metavar="N", help="a random sample of N rows (default: all)"
     )
-    parser.add_argument("--beams", type=_integers, default=[10], metavar="K,...", help="and longest list (default: 10)")
+    parser.add_argument("--seed", type=seed(), default=0, help="of the sample, the intervals and sasrec (default: 0)")
+    parser.add_argument("--on-unknown-item", choices=("error", "miss"), default="error", help="default: %(default)s")
+    parser.add_argument(
+        "--alphas",
+        type=Several(Real("alphas", most=1.0)),
+        default=[0.0, 0.1, 0.2, 0.3, 0.4],
+        metavar="A,...",
+        help="0..0.4",
+    )
+    parser.add_argument(
+        "--length-penalties",
+        type=Several(Real("length_penalties", most=MAX_LENGTH_PENALTY)),
+        default=[0.0, 1.0],
+        metavar="P,...",
+        help="default: 0,1",
+    )
+    parser.add_argument(
+        "--forced-weights",
+        type=Several(Real("forced_weights", most=1.0)),
+        default=[1.0],
+        metavar="W,...",
+        help="of tokens without a choice (default: 1)",
+    )
+    parser.add_argument(
+        "--beams", type=Several(beams()), default=[10], metavar="K,...", help="and longest list (default: 10)"
+    )
     parser.add_argument("--seen", choices=("allowed", "excluded", "both"), default="both", help="default: %(default)s")
     parser.add_argument(
-        "--k", type=_integers, default=[1, 5, 10, 20], metavar="K,...", help="cut-offs of the metrics (1,5,10,20)"
+        "--k",
+        type=Several(Whole("k", least=1, most=MOST_CUTOFF)),
+        default=[1, 5, 10, 20],
+        metavar="K,...",
+        help="cut-offs of the metrics (1,5,10,20)",
     )
     parser.add_argument("--baselines", type=_words, default=[], metavar="NAME,...", help="popular, repeat, ...")
     parser.add_argument("--train", type=Path, metavar="FILE", help="training rows, for baselines that learn")
@@ -58,9 +84,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="rows",
         help="what the intervals draw: rows, or the titles they ask for with all their rows (default: rows)",
     )
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--resamples", type=resamples(), default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="decode every N-th row, from the I-th on")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="rows at once (default: 2; with vllm 16)")
+    parser.add_argument(
+        "--concurrency",
+        type=Whole("concurrency", least=1, most=4096),
+        metavar="N",
+        help="rows at once (default: 2; with vllm 16)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; goes on with what it holds")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     add_reading_arguments(parser)
@@ -201,14 +232,6 @@ def _what_was_measured(content: dict[str, Any], out: str) -> str:
         )
     lines.append(f"results.json, accuracy.png, slices.png: {out}\n")
     return "\n".join(lines)
-
-
-def _floats(text: str) -> list[float]:
-    return [float(part) for part in _words(text)]
-
-
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in _words(text)]
 
 
 def _words(text: str) -> list[str]:

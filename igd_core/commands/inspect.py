@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.commands.build import summary
 from igd_core.commands.inspect_checkpoint import add_checkpoint_arguments, run_checkpoints
+from igd_core.commands.numbers import Whole
 from igd_core.inspection import Inspection, inspect_artifact
 from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
 
@@ -24,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="to print tokens as text")
     parser.add_argument(
-        "--top", type=int, default=20, metavar="N", help="decisive tokens listed (default: %(default)s)"
+        "--top", type=Whole("top"), default=20, metavar="N", help="decisive tokens listed (default: %(default)s)"
     )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw information gain by token position")
     parser.add_argument("--json", action="store_true")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igd_core.artifact import Artifact, load_artifact
+from igd_core.commands.numbers import Whole, alpha, beams, seed
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoints", "how models treat zero-IG tokens; needs --rows")
     group.add_argument("--checkpoint", action="append", default=[], metavar="DIR", help="repeatable: before, after")
     group.add_argument("--rows", type=Path, metavar="FILE", help="history_item_ids and item_id (the target) a row")
-    group.add_argument("--limit", type=int, default=200, metavar="N", help="random rows (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--alpha", type=float, help="compared with 0 (default: the artefact's)")
-    group.add_argument("--beams", type=int, default=10)
+    group.add_argument(
+        "--limit", type=Whole("limit", least=1), default=200, metavar="N", help="random rows (default: %(default)s)"
+    )
+    group.add_argument("--seed", type=seed(), default=0)
+    group.add_argument("--alpha", type=alpha(), help="compared with 0 (default: the artefact's)")
+    group.add_argument("--beams", type=beams(), default=10)
     group.add_argument("--device", default="auto")
     group.add_argument("--dtype", default="auto")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import Manifest
+from igd_core.commands.numbers import Whole
 from igd_core.errors import InputError
 from igd_core.store.base import Store, StoreOptions
 from igd_core.store.bundles import MANIFEST
@@ -65,7 +66,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     prune = subparsers.add_parser("prune", parents=[shared], help="delete old versions that nobody serves")
     prune.add_argument("--catalogue", required=True, metavar="NAME")
-    prune.add_argument("--keep", type=int, default=5, metavar="N", help="newest ones (default: %(default)s)")
+    prune.add_argument(
+        "--keep",
+        type=Whole("keep", least=1),
+        default=5,
+        metavar="N",
+        help="newest ones, 1 or more (default: %(default)s)",
+    )
     prune.set_defaults(run=_run(_prune))
 
 

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.attributes import AttributeIndex
+from igd_core.commands.numbers import Real, alpha, beams, wanted
 from igd_core.conditions import conditions_of
 from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
 from igd_core.engines.vllm_options import parse_tuning
 from igd_core.errors import InputError, QueryError
-from igd_core.recommender import Query, Recommendation, RecommendedItem, Recommender, check_query
+from igd_core.recommender import (
+    MAX_LENGTH_PENALTY,
+    MAX_TEMPERATURE,
+    Query,
+    Recommendation,
+    RecommendedItem,
+    Recommender,
+    check_query,
+)
 from igd_core.tuned_prompt import why_untuned
 
 if TYPE_CHECKING:
@@ -32,12 +41,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_engine_arguments(parser)
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
     parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--beams", type=int, default=10)
-    parser.add_argument("--alpha", type=float, help="0..1 (default: the artefact's)")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--length-penalty", type=float, default=0.0)
-    parser.add_argument("--forced-weight", type=float, default=1.0, help="what tokens without a sibling count, 0..1")
+    parser.add_argument("--k", type=wanted(), default=10)
+    parser.add_argument("--beams", type=beams(), default=10)
+    parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artefact's)")
+    parser.add_argument("--temperature", type=Real("temperature", least=0.01, most=MAX_TEMPERATURE), default=1.0)
+    parser.add_argument("--length-penalty", type=Real("length_penalty", most=MAX_LENGTH_PENALTY), default=0.0)
+    parser.add_argument(
+        "--forced-weight",
+        type=Real("forced_weight", most=1.0),
+        default=1.0,
+        help="what tokens without a sibling count, 0..1",
+    )
     parser.add_argument(
         "--filter",
         type=_json,

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from igd_core.commands.numbers import Real, Whole, seed
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
@@ -80,10 +81,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
     defaults = TuningSettings()
-    for names, kind in ((_NUMBERS, float), (_WHOLE_NUMBERS, int)):
-        for name, text in names.items():
-            shown = f"{text} (default: {getattr(defaults, name):g})"
-            parser.add_argument(_flag(name), type=kind, metavar="N", help=shown)
+    ranges = {name: Real(name) for name in _NUMBERS} | {name: Whole(name) for name in _WHOLE_NUMBERS} | {"seed": seed()}
+    for name, text in {**_NUMBERS, **_WHOLE_NUMBERS}.items():
+        shown = f"{text} (default: {getattr(defaults, name):g})"
+        parser.add_argument(_flag(name), type=ranges[name], metavar="N", help=shown)
     parser.add_argument(
         "--weighting", choices=WEIGHTINGS, help=f"which tokens count less (default: {defaults.weighting})"
     )
@@ -95,11 +96,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction)
     parser.add_argument("--four-bit", action=argparse.BooleanOptionalAction, help="frozen weights in 4 bits (CUDA)")
     lora = LoraSettings()
-    parser.add_argument("--lora-rank", type=int, metavar="N", help="tune an adapter of this rank; 0: every weight")
-    parser.add_argument("--lora-alpha", type=float, metavar="N", help=f"default: {lora.alpha:g}")
-    parser.add_argument("--lora-dropout", type=float, metavar="N", help=f"default: {lora.dropout:g}")
+    parser.add_argument(
+        "--lora-rank", type=Whole("lora_rank"), metavar="N", help="tune an adapter of this rank; 0: every weight"
+    )
+    parser.add_argument(
+        "--lora-alpha", type=Real("lora_alpha", above=True), metavar="N", help=f"default: {lora.alpha:g}"
+    )
+    parser.add_argument(
+        "--lora-dropout", type=Real("lora_dropout", most=1.0), metavar="N", help=f"default: {lora.dropout:g}"
+    )
     parser.add_argument("--lora-targets", metavar="NAME,...", help="default: all-linear")
-    parser.add_argument("--lora-layers", type=int, metavar="N", help="the topmost N layers alone (default: all)")
+    parser.add_argument(
+        "--lora-layers", type=Whole("lora_layers"), metavar="N", help="the topmost N layers alone (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print the run record")
     parser.set_defaults(run=run)
 

@@ -16,6 +16,9 @@ Schedule = Literal["linear", "cosine", "constant"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine", "constant")
 
+MOST_SEED = 2**32 - 1
+"""Every library that draws takes a seed up to here."""
+
 SHAPE_KEYS = frozenset(
     {
         "hidden_size",
@@ -55,8 +58,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         _at_least("lora rank", self.rank, 1)
         _at_least("lora layers", self.layers, 0)
-        if not self.alpha > 0:
-            raise InputError(f"lora alpha: {self.alpha:g}; above 0 is needed")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise InputError(f"lora alpha: {self.alpha:g}; a finite number above 0 is needed")
         if not 0 <= self.dropout < 1:
             raise InputError(f"lora dropout: {self.dropout:g} is not in 0..1")
         if not self.targets or ("all-linear" in self.targets and len(self.targets) > 1):
@@ -128,6 +131,8 @@ class TuningSettings:
             _at_least(name, getattr(self, name), 0)
         for name in ("max_tokens", "pack_tokens"):
             _at_least(name, getattr(self, name), 8)
+        if self.seed > MOST_SEED:
+            raise InputError(f"seed: {self.seed}; at most {MOST_SEED} is possible")
         self._check_numbers()
         if self.micro_batches > self.batch:
             raise InputError(f"micro_batches: {self.micro_batches} do not fit a batch of {self.batch} rows")

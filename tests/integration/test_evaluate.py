@@ -233,9 +233,9 @@ def test_a_folder_of_other_settings_is_refused_and_kept(
         (["--baselines", "magic"], "baseline 'magic': one of popular"),
         (["--shard", "3/2"], "shard '3/2'"),
         (["--k", "5,1"], "k: expected rising numbers"),
-        (["--alphas", "2"], "alphas: 2.0 is not in 0..1"),
+        (["--alphas", "2"], "alphas: 2 is not in 0..1"),
         (["--reference", "nothing"], "reference 'nothing'"),
-        (["--limit", "0"], "limit 0"),
+        (["--limit", "0"], "limit: 0"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(
