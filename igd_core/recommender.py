@@ -272,11 +272,24 @@ class Recommender:
         return RecommendedItem(item=plain.item, score=plain.score, duplicates=plain.duplicates, tokens=tokens)
 
     def _item_filter(self, query: Query) -> ItemFilter:
-        allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
-        if query.attributes:
-            matching = self.attributes.matching(query.attributes)
-            allowed = matching if allowed is None else np.intersect1d(allowed, matching)
-        return ItemFilter.of(allowed=allowed, barred=list(query.barred(self.artifact)))
+        return _item_filter(query, self.artifact, self.attributes)
+
+
+def admitted(query: Query, artifact: Artifact, attributes: AttributeIndex | None) -> int:
+    """How many items an answer can hold: one of each path that the filters admit. Needs no model.
+
+    ``attributes`` may be None where the query has no conditions on them.
+    """
+    leaves = _item_filter(query, artifact, attributes).leaves(artifact.trie, artifact.leaf_of_item)
+    return leaves.count(artifact.trie.num_leaves)
+
+
+def _item_filter(query: Query, artifact: Artifact, attributes: AttributeIndex | None) -> ItemFilter:
+    allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
+    if query.attributes and attributes is not None:
+        matching = attributes.matching(query.attributes)
+        allowed = matching if allowed is None else np.intersect1d(allowed, matching)
+    return ItemFilter.of(allowed=allowed, barred=list(query.barred(artifact)))
 
 
 def check_query(query: Query, artifact: Artifact) -> None:

@@ -24,6 +24,7 @@ from igd_core.recommender import (
     Recommendation,
     RecommendedItem,
     Recommender,
+    admitted,
     check_query,
 )
 from igd_core.tuned_prompt import why_untuned
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
 
 _ADAPTER = "adapter"
+_DEFAULT_K = 10
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_engine_arguments(parser)
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
     parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
-    parser.add_argument("--k", type=wanted(), default=10)
+    parser.add_argument("--k", type=wanted(), help="items wanted (default: 10, or as many as can come back)")
     parser.add_argument("--beams", type=beams(), default=10)
     parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artefact's)")
     parser.add_argument("--temperature", type=Real("temperature", least=0.01, most=MAX_TEMPERATURE), default=1.0)
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     conditions = conditions_of(args.filter, artifact.catalogue.types)
     query = Query(
         history=parse_history(args.history, artifact),
-        k=args.k,
+        k=_DEFAULT_K if args.k is None else args.k,
         beams=args.beams,
         alpha=args.alpha,
         temperature=args.temperature,
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for unknown in index.unknown_values(conditions) if index else ():
         print(f"warning: filter.{unknown.attribute}: {unknown}", file=sys.stderr)
+    if args.k is None:
+        query = _as_many_as_can_come_back(query, artifact, index)
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
     options = engine_options(args)
     if args.adapter is not None:
@@ -129,6 +133,16 @@ def run(args: argparse.Namespace) -> int:
     for rank, found in enumerate(answer.items, start=1):
         print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
     return 0
+
+
+def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: AttributeIndex | None) -> Query:
+    """The query with a ``k`` of 10, or of what it admits where that is less, which is said; 1 where that is nothing."""
+    count = admitted(query, artifact, index)
+    if count >= query.k:
+        return query
+    k = max(1, count)
+    print(f"note: {count} item{'s' * (count != 1)} can come back, so --k is {k} instead of {query.k}", file=sys.stderr)
+    return replace(query, k=k)
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 - what JSON holds

@@ -162,7 +162,7 @@ def test_inspection_draws_a_picture_and_counts_what_is_there(
         (["--history", "no-such-item"], "'no-such-item'"),
         (["--k", "0"], "k: 0"),
         (["--k", "61"], "k: 61"),
-        (["--alpha", "7"], "alpha: 7.0"),
+        (["--alpha", "7"], "alpha: 7 is not in 0..1"),
         (["--beams", "0"], "beams: 0"),
         (["--temperature", "nan"], "temperature: nan"),
     ],
@@ -175,6 +175,51 @@ def test_a_bad_query_is_one_clear_line_and_exit_code_2(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert named in captured.err
+
+
+@pytest.fixture(scope="module")
+def six_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue of six titles, of two genres."""
+    directory: Path = tmp_path_factory.mktemp("six")
+    catalogue = make_catalogue(6)
+    genres = ["Noir", "Noir", "Saga", "Saga", "Saga", "Saga"]
+    with (directory / "items.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["item_id", "title", "genre"])
+        rows.writerows(zip(catalogue.item_ids, catalogue.titles, genres, strict=True))
+    (directory / "train.csv").write_text(
+        "history_item_ids,item_id\n" + "".join(f"{catalogue.item_ids[0]},{item}\n" for item in catalogue.item_ids)
+    )
+    assert main(_build_arguments(directory, model_dir, directory / "artifact")) == 0
+    return directory / "artifact"
+
+
+@pytest.mark.parametrize(
+    ("flags", "count", "said"),
+    [
+        ([], 5, "note: 5 items can come back, so --k is 5 instead of 10\n"),
+        (["--no-exclude-seen"], 6, "note: 6 items can come back, so --k is 6 instead of 10\n"),
+        (["--filter", '{"genre": "Noir"}'], 1, "note: 1 item can come back, so --k is 1 instead of 10\n"),
+        (["--filter", '{"genre": ["Saga", "Noir"]}', "--k", "3"], 3, ""),
+        (["--filter", '{"genre": "Opera"}'], 0, "note: 0 items can come back, so --k is 1 instead of 10\n"),
+    ],
+)
+def test_a_small_catalogue_gives_what_it_has_where_no_k_is_asked_for(
+    flags: list[str], count: int, said: str, six_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = make_catalogue(6).item_ids[0]
+    capsys.readouterr()
+    assert main(_recommend_arguments(six_dir, model_dir, "--history", first, *flags)) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["items"]) == count
+    assert [line for line in captured.err.splitlines(keepends=True) if line.startswith("note: ")] == [said] * bool(said)
+
+
+def test_a_k_that_a_small_catalogue_cannot_give_is_refused(
+    six_dir: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_recommend_arguments(six_dir, model_dir, "--k", "10")) == 2
+    assert capsys.readouterr().err == "igd: k: 10 is not in 1..6\n"
 
 
 def test_a_missing_file_a_missing_model_and_a_used_folder_are_named(
