@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.artifact import load_artifact
+from igd_core.data.sources import DEFAULT_READING, Reading
 from igd_core.data.tables import read_table
 from igd_core.errors import InputError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.bench.http_pool import Answer, Target
+    from igd_core.data.sources import Source
 
 _MADE_UP = 10_000
 _REPEATABLE = 256
@@ -54,14 +56,14 @@ class UserHistory:
     next_item: str
 
 
-def read_histories(path: Path) -> list[UserHistory]:
+def read_histories(path: Path | Source, reading: Reading = DEFAULT_READING) -> list[UserHistory]:
     """Rows as `igd data prepare` writes them: ``history_item_ids``, ``item_id`` and perhaps ``user_id``.
 
     Raises:
         DataError: the file, or a column.
         InputError: no row has a history.
     """
-    table = read_table(path)
+    table = read_table(path, reading)
     items = table.ids("item_id").to_pylist()
     users = table.ids("user_id").to_pylist() if "user_id" in table.columns else map(str, range(len(items)))
     rows = zip(users, table.id_lists("history_item_ids").to_pylist(), items, strict=True)
@@ -72,7 +74,7 @@ def read_histories(path: Path) -> list[UserHistory]:
         if any(history)
     ]
     if not found:
-        raise InputError(f"{path}: no row has a history")
+        raise InputError(f"{table.name}: no row has a history")
     return found
 
 

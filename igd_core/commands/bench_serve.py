@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.commands.numbers import Real, Whole, alpha, beams, seed, wanted
+from igd_core.commands.reading import add_reading_arguments, reading_of
+from igd_core.data.sources import opened
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from igd_core.bench.serve import ServeBench
-    from igd_core.bench.traffic import Mix
+    from igd_core.bench.traffic import Mix, UserHistory
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _DEFAULT_SECONDS = 30.0
@@ -75,6 +77,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="URL", help="as http://127.0.0.1:8000/metrics: watch the server's memory")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="PNG")
+    add_reading_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -103,15 +106,11 @@ def run(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> ServeBench:
     from igd_core.bench.http_pool import Target
     from igd_core.bench.serve import ServeBench
-    from igd_core.bench.traffic import made_up_histories, read_histories
+    from igd_core.bench.traffic import made_up_histories
 
     target = Target.of(args.url)
     mix = _mix(args)
-    histories = (
-        read_histories(args.histories)
-        if args.histories is not None
-        else made_up_histories(args.artifact, seed=args.seed)
-    )
+    histories = _histories(args) if args.histories is not None else made_up_histories(args.artifact, seed=args.seed)
     default_seconds = _DEFAULT_STEP_SECONDS if args.find_capacity else _DEFAULT_SECONDS
     return ServeBench(
         target=target,
@@ -123,6 +122,13 @@ def _bench(args: argparse.Namespace) -> ServeBench:
         seed=args.seed,
         metrics=None if args.metrics is None else Target.of(args.metrics),
     )
+
+
+def _histories(args: argparse.Namespace) -> list[UserHistory]:
+    from igd_core.bench.traffic import read_histories
+
+    with opened([args.histories]) as (file,):
+        return read_histories(file, reading_of(args))
 
 
 def _mix(args: argparse.Namespace) -> Mix:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from igd_core.commands.numbers import Real, Whole, seed
+from igd_core.commands.reading import add_reading_arguments, reading_of, tell
+from igd_core.data.sources import opened
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
@@ -110,6 +112,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--lora-layers", type=Whole("lora_layers"), metavar="N", help="the topmost N layers alone (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="print the run record")
+    add_reading_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -124,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
 
         settings = dry_settings(settings)
         inputs = dataclasses.replace(inputs, model=None, adapter=None)
-    record = tune(inputs, settings, resume=args.resume)
+    with opened([inputs.train, inputs.valid]) as (train, valid):
+        record = tune(dataclasses.replace(inputs, train=train, valid=valid), settings, resume=args.resume, tell=tell)
     if args.json:
         print(json.dumps(record))
         return 0
@@ -191,7 +195,7 @@ def _inputs(args: argparse.Namespace, recipe: Recipe, settings: TuningSettings) 
             raise InputError(f"{name}: is needed")
     return RunInputs(
         artifact=artifact, train=train, valid=valid, out=out, model=model, adapter=args.adapter,
-        tokenizer=tokenizer, device=args.device, on_unknown=args.on_unknown_item,
+        tokenizer=tokenizer, device=args.device, on_unknown=args.on_unknown_item, reading=reading_of(args),
     )  # fmt: skip
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from igd_core.errors import InputError
+from igd_core.errors import InputError, TuningError
 from igd_core.tuned_prompt import read_tuned_prompt
-from igd_core.tuning.run import RECORD
+from igd_core.tuning.record import RECORD, content_of, read_record, require_base
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
         model: the checkpoint that was adapted, where it is no longer where the record says.
 
     Raises:
-        InputError: ``out`` exists, or the run has no adapter.
+        InputError: ``out`` exists, the run has no adapter, or it was tuned on another checkpoint than this.
         ModelError: the checkpoint or the adapter does not load, or they do not fit.
     """
     from igd_core.tuning.backbone import ADAPTER, MODEL, copy_tokenizer
@@ -34,14 +33,16 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
     if not (adapter / "adapter_config.json").is_file():
         tuned = " (all its weights were tuned: take its model folder)" if (run / MODEL).is_dir() else ""
         raise InputError(f"{adapter}: holds no adapter{tuned}")
+    record = _record_of(run)
     if model is None:
-        try:
-            model = json.loads((run / RECORD).read_text("utf-8"))["model"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{run / RECORD}: names no checkpoint ({error}); give it") from None
+        model = None if record is None else record.get("model")
+        if model is None:
+            raise InputError(f"{run / RECORD}: names no checkpoint; give it (--model DIR)")
     from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint, with_adapter_merged
 
     directory = resolve_checkpoint(str(model))
+    if record is not None:
+        require_base(record, content_of(directory), at=str(directory), what=f"the adapter of {run}")
     base = load_checkpoint(directory, device="cpu", dtype="float32", packed=False)
     merged = with_adapter_merged(base.model, ADAPTER, adapter)
     with replaced_folder(out) as new:
@@ -50,3 +51,11 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
         prompt = read_tuned_prompt(adapter)
         if prompt is not None:
             prompt.write(new)
+
+
+def _record_of(run: Path) -> dict[str, Any] | None:
+    """The run's record, None where it is not there or cannot be read: an adapter can be merged without."""
+    try:
+        return read_record(run / RECORD)
+    except TuningError:
+        return None

@@ -7,11 +7,8 @@ RUN/checkpoints/    the newest state, until the run is finished
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import math
-import platform
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,28 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.artifact import load_artifact
-from igd_core.data.interactions import Interactions
 from igd_core.data.readers import read_interactions
-from igd_core.data.rows import newest_rows
-from igd_core.engines.adapters import WEIGHTS_FILE
-from igd_core.errors import DataError, InputError, TuningError
+from igd_core.data.rows import HistoryRows, newest_rows
+from igd_core.data.sources import DEFAULT_READING, Reading
+from igd_core.errors import DataError, TuningError
 from igd_core.tokenization import require_same_tokenizer
 from igd_core.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
-from igd_core.tuning.settings import TuningSettings
+from igd_core.tuning.record import RECORD, new_record, read_record, require_base_of_adapter, require_same, rows_record
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.data.rows import HistoryRows
+    from igd_core.data.readers import InteractionsFile
+    from igd_core.data.sources import Source
     from igd_core.tuning.backbone import Backbone
+    from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.trainer import IGDTrainer
-
-RECORD = "run.json"
-RECORD_FORMAT = "igd-run"
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,30 +52,50 @@ class RunInputs:
         tokenizer: directory of the tokenizer of a model from scratch, or of ``model``'s own with tokens added.
         device: ``auto``, ``cpu``, ``cuda``.
         on_unknown: what happens to a row whose target is not in the catalogue, ``error`` or ``drop``.
+        reading: how both files of rows are to be read.
     """
 
     artifact: Path
-    train: Path
-    valid: Path
+    train: Path | Source
+    valid: Path | Source
     out: Path
     model: str | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
     device: str = "auto"
     on_unknown: str = "error"
+    reading: Reading = DEFAULT_READING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningData:
-    """The rows of a run, and the count of those left out because their target is not in the catalogue."""
+    """The rows of a run.
+
+    Attributes:
+        train: to tune on.
+        valid: to stop by.
+        dropped: rows left out because their target is not in the catalogue.
+        bad_rows: rows left out because they cannot be used.
+        notes: what a person should know of how the files were read.
+    """
 
     train: Examples
     valid: Examples
     dropped: int
+    bad_rows: int = 0
+    notes: Sequence[str] = ()
 
 
-def tune(inputs: RunInputs, settings: TuningSettings, *, resume: bool = False) -> dict[str, Any]:
+def tune(
+    inputs: RunInputs,
+    settings: TuningSettings,
+    *,
+    resume: bool = False,
+    tell: Callable[[Sequence[str]], None] | None = None,
+) -> dict[str, Any]:
     """Tune, or go on where a killed run stopped; returns the run record.
+
+    ``tell`` is given what a person should know of how the rows were read, before they are tuned on.
 
     Raises:
         InputError: settings, rows or titles that cannot be used; with ``resume``, ones that differ from the run's.
@@ -89,7 +103,7 @@ def tune(inputs: RunInputs, settings: TuningSettings, *, resume: bool = False) -
         TuningError: the folder holds something else, or the loss is no longer a number.
     """
     record_path = inputs.out / RECORD
-    before = _read_record(record_path)
+    before = read_record(record_path)
     if before is None and resume:
         raise TuningError(f"{record_path}: not found, so there is no run to resume")
     if before is not None and not resume:
@@ -97,13 +111,17 @@ def tune(inputs: RunInputs, settings: TuningSettings, *, resume: bool = False) -
     if before is None and inputs.out.exists() and (not inputs.out.is_dir() or any(inputs.out.iterdir())):
         raise TuningError(f"{inputs.out}: exists and holds no run")
     artifact = load_artifact(inputs.artifact)
-    record = _new_record(inputs, settings, artifact)
+    record = new_record(inputs, settings, artifact)
+    if inputs.adapter is not None:
+        require_base_of_adapter(inputs.adapter, record)
     if before is not None:
-        _require_same(before, record)
+        require_same(before, record)
         if before["status"] == "finished":
             return before
     data = read_data(inputs, settings, artifact)
-    record["rows"] = _rows_record(data)
+    if tell is not None:
+        tell(data.notes)
+    record["rows"] = rows_record(data)
     return _train(inputs, settings, artifact, data, record)
 
 
@@ -119,29 +137,34 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         tokens=max(settings.pack_tokens, settings.max_tokens),
         rows=settings.rows_together,
     )
-    train, dropped_of_train = _read_rows(inputs.train, artifact, inputs.on_unknown)
+    read = [_read_rows(path, inputs, artifact) for path in (inputs.train, inputs.valid)]
+    train, valid = (file.data for file in read)
+    if not isinstance(train, HistoryRows) or not isinstance(valid, HistoryRows):  # for the type checker
+        raise DataError("single interactions")
     if settings.rows_per_user:
         train = newest_rows(train, settings.rows_per_user)
-    valid, dropped_of_valid = _read_rows(inputs.valid, artifact, inputs.on_unknown)
     train_examples, valid_examples = (
         make_examples(artifact, _drawn(rows, wanted, settings.seed), limits, settings.token_weights)
         for rows, wanted in ((train, settings.train_rows), (valid, settings.valid_rows))
     )
-    return TuningData(train=train_examples, valid=valid_examples, dropped=dropped_of_train + dropped_of_valid)
+    return TuningData(
+        train=train_examples,
+        valid=valid_examples,
+        dropped=sum(file.dropped for file in read),
+        bad_rows=sum(file.bad_rows for file in read),
+        notes=[note for file in read for note in file.notes],
+    )
 
 
-def _read_rows(path: Path, artifact: Artifact, on_unknown: str) -> tuple[HistoryRows, int]:
-    """A file's rows, and how many had a target that is not in the catalogue."""
-    read = read_interactions(
+def _read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> InteractionsFile:
+    return read_interactions(
         path,
         artifact.catalogue,
-        on_unknown="drop" if on_unknown == "drop" else "error",
+        on_unknown="drop" if inputs.on_unknown == "drop" else "error",
         optional=("user_id",),
         wanted="histories",
+        reading=inputs.reading,
     )
-    if isinstance(read.data, Interactions):  # for the type checker: refused before it was read
-        raise DataError(f"{path}: single interactions")
-    return read.data, read.dropped
 
 
 def _drawn(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
@@ -229,48 +252,6 @@ def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> dict[str, Any]:
-    record = {
-        "format": RECORD_FORMAT,
-        "status": "running",
-        "settings": settings.to_json(),
-        "artifact": {
-            "version": artifact.version,
-            "name": artifact.manifest.name,
-            "template": artifact.manifest.template.to_json(),
-        },
-        "data": {
-            part: {"file": path.name, "sha256": _sha256(path)}
-            for part, path in (("train", inputs.train), ("valid", inputs.valid))
-        },
-        "on_unknown": inputs.on_unknown,
-        "model": inputs.model,
-        "adapter": None if inputs.adapter is None else _sha256(inputs.adapter / WEIGHTS_FILE),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-    }
-    made: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples: as it will be read again
-    return made
-
-
-def _rows_record(data: TuningData) -> dict[str, Any]:
-    return {
-        "dropped": data.dropped,
-        **{
-            part: {
-                "rows": examples.rows,
-                "packs": len(examples.packs),
-                "tokens_alone": examples.row_tokens,
-                "tokens_computed": examples.tokens,
-                "response_tokens": examples.targets,
-                "zero_ig_share": round(examples.zero_ig_share, 4),
-                "shortened": examples.shortened,
-            }
-            for part, examples in (("train", data.train), ("valid", data.valid))
-        },
-    }
-
-
 def _model_record(backbone: Backbone) -> dict[str, Any]:
     parameters = list(backbone.model.parameters())
     return {
@@ -279,44 +260,3 @@ def _model_record(backbone: Backbone) -> dict[str, Any]:
         "trained_parameters": sum(weight.numel() for weight in parameters if weight.requires_grad),
         "device": str(backbone.plain.device),
     }
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise TuningError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
-        raise TuningError(f"{path}: is no run record")
-    return record
-
-
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A resumed run must be the same run: otherwise its record would be about something that never was."""
-    with_defaults = TuningSettings().to_json() | before.get("settings", {})  # of settings that are younger than the run
-    before = {**before, "settings": with_defaults}
-    for part in ("settings", "data", "artifact", "model", "adapter", "on_unknown"):
-        if before.get(part) == now[part]:
-            continue
-        old, new = before.get(part), now[part]
-        if isinstance(old, dict):
-            name = next(key for key in new if old.get(key) != new[key])
-            raise InputError(f"{part}: {name} was {old.get(name)!r} in the run to resume, now {new[name]!r}")
-        raise InputError(f"{part}: was {old!r} in the run to resume, now {new!r}")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

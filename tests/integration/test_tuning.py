@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import torch
 from adapters import save_adapter
 from devices import needs_cuda
 from factories import EOS, make_catalogue
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from igd_core.cli import main
 from igd_core.errors import DataError, InputError, ModelError, TuningError
 from igd_core.tuning import loss
+from igd_core.tuning.merge import merge_run
 from igd_core.tuning.run import RunInputs, tune
 from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import IGDTrainer
@@ -265,6 +267,57 @@ def test_a_run_goes_on_from_an_earlier_adapter(inputs: RunInputs) -> None:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
     with pytest.raises(InputError, match=r"adapter: was '.*' in the run to resume, now None"):
         tune(changed(base, out=second_out), standing, resume=True)
+
+
+def test_a_base_that_changed_is_refused_wherever_a_run_needs_its_own(inputs: RunInputs, tmp_path: Path) -> None:
+    base, moved = tmp_path / "base", tmp_path / "moved"
+    for folder in (base, moved):
+        shutil.copytree(inputs.tokenizer or "", folder)
+    settings = quick(from_config=None, lora={"rank": 4, "dropout": 0.0}, epochs=1, train_rows=8, valid_rows=4)
+    ours = changed(inputs, model=str(base), tokenizer=None)
+    first = tune(ours, settings)
+    assert len(first["model_sha256"]) == 64
+    at_another_place = changed(ours, model=str(moved))
+    assert tune(at_another_place, settings, resume=True) == first
+
+    weights = load_file(base / "model.safetensors")
+    save_file({name: 2 * values for name, values in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    told = rf"was tuned on {base} with the content {first['model_sha256'][:16]}; {base} holds [0-9a-f]{{16}}$"
+    with pytest.raises(InputError, match=f"^model: the run to resume {told}"):
+        tune(ours, settings, resume=True)
+    with pytest.raises(InputError, match=f"^model: the adapter of {inputs.out} {told}"):
+        merge_run(inputs.out, tmp_path / "merged")
+    adapter = inputs.out / "adapter"
+    with pytest.raises(InputError, match=f"^model: adapter {adapter} {told}"):
+        tune(changed(ours, out=tmp_path / "second", adapter=adapter), settings)
+    assert not (tmp_path / "merged").exists()
+    merge_run(inputs.out, tmp_path / "merged", model=str(moved))
+
+    del first["model_sha256"]  # as earlier releases wrote it
+    (inputs.out / "run.json").write_text(json.dumps(first))
+    assert tune(ours, settings, resume=True) == first
+    with pytest.raises(InputError, match=r"model: was '.*base' in the run to resume, now '.*moved'"):
+        tune(at_another_place, settings, resume=True)
+    merge_run(inputs.out, tmp_path / "merged by path")
+
+
+def test_rows_as_a_shop_exports_them_are_tuned_on_with_the_flags_of_reading(
+    inputs: RunInputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = inputs.out.parent / "rows.csv"
+    rows.write_bytes("verlauf;artikel;\xfc\nitem-1 item-2;item-3;a\nitem-1;;b\nitem-4;item-5;c\n".encode("cp1252"))
+    asked = command(changed(inputs, train=rows, valid=rows), "--epochs", "1", "--json")
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert "--columns" in capsys.readouterr().err
+    asked += ["--columns", "history_item_ids=verlauf,item_id=artikel", "--delimiter", "semicolon"]
+    assert main(asked) == 2
+    assert "row 3: item_id '' is empty (--on-bad-row skip leaves such rows out)" in capsys.readouterr().err
+    assert main([*asked, "--on-bad-row", "skip"]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert (record["rows"]["train"]["rows"], record["rows"]["bad_rows"]) == (2, 2)
+    assert f"note: {rows}: read as Windows-1252" in captured.err
 
 
 @pytest.mark.parametrize(

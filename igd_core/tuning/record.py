@@ -1,0 +1,185 @@
+"""The record of a run, ``run.json``: what it was told and made of, by content, so that it goes on as the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.data.sources import Source
+from igd_core.engines.adapters import WEIGHTS_FILE
+from igd_core.engines.identity import FINGERPRINT_LENGTH, FolderDigests
+from igd_core.errors import DataError, InputError, TuningError
+from igd_core.tuning.settings import TuningSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from igd_core.artifact import Artifact
+    from igd_core.tuning.run import RunInputs, TuningData
+
+RECORD = "run.json"
+RECORD_FORMAT = "igd-run"
+BASE = "model_sha256"
+"""Of the record: the content of the checkpoint that a run starts from. Records of earlier releases lack it."""
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def content_of(model: str | Path) -> str:
+    """sha256 over a checkpoint's configuration, tokenizer and weights: its files are read once more.
+
+    Raises:
+        ModelError: no such checkpoint, or it cannot be read.
+    """
+    from igd_core.engines.checkpoint import resolve_checkpoint
+
+    with FolderDigests(resolve_checkpoint(model)) as digests:
+        return digests.together()
+
+
+def new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> dict[str, Any]:
+    """What is known before the rows are read.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ModelError: no such checkpoint.
+    """
+    sources = {"train": Source.of(inputs.train), "valid": Source.of(inputs.valid)}
+    record = {
+        "format": RECORD_FORMAT,
+        "status": "running",
+        "settings": settings.to_json(),
+        "artifact": {
+            "version": artifact.version,
+            "name": artifact.manifest.name,
+            "template": artifact.manifest.template.to_json(),
+        },
+        "data": {
+            part: {"file": Path(source.name).name, "sha256": source.sha256(inputs.reading)}
+            for part, source in sources.items()
+        },
+        "on_unknown": inputs.on_unknown,
+        "model": inputs.model,
+        BASE: None if inputs.model is None else content_of(inputs.model),
+        "adapter": None if inputs.adapter is None else _sha256(inputs.adapter / WEIGHTS_FILE),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+    }
+    made: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples: as it will be read again
+    return made
+
+
+def rows_record(data: TuningData) -> dict[str, Any]:
+    """How many rows there are, and what they come to."""
+    return {
+        "dropped": data.dropped,
+        "bad_rows": data.bad_rows,
+        **{
+            part: {
+                "rows": examples.rows,
+                "packs": len(examples.packs),
+                "tokens_alone": examples.row_tokens,
+                "tokens_computed": examples.tokens,
+                "response_tokens": examples.targets,
+                "zero_ig_share": round(examples.zero_ig_share, 4),
+                "shortened": examples.shortened,
+            }
+            for part, examples in (("train", data.train), ("valid", data.valid))
+        },
+    }
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A run's record; None where there is none.
+
+    Raises:
+        TuningError: it cannot be read, or is something else.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TuningError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
+        raise TuningError(f"{path}: is no run record")
+    return record
+
+
+def require_base(record: Mapping[str, Any], sha256: str | None, *, at: str | None, what: str) -> None:
+    """See to it that a checkpoint is the one of a record, which may lie elsewhere now. Earlier records do not know.
+
+    Args:
+        record: of the run.
+        sha256: the checkpoint's `content_of`.
+        at: where it lies.
+        what: that needs the record's own, for the message.
+
+    Raises:
+        InputError: it holds something else; names both.
+    """
+    recorded = record.get(BASE)
+    if recorded is not None and recorded != sha256:
+        raise InputError(
+            f"model: {what} was tuned on {record.get('model')} with the content {_short(recorded)}; "
+            f"{at} holds {_short(sha256)}"
+        )
+
+
+def require_base_of_adapter(adapter: Path, now: Mapping[str, Any]) -> None:
+    """See to it that an adapter goes on from the weights it was made on, where it lies in the folder of its run.
+
+    Raises:
+        InputError: it was made on others.
+    """
+    path = adapter.parent / RECORD
+    try:
+        record = read_record(path)
+    except TuningError:  # the folder around an adapter is no run
+        return
+    if record is not None:
+        require_base(record, now[BASE], at=now["model"], what=f"adapter {adapter}")
+
+
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A resumed run must be the same run: otherwise its record would be about something that never was.
+
+    Raises:
+        InputError: names what differs.
+    """
+    parts = ["settings", "data", "artifact", "model", "adapter", "on_unknown"]
+    if before.get(BASE) is not None and now[BASE] is not None:
+        require_base(before, now[BASE], at=now["model"], what="the run to resume")
+        parts.remove("model")  # wherever it lies
+    with_defaults = TuningSettings().to_json() | before.get("settings", {})  # of settings that are younger than the run
+    before = {**before, "settings": with_defaults}
+    for part in parts:
+        if before.get(part) == now[part]:
+            continue
+        old, new = before.get(part), now[part]
+        if isinstance(old, dict):
+            name = next(key for key in new if old.get(key) != new[key])
+            raise InputError(f"{part}: {name} was {old.get(name)!r} in the run to resume, now {new[name]!r}")
+        raise InputError(f"{part}: was {old!r} in the run to resume, now {new!r}")
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else sha256[:FINGERPRINT_LENGTH]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
