@@ -224,6 +224,8 @@ def _what_was_measured(content: dict[str, Any], out: str) -> str:
         lines.append(
             f"{content['rows_with_unknown_target']:,} rows have a target that the catalogue lacks: misses everywhere"
         )
+    if shortened := content["histories_shortened"]:
+        lines += _what_did_not_fit(shortened)
     if content["cost"]:
         cost = content["cost"]
         lines.append(
@@ -232,6 +234,20 @@ def _what_was_measured(content: dict[str, Any], out: str) -> str:
         )
     lines.append(f"results.json, accuracy.png, slices.png: {out}\n")
     return "\n".join(lines)
+
+
+def _what_did_not_fit(shortened: dict[str, int]) -> list[str]:
+    lines = []
+    if shortened["rows"]:
+        lines.append(
+            f"in {shortened['rows']:,} rows the prompt did not fit the model's context: the oldest "
+            f"{shortened['items']:,} items of their histories were left out (baselines saw them)"
+        )
+    if shortened["rows_answered_by_popularity"]:
+        lines.append(
+            f"{shortened['rows_answered_by_popularity']:,} rows had no item to ask the model about: popularity answered"
+        )
+    return lines
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.commands.numbers import Whole, alpha, beams, seed
+from igd_core.commands.reading import add_reading_arguments, reading_of, tell
+from igd_core.data.sources import opened
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--beams", type=beams(), default=10)
     group.add_argument("--device", default="auto")
     group.add_argument("--dtype", default="auto")
+    add_reading_arguments(parser)
 
 
 def run_checkpoints(args: argparse.Namespace) -> int:
@@ -52,27 +55,41 @@ def run_checkpoints(args: argparse.Namespace) -> int:
     decoding_settings(
         alphas=[alpha], length_penalties=[0.0], beams=[args.beams], seen=["allowed"]
     )  # refuses bad values
-    rows = read_rows(args.rows, artifact, limit=args.limit, seed=args.seed, on_unknown="miss")
+    reading = reading_of(args, unknown="miss counts them as misses")
+    with opened([args.rows]) as (rows_file,):
+        rows = read_rows(rows_file, artifact, limit=args.limit, seed=args.seed, on_unknown="miss", reading=reading)
+    tell(rows.notes)
     biases: dict[str, TokenBias] = {}
     effects: dict[str, AlphaEffect] = {}
+    shortened: dict[str, int] = {}
     for name, directory in zip(names, args.checkpoint, strict=True):
-        biases[name], effects[name] = _inspect(args, artifact, rows, directory, alpha)
+        biases[name], effects[name], shortened[name] = _inspect(args, artifact, rows, directory, alpha)
     if args.plot is not None:
         from igd_core.inspection_tokens_plot import draw_token_bias
 
         draw_token_bias(biases, effects, args.plot)
     if args.json:
-        checkpoints = {name: {"tokens": asdict(biases[name]), "alpha": asdict(effects[name])} for name in names}
+        checkpoints = {
+            name: {
+                "tokens": asdict(biases[name]),
+                "alpha": asdict(effects[name]),
+                "histories_shortened": shortened[name],
+            }
+            for name in names
+        }
         print(json.dumps({"artifact": artifact.version, "rows": len(rows), "checkpoints": checkpoints}))
     else:
         _print(biases, effects)
+        for name, count in shortened.items():
+            if count:
+                print(f"{name}: {count:,} of {len(rows):,} prompts did not fit its context and lost their oldest items")
     return 0
 
 
 def _inspect(
     args: argparse.Namespace, artifact: Artifact, rows: EvaluationRows, directory: str, alpha: float
-) -> tuple[TokenBias, AlphaEffect]:
-    from igd_core.engines.checkpoint import load_checkpoint
+) -> tuple[TokenBias, AlphaEffect, int]:
+    from igd_core.engines.checkpoint import context_tokens, load_checkpoint
     from igd_core.engines.tree import TreeEngine
     from igd_core.evaluation.bootstrap import Resampling
     from igd_core.inspection_tokens import alpha_effect, score_targets, token_bias
@@ -90,7 +107,8 @@ def _inspect(
             await engine.close()
         return bias, effect
 
-    return asyncio.run(both())
+    context = context_tokens(checkpoint.model.config)
+    return *asyncio.run(both()), sum(artifact.left_out(history, context) > 0 for history in rows.histories)
 
 
 def _print(biases: dict[str, TokenBias], effects: dict[str, AlphaEffect]) -> None:

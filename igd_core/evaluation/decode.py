@@ -32,11 +32,15 @@ class RowAnswer:
         lists: for each setting, items best first, one a title, at most ``beams`` of them.
         rounds: calls of the model.
         model_tokens: tokens that went through it.
+        left_out: the history's oldest items that the prompt would show and the model's context has no room for.
+        popularity: whether popularity answered, for want of any item to ask the model about.
     """
 
     lists: tuple[tuple[ItemIndex, ...], ...]
     rounds: int
     model_tokens: int
+    left_out: int = 0
+    popularity: bool = False
 
 
 class RowDecoder:
@@ -54,7 +58,7 @@ class RowDecoder:
         self._popular = artifact.popular_leaves()
 
     async def answer(self, history: Sequence[ItemIndex]) -> RowAnswer:
-        """Decode one history; an empty one is answered with popularity, as the server does.
+        """Decode one history; popularity answers an empty one, and one of which nothing fits, as the server does.
 
         Raises:
             EngineError: the model failed, or what it computed is no answer.
@@ -65,10 +69,10 @@ class RowDecoder:
             "excluded": ItemFilter.of(barred=list(artifact.reading_like(history))),
         }
         leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
-        if not history:
-            popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
-            return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0)
         left_out = artifact.left_out(history, self._engine.context_tokens)
+        if left_out == len(artifact.manifest.template.window(history)):
+            popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
+            return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)
         prompt = artifact.prompt(history, left_out=left_out)
         plans = [
             SearchPlan(
@@ -93,7 +97,12 @@ class RowDecoder:
             self._items(_leaves(hypotheses), filters[each.seen])
             for each, hypotheses in zip(self._settings, found, strict=True)
         ]
-        return RowAnswer(lists=tuple(lists), rounds=session.stats.rounds, model_tokens=session.stats.model_tokens)
+        return RowAnswer(
+            lists=tuple(lists),
+            rounds=session.stats.rounds,
+            model_tokens=session.stats.model_tokens,
+            left_out=left_out,
+        )
 
     def _items(self, leaves: NDArray[np.integer], item_filter: ItemFilter) -> tuple[ItemIndex, ...]:
         artifact = self._artifact

@@ -34,12 +34,15 @@ class Collected:
         missing: rows that no shard has decoded yet.
         model: header of the decoding journals without their methods, or empty.
         cost: totals of the decoding, or empty.
+        shortened: what the model's context had no room for (`_shortened`); None where nothing was decoded, or where a
+            row was decoded by an earlier release, which did not count.
     """
 
     methods: list[MethodLists]
     missing: int
     model: dict[str, Any]
     cost: dict[str, float]
+    shortened: dict[str, int] | None = None
 
 
 def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
@@ -55,7 +58,7 @@ def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
     """
     decoding = [_read(path, identity) for path in sorted(out.glob("rows-*.jsonl"))]
     methods: list[MethodLists] = []
-    missing, model, cost = 0, {}, {}
+    missing, model, cost, shortened = 0, {}, {}, None
     if decoding:
         header = decoding[0][0]
         if any(other != header for other, _ in decoding):
@@ -65,12 +68,12 @@ def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
         if not missing:
             methods += _method_lists(out, header, records, rows)
         model = {name: value for name, value in header.items() if name not in {"methods", "format", "format_version"}}
-        cost = _cost(records)
+        cost, shortened = _cost(records), _shortened(records)
     for path in sorted(out.glob("baseline-*.jsonl")):
         header, part = _read(path, identity)
         if len(part) == rows:
             methods += _method_lists(path, header, {int(record["row"]): record for record in part}, rows)
-    return Collected(methods=methods, missing=missing, model=model, cost=cost)
+    return Collected(methods=methods, missing=missing, model=model, cost=cost, shortened=shortened)
 
 
 def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -110,6 +113,22 @@ def _cost(records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def _shortened(records: Mapping[int, Mapping[str, Any]]) -> dict[str, int] | None:
+    """Rows whose prompt did not fit, the items that left for it, and the rows that popularity answered for want of any.
+
+    Rows without a history count among the last alone.
+    """
+    decoded = [record for record in records.values() if record["lists"] is not None]
+    if any("left_out" not in record for record in decoded):
+        return None
+    left_out = [int(record["left_out"]) for record in decoded]
+    return {
+        "rows": sum(count > 0 for count in left_out),
+        "items": sum(left_out),
+        "rows_answered_by_popularity": sum(bool(record["popularity"]) for record in decoded),
+    }
+
+
 def report(
     collected: Collected,
     results: Sequence[MethodResult],
@@ -133,6 +152,7 @@ def report(
         "rows_with_unknown_target": int((rows.target == NONE).sum()),
         "rows_with_target_in_history": int(rows.repeats(artifact).sum()),
         "unknown_items_in_histories": rows.dropped_from_histories,
+        "histories_shortened": collected.shortened,
         "resamples": settings.resampling.resamples,
         "seed": settings.resampling.seed,
         "draw": "rows" if settings.resampling.groups is None else "targets",

@@ -171,6 +171,8 @@ class ShardRun:
                         "lists": answer.lists,
                         "rounds": answer.rounds,
                         "tokens": answer.model_tokens,
+                        "left_out": answer.left_out,
+                        "popularity": answer.popularity,
                         "seconds": round(time.perf_counter() - started, 4),
                     }
                 )
