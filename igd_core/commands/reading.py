@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from igd_core.data.decimals import DECIMALS
 from igd_core.data.sources import Reading
 from igd_core.errors import InputError
 from igd_core.timestamps import zone_named
@@ -41,6 +42,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--encoding", metavar="NAME", help="of text (default: UTF-8, or Windows-1252, and said)")
     files.add_argument(
+        "--decimal",
+        choices=sorted(DECIMALS),
+        help="how texts write numbers: comma (12,99 and 1.299,00) or point (1,299.00), either with a currency "
+        "(default: as programs do, 1299.00; others are told)",
+    )
+    files.add_argument(
         "--timezone", type=_zone, metavar="NAME", help="of times without one, such as UTC (default: they are refused)"
     )
     files.add_argument(
@@ -69,6 +76,7 @@ def reading_of(args: argparse.Namespace, unknown: str = "drop leaves them out") 
         encoding=args.encoding,
         zone=args.timezone,
         on_bad_row=args.on_bad_row,
+        decimal=None if args.decimal is None else DECIMALS[args.decimal],
         hints=True,
         unknown_hint=f"--on-unknown-item {unknown}",
     )

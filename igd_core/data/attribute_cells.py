@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from igd_core.attribute_columns import arrow_type
 from igd_core.attribute_types import AttributeType, BaseType, comparable
 from igd_core.data.attribute_schema import LIST_SEPARATOR
+from igd_core.data.decimals import PLAIN, plain_numbers, read_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.data.attribute_schema import ColumnRule
+    from igd_core.data.decimals import Decimal
 
 _Parsed: TypeAlias = "tuple[pa.Array, NDArray[np.bool_]]"
 
 _WHOLE = r"^-?[0-9]+$"
-_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _LEADING_ZERO = r"^-?0[0-9]"
 _BEYOND_INTEGERS = r"^-?[0-9]{19,}$"
 _TRUE: Final = ("true", "1", "yes")
@@ -49,6 +50,8 @@ class Cells:
         misfit: text of each of these, as it stands in the file.
         filled: cells that hold something.
         told: whether a rule or the file itself gives the type.
+        otherwise: conventions by which misfits are numbers (`decimals.read_by`). Where the type is a text that no rule
+            asks for, the column would be numbers by them, and the misfits are the cells that need one.
     """
 
     values: pa.Array
@@ -57,6 +60,7 @@ class Cells:
     misfit: tuple[str, ...] = ()
     filled: int
     told: bool = False
+    otherwise: tuple[Decimal, ...] = ()
 
 
 class UnusableColumn(ValueError):  # noqa: N818 - the name says what it is
@@ -67,8 +71,9 @@ def read_cells(column: pa.Array, rule: ColumnRule) -> Cells:
     """Read a column of a csv, Parquet or JSON file, dictionaries decoded.
 
     A text column has the type of its cells: whole numbers, numbers, booleans (true, false), dates (2001-05-17) or times
-    with a zone (2001-05-17T10:00:00Z), where more than half of the filled ones are; text where not. Other columns have
-    their own. Empty cells, nulls, NaN and texts that the rule calls missing are no values.
+    with a zone (2001-05-17T10:00:00Z), where more than half of the filled ones are; text where not. Numbers are read by
+    the rule's convention. Other columns have their own type. Empty cells, nulls, NaN and texts that the rule calls
+    missing are no values.
 
     Raises:
         UnusableColumn: no attribute can hold its values.
@@ -89,7 +94,8 @@ def read_cells(column: pa.Array, rule: ColumnRule) -> Cells:
     if wanted.base == own.base:
         values, fits = _own_values(singles, own.base)
     else:
-        values, fits = _told(wanted.base, _as_text(singles, own.base))
+        texts = _as_text(singles, own.base)
+        values, fits = _told(wanted.base, plain_numbers(texts, rule.decimal) if own.base == "text" else texts)
     filled = pc.is_valid(singles).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(filled & ~fits)
     if wanted.is_list:
@@ -114,10 +120,20 @@ def _read_text(cells: pa.Array, rule: ColumnRule) -> Cells:
     kind = rule.type
     if kind is not None and kind.is_list:
         return _read_joined(trimmed, rule, kind)
+    numbers = plain_numbers(trimmed, rule.decimal)
     if kind is None:
-        kind = AttributeType(base=_shown_type(trimmed))
+        kind = AttributeType(base=_shown_type(numbers))
     parse = _shown if rule.type is None else _told
-    values, fits = parse(kind.base, raw if kind.base == "text" else trimmed)
+    values, fits = parse(kind.base, raw if kind.base == "text" else numbers)
+    otherwise = read_by(trimmed, rule.decimal)
+    if rule.type is None and kind.base == "text":
+        otherwise = {
+            each: which
+            for each, which in otherwise.items()
+            if _shown_type(plain_numbers(trimmed, each)) in {"integer", "number"}
+        }
+        for which in otherwise.values():
+            fits = fits & ~which
     filled = pc.is_valid(raw).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(filled & ~fits)
     return Cells(
@@ -127,6 +143,7 @@ def _read_text(cells: pa.Array, rule: ColumnRule) -> Cells:
         misfit=tuple(raw[int(at)].as_py() for at in bad),
         filled=int(filled.sum()),
         told=rule.type is not None,
+        otherwise=tuple(each for each, which in otherwise.items() if which[bad].any()),
     )
 
 
@@ -136,8 +153,10 @@ def _read_joined(cells: pa.Array, rule: ColumnRule, kind: AttributeType) -> Cell
     parts, rows = pc.utf8_trim_whitespace(split.flatten()), pc.list_parent_indices(split).to_numpy()
     kept = pc.invert(pc.is_in(parts, value_set=pa.array(["", *sorted(rule.missing)], pa.string())))
     parts, rows = parts.filter(kept), rows[kept.to_numpy(zero_copy_only=False)]
-    values, fits = _told(kind.base, parts)
+    of_numbers = kind.base in {"integer", "number"}
+    values, fits = _told(kind.base, plain_numbers(parts, rule.decimal) if of_numbers else parts)
     bad = np.flatnonzero(~fits)
+    otherwise = read_by(parts.take(pa.array(bad)), rule.decimal) if of_numbers else {}
     return Cells(
         values=_grouped(values, rows, len(cells)).cast(arrow_type(kind)),
         type=kind,
@@ -145,6 +164,7 @@ def _read_joined(cells: pa.Array, rule: ColumnRule, kind: AttributeType) -> Cell
         misfit=tuple(parts[int(at)].as_py() for at in bad),
         filled=len(cells) - cells.null_count,
         told=True,
+        otherwise=tuple(otherwise),
     )
 
 
@@ -263,7 +283,7 @@ def _integers(cells: pa.Array) -> _Parsed:
 
 
 def _numbers(cells: pa.Array) -> _Parsed:
-    fits = _matches(cells, _NUMBER)
+    fits = _matches(cells, PLAIN)
     values = _only(cells, fits).cast(pa.float64())
     fits &= np.isfinite(pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False))
     # Whole numbers of many digits are identifiers, unless a float64 has them all.

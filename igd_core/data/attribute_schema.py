@@ -6,7 +6,7 @@
       "attributes": {
         "release_year": {"type": "integer"},
         "genres": {"type": "list-of-text", "separator": "|"},
-        "price": {"type": "number", "missing": ["n/a"]},
+        "price": {"type": "number", "missing": ["n/a"], "decimal": "comma"},
         "description": {"type": "ignore"}
       }
     }
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from igd_core.attribute_types import AttributeType
+from igd_core.data.decimals import DECIMALS, Decimal
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ LIST_SEPARATOR = "|"
 _SUFFIX = ".schema.json"
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 _MAX_BYTES = 1 << 20
-_KEYS = frozenset({"type", "separator", "missing"})
+_KEYS = frozenset({"type", "separator", "missing", "decimal"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,15 @@ class ColumnRule:
         ignored: the column becomes no attribute.
         separator: between the values of a cell of a list; None where cells are lists already, or hold one value.
         missing: texts that stand for no value, besides the empty one.
+        decimal: what stands in front of a fraction in texts that are numbers; None for the point of programs, without
+            signs between thousands and without a currency (`igd_core.data.decimals`).
     """
 
     type: AttributeType | None = None
     ignored: bool = False
     separator: str | None = None
     missing: frozenset[str] = frozenset()
+    decimal: Decimal | None = None
 
 
 SHOWN = ColumnRule()
@@ -161,7 +165,15 @@ def _rule(where: str, written: Any) -> ColumnRule:  # noqa: ANN401 - a part of a
             raise DataError(f"{where}: has a separator, and its type is no list")
     if not isinstance(missing, list) or not all(isinstance(text, str) for text in missing):
         raise DataError(f"{where}: missing {missing!r} is no list of texts")
-    return replace(rule, separator=separator, missing=frozenset(text.strip() for text in missing))
+    decimal = written.get("decimal")
+    if decimal is not None and decimal not in DECIMALS:
+        raise DataError(f"{where}: decimal {decimal!r} is none of {', '.join(DECIMALS)}")
+    return replace(
+        rule,
+        separator=separator,
+        missing=frozenset(text.strip() for text in missing),
+        decimal=None if decimal is None else DECIMALS[decimal],
+    )
 
 
 def _typed(rule: ColumnRule, where: str, name: Any) -> ColumnRule:  # noqa: ANN401 - perhaps of a JSON file

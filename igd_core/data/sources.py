@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from igd_core.data.attribute_schema import ColumnRule
+    from igd_core.data.decimals import Decimal
 
 Quoting = Literal["auto", "doubled", "backslash", "none", "escaped"]
 
@@ -68,6 +69,8 @@ class Reading:
         encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
         zone: of timestamps without one; None refuses them.
         on_bad_row: what becomes of the file for a row that cannot be used.
+        decimal: what stands in front of the fraction of numbers in text; None for the point of programs, without signs
+            between thousands (`igd_core.data.decimals`).
         attributes: how columns of items become attributes; None for what the schema beside the file says.
         hints: whether messages may name the flags that decide, as the commands have them.
         unknown_hint: what a message says of the flag that decides about unknown items.
@@ -79,6 +82,7 @@ class Reading:
     encoding: str | None = None
     zone: tzinfo | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    decimal: Decimal | None = None
     attributes: Mapping[str, ColumnRule] | None = None
     hints: bool = False
     unknown_hint: str = ""
@@ -100,7 +104,10 @@ class Reading:
         said = [
             sorted(self.columns.items()), self.delimiter, self.quoting, self.encoding, str(self.zone), self.on_bad_row
         ]  # fmt: skip
-        return "" if said == [[], None, "auto", None, "None", "error"] else repr(said)
+        plain = said == [[], None, "auto", None, "None", "error"]
+        if self.decimal is not None:  # behind the others: what was read before there was one keeps its fingerprint
+            return repr([*said, self.decimal])
+        return "" if plain else repr(said)
 
 
 DEFAULT_READING = Reading()
@@ -182,7 +189,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
+def opened(paths: Sequence[Path | Source]) -> Iterator[list[Source]]:
     """Sources of paths as a command line gives them: ``-`` is standard input, and a pipe is written to disk first.
 
     Raises:
@@ -195,7 +202,10 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
 
 
 @contextlib.contextmanager
-def _seekable(path: Path) -> Iterator[Source]:
+def _seekable(path: Path | Source) -> Iterator[Source]:
+    if isinstance(path, Source):
+        yield path
+        return
     is_input = str(path) == STANDARD_INPUT
     if not is_input and (not path.exists() or path.is_file() or path.is_dir()):
         yield Source.of(path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from igd_core.data.arrays import joined, plain
 from igd_core.data.attribute_cells import UnusableColumn, read_cells
+from igd_core.data.decimals import PLAIN, flag_of, plain_numbers, read_by
 from igd_core.data.dialects import open_csv
 from igd_core.data.faults import Faults, shown
 from igd_core.data.json_rows import open_json
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from igd_core.data.json_rows import JsonFile
     from igd_core.data.parquet_file import ParquetRows
 
-_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+")
 """A column of row numbers, as pandas writes it."""
 _LOST_DIGITS = r"^[0-9][.,][0-9]+E\+[0-9]{2}$"
@@ -287,9 +287,11 @@ class SourceTable:
         if _is_text(column):
             column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-            bad = pc.invert(pc.fill_null(_matches(column, _NUMBER), True))
-            self.note(bad, name, column, "is no number")
-            column = pc.if_else(bad, pa.scalar(None, pa.string()), column)
+            plain_text = plain_numbers(column, self.reading.decimal)
+            bad = pc.invert(pc.fill_null(_matches(plain_text, PLAIN), True))
+            otherwise = read_by(column.filter(bad), self.reading.decimal)
+            self.note(bad, name, column, "is no number", hint=flag_of(otherwise))
+            column = pc.if_else(bad, pa.scalar(None, pa.string()), plain_text)
         if pa.types.is_boolean(column.type):
             raise DataError(f"{self.name}: column {name!r} holds bool; expected numbers")
         numbers: NDArray[np.float64] = pc.fill_null(self._cast(name, column, pa.float64()), np.nan).to_numpy(
@@ -307,11 +309,20 @@ class SourceTable:
         if _is_text(column):
             self._note_unreadable(name, column)
         try:
-            cells = read_cells(column, rule)
+            cells = read_cells(column, replace(rule, decimal=rule.decimal or self.reading.decimal))
         except UnusableColumn as error:
             hint = f" (--type {name}=ignore leaves it out)" if self.reading.hints else ""
             raise DataError(f"{self.name}: column {name!r} holds {error}, which no item filter can use{hint}") from None
-        if cells.misfits:
+        if cells.otherwise and cells.type.base == "text":
+            text = shlex.quote(f"{name}=text")
+            self.faults.refused(
+                name,
+                "is no plain number, and most of the column are numbers written otherwise",
+                self.row[list(cells.misfits)],
+                [shown(each) for each in cells.misfit[:5]],
+                hint=f"{flag_of(cells.otherwise)}; --type {text} takes all of them for text",
+            )
+        elif cells.misfits:
             others = f"as {cells.filled - len(cells.misfits):,} values are"
             missing, text = shlex.quote(f"{name}={cells.misfit[0][:_SHOWN_CHARS]}"), shlex.quote(f"{name}=text")
             self.faults.add(
@@ -319,7 +330,8 @@ class SourceTable:
                 f"is no {cells.type.base}, {'which the column holds' if cells.told else others}",
                 self.row[list(cells.misfits)],
                 [shown(text) for text in cells.misfit[:5]],
-                hint=f"--missing {missing} takes such cells for empty ones; --type {text} takes all of them for text",
+                hint=(f"{flag_of(cells.otherwise)}; " if cells.otherwise else "")
+                + f"--missing {missing} takes such cells for empty ones; --type {text} takes all of them for text",
             )
         return cells
 

@@ -1,0 +1,111 @@
+"""Numbers as people and shops write them: ``12,99``, ``1.299,00``, ``1 299``, ``12,-``, ``€ 12.99``, ``12,99 EUR``.
+
+What ``1,299`` is, only a convention says: 1299 with a decimal point, 1.299 with a decimal comma. So nothing is read by
+one that nobody has named; columns that would be numbers by one are told (`read_by`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+Decimal = Literal[",", "."]
+
+NAMES: Final[dict[Decimal, str]] = {",": "comma", ".": "point"}
+"""Of the conventions, by the character in front of the fraction."""
+DECIMALS: Final[dict[str, Decimal]] = {name: sign for sign, name in NAMES.items()}
+"""The other way round, as flags and schemas call them."""
+PLAIN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""A number as programs write it, which is read without a convention."""
+_CURRENCY = (
+    r"(?:US|CA|AU|NZ|HK)?\p{Sc}|EUR|USD|GBP|CHF|SEK|NOK|DKK|ISK|PLN|CZK|HUF|RON|BGN|TRY|UAH|RUB|JPY|CNY|INR|BRL|AUD|CAD"
+    r"|NZD|MXN|ZAR|kr\.?|zł|Kč|Ft|lei|SFr\.|Fr\."
+)
+_BLANK = r"[\s\x{a0}\x{202f}\x{2009}]"
+_AROUND = rf"^([-−]?){_BLANK}*(?:{_CURRENCY}){_BLANK}*|{_BLANK}*(?:{_CURRENCY})$"
+_PERHAPS = r"^.{0,5}[0-9].{0,30}$"
+_GROUPS: Final[dict[Decimal, tuple[str, ...]]] = {
+    ",": (r"\.", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
+    ".": (",", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
+}
+_BETWEEN: Final[dict[Decimal, str]] = {
+    ",": r"[. \x{a0}\x{202f}\x{2009}'’]",
+    ".": r"[, \x{a0}\x{202f}\x{2009}'’]",
+}
+
+
+def plain_numbers(cells: pa.Array, decimal: Decimal | None) -> pa.Array:
+    """Cells with the numbers of a convention written as programs write them; the other cells as they are.
+
+    What is a number to programs alone (``12.99`` where the comma is the decimal sign) becomes ``?``: it is none. Of
+    cells with a currency those with the commonest one are numbers; another one's would be compared with them.
+
+    Args:
+        cells: text without white space around it.
+        decimal: what stands in front of a fraction; None leaves all cells as they are.
+    """
+    if decimal is None:
+        return cells
+    bare = pc.replace_substring_regex(cells, pattern=_AROUND, replacement=r"\1")
+    bare = pc.replace_substring(bare, "−", "-")
+    point = rf"\{decimal}"
+    whole = "|".join(["[0-9]+", *(f"[0-9]{{1,3}}(?:{group}[0-9]{{3}})+" for group in _GROUPS[decimal])])
+    number = rf"^-?(?:{whole})(?:{point}(?:[0-9]+|--?))?(?:[eE][+-]?[0-9]+)?$"
+    fits = pc.match_substring_regex(bare, number)
+    fits = pc.and_(fits, _of_commonest_currency(cells, fits))
+    read = pc.replace_substring_regex(bare, _BETWEEN[decimal], "")
+    read = pc.replace_substring_regex(pc.replace_substring(read, decimal, "."), r"\.--?$", "")
+    others = pc.if_else(pc.match_substring_regex(cells, PLAIN), pa.scalar("?"), cells)
+    return pc.if_else(fits, read, others)
+
+
+def read_by(cells: pa.Array, decimal: Decimal | None) -> dict[Decimal, NDArray[np.bool_]]:
+    """Which cells are numbers by each other convention than this one, and no numbers by it; ``(n,)`` bool.
+
+    Conventions that read none are left out.
+    """
+    is_open = pc.and_not(pc.match_substring_regex(cells, _PERHAPS), pc.match_substring_regex(cells, PLAIN))
+    if decimal is not None:  # what programs write may be no number by it
+        is_open = pc.match_substring_regex(cells, _PERHAPS)
+    places = np.flatnonzero(pc.fill_null(is_open, False).to_numpy(zero_copy_only=False))
+    if not len(places):  # as a rule: columns of words cost one pass
+        return {}
+    some = cells.take(pa.array(places))
+    plain = _is_plain(plain_numbers(some, decimal))
+    found = {}
+    for other in NAMES:
+        if other != decimal and (read := _is_plain(plain_numbers(some, other)) & ~plain).any():
+            found[other] = np.zeros(len(cells), bool)
+            found[other][places[read]] = True
+    return found
+
+
+def flag_of(conventions: Iterable[Decimal]) -> str:
+    """What a message says of the flag: ``--decimal comma reads such cells as numbers``; empty for no convention."""
+    names = [NAMES[each] for each in conventions]
+    return f"--decimal {' or '.join(names)} reads such cells as numbers" if names else ""
+
+
+def _is_plain(cells: pa.Array) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pc.fill_null(pc.match_substring_regex(cells, PLAIN), False).to_numpy(
+        zero_copy_only=False
+    )
+    return found.copy()
+
+
+def _of_commonest_currency(cells: pa.Array, fits: pa.Array) -> pa.Array:
+    """Which cells name the currency that most of the fitting ones name, or none."""
+    named = pc.struct_field(pc.extract_regex(cells, rf"(?P<currency>{_CURRENCY})"), "currency")
+    counts = pc.value_counts(pc.drop_null(named.filter(pc.fill_null(fits, False))))
+    if len(counts) < 2:
+        return pc.fill_null(fits, False)
+    commonest = max(counts.to_pylist(), key=lambda each: int(each["counts"]))["values"]
+    return pc.or_(pc.is_null(named), pc.fill_null(pc.equal(named, commonest), False))
