@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from igd_core.data.parquet_pages import PageFault, check_pages
 from igd_core.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
 def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
     """Check what a Parquet file of items unpacks to, without unpacking repeated texts.
 
-    Its own footer is asked first; then it is read with each different text once, and the sum of all is told from that.
+    Its own footer is asked first, then the headers of its pages, which must not say more; then it is read with each
+    different text once, and the sum of all is told from that.
 
     Raises:
-        ArtifactError: other rows than the manifest counts, too many columns, or more bytes than a part of
-            ``packed_bytes`` may unpack to.
+        ArtifactError: other rows than the manifest counts, too many columns, more bytes than a part of
+            ``packed_bytes`` may unpack to, or a page of more than the footer says.
         ArrowException: it is no Parquet file.
     """
     most = most_unpacked(packed_bytes)
@@ -75,6 +77,10 @@ def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
         said = sum(max(column.total_uncompressed_size, 0) for column in columns)
         if said > most or any(not 0 <= column.num_values <= MAX_COUNT for column in columns):
             raise _bomb(said, packed_bytes)
+        try:
+            check_pages(path, footer, range(footer.num_columns))
+        except PageFault as error:
+            raise ArtifactError(f"items.parquet: {error}") from None
         texts = {column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"}
     with pq.ParquetFile(path, read_dictionary=sorted(texts)) as file:
         unpacked = 0

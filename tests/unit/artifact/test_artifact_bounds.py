@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bundles import reseal
+from parquet_lies import understated
 
 from igd_core.artifact import Manifest, load_artifact
 from igd_core.artifact.bounds import most_unpacked
@@ -72,6 +73,14 @@ def test_other_rows_than_the_manifest_counts_are_refused_before_they_are_read(bu
     pq.write_table(pa.concat_tables([table] * 3), sink)
     reseal(bundle, "items.parquet", sink.getvalue())
     with pytest.raises(ArtifactError, match=rf"{3 * len(table)} items, the manifest counts {len(table)}"):
+        load_artifact(bundle)
+
+
+def test_pages_that_say_more_than_the_footer_are_refused_before_they_are_unpacked(bundle: Path) -> None:
+    table = pq.read_table(bundle / "items.parquet")
+    texts = pa.array(["a" * (1 << 20)] * len(table))
+    reseal(bundle, "items.parquet", understated(table.append_column("meta.more", texts), "meta.more"))
+    with pytest.raises(ArtifactError, match=r"items.parquet: column 'meta.more': pages that unpack to .* counts 1000"):
         load_artifact(bundle)
 
 
