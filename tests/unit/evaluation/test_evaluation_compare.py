@@ -349,4 +349,4 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(nothing) == 2
     assert "`igd evaluate` writes it once every row is decoded" in capsys.readouterr().err
     assert main([*nothing, "--resamples", "5"]) == 2
-    assert "resamples 5: at least 100" in capsys.readouterr().err
+    assert "resamples: 5 is not in 100.." in capsys.readouterr().err
