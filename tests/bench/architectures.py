@@ -17,6 +17,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,8 +309,8 @@ def rows(only: Sequence[str], done: set[str]) -> Iterator[Row]:
             gc.collect()
 
 
-def document(found: Sequence[Row]) -> str:
-    """The table, as Markdown."""
+def document(found: Sequence[Row], how: str) -> str:
+    """The table, as Markdown; ``how`` says in how many runs it was made, and how long that took."""
     import transformers
 
     counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in ("right", "refused", "WRONG")}
@@ -322,7 +323,7 @@ served was compared with plain passes of transformers, token by token; it agrees
 
     python tests/bench/architectures.py --out docs/architectures.md
 
-with transformers {transformers.__version__} and torch {torch.__version__}: {counts["right"]} right, \
+{how}, with transformers {transformers.__version__} and torch {torch.__version__}: {counts["right"]} right, \
 {counts["refused"]} refused, {counts["WRONG"]} wrong; of {len(found) - sum(counts.values())} none was made.
 
 | type | class | verdict | difference (nats) or reason |
@@ -348,6 +349,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = _kept(args.rows)
+    how, started = "in several runs, the last" if found else "in one run", time.monotonic()
     for row in rows(args.only, done={row.model_type for row in found}):
         found.append(row)
         if args.rows is not None:
@@ -357,7 +359,8 @@ def main() -> int:
         sys.stdout.write(f"{row.model_type:24} {row.verdict:18} {told[:220]}\n")
         sys.stdout.flush()
     if args.out is not None:
-        args.out.write_text(document(sorted(found, key=lambda row: row.model_type)), encoding="utf-8")
+        how += f" of {time.monotonic() - started:.0f} s on one thread"
+        args.out.write_text(document(sorted(found, key=lambda row: row.model_type), how), encoding="utf-8")
     return int(any(row.verdict == "WRONG" for row in found))
 
 
