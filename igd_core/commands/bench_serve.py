@@ -41,7 +41,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     users.add_argument("--histories", type=Path, metavar="FILE", help="rows as `igd data prepare` writes them")
     users.add_argument("--artifact", type=Path, metavar="DIR", help="make histories up, by its items' popularity")
     parser.add_argument("--catalogue", metavar="NAME", help="ask for this one (default: the server's default)")
-    parser.add_argument("--k", type=wanted(), default=10)
+    parser.add_argument("--k", type=wanted(), metavar="N", help="items wanted (default: the server's)")
     parser.add_argument("--beams", type=beams(), metavar="N")
     parser.add_argument("--alpha", type=alpha(), metavar="A")
     parser.add_argument(
@@ -134,8 +134,9 @@ def _histories(args: argparse.Namespace) -> list[UserHistory]:
 def _mix(args: argparse.Namespace) -> Mix:
     from igd_core.bench.traffic import Mix
 
-    body: dict[str, Any] = {"k": args.k, "timeout_ms": args.timeout_ms}
-    body |= {name: getattr(args, name) for name in ("catalogue", "beams", "alpha") if getattr(args, name) is not None}
+    body: dict[str, Any] = {"timeout_ms": args.timeout_ms}
+    given = ("catalogue", "k", "beams", "alpha")  # the server's k fits a catalogue of fewer than ten items
+    body |= {name: getattr(args, name) for name in given if getattr(args, name) is not None}
     if args.no_fallback:
         body["fallback"] = False
     return Mix(

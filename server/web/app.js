@@ -200,7 +200,8 @@ function chosenFilter() {
 function requestAt(alpha) {
   const history = state.history.map((item) => item.item_id);
   const forced_weight = byId("decisions").checked ? 0 : 1; // said each time: a variant of the server may have its own
-  return { history, k: control("k"), alpha, forced_weight, beams: control("beams"), ...chosenFilter(), explain: true };
+  const k = Math.min(control("k"), state.catalogue.items); // more than there are would be refused
+  return { history, k, alpha, forced_weight, beams: control("beams"), ...chosenFilter(), explain: true };
 }
 
 async function rank() {

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -231,6 +231,16 @@ async def test_a_title_is_searched_added_and_recommended_from(visit: Open, site:
     await page.get_by_role("button", name="Move Fargo up").click()
     await page.get_by_role("button", name="Remove Star Wars").click()
     await expect(page.locator("#history .title")).to_have_text(["Fargo"])
+
+
+async def test_a_catalogue_of_six_titles_is_ranked_though_ten_are_asked_for(visit: Open, parts: Parts) -> None:
+    six = Catalogue.build(item_ids=ITEM_IDS[:6], titles=TITLES[:6], frequency=np.arange(6, 0, -1))
+    small = replace(parts, artifact=build_artifact(six, parts.tokenizer, BuildOptions(name="six")))
+    async with small.site() as site:
+        page = (await visit(site.origin)).page
+        await add(page, TITLES[0])
+        await ranked(page)
+        assert sorted(await titles(page)) == sorted(TITLES[1:6])
 
 
 async def test_a_sample_user_has_a_history_that_can_be_changed(visit: Open) -> None:

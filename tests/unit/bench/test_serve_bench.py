@@ -337,6 +337,22 @@ def test_wrong_flags_are_one_line_and_code_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("flags", "asked"), [([], {}), (["--k", "3", "--beams", "5"], {"k": 3, "beams": 5})])
+def test_what_no_flag_says_is_left_to_the_server(
+    flags: list[str], asked: dict[str, int], histories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A k of ten would be refused by a catalogue of six."""
+    asked_for: list[ServeBench] = []
+
+    def stop(bench: ServeBench, **_: Any) -> None:
+        asked_for.append(bench)
+        raise InputError("enough")
+
+    monkeypatch.setattr("igd_core.bench.serve.bench_rate", stop)
+    assert main(["bench", "serve", "--histories", str(histories), "--rate", "1", *flags]) == 2
+    assert asked_for[0].mix.body == {"timeout_ms": 10_000, **asked}
+
+
 def test_load_goes_to_this_machine_unless_another_is_named(
     histories: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
