@@ -3,6 +3,17 @@
 Whether it does is the architecture's matter: one that ignores positions or the mask, mixes tokens by recurrence, or
 looks at a window, would answer at once, and wrongly. A prompt, a forced chain and two branches below it cost a handful
 of passes of at most twenty tokens.
+
+Measured by ``tests/bench/self_test_error.py`` on 134 models (22 architectures at random, 2 and 16 layers, three spreads
+of weights; SmolLM2-135M, and the same tuned), run rightly and under three faults: positions by cache slot, a mask that
+shows all, the cache of another prompt. The largest difference of a right one, and on how many of 134 a fault is told:
+
+    data type   right, at most                 tolerance   slots   mask   cache   one of the three
+    float32     2.7e-5 (granitemoe)            0.0001      133     134    134     134
+    bfloat16    0.068 (SmolLM2-135M)           0.15        83      77     123     128
+    float16     0.074 (mixtral), next 0.021    0.1         90      103    126     131
+
+In bfloat16 SmolLM2's 30 layers differ by more than any random model: the largest of 16 layers by 0.038, of 2 by 0.015.
 """
 
 from __future__ import annotations
@@ -24,9 +35,9 @@ if TYPE_CHECKING:
 _PROMPT, _CACHED, _CHAIN, _BRANCHES = 10, 6, 2, (5, 3)
 _TOKENS = _PROMPT + _CHAIN + sum(_BRANCHES)
 _TRIES = 3
-# Of the spread of a row's logits. Right ones differ by the order of additions: 1.2e-5 on SmolLM2-135M in float32 and
-# 0.08 in bfloat16, where only gross faults can be told; a folder is the same in both, so float32 is the one to try.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.3}
+# Of the spread of a row's logits. Right ones differ by the order of additions. In half precision only gross faults can
+# be told; a folder is the same in all, so float32 is the one to try.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.15}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +67,7 @@ def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
     """
     name = f"architecture {model.config.model_type!r}"
     try:
-        differences = _differences(model)
+        differences = tree_differences(model)
     except Exception as error:  # noqa: BLE001 - every architecture has its own way to fail
         said = (str(error).splitlines() or [""])[0]
         raise ModelError(
@@ -71,8 +82,12 @@ def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
             )
 
 
-def _differences(model: PreTrainedModel) -> dict[str, float]:
-    """How far the logits of trees are from plain ones; empty where plain ones are not finite."""
+@torch.inference_mode()
+def tree_differences(model: PreTrainedModel) -> dict[str, float]:
+    """How far the logits of trees are from plain ones, by part of the tree; empty where plain ones are not finite.
+
+    A share of the spread of a row's logits: of the worst row in float32, else of the median one.
+    """
     vocab_size = int(model.config.get_text_config().vocab_size)
     for seed in range(_TRIES):
         probe = _Probe.drawn(vocab_size, seed)

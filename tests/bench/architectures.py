@@ -326,6 +326,9 @@ served was compared with plain passes of transformers, token by token; it agrees
 {how}, with transformers {transformers.__version__} and torch {torch.__version__}: {counts["right"]} right, \
 {counts["refused"]} refused, {counts["WRONG"]} wrong; of {len(found) - sum(counts.values())} none was made.
 
+In half precision the check tells gross faults alone (`igd_core/engines/self_test.py` has figures, which
+`tests/bench/self_test_error.py` makes): try a new architecture in float32.
+
 | type | class | verdict | difference (nats) or reason |
 | --- | --- | --- | --- |
 """

@@ -197,7 +197,10 @@ HEAD = '"format": "igd-attributes", "format_version": 1, '
         ('{"format": "igd-attributes", "format_version": 2}', "format_version 2; this release reads 1"),
         (f'{{{HEAD}"attributes": []}}', "attributes is no object"),
         (f'{{{HEAD}"attributes": {{"x": 1}}}}', "attribute 'x': 1 is no object"),
-        (f'{{{HEAD}"attributes": {{"x": {{"kind": "text"}}}}}}', "attribute 'x': no key 'kind'; there are missing"),
+        (
+            f'{{{HEAD}"attributes": {{"x": {{"kind": "text"}}}}}}',
+            "attribute 'x': no key 'kind'; there are decimal, missing",
+        ),
         (f'{{{HEAD}"attributes": {{"x": {{"type": "float"}}}}}}', "'float' is no type; there are text, integer"),
         (f'{{{HEAD}"attributes": {{"x": {{"type": 1}}}}}}', "type 1 is no text"),
         (f'{{{HEAD}"attributes": {{"x": {{"type": "text", "separator": "|"}}}}}}', "its type is no list"),

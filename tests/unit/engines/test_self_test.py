@@ -20,7 +20,7 @@ from transformers import (
     Phi3Config,
 )
 
-from igd_core.engines import token_tree
+from igd_core.engines import self_test, token_tree
 from igd_core.engines.checkpoint import context_tokens, load_checkpoint
 from igd_core.engines.self_test import require_trees_as_plain_passes
 from igd_core.errors import ModelError
@@ -139,6 +139,22 @@ def test_a_cached_prompt_that_changes_what_follows_is_noticed(
         token_tree.TokenTree, "prompt_layers", lambda tree: tuple((keys, 2 * values) for keys, values in layers(tree))
     )
     with pytest.raises(ModelError, match="the prompt and its chain on a cached prompt gives other logits"):
+        require_trees_as_plain_passes(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "right", "wrong"),
+    [(torch.float32, 3e-5, 2e-4), (torch.bfloat16, 0.07, 0.2), (torch.float16, 0.08, 0.15)],
+    ids=["fp32", "bf16", "fp16"],
+)
+def test_what_right_models_differ_by_is_let_through_and_twice_as_much_is_not(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, right: float, wrong: float
+) -> None:
+    found = {"a part": right}
+    monkeypatch.setattr(self_test, "tree_differences", lambda _: found)
+    require_trees_as_plain_passes(model.to(dtype))  # type: ignore[arg-type]
+    found["a part"] = wrong
+    with pytest.raises(ModelError, match="a part gives other logits"):
         require_trees_as_plain_passes(model)
 
 
