@@ -84,7 +84,9 @@ ITEM_NOT_FOUND = ProblemKind(name="item-not-found", status=404, title="No such i
 METHOD_NOT_ALLOWED = ProblemKind(name="method-not-allowed", status=405, title="The resource has no such method")
 BODY_TIMEOUT = ProblemKind(name="body-timeout", status=408, title="The body took too long to arrive")
 BODY_TOO_LARGE = ProblemKind(name="body-too-large", status=413, title="The body is too large")
-UNSUPPORTED_MEDIA_TYPE = ProblemKind(name="unsupported-media-type", status=415, title="The body must be JSON")
+UNSUPPORTED_MEDIA_TYPE = ProblemKind(
+    name="unsupported-media-type", status=415, title="The body must be JSON that is not compressed"
+)
 INVALID_FIELD = ProblemKind(name="invalid-field", status=422, title="A field has a value that cannot be served")
 RATE_LIMITED = ProblemKind(name="rate-limited", status=429, title="Too many requests", retry_after_s=1)
 INTERNAL_ERROR = ProblemKind(name="internal-error", status=500, title="The server made a mistake")

@@ -9,13 +9,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from server.context import refusal
-from server.problems import (
-    INVALID_FIELD,
-    MALFORMED_JSON,
-    UNSUPPORTED_MEDIA_TYPE,
-    Finding,
-    finding_of_fields,
-)
+from server.media_types import refused_media
+from server.problems import INVALID_FIELD, MALFORMED_JSON, Finding, finding_of_fields
 
 
 class DirectRoute(APIRoute):
@@ -33,24 +28,12 @@ class DirectRoute(APIRoute):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        body = _refused_media_type(request) or _checked(await request.body(), self._body_model)
+        body = refused_media(request.headers) or _checked(await request.body(), self._body_model)
         if isinstance(body, Finding):
-            response = refusal(scope, body.kind, body.detail, field=body.field)
+            response = refusal(scope, body.kind, body.detail, field=body.field, headers=body.headers)
         else:
             response = await self.endpoint(body, request)
         await response(scope, receive, send)
-
-
-def _refused_media_type(request: Request) -> Finding | None:
-    declared = request.headers.get("content-type", "")
-    if declared == "application/json":
-        return None
-    media_type = declared.partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        return None
-    return Finding(
-        kind=UNSUPPORTED_MEDIA_TYPE, detail=f"content-type: {media_type[:64]!r}; expected 'application/json'"
-    )
 
 
 def _checked(raw: bytes, model: type[BaseModel]) -> BaseModel | Finding:

@@ -9,12 +9,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.utils import create_model_field
 
 from server.context import refusal
+from server.media_types import refused_media
 from server.problems import (
     FORBIDDEN,
     MEDIA_TYPE,
     RATE_LIMITED,
     UNAUTHENTICATED,
-    UNSUPPORTED_MEDIA_TYPE,
     ProblemKind,
 )
 from server.schemas import Problem
@@ -51,14 +51,13 @@ class JsonRoute(APIRoute):
         )
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Check the content type, then go on."""
+        """Check what the body says it is, then go on."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if media_type != "application/json":
-                detail = f"content-type: {media_type[:64]!r}; expected 'application/json'"
-                return refusal(request.scope, UNSUPPORTED_MEDIA_TYPE, detail)
+            refused = refused_media(request.headers)
+            if refused is not None:
+                return refusal(request.scope, refused.kind, refused.detail, headers=refused.headers)
             return await handle(request)
 
         return checked

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,39 @@ async def test_another_content_type_is_415(run: Run, media_type: str) -> None:
             PATH, content=b"{}", headers={"Content-Type": "Application/JSON; charset=utf-8"}
         )
     check_problem(response, 415, "unsupported-media-type")
+    assert response.headers["accept"] == "application/json"
     assert fine.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [
+        ([("Content-Encoding", "gzip")], "content-encoding: 'gzip'; expected 'identity'"),
+        ([("Content-Encoding", "identity"), ("Content-Encoding", "Br")], "content-encoding: 'Br'"),
+        ([("Content-Encoding", "identity, deflate")], "content-encoding: 'deflate'"),
+        ([("Transfer-Encoding", "gzip, chunked")], "transfer-encoding: 'gzip'; expected 'chunked'"),
+    ],
+)
+async def test_a_coded_body_is_415_on_every_route_that_reads_one(
+    run: Run, headers: list[tuple[str, str]], detail: str
+) -> None:
+    async with run() as running:
+        document = running.app.openapi()
+        reading = [path for path, methods in document["paths"].items() if "requestBody" in methods.get("post", {})]
+        assert len(reading) == 7
+        for path in reading:
+            response = await running.client.post(
+                path.replace("{name}", "films"), content=gzip.compress(b"{}"), headers=[*JSON.items(), *headers]
+            )
+            assert detail in check_problem(response, 415, "unsupported-media-type")["detail"]
+            assert response.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("header", ["Identity", "identity, identity", "", " , "])
+async def test_a_body_that_is_not_coded_may_say_so(run: Run, header: str) -> None:
+    async with run() as running:
+        response = await running.client.post(PATH, content=b"{}", headers={**JSON, "Content-Encoding": header})
+    assert response.status_code == 200
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread(run: Run) -> None:
