@@ -129,7 +129,8 @@ class LiveCatalogue:
         """Move the store's pointer to ``version``, or to the one before; all servers follow.
 
         Raises:
-            QueryError: there is none before, or it is not stored; or somebody else has just moved the pointer.
+            QueryError: there is none before that servers take, or it is not stored; or somebody else has just moved
+                the pointer.
             StoreError: the pointer has not moved.
         """
         try:
@@ -137,6 +138,8 @@ class LiveCatalogue:
         except InputError as error:
             raise QueryError("version", str(error)) from None
         fields = {"catalogue": self.name, "version": move.version, "before": move.before}
+        if move.passed_by:
+            fields["passed_by"] = ", ".join(move.passed_by)
         _log.warning("rolled_back", extra={"fields": fields})
         self.wake()
         return move

@@ -119,8 +119,17 @@ class RollbackRequest(_Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"version": "0123456789abcdef"}]})
 
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
-        default=None, description="The version that the pointer named before, when absent."
+        default=None,
+        description="When absent, the version that the pointer named before; one that a server refused or did not come "
+        "back from is passed by, unless it is named.",
     )
+
+
+class PassedBy(_Response):
+    """A version that a roll-back did not go to."""
+
+    version: str
+    detail: str = Field(description="Why servers do not take it. Allow it, then name it, to go there.")
 
 
 class PointerMoved(_Response):
@@ -130,6 +139,12 @@ class PointerMoved(_Response):
     catalogue: str
     version: str
     before: str | None = Field(default=None, description="The version that the pointer named.")
+    passed_by: list[PassedBy] | None = Field(
+        default=None, description="Versions that were current since `version`, and that servers do not take."
+    )
+    not_taken: str | None = Field(
+        default=None, description="Why servers do not take `version` and stay where they are, until it is allowed."
+    )
 
 
 class AllowRequest(_Request):

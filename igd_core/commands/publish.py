@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     rollback.add_argument(
         "--version",
         metavar="VERSION",
-        help="to this one (default: what was current before, and not left by a rollback)",
+        help="to this one (default: what was current before, not left by a rollback, and not refused by servers)",
     )
     rollback.set_defaults(run=_run(_rollback))
 
@@ -108,26 +108,26 @@ async def _publish(store: Store, args: argparse.Namespace) -> None:
     catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
     if not args.no_activate:
         await store.activate(catalogue, version)
-    await _warn_if_refused(store, args.command, catalogue, version)
+    _warn_if_refused(args.command, catalogue, version, await store.trial(catalogue, version))
     await _report(store, catalogue, {"version": version}, as_json=args.json)
 
 
-async def _warn_if_refused(store: Store, command: str, catalogue: str, version: str) -> None:
-    trial = await store.trial(catalogue, version)
-    if trial.state in ("refused", "died"):
+def _warn_if_refused(command: str, catalogue: str, version: str, trial: Trial) -> None:
+    if trial.bars:
         again = f"igd allow --catalogue {catalogue} --version {version}"
-        stands = f"servers do not take {version}: {_said_of(trial)}"
-        print(f"igd {command}: {stands}; to try it again: {again}", file=sys.stderr)
-
-
-def _said_of(trial: Trial) -> str:
-    return f"{trial.state} on {trial.holder}" + (f" ({trial.detail})" if trial.detail else "")
+        print(f"igd {command}: servers do not take {version}: {trial}; to try it again: {again}", file=sys.stderr)
 
 
 async def _rollback(store: Store, args: argparse.Namespace) -> None:
     move = await store.roll_back(args.catalogue, args.version)
-    await _warn_if_refused(store, args.command, args.catalogue, move.version)
-    await _report(store, args.catalogue, {"version": move.version, "before": move.before}, as_json=args.json)
+    for version, trial in move.passed_by.items():
+        by_name = f"igd allow and then igd rollback --catalogue {args.catalogue} --version {version}"
+        print(f"igd {args.command}: passed by {version}: {trial}; to go there: {by_name}", file=sys.stderr)
+    _warn_if_refused(args.command, args.catalogue, move.version, move.trial)
+    facts: dict[str, Any] = {"version": move.version, "before": move.before}
+    if move.passed_by:
+        facts["passed_by"] = list(move.passed_by)
+    await _report(store, args.catalogue, facts, as_json=args.json)
 
 
 async def _allow(store: Store, args: argparse.Namespace) -> None:
@@ -157,8 +157,8 @@ async def _versions(store: Store, args: argparse.Namespace) -> None:
 
 def _uses(stored: StoredVersion) -> list[str]:
     marks = [mark for mark, holds in (("current", stored.is_current), ("previous", stored.is_previous)) if holds]
-    if stored.trial.state in ("trying", "refused", "died"):
-        marks.append(_said_of(stored.trial))
+    if stored.trial.state == "trying" or stored.trial.bars:
+        marks.append(str(stored.trial))
     return [*marks, *(f"served by {holder}" for holder in stored.holders)]
 
 

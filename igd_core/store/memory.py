@@ -119,11 +119,10 @@ class MemoryStore(MemoryResults):
         shelf = self._shelf(catalogue)
         if version is not None:
             require_version(version)
-        stored = [each for each, _ in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)]
-        before = shelf.pointer.current
-        self._point(shelf, shelf.pointer.rolled_back(catalogue, version, stored))
+        before, trials = shelf.pointer, self._trials(shelf)
+        self._point(shelf, before.rolled_back(catalogue, version, trials))
         self._tell(catalogue)
-        return PointerMove.between(before, shelf.pointer)
+        return PointerMove.between(before, shelf.pointer, trials)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
@@ -131,7 +130,8 @@ class MemoryStore(MemoryResults):
 
     async def previous(self, catalogue: str) -> str | None:
         """The version that a roll-back returns to."""
-        return self._shelf(catalogue).pointer.previous
+        shelf = self._shelf(catalogue)
+        return shelf.pointer.returns_to(self._trials(shelf))
 
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
@@ -140,17 +140,19 @@ class MemoryStore(MemoryResults):
     async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
         """Stored versions, newest first."""
         shelf = self._shelf(catalogue)
+        trials = self._trials(shelf)
+        previous = shelf.pointer.returns_to(trials)
         return [
             StoredVersion(
                 version=version,
-                stored_at=stored.stored_at,
-                size_bytes=sum(map(len, stored.chunks.values())),
+                stored_at=shelf.versions[version].stored_at,
+                size_bytes=sum(map(len, shelf.versions[version].chunks.values())),
                 is_current=version == shelf.pointer.current,
-                is_previous=version == shelf.pointer.previous,
+                is_previous=version == previous,
                 holders=self._holders(shelf, version),
-                trial=seen(self._trial(shelf, version), self._clock()),
+                trial=trial,
             )
-            for version, stored in sorted(shelf.versions.items(), key=lambda kept: -kept[1].sequence)
+            for version, trial in trials.items()
         ]
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
@@ -267,6 +269,11 @@ class MemoryStore(MemoryResults):
         if pointer.current is not None and pointer.current != shelf.pointer.current:
             shelf.trials[pointer.current] = pointed_at(self._trial(shelf, pointer.current))
         shelf.pointer = pointer
+
+    def _trials(self, shelf: _Shelf) -> dict[str, Trial]:
+        """Of all versions, newest first, as they stand now."""
+        newest_first = sorted(shelf.versions, key=lambda version: -shelf.versions[version].sequence)
+        return {version: seen(self._trial(shelf, version), self._clock()) for version in newest_first}
 
     @staticmethod
     def _trial(shelf: _Shelf, version: str) -> Trial:

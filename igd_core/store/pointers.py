@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from igd_core.errors import InputError
 from igd_core.store.names import not_stored
+from igd_core.store.trials import Trial, pointed_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 MAX_PAST = 20
 """Versions that a pointer remembers to have named."""
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointerMove:
-    """Which version a pointer names now, and which it named before."""
+    """What a roll-back did.
+
+    Attributes:
+        version: that the pointer names now.
+        before: that it named.
+        trial: where ``version`` stands; servers do not take it where that bars it.
+        passed_by: versions that were current later than ``version`` and that servers do not take, the latest first.
+    """
 
     version: str
     before: str | None
+    trial: Trial = field(default_factory=Trial)
+    passed_by: Mapping[str, Trial] = field(default_factory=dict)
 
     @staticmethod
-    def between(before: str | None, after: Pointer) -> PointerMove:
-        """From the version named before to where the pointer is after."""
-        return PointerMove(version=str(after.current), before=before)
+    def between(seen: Pointer, after: Pointer, trials: Mapping[str, Trial]) -> PointerMove:
+        """From where the pointer was seen to where it is after; ``trials`` of stored versions, as they were then."""
+        version = str(after.current)
+        later = seen.past[seen.past.index(version) + 1 :] if version in seen.past else ()
+        return PointerMove(
+            version=version,
+            before=seen.current,
+            trial=pointed_at(trials.get(version, Trial())),
+            passed_by={each: trials[each] for each in reversed(later) if each in trials and trials[each].bars},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +74,17 @@ class Pointer:
 
     @property
     def previous(self) -> str | None:
-        """What a roll-back returns to."""
+        """What it named before, whatever has become of that; `returns_to` is where a roll-back goes."""
         return self.past[-1] if self.past else None
+
+    def returns_to(self, trials: Mapping[str, Trial]) -> str | None:
+        """The version that a roll-back goes to: the latest one before that servers still take; None if there is none.
+
+        Args:
+            trials: of all versions that are stored.
+        """
+        before = (each for each in reversed(self.past) if each in trials and each != self.current)
+        return next((each for each in before if not trials[each].bars), None)
 
     def moved_to(self, version: str) -> Pointer:
         """After an activation."""
@@ -68,8 +95,8 @@ class Pointer:
             past.append(self.current)
         return Pointer(current=version, past=tuple(past[-MAX_PAST:]))
 
-    def rolled_back(self, catalogue: str, version: str | None, stored: Sequence[str]) -> Pointer:
-        """After a roll-back: to ``version``, or to the latest of those before that is still stored.
+    def rolled_back(self, catalogue: str, version: str | None, trials: Mapping[str, Trial]) -> Pointer:
+        """After a roll-back: to ``version``, or to the latest of those before that is stored and that servers take.
 
         What is left is forgotten, and so is what came between. A ``version`` that was stored later than the current one
         and not left by a roll-back is a step forward, and the current one is remembered.
@@ -77,23 +104,33 @@ class Pointer:
         Args:
             catalogue: for the messages.
             version: to go to; None: the one before.
-            stored: all versions of the catalogue, newest first.
+            trials: of all versions that are stored, newest first.
 
         Raises:
-            InputError: it is not stored, or there is none before.
+            InputError: it is not stored, or there is none before that servers take.
         """
-        known = [each for each in self.past if each in stored and each != self.current]
         if version is None:
-            if not stored:
-                raise InputError(f"catalogue {catalogue!r}: the store holds no version of it")
-            if not known:
-                raise InputError(f"catalogue {catalogue!r}: no version was current before this one; name one")
-            return Pointer(current=known[-1], past=tuple(known[:-1]))
-        if version not in stored:
+            version = self.returns_to(trials)
+            if version is None:
+                raise InputError(self._why_not_back(catalogue, trials))
+        known = [each for each in self.past if each in trials and each != self.current]
+        if version not in trials:
             raise not_stored(catalogue, version)
         if version in known:
             return Pointer(current=version, past=tuple(known[: known.index(version)]))
-        age = {each: number for number, each in enumerate(stored)}
+        age = {each: number for number, each in enumerate(trials)}
         if self.current not in age or age[version] <= age[self.current]:
             return self.moved_to(version)
         return Pointer(current=version, past=tuple(each for each in known if age[each] > age[version]))
+
+    def _why_not_back(self, catalogue: str, trials: Mapping[str, Trial]) -> str:
+        if not trials:
+            return f"catalogue {catalogue!r}: the store holds no version of it"
+        barred = [each for each in reversed(self.past) if each in trials and each != self.current]
+        if not barred:
+            return f"catalogue {catalogue!r}: no version was current before this one; name one"
+        named = ", ".join(f"{each} {trials[each]}" for each in barred[:_MOST_NAMED])
+        return (
+            f"catalogue {catalogue!r}: servers take no version that was current before this one: {named}; name another,"
+            f" or one of these after `igd allow --catalogue {catalogue} --version VERSION`"
+        )

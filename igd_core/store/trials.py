@@ -37,6 +37,15 @@ class Trial:
     allowed: int = 0
     ends_at: float = 0.0
 
+    @property
+    def bars(self) -> bool:
+        """Whether servers do not take the version, for what one of them met with it."""
+        return self.state in ("refused", "died")
+
+    def __str__(self) -> str:
+        """For operators."""
+        return f"{self.state} on {self.holder}" + (f" ({self.detail})" if self.detail else "")
+
 
 def seen(trial: Trial, now: float) -> Trial:
     """The trial as it stands now: a server that was not heard of in time is taken for dead."""

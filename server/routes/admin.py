@@ -19,6 +19,7 @@ from server.problems import (
 from server.routes.documented import ACCESS, KEYED, JsonRoute, problems
 from server.schemas_catalogues import (
     AllowRequest,
+    PassedBy,
     PointerMoved,
     ReloadBegun,
     ReloadRequest,
@@ -53,6 +54,8 @@ def admin_router(deployment: Deployment) -> APIRouter:
             catalogue=name,
             version=move.version,
             before=move.before,
+            passed_by=[PassedBy(version=each, detail=str(trial)) for each, trial in move.passed_by.items()] or None,
+            not_taken=str(move.trial) if move.trial.bars else None,
         )
 
     @router.post(

@@ -201,6 +201,42 @@ async def test_a_roll_back_passes_by_what_has_been_pruned(store: Store, versions
     assert third in await store.prune("small", keep=0)
 
 
+async def test_a_roll_back_passes_by_what_servers_do_not_take_unless_told_so_by_name(
+    view: OpenView, versions: Sequence[Path]
+) -> None:
+    store = view()
+    good, dead, refused, current = await published(store, *versions[:4])
+    await store.begin_trial("small", dead, "server-1", 60)
+    await store.end_trial("small", dead, "server-1", "died", "killed")
+    await store.end_trial("small", refused, "server-2", "refused", "no room")
+    assert await where(view()) == (current, good), "as another process sees it"
+    assert [stored.version for stored in await store.versions("small") if stored.is_previous] == [good]
+    assert good not in await store.prune("small", keep=3)
+    move = await view().roll_back("small")
+    assert (move.version, move.before, move.trial.bars) == (good, current, False)
+    assert {version: str(trial) for version, trial in move.passed_by.items()} == {
+        refused: "refused on server-2 (no room)",
+        dead: "died on server-1 (killed)",
+    }
+    assert await where(store) == (good, None)
+    by_name = await store.roll_back("small", dead)
+    assert (by_name.version, str(by_name.trial)) == (dead, "died on server-1 (killed)")
+    assert by_name.trial.bars
+
+
+async def test_a_roll_back_to_nothing_but_dead_versions_moves_nothing_and_names_them(
+    store: Store, versions: Sequence[Path]
+) -> None:
+    dead, current = await published(store, *versions[:2])
+    await store.end_trial("small", dead, "server-1", "died", "killed")
+    assert await store.previous("small") is None
+    with pytest.raises(InputError, match=rf"servers take no version .*: {dead} died on server-1 \(killed\); name ano"):
+        await store.roll_back("small")
+    assert await where(store) == (current, None)
+    await store.allow("small", dead)
+    assert (await store.roll_back("small")).version == dead
+
+
 async def test_those_who_listen_hear_of_a_roll_back(store: Store, versions: Sequence[Path]) -> None:
     await published(store, *versions[:2])
     hearing = asyncio.ensure_future(anext(store.changes()))

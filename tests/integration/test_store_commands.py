@@ -121,15 +121,37 @@ def test_moving_the_pointer_to_a_version_that_servers_do_not_take_says_so(
     operator.json("publish", "--artifact", str(bundles[0]))
     asyncio.run(_die_of(url, first))
     said = f"servers do not take {first}: died on server-1 (killed); to try it again: igd allow --catalogue small"
-    for arguments in (["publish", "--artifact", str(bundles[1])], ["rollback", "--catalogue", "small"]):
+    named = ["rollback", "--catalogue", "small", "--version", first]
+    for arguments in (["publish", "--artifact", str(bundles[1])], named):
         assert main([*arguments, "--store", url]) == 0
     assert f"igd rollback: {said}" in capsys.readouterr().err
     operator.json("rollback", "--catalogue", "small", "--version", second)
     assert main(["publish", "--artifact", str(bundles[0]), "--store", url]) == 0
     assert f"igd publish: {said}" in capsys.readouterr().err
     operator.json("allow", "--catalogue", "small", "--version", first)
-    assert main(["rollback", "--catalogue", "small", "--version", first, "--store", url]) == 0
+    assert main([*named, "--store", url]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_rolling_back_passes_by_a_version_that_a_server_died_of_and_says_how_to_go_there(
+    url: str, operator: Operator, bundles: Sequence[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, dead, current, _ = map(version_of, bundles)
+    for bundle in bundles[:3]:
+        operator.json("publish", "--artifact", str(bundle))
+    asyncio.run(_die_of(url, dead))
+    rollback = ["rollback", "--catalogue", "small"]
+    assert main([*rollback, "--store", url, "--json"]) == 0
+    captured = capsys.readouterr()
+    told = {"version": good, "before": current, "passed_by": [dead], "current": good, "previous": None}
+    assert json.loads(captured.out) == {"catalogue": "small", **told}
+    by_name = f"igd allow and then igd rollback --catalogue small --version {dead}"
+    assert captured.err == f"igd rollback: passed by {dead}: died on server-1 (killed); to go there: {by_name}\n"
+    asyncio.run(_die_of(url, good))
+    operator.json("publish", "--artifact", str(bundles[2]))
+    refused = operator.complaint(*rollback)
+    assert f"servers take no version that was current before this one: {good} died on server-1 (killed)" in refused
+    assert "igd allow --catalogue small --version VERSION" in refused
 
 
 async def _die_of(url: str, version: str) -> None:

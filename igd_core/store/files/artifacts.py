@@ -24,7 +24,7 @@ from igd_core.store.bundles import (
     receive,
     write_bundle,
 )
-from igd_core.store.files.trials import FilesTrials, healed
+from igd_core.store.files.trials import FilesTrials, healed, trials_in
 from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
 from igd_core.store.pointers import Pointer, PointerMove
 
@@ -78,7 +78,8 @@ class FilesArtifacts(FilesTrials):
         require_version(version)
 
         def move(connection: sqlite3.Connection) -> bool:
-            if version not in _stored_in(connection, catalogue):
+            stored = "SELECT 1 FROM versions WHERE catalogue = ? AND version = ?"
+            if connection.execute(stored, (catalogue, version)).fetchone() is None:
                 return False
             _point(connection, catalogue, _pointer_in(connection, catalogue).moved_to(version))
             return True
@@ -91,22 +92,27 @@ class FilesArtifacts(FilesTrials):
         require_catalogue_name(catalogue)
         if version is not None:
             require_version(version)
+        now = self._clock()
 
         def move(connection: sqlite3.Connection) -> PointerMove:
-            before = _pointer_in(connection, catalogue)
-            after = before.rolled_back(catalogue, version, _stored_in(connection, catalogue))
+            before, trials = _pointer_in(connection, catalogue), trials_in(connection, catalogue, now)
+            after = before.rolled_back(catalogue, version, trials)
             _point(connection, catalogue, after)
-            return PointerMove.between(before.current, after)
+            return PointerMove.between(before, after, trials)
 
         return await self._database.write(move)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
-        return (await self._pointer(catalogue))[0]
+        query = "SELECT current FROM pointers WHERE catalogue = ?"
+        rows = await self._database.rows(query, require_catalogue_name(catalogue))
+        return rows[0][0] if rows else None
 
     async def previous(self, catalogue: str) -> str | None:
         """The version that a roll-back returns to."""
-        return (await self._pointer(catalogue))[1]
+        require_catalogue_name(catalogue)
+        now = self._clock()
+        return await self._database.read(lambda connection: _returns_to(connection, catalogue, now))
 
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
@@ -115,25 +121,8 @@ class FilesArtifacts(FilesTrials):
 
     async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
         """Stored versions, newest first."""
-        rows = await self._database.rows(
-            "SELECT version, stored_at, size_bytes, current, previous, (SELECT group_concat(holder) FROM holds"
-            " WHERE holds.catalogue = versions.catalogue AND holds.version = versions.version AND ends_at > ?)"
-            " FROM versions LEFT JOIN pointers USING (catalogue) WHERE catalogue = ? ORDER BY sequence DESC",
-            self._clock(),
-            require_catalogue_name(catalogue),
-        )
-        return [
-            StoredVersion(
-                version=version,
-                stored_at=datetime.fromtimestamp(stored_at, UTC),
-                size_bytes=size,
-                is_current=version == current,
-                is_previous=version == previous,
-                holders=tuple(sorted(holders.split(","))) if holders else (),
-                trial=await self.trial(catalogue, version),
-            )
-            for version, stored_at, size, current, previous, holders in rows
-        ]
+        require_catalogue_name(catalogue)
+        return await self._database.read(lambda connection: _listed(connection, catalogue, self._clock()))
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
         """Copy a version to ``parent / version`` unless it is there."""
@@ -168,13 +157,13 @@ class FilesArtifacts(FilesTrials):
 
         def delete(connection: sqlite3.Connection) -> list[tuple[str, str]]:
             pruned = connection.execute(
-                "DELETE FROM versions WHERE catalogue = ?1 AND sequence NOT IN"
+                "DELETE FROM versions WHERE catalogue = ?1 AND version IS NOT ?4 AND sequence NOT IN"
                 " (SELECT sequence FROM versions WHERE catalogue = ?1 ORDER BY sequence DESC LIMIT ?2)"
                 " AND version NOT IN (SELECT current FROM pointers WHERE catalogue = ?1)"
                 " AND version NOT IN (SELECT ifnull(previous, '') FROM pointers WHERE catalogue = ?1)"
                 " AND version NOT IN (SELECT version FROM holds WHERE catalogue = ?1 AND ends_at > ?3)"
                 " RETURNING version, folder",
-                parameters,
+                (*parameters, _returns_to(connection, catalogue, parameters[2])),
             ).fetchall()
             connection.execute(
                 "DELETE FROM trials WHERE catalogue = ?1"
@@ -213,12 +202,6 @@ class FilesArtifacts(FilesTrials):
                 raise StoreUnavailable(f"{folder}: {error.strerror}") from None
             raise
 
-    async def _pointer(self, catalogue: str) -> tuple[str | None, str | None]:
-        rows = await self._database.rows(
-            "SELECT current, previous FROM pointers WHERE catalogue = ?", require_catalogue_name(catalogue)
-        )
-        return rows[0] if rows else (None, None)
-
     async def _folder(self, catalogue: str, version: str) -> Path | None:
         rows = await self._database.rows(
             "SELECT folder FROM versions WHERE catalogue = ? AND version = ?",
@@ -235,10 +218,33 @@ class FilesArtifacts(FilesTrials):
         return Layout.of(sizes, self._chunk_bytes)
 
 
-def _stored_in(connection: sqlite3.Connection, catalogue: str) -> list[str]:
-    """Versions of a catalogue, newest first."""
-    query = "SELECT version FROM versions WHERE catalogue = ? ORDER BY sequence DESC"
-    return [version for (version,) in connection.execute(query, (catalogue,))]
+def _listed(connection: sqlite3.Connection, catalogue: str, now: float) -> list[StoredVersion]:
+    """Stored versions, newest first."""
+    current, previous = _pointer_in(connection, catalogue).current, _returns_to(connection, catalogue, now)
+    trials = trials_in(connection, catalogue, now)
+    rows = connection.execute(
+        "SELECT version, stored_at, size_bytes, (SELECT group_concat(holder) FROM holds"
+        " WHERE holds.catalogue = versions.catalogue AND holds.version = versions.version AND ends_at > ?)"
+        " FROM versions WHERE catalogue = ? ORDER BY sequence DESC",
+        (now, catalogue),
+    )
+    return [
+        StoredVersion(
+            version=version,
+            stored_at=datetime.fromtimestamp(stored_at, UTC),
+            size_bytes=size,
+            is_current=version == current,
+            is_previous=version == previous,
+            holders=tuple(sorted(holders.split(","))) if holders else (),
+            trial=trials[version],
+        )
+        for version, stored_at, size, holders in rows
+    ]
+
+
+def _returns_to(connection: sqlite3.Connection, catalogue: str, now: float) -> str | None:
+    """The version that a roll-back goes to."""
+    return _pointer_in(connection, catalogue).returns_to(trials_in(connection, catalogue, now))
 
 
 def _pointer_in(connection: sqlite3.Connection, catalogue: str) -> Pointer:

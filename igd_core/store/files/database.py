@@ -67,6 +67,10 @@ class Database:
         """What ``query`` selects."""
         return await self._run(lambda connection: connection.execute(query, parameters).fetchall())
 
+    async def read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do ``work``, which changes nothing, on the thread."""
+        return await self._run(work)
+
     async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         """Do ``work`` on the thread, all of it or nothing; it is on the disk when this returns."""
 

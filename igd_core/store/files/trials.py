@@ -9,7 +9,7 @@ from igd_core.store.trials import Trial, allowed_again, begun, concluded, pointe
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from igd_core.store.files.database import Database
     from igd_core.store.trials import Verdict
@@ -87,6 +87,16 @@ def healed(connection: sqlite3.Connection, catalogue: str, version: str) -> None
         change_trial(connection, catalogue, version, pointed_at, tell=False)
 
 
-def _trial(rows: list[tuple[object, ...]]) -> Trial:
+def trials_in(connection: sqlite3.Connection, catalogue: str, now: float) -> dict[str, Trial]:
+    """Of all stored versions of a catalogue, newest first, as they stand ``now``."""
+    rows = connection.execute(
+        f"SELECT versions.version, {_COLUMNS} FROM versions LEFT JOIN trials USING (catalogue, version)"  # noqa: S608
+        " WHERE catalogue = ? ORDER BY sequence DESC",
+        (catalogue,),
+    )
+    return {version: Trial() if rest[0] is None else seen(_trial([rest]), now) for version, *rest in rows}
+
+
+def _trial(rows: Sequence[Sequence[object]]) -> Trial:
     names = _COLUMNS.split(", ")
     return Trial(**dict(zip(names, rows[0], strict=True))) if rows else Trial()  # type: ignore[arg-type]

@@ -129,21 +129,22 @@ class RedisArtifacts(RedisTrials):
         if version is not None:
             require_version(version)
         seen = await self._pointer(keys)
-        stored = [each.version for each, _ in await self._listed(keys)]
-        after = seen.rolled_back(catalogue, version, stored)
+        trials = {each.version: each.trial for each, _ in await self._listed(keys)}
+        after = seen.rolled_back(catalogue, version, trials)
         if not await self._point(keys, catalogue, seen, after):
             raise InputError(
                 f"catalogue {catalogue!r}: somebody else has just moved the pointer from {seen.current}; look again"
             )
-        return PointerMove.between(seen.current, after)
+        return PointerMove.between(seen, after, trials)
 
     async def current(self, catalogue: str) -> str | None:
         """The version that the pointer names."""
-        return await self._named(catalogue, "current")
+        value = await self._link.call("HGET", Keys(self._prefix, catalogue).pointer, "current")
+        return None if value is None else _text(value)
 
     async def previous(self, catalogue: str) -> str | None:
         """The version that a roll-back returns to."""
-        return await self._named(catalogue, "previous")
+        return next((stored.version for stored in await self.versions(catalogue) if stored.is_previous), None)
 
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
@@ -189,6 +190,8 @@ class RedisArtifacts(RedisTrials):
         keys = Keys(self._prefix, catalogue)
         deleted = []
         for stored, layout in (await self._listed(keys))[require_keep(keep) :]:
+            if stored.is_previous:
+                continue
             chunk_keys = keys.chunks(stored.version, layout)
             if await self._link.run(
                 PRUNE, [keys.versions, keys.pointer, keys.holds, keys.trials, *chunk_keys], [stored.version]
@@ -203,8 +206,7 @@ class RedisArtifacts(RedisTrials):
                 yield _text(message)
 
     async def _pointer(self, keys: Keys) -> Pointer:
-        fields = await self._link.call("HMGET", keys.pointer, "current", "previous", "past")
-        return Pointer.read(*(None if field is None else _text(field) for field in fields))
+        return _read_pointer(await self._link.call("HMGET", keys.pointer, "current", "previous", "past"))
 
     async def _point(self, keys: Keys, catalogue: str, seen: Pointer, after: Pointer) -> bool:
         """Move the pointer; False where it is no longer as it was seen."""
@@ -218,30 +220,27 @@ class RedisArtifacts(RedisTrials):
             raise not_stored(catalogue, version)
         return bool(moved > 0)
 
-    async def _named(self, catalogue: str, field: str) -> str | None:
-        value = await self._link.call("HGET", Keys(self._prefix, catalogue).pointer, field)
-        return None if value is None else _text(value)
-
     async def _record(self, keys: Keys, version: str) -> _Record | None:
         data = await self._link.call("HGET", keys.versions, require_version(version))
         return None if data is None else _Record.read(data, version)
 
     async def _listed(self, keys: Keys) -> list[tuple[StoredVersion, Layout]]:
-        versions, pointer, holds, trials = await self._link.run(
+        versions, fields, holds, trials = await self._link.run(
             LIST, [keys.versions, keys.pointer, keys.holds, keys.trials], []
         )
-        current, previous = (None if value is None else _text(value) for value in pointer)
+        pointer = _read_pointer(fields)
         held = [_text(hold).partition("/")[::2] for hold in holds]
         names = list(map(_text, versions[::2]))
         trial_of = dict(zip(names, map(read_trial, trials), strict=True))
         records = {name: _Record.read(data, name) for name, data in zip(names, versions[1::2], strict=True)}
+        previous = pointer.returns_to(trial_of)
         return [
             (
                 StoredVersion(
                     version=name,
                     stored_at=record.stored_at,
                     size_bytes=record.size_bytes,
-                    is_current=name == current,
+                    is_current=name == pointer.current,
                     is_previous=name == previous,
                     holders=tuple(sorted(holder for version, holder in held if version == name)),
                     trial=trial_of[name],
@@ -256,6 +255,10 @@ class RedisArtifacts(RedisTrials):
             await self._bulk.run(DISCARD, [keys.versions, *chunk_keys], [version])
         except StoreError:
             return  # what is left has an end of its own
+
+
+def _read_pointer(fields: Sequence[bytes | None]) -> Pointer:
+    return Pointer.read(*(None if field is None else _text(field) for field in fields))
 
 
 def _text(value: bytes) -> str:

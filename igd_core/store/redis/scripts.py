@@ -90,7 +90,7 @@ local versions, trials = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #versions, 2 do trials[#trials + 1] = text(seen(read(KEYS[4], versions[i]))) end
 return {
   versions,
-  redis.call('HMGET', KEYS[2], 'current', 'previous'),
+  redis.call('HMGET', KEYS[2], 'current', 'previous', 'past'),
   redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf'),
   trials,
 }

@@ -130,6 +130,32 @@ async def test_operators_roll_back_and_forward(serve: Serve) -> None:
     assert same.json()["before"] == second
 
 
+async def test_a_roll_back_passes_by_a_version_that_a_server_died_of_and_says_so(serve: Serve, tmp_path: Path) -> None:
+    async with serve("films") as server:
+        first = server.deployment.served().version
+        dead = await server.publish(1)
+        await serves(server.deployment, dead)
+        third = await server.publish(2)
+        await serves(server.deployment, third)
+        other = FilesStore(tmp_path / "store", PATIENT)
+        await other.allow("films", dead)  # what has passed stands, whatever comes after
+        await other.end_trial("films", dead, "server-2", "died", "killed")
+        back = await server.admin("films", "rollback")
+        named = await server.admin("films", "rollback", version=dead)
+        await server.admin("films", "rollback", version=first)
+        await other.allow("films", first)
+        await other.end_trial("films", first, "server-2", "died", "killed")
+        await server.admin("films", "rollback", version=third)
+        nowhere = await server.admin("films", "rollback")
+        await other.close()
+    assert (back.json()["version"], back.json()["before"]) == (first, third)
+    assert back.json()["passed_by"] == [{"version": dead, "detail": "died on server-2 (killed)"}]
+    assert "not_taken" not in back.json()
+    assert (named.json()["version"], named.json()["not_taken"]) == (dead, "died on server-2 (killed)")
+    assert (nowhere.status_code, nowhere.json()["field"]) == (422, "version")
+    assert f"{first} died on server-2 (killed)" in nowhere.json()["detail"]
+
+
 @pytest.mark.parametrize("action", ["rollback", "reload"])
 async def test_only_catalogues_of_the_store_can_be_administered(serve: Serve, action: str) -> None:
     async with serve("films") as server:
