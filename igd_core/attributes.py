@@ -72,6 +72,15 @@ class AttributeIndex:
         Raises:
             QueryError: no such attribute.
         """
+        admitted = self.admitted(conditions)
+        return np.empty(0, np.int64) if admitted is None else np.flatnonzero(admitted)
+
+    def admitted(self, conditions: Conditions) -> NDArray[np.bool_] | None:
+        """For which items all conditions hold, ``(num_items,)`` bool; None without a condition.
+
+        Raises:
+            QueryError: no such attribute.
+        """
         admitted: NDArray[np.bool_] | None = None
         for name, condition in conditions.items():
             column = self._columns.get(name)
@@ -80,7 +89,7 @@ class AttributeIndex:
                 raise QueryError("filter", f"no attribute {name[:64]!r}; the catalogue has: {known}")
             rows = column.matching(condition)
             admitted = rows if admitted is None else admitted & rows
-        return np.empty(0, np.int64) if admitted is None else np.flatnonzero(admitted)
+        return admitted
 
     def unknown_values(self, conditions: Conditions) -> list[UnknownValues]:
         """What conditions name one by one and no item has, by attribute; for a few, what comes closest."""
@@ -89,7 +98,7 @@ class AttributeIndex:
         for name, condition in conditions.items():
             column = self._columns[name]
             named = dict.fromkeys((*(condition.any_of or ()), *(condition.none_of or ())))
-            unknown = [value for value in named if not column.holds(value)]
+            unknown = [value for value in named if column.position(value) is None]
             if unknown:
                 near = [close for value in unknown[:guesses] for close in column.nearest(value)]
                 guesses -= len(unknown[:guesses])
@@ -134,10 +143,10 @@ class _Column:
             admitted &= self._with([(0, len(self.distinct))]) == condition.exists
         return admitted
 
-    def holds(self, value: Comparable) -> bool:
-        """Whether an item has the value."""
+    def position(self, value: Comparable) -> int | None:
+        """Where the value is among the distinct ones; None if no item has it."""
         at = self._before(value)
-        return at < len(self.distinct) and self._at(at) == value
+        return at if at < len(self.distinct) and self._at(at) == value else None
 
     def nearest(self, value: Comparable) -> list[Comparable]:
         """Values that items have and that come closest to ``value``, at most three."""
@@ -156,8 +165,7 @@ class _Column:
         return list(nearest(value, [str(one) for one in candidates]))
 
     def _with_one_of(self, values: Iterable[Comparable]) -> NDArray[np.bool_]:
-        places = (self._before(value) for value in values if self.holds(value))
-        return self._with([(at, at + 1) for at in places])
+        return self._with((at, at + 1) for value in values if (at := self.position(value)) is not None)
 
     def _with(self, ranges: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
         """Items that have one of the distinct values in one of the ranges."""

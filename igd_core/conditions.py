@@ -10,10 +10,12 @@ All conditions must hold. Keys of the outer object are always attributes, those 
 from __future__ import annotations
 
 import difflib
+import heapq
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from igd_core.attribute_types import AttributeType, BaseType, Comparable, comparable
@@ -33,6 +35,7 @@ _WHOLE_TYPES: Final = frozenset({"integer", "date", "datetime"})
 _SHOWN_CHARS = 64
 _HALF = re.compile("[\ud800-\udfff]")
 _NAMES_SHOWN = 20
+_COMPARED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +195,36 @@ def _known(name: object, types: Mapping[str, AttributeType]) -> AttributeType:
 
 
 def nearest(text: str, known: Sequence[str]) -> list[str]:
-    """Up to three of ``known`` that read most like ``text``, whatever their case; the best first."""
+    """Up to three of ``known`` that read most like ``text``, whatever their case; the best first.
+
+    Comparing two texts of 60 characters takes up to 0.2 ms, and an event loop may wait for this: of many, only those
+    that share most pairs of characters are compared.
+    """
+    wanted = text[:_SHOWN_CHARS].casefold()
     by_folded: dict[str, str] = {}
     for one in known:
         by_folded.setdefault(one[:_SHOWN_CHARS].casefold(), one)
-    return [by_folded[folded] for folded in difflib.get_close_matches(text[:_SHOWN_CHARS].casefold(), by_folded, n=3)]
+    candidates: Iterable[str] = by_folded
+    if len(by_folded) > _COMPARED:
+        pairs = _pairs(wanted)
+        candidates = heapq.nlargest(_COMPARED, by_folded, key=lambda folded: _shared(pairs, _pairs(folded)))
+    return [by_folded[folded] for folded in difflib.get_close_matches(wanted, candidates, n=3)]
+
+
+def _pairs(text: str) -> set[str]:
+    """Pairs of characters that follow each other, begin and end included."""
+    return set(map("".join, pairwise(f"\0{text}\0")))
+
+
+def _shared(one: set[str], other: set[str]) -> float:
+    """Dice's coefficient."""
+    return 2 * len(one & other) / (len(one) + len(other))
+
+
+def num_values(written: Mapping[str, object]) -> int:
+    """How many values a filter as written names; its check takes 0.03 ms for each."""
+    lists = [list(asked.values()) if isinstance(asked, Mapping) else [asked] for asked in written.values()]
+    return sum(len(each) if isinstance(each, list) else 1 for operands in lists for each in operands)
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,9 @@ A `Recommender` binds one engine to the artefact versions it serves. It knows it
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from igd_core.attributes import AttributeIndex
 from igd_core.decoding.beam import BeamSearch, Hypothesis, require_whole
 from igd_core.decoding.cost import DecodingCost
-from igd_core.decoding.filters import ItemFilter, first_admitted
+from igd_core.decoding.filters import ItemFilter, LeafFilter, Matching, first_admitted
 from igd_core.decoding.session import Scoring, SessionStats
 from igd_core.errors import DeadlineExceeded, QueryError
 from igd_core.ids import ItemIndex, LeafIndex
@@ -22,8 +24,10 @@ from igd_core.ids import ItemIndex, LeafIndex
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from igd_core.artifact import Artifact
-    from igd_core.conditions import Conditions
+    from igd_core.conditions import Condition, Conditions
     from igd_core.engines.base import Engine
     from igd_core.fairness import Turn
 
@@ -31,6 +35,15 @@ MAX_K = 100
 MAX_BEAMS = 200
 MAX_TEMPERATURE = 10.0
 MAX_LENGTH_PENALTY = 2.0
+
+_LOOKED_AT = 32
+"""Most popular leaves that are looked at for each one wanted, before all that a filter admits are."""
+MANY_VALUES = 64
+"""That a filter names; looking for so many takes a millisecond."""
+_LONG = 50_000
+"""Items times attributes of a filter; more take longer than handing them to a thread does (0.1 ms)."""
+_KEPT_BYTES = 16
+"""An item, of filters whose items are kept: many requests ask for the same, as what is in stock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +155,8 @@ class Recommender:
         artifact.catalogue.build_index()
         self.costs = DecodingCost.of(artifact)
         self.attributes = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types)
+        self._kept: dict[tuple[tuple[str, Condition], ...], Matching] = {}  # the latest used last
+        self._lock = threading.Lock()
         self._popular_leaves = artifact.popular_leaves()
         self._popularity_rank = np.empty_like(self._popular_leaves)
         self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
@@ -167,7 +182,7 @@ class Recommender:
         """
         check_query(query, self.artifact)
         if not query.history:
-            return self.popular(query)
+            return await self.popularity(query)
         try:
             async with asyncio.timeout(query.timeout_s):
                 return await self._decode(query, adapter, turn)
@@ -178,6 +193,14 @@ class Recommender:
         """How many of the oldest items that a prompt would show the model's context has no room for."""
         return self.artifact.left_out(history, self.engine.context_tokens)
 
+    async def popularity(self, query: Query) -> Recommendation:
+        """As `popular`, beside the event loop where that takes long.
+
+        Raises:
+            QueryError: a value out of range; names the field.
+        """
+        return await asyncio.to_thread(self.popular, query) if self._is_long(query) else self.popular(query)
+
     def popular(self, query: Query) -> Recommendation:
         """Most popular admitted items, one per title; needs no model.
 
@@ -185,29 +208,39 @@ class Recommender:
             QueryError: a value out of range; names the field.
         """
         check_query(query, self.artifact)
-        item_filter = self._item_filter(query)
-        leaves = item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
-        ranked, rank = self._popular_leaves, self._popularity_rank
-        if leaves.barred:
-            # The first k that are not barred stand among the first k + (number barred).
-            ranked = ranked[: query.k + len(leaves.leaves)]
-            ranked = ranked[~np.isin(ranked, leaves.leaves)]
-        else:
-            ranked = ranked[np.sort(rank[leaves.leaves])]
+        item_filter, leaves = self._filters(query)
+        ranked = self._most_popular(leaves, query.k)
         prior = self.artifact.leaf_prior
         return Recommendation(
             source="popularity",
             version=self.artifact.version,
-            items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked[: query.k]),
+            items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked),
         )
+
+    def _most_popular(self, leaves: LeafFilter, k: int) -> NDArray[np.int32]:
+        """The first ``k`` open leaves by popularity, fewer if there are not so many."""
+        ranked, rank = self._popular_leaves, self._popularity_rank
+        top = ranked[: _LOOKED_AT * k]
+        top = top[leaves.admits(top)][:k]
+        if len(top) == k:
+            return top
+        best = rank[leaves.leaves]
+        if leaves.barred:
+            # The first k that are not barred stand among the first k + (number barred).
+            admitted = np.ones(min(k + len(best), len(ranked)), bool)
+            admitted[best[best < len(admitted)]] = False
+            return np.asarray(ranked[: len(admitted)][admitted][:k])
+        if len(best) > k:
+            best = np.partition(best, k - 1)[:k]
+        return np.asarray(ranked[np.sort(best)])
 
     async def _decode(self, query: Query, adapter: str | None, turn: Turn | None) -> Recommendation:
         artifact = self.artifact
-        item_filter = self._item_filter(query)
-        leaves = item_filter.leaves(artifact.trie, artifact.leaf_of_item)
         left_out = self.left_out(query.history)
         if left_out == len(artifact.manifest.template.window(query.history)):
-            return replace(self.popular(query), left_out=left_out)
+            return replace(await self.popularity(query), left_out=left_out)
+        long = self._is_long(query)
+        item_filter, leaves = await asyncio.to_thread(self._filters, query) if long else self._filters(query)
         prompt = artifact.prompt(query.history, left_out=left_out)
         if not leaves.count(artifact.trie.num_leaves):
             return Recommendation(
@@ -271,8 +304,33 @@ class Recommender:
         )
         return RecommendedItem(item=plain.item, score=plain.score, duplicates=plain.duplicates, tokens=tokens)
 
-    def _item_filter(self, query: Query) -> ItemFilter:
-        return _item_filter(query, self.artifact, self.attributes)
+    def _is_long(self, query: Query) -> bool:
+        """Whether making the filters would keep an event loop from other requests."""
+        conditions = query.attributes
+        values = sum(len(each.any_of or ()) + len(each.none_of or ()) for each in conditions.values())
+        return values > MANY_VALUES or len(self.artifact.catalogue) * len(conditions) > _LONG
+
+    def _filters(self, query: Query) -> tuple[ItemFilter, LeafFilter]:
+        """Of items and of leaves; on any thread."""
+        return _filters_of(query, self.artifact, self._matching(query.attributes))
+
+    def _matching(self, conditions: Conditions) -> Matching | None:
+        """Items that meet them; kept for the next request that asks for the same."""
+        key = tuple(sorted(conditions.items(), key=itemgetter(0)))
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            if kept is not None:
+                self._kept[key] = kept
+                return kept
+        items = self.attributes.admitted(conditions)
+        if items is None:
+            return None
+        found = Matching.of(items, self.artifact.trie, self.artifact.leaf_of_item)
+        with self._lock:
+            self._kept[key] = found
+            while sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES * len(items):
+                del self._kept[next(iter(self._kept))]
+        return found
 
 
 def admitted(query: Query, artifact: Artifact, attributes: AttributeIndex | None) -> int:
@@ -280,16 +338,15 @@ def admitted(query: Query, artifact: Artifact, attributes: AttributeIndex | None
 
     ``attributes`` may be None where the query has no conditions on them.
     """
-    leaves = _item_filter(query, artifact, attributes).leaves(artifact.trie, artifact.leaf_of_item)
+    items = None if attributes is None else attributes.admitted(query.attributes)
+    matching = None if items is None else Matching.of(items, artifact.trie, artifact.leaf_of_item)
+    _, leaves = _filters_of(query, artifact, matching)
     return leaves.count(artifact.trie.num_leaves)
 
 
-def _item_filter(query: Query, artifact: Artifact, attributes: AttributeIndex | None) -> ItemFilter:
-    allowed = None if query.allow is None else np.unique(np.asarray(query.allow, dtype=np.int64))
-    if query.attributes and attributes is not None:
-        matching = attributes.matching(query.attributes)
-        allowed = matching if allowed is None else np.intersect1d(allowed, matching)
-    return ItemFilter.of(allowed=allowed, barred=list(query.barred(artifact)))
+def _filters_of(query: Query, artifact: Artifact, matching: Matching | None) -> tuple[ItemFilter, LeafFilter]:
+    item_filter = ItemFilter.of(allowed=query.allow, barred=list(query.barred(artifact)), matching=matching)
+    return item_filter, item_filter.leaves(artifact.trie, artifact.leaf_of_item)
 
 
 def check_query(query: Query, artifact: Artifact) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from igd_core.conditions import num_values
 from igd_core.decoding.cost import ORDINARY_BEAMS
 from igd_core.decoding.session import SessionStats
 from igd_core.errors import DeadlineExceeded, EngineError, IGDError, ModelFault, StoreError
 from igd_core.fairness import NOBODY, Turn
+from igd_core.recommender import MANY_VALUES
 from server.admission import Overloaded
 from server.answers import Answer, ranking_of, timings_of
 from server.faults import ModelFaults
@@ -202,7 +204,8 @@ class RecommendationService:
         """With the model where there is a history, or by popularity."""
         request, served = asked.request, asked.served
         stored = await self._stored_history(asked)
-        resolved = resolve(
+        resolving = functools.partial(
+            resolve,
             request,
             served.catalogue,
             self._settings,
@@ -210,6 +213,8 @@ class RecommendationService:
             variant=asked.variant,
             attributes=served.recommender.attributes,
         )
+        many = num_values(request.filter) > MANY_VALUES
+        resolved = await asyncio.to_thread(resolving) if many else resolving()
         asked.warnings += resolved.warnings
         query = resolved.query
         left_out = self._left_out(query, asked)
@@ -228,7 +233,7 @@ class RecommendationService:
                     raise
                 code: WarningCode = "deadline-exceeded" if isinstance(error, DeadlineExceeded) else "engine-unavailable"
                 self._fall_back(asked, code, error)
-        popular = served.recommender.popular(query)
+        popular = await served.recommender.popularity(query)
         return _Ranked(source="popularity", ranking=ranking_of(popular.items, served, explain=False))
 
     def _left_out(self, query: Query, asked: _Asked) -> int:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
+import random
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from igd_core.attribute_columns import ColumnValues, array_of, attribute_type
 from igd_core.attribute_types import BASE_TYPES, AttributeType, BaseType, comparable, in_json
 from igd_core.attributes import AttributeIndex
-from igd_core.conditions import Condition, conditions_of
+from igd_core.conditions import Condition, conditions_of, nearest, num_values
 from igd_core.errors import QueryError
 
 if TYPE_CHECKING:
@@ -326,6 +328,29 @@ def test_among_many_values_the_nearest_are_sought_where_they_begin_alike() -> No
     (found,) = index.unknown_values(many)
     assert (len(found.values), str(found).count("m")) == (100, str(found).count("m"))
     assert ", ..." in str(found)
+
+
+def test_of_many_values_the_nearest_is_what_comparing_all_of_them_finds() -> None:
+    rng = random.Random(3)
+    words = ["lamp", "chair", "table", "desk", "shelf", "sofa", "stool", "bench"]
+    names = sorted({" ".join(rng.choices(words, k=4)) for _ in range(250)})
+    for _ in range(30):
+        name = rng.choice(names)
+        at = rng.randrange(len(name))
+        misspelt = rng.choice([name[:at] + name[at + 1 :], name[:at] + "x" + name[at:], name.upper()[:at] + name[at:]])
+        assert nearest(misspelt, names)[0] == difflib.get_close_matches(misspelt.casefold(), names, n=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [
+        ({}, 0),
+        ({"code": "x", "discs": [1, 2, 3]}, 4),
+        ({"code": {"any_of": ["x", "y"], "none_of": ["z"]}, "price": {"gte": 1, "lt": 2, "exists": True}}, 6),
+    ],
+)
+def test_the_values_of_a_filter_are_counted_whatever_its_form(written: Any, count: int) -> None:
+    assert num_values(written) == count
 
 
 def test_an_index_costs_four_bytes_a_value_and_sixteen_a_distinct_one() -> None:

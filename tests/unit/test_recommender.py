@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import oracles
@@ -12,6 +14,7 @@ from factories import make_catalogue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igd_core import recommender
 from igd_core.artifact import Artifact, BuildOptions, build_artifact
 from igd_core.catalogue import Catalogue, SharedTitles
 from igd_core.conditions import Condition, conditions_of
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.catalogue import MetadataValue
+    from igd_core.conditions import Conditions
     from igd_core.decoding.session import ChildScores, Scoring
     from igd_core.ids import NodeId
     from igd_core.tokenization import TitleTokenizer
@@ -143,6 +147,66 @@ def test_popularity_ranks_titles_by_their_share_of_interactions(films: Artifact)
     assert [item.score for item in answer.items] == pytest.approx([share[title] / counts.sum() for title in found])
     assert answer.prompt_ids == ()
     assert all(item.tokens == () for item in answer.items)
+
+
+@given(query=filtered_queries(), looked_at=st.sampled_from([0, 1, 32]))
+def test_popularity_gives_the_first_admitted_titles_by_their_share(
+    films: Artifact, query: Query, looked_at: int
+) -> None:
+    with mock.patch.object(recommender, "_LOOKED_AT", looked_at):
+        found = returned(ask(films, replace(query, history=[])))
+    titles, counts = films.catalogue.titles, films.catalogue.frequency
+    share = {title: sum(counts[row] for row in range(NUM_ITEMS) if titles[row] == title) for title in titles}
+    open_titles = {titles[row] for row in admitted(films, replace(query, history=[]))}
+    expected = sorted((share[title] for title in open_titles), reverse=True)[: query.k]
+    assert [share[titles[row]] for row in found] == expected
+    assert len({titles[row] for row in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "long", "beside"),
+    [
+        ({"year": 1980}, NUM_ITEMS, False),
+        ({"year": 1980, "genres": "noir"}, NUM_ITEMS, True),
+        ({"year": [*range(1900, 1980), 1980]}, 50_000, True),
+    ],
+    ids=["short", "many items", "many values"],
+)
+def test_filters_that_take_long_are_made_beside_the_event_loop_and_kept(
+    films: Artifact, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], long: int, beside: bool
+) -> None:
+    monkeypatch.setattr(recommender, "_LONG", long)
+    conditions = conditions_of(asked, films.catalogue.types)
+    made: list[bool] = []
+
+    async def run() -> None:
+        engine = FakeEngine()
+        await engine.load(films)
+        serving = Recommender(films, engine)
+        admitted = serving.attributes.admitted
+        loop_thread = threading.get_ident()
+
+        def watched(asked: Conditions) -> Any:
+            made.append(threading.get_ident() != loop_thread)
+            return admitted(asked)
+
+        monkeypatch.setattr(serving.attributes, "admitted", watched)
+        for history in (items(7), []):
+            query = Query(history=history, attributes=conditions)
+            backwards = dict(reversed(conditions.items()))
+            assert returned(await serving.recommend(query)) == returned(
+                await serving.recommend(replace(query, attributes=backwards))
+            )
+        monkeypatch.setattr(recommender, "_KEPT_BYTES", 0)
+        narrower = {**conditions, "genres": Condition(exists=False)}
+        for attributes in (narrower, conditions, conditions):
+            await serving.recommend(Query(history=[], attributes=attributes))
+
+    asyncio.run(run())
+    # Once, however it is asked for; and with no room for any, each time.
+    assert made[0] == beside
+    assert made[2:] == [beside, beside]
+    assert len(made) == 4
 
 
 def test_an_allow_list_of_three_returns_exactly_three(films: Artifact) -> None:

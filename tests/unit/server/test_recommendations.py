@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from igd_core.engines.fake import FakeEngine
 from igd_core.errors import QueryError
 from igd_core.ids import ItemIndex
 from igd_core.recommender import Query
+from server import recommending
 from server.observed import TracedAdmission
 from server.queries import resolve
 from server.schemas import RecommendationRequest
@@ -323,3 +325,22 @@ async def test_a_batch_is_bounded(run: Run, count: int, field: str) -> None:
     assert response.status_code == 422
     assert response.json()["field"] == field
     assert str(count) in response.json()["detail"]
+
+
+@pytest.mark.parametrize(("count", "beside"), [(60, False), (65, True)])
+async def test_a_filter_of_many_values_is_checked_beside_the_event_loop(
+    run: Run, monkeypatch: pytest.MonkeyPatch, count: int, beside: bool
+) -> None:
+    threads = []
+    resolve = recommending.resolve
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.get_ident())
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr(recommending, "resolve", watched)
+    async with run() as running:
+        answer = await running.recommend(history=["1"], k=2, filter={"year": [*range(1990, 1990 + count)]})
+    assert [item["item_id"] for item in answer.json()["items"]]
+    assert [warning["count"] for warning in answer.json()["warnings"]] == [count - NUM_ITEMS]
+    assert [thread != threading.get_ident() for thread in threads] == [beside]
