@@ -332,7 +332,6 @@ async def test_a_filter_of_many_values_is_checked_beside_the_event_loop(
     run: Run, monkeypatch: pytest.MonkeyPatch, count: int, beside: bool
 ) -> None:
     threads = []
-    resolve = recommending.resolve
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         threads.append(threading.get_ident())
