@@ -205,10 +205,13 @@ class _Caller:
 
     name: str
     limiter: RateLimiter
+    metrics: Metrics | None
 
     async def charge(self, requests: int) -> None:
         retry_after_s = await self.limiter.check(self.name, requests)
         if retry_after_s is not None:
+            if self.metrics is not None:
+                self.metrics.observe_rejected("rate")
             detail = f"the limit is reached; try again in {retry_after_s} s"
             raise Refused(Finding(kind=RATE_LIMITED, detail=detail, headers={"Retry-After": str(retry_after_s)}))
 
@@ -249,8 +252,8 @@ class AccessMiddleware:
                     await self._admit(scope, _scope_needed(path))
                 except Refused as refused:
                     found = refused.finding
-                    if self._metrics is not None:
-                        self._metrics.observe_rejected("rate" if found.kind is RATE_LIMITED else "key")
+                    if self._metrics is not None and found.kind is not RATE_LIMITED:
+                        self._metrics.observe_rejected("key")
                     await refusal(scope, found.kind, found.detail, headers=found.headers)(scope, receive, send)
                     return
         await self._app(scope, receive, send)
@@ -262,7 +265,9 @@ class AccessMiddleware:
         principal.require(needed)
         scope[_PRINCIPAL] = principal
         if self._limiter is not None:
-            caller = scope[_CALLER] = _Caller(name=_name_of(principal, scope), limiter=self._limiter)
+            caller = scope[_CALLER] = _Caller(
+                name=_name_of(principal, scope), limiter=self._limiter, metrics=self._metrics
+            )
             await caller.charge(1)
 
 
@@ -292,11 +297,12 @@ def _name_of(principal: Principal, scope: Connection) -> str:
     """By key; without keys by address, where IPv6 hands out networks of 2**64 addresses."""
     if principal.key_id is not None:
         return f"key-{principal.key_id}"
-    return _name_of_address(scope["client"][0] if scope.get("client") else "")
+    return name_of_address(scope["client"][0] if scope.get("client") else "")
 
 
 @functools.lru_cache(maxsize=4096)
-def _name_of_address(host: str) -> str:
+def name_of_address(host: str) -> str:
+    """Who is at an address: of an IPv6 network of 64 bits, which one customer has, all are one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a Unix socket

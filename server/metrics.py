@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
 CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
 EventOutcome: TypeAlias = Literal["accepted", "duplicate", "refused"]
-Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key", "host"]
+Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key", "host", "connections"]
 GivenUp: TypeAlias = Literal["late", "unasked"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

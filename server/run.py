@@ -105,6 +105,7 @@ class _Process:
                     self._apps.metrics,
                     head_timeout_s=settings.body_timeout_s,
                     readers=ReaderLimits(timeout_s=settings.write_timeout_s, max_bytes=settings.max_unsent_bytes),
+                    max_connections=settings.max_connections if app is self._gate else None,
                 ),
                 ws="none",
                 lifespan="on" if lifespan else "off",

@@ -104,6 +104,7 @@ class Settings(BaseSettings):
         body_timeout_s: seconds a client may take to send a body.
         write_timeout_s: seconds a client may take to read an answer.
         max_unsent_bytes: of answers, that may wait to be read, bytes; a quarter of it for one connection.
+        max_connections: most open connections of one address to ``port``; any number when absent.
         max_history_items: most item ids in a history.
         max_batch: most requests in a batch.
         exclude_seen_titles: whether items that read like one of the history count as seen, where a request is silent.
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     body_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     write_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
     max_unsent_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 34)] = 64 << 20
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_history_items: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1000
     max_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
     exclude_seen_titles: bool = True

@@ -6,36 +6,43 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from igd_core.catalogue import Catalogue
+from igd_core.fairness import Turn
 from igd_core.ids import ItemIndex
+from server.access import caller_of
+from server.admission import Admission
 from server.context import context_of, refusal
 from server.deployment import Deployment
 from server.problems import (
+    DEADLINE_EXCEEDED,
     ENGINE_UNAVAILABLE,
     INTERNAL_ERROR,
     INVALID_FIELD,
     ITEM_NOT_FOUND,
+    OVERLOADED,
 )
 from server.routes.documented import ACCESS, KEYED, problems
 from server.schemas_catalogues import CatalogueChoice, Item, ItemPage, ItemSearch
 
 _SEARCHES_AT_ONCE = 2  # so that people who look for items leave cores to the model
+_MOST_WAITING = 64
 
 
-def items_router(deployment: Deployment) -> APIRouter:
-    """Both routes."""
+def items_router(deployment: Deployment, *, timeout_s: float) -> APIRouter:
+    """Both routes. Searches wait ``timeout_s`` at most for their turn, and callers take turns."""
     router = APIRouter(tags=["items"], dependencies=KEYED)
-    searching = asyncio.Semaphore(_SEARCHES_AT_ONCE)
+    # No metrics: those of admission are of the model, and what scales servers.
+    searching = Admission(_SEARCHES_AT_ONCE, _MOST_WAITING)
 
     @router.get(
         "/v1/items",
         summary="Find items by title",
         response_model_exclude_none=True,
-        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR, ENGINE_UNAVAILABLE),
+        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR, ENGINE_UNAVAILABLE, OVERLOADED, DEADLINE_EXCEEDED),
     )
     async def find_items(search: Annotated[ItemSearch, Query()], request: Request) -> ItemPage:
         served = deployment.served(search.catalogue)
         # One more than asked for tells whether there is a next page.
-        async with searching:
+        async with searching.slot(timeout_s, Turn(callers=(caller_of(request.scope),))):
             found = await asyncio.to_thread(
                 served.titles.find, search.query, limit=search.limit + 1, offset=search.offset
             )

@@ -315,3 +315,16 @@ async def test_a_store_that_is_full_refuses_events_and_is_still_read(run: Run, r
                 while (await record(running, event("2"))).status_code != 200:  # noqa: ASYNC110 - a client
                     await asyncio.sleep(0.05)
             assert await history(running, "u") == ["1", "2"]
+
+
+async def test_a_batch_counts_as_one_request_for_each_ten_events(run: Run) -> None:
+    def batch(count: int) -> dict[str, Any]:
+        now = int(time.time())
+        return {"events": [{"user_id": f"u-{n}", "item_id": "1", "timestamp": now - 1 - n} for n in range(count)]}
+
+    async with run(rate_limit="5/day") as running:
+        answers = [await running.client.post("/v1/events", json=batch(count)) for count in (10, 11, 21, 1, 1)]
+        metrics = (await running.client.get("/metrics")).text
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200, 429], "1, 2, 1 that is no 3, 1 of 5"
+    assert 'igd_rejected_requests_total{reason="rate"} 2.0' in metrics
+    assert 'igd_events_total{outcome="refused"} 21.0' in metrics

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 from films import ITEM_IDS, NUM_ITEMS, TITLES
@@ -116,3 +119,32 @@ async def test_one_item_by_its_id_even_an_odd_one(run: Run) -> None:
     assert missing.status_code == 404
     assert missing.json()["type"] == "urn:igd:problem:item-not-found"
     assert missing.json()["field"] == "item_id"
+
+
+async def test_a_caller_of_many_searches_does_not_keep_anothers_waiting(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Semaphore(0), threading.Event()
+    find = TitleSearch.find
+
+    def slow(self: TitleSearch, query: str, **options: Any) -> Any:
+        if query == "slow":
+            begun.release()
+            release.wait(10)
+        return find(self, query, **options)
+
+    monkeypatch.setattr(TitleSearch, "find", slow)
+    async with run() as running:
+        other = httpx.ASGITransport(running.app, client=("192.0.2.7", 1))
+        async with httpx.AsyncClient(transport=other, base_url="http://localhost") as client:
+            many = [asyncio.create_task(running.client.get("/v1/items", params={"query": "slow"})) for _ in range(8)]
+            try:
+                for _ in range(2):
+                    assert await asyncio.to_thread(begun.acquire, timeout=10)
+                async with asyncio.timeout(5):
+                    answer = await client.get("/v1/items", params={"query": "star w"})
+                assert not any(task.done() for task in many)
+            finally:
+                release.set()
+            assert {task.result().status_code for task in many if await task} == {200}
+    assert [item["title"] for item in answer.json()["items"]] == ["Star Wars"]

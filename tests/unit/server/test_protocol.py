@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -55,8 +55,8 @@ class Served:
         return next((float(found[len(line) :]) for found in text.splitlines() if found.startswith(line)), 0.0)
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
+@contextlib.asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[Served]:
     release, left = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +79,7 @@ async def served() -> AsyncIterator[Served]:
     metrics = Metrics()
     config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=1, ws="none")
     config.load()
-    state, protocol = ServerState(), http_protocol(metrics, head_timeout_s=0.2)
+    state, protocol = ServerState(), http_protocol(metrics, head_timeout_s=0.2, **options)
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
@@ -89,6 +89,12 @@ async def served() -> AsyncIterator[Served]:
         for connection in list(state.connections):
             connection.shutdown()
         await asyncio.gather(*state.tasks)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serving() as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -217,3 +223,39 @@ async def test_a_tunnel_is_no_request(served: Served) -> None:
 
 async def test_a_client_that_hangs_up_its_end_still_gets_its_answer_or_a_close(served: Served) -> None:
     assert await served.talk(b"GET / HT", end=True) == b""
+
+
+async def test_an_address_may_have_so_many_connections_and_is_told_when_it_has_more() -> None:
+    async with serving(max_connections=2) as served, contextlib.AsyncExitStack() as closing:
+        held = []
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            closing.callback(writer.close)
+            writer.write(GOOD)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            held.append(writer)
+        head, _, body = (await served.talk(GOOD)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 429")
+        assert json.loads(body)["type"] == "urn:igd:problem:too-many-connections"
+        held[0].close()
+        await held[0].wait_closed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        closing.callback(writer.close)
+        writer.write(GOOD)
+        async with asyncio.timeout(5):
+            answered = await reader.readline()
+        assert answered.startswith(b"HTTP/1.1 200"), "the place is free again"
+        assert 'igd_rejected_requests_total{reason="connections"} 1.0' in served.metrics.render("")[0].decode()
+
+
+async def test_very_many_connections_of_an_address_are_closed_without_a_word() -> None:
+    async with serving(max_connections=1) as served, contextlib.AsyncExitStack() as closing:
+        for expected in (b"HTTP/1.1 200", b"HTTP/1.1 429", b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            closing.callback(writer.close)
+            if expected != b"":
+                writer.write(GOOD)
+                assert (await reader.readline()).startswith(expected)
+            else:
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
