@@ -31,7 +31,10 @@ _CURRENCY = (
 )
 _BLANK = r"[\s\x{a0}\x{202f}\x{2009}]"
 _AROUND = rf"^([-−]?){_BLANK}*(?:{_CURRENCY}){_BLANK}*|{_BLANK}*(?:{_CURRENCY})$"
-_PERHAPS = r"^.{0,5}[0-9].{0,30}$"
+_PERHAPS = (
+    rf"^[-−]?{_BLANK}*(?:{_CURRENCY})?{_BLANK}*[-−]?[0-9][0-9eE+.,'’ \x{{a0}}\x{{202f}}\x{{2009}}-]*(?:{_CURRENCY})?$"
+)
+"""What may be a number by one of them: all else is passed over in one look."""
 _GROUPS: Final[dict[Decimal, tuple[str, ...]]] = {
     ",": (r"\.", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
     ".": (",", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
@@ -72,14 +75,14 @@ def read_by(cells: pa.Array, decimal: Decimal | None) -> dict[Decimal, NDArray[n
 
     Conventions that read none are left out.
     """
-    is_open = pc.and_not(pc.match_substring_regex(cells, _PERHAPS), pc.match_substring_regex(cells, PLAIN))
-    if decimal is not None:  # what programs write may be no number by it
-        is_open = pc.match_substring_regex(cells, _PERHAPS)
-    places = np.flatnonzero(pc.fill_null(is_open, False).to_numpy(zero_copy_only=False))
+    perhaps = pc.fill_null(pc.match_substring_regex(cells, _PERHAPS), False)
+    places = np.flatnonzero(perhaps.to_numpy(zero_copy_only=False))
     if not len(places):  # as a rule: columns of words cost one pass
         return {}
     some = cells.take(pa.array(places))
     plain = _is_plain(plain_numbers(some, decimal))
+    if plain.all():
+        return {}
     found = {}
     for other in NAMES:
         if other != decimal and (read := _is_plain(plain_numbers(some, other)) & ~plain).any():

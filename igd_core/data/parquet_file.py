@@ -5,7 +5,8 @@ ran, and one time in twenty it was aborted (exit code 134). Here no other thread
 
 What a file unpacks to is known before it is unpacked: its pages by their headers (`parquet_pages`), texts that it holds
 once and repeats by number from their lengths. Not known are such texts within lists, which Arrow reads in no other form
-across groups of rows, and texts that repeat the beginning of the one before them (DELTA_BYTE_ARRAY).
+across groups of rows, and texts that repeat the beginning of the one before them (DELTA_BYTE_ARRAY). To ask costs 0.4 s
+of CPU for a million rows of two ids (0.8 instead of 0.4 s).
 """
 
 from __future__ import annotations
@@ -111,13 +112,22 @@ def _unpacked(name: str, column: pa.Array) -> pa.Array:
         total = pc.sum(lengths.cast(pa.int64())).as_py() or 0
         if total > MOST_TEXT_BYTES:
             raise PageFault(f"column {name!r}: {len(column)} rows of {total} bytes; at most {MOST_TEXT_BYTES} are read")
-        column = column.cast(column.type.value_type)
+        column = column.dictionary.take(column.indices)
+    return _readable(column)
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    """A text column that holds text; else as bytes, which are judged row by row.
+
+    Raises:
+        ArrowException: it is damaged.
+    """
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
         if not pa.types.is_string(column.type):
             raise
-        return column.cast(pa.binary())  # which is judged row by row
+        return column.cast(pa.binary())
     return column
 
 
