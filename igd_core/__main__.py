@@ -2,6 +2,6 @@
 
 import sys
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 
 sys.exit(main())

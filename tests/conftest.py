@@ -11,13 +11,13 @@ from factories import EOS, make_catalogue, tiny_checkpoint, tokenizer_definition
 from hypothesis import settings
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact, save_artifact
-from igd_core.tokenization import TitleTokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 
 # Two cores are shared: the time an example takes says nothing.

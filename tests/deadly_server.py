@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from igd_server.settings import Settings
+
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import Scoring
     from igd_core.engines.fake import FakeSession
-    from server.settings import Settings
+    from igd_core.search.session import Scoring
 
 _PIECE = 32 << 20
 _WITHOUT_LIMIT = 4
@@ -74,16 +75,17 @@ class _WithoutPandas:
 def main() -> int:
     """Serve."""
     sys.meta_path.insert(0, _WithoutPandas)
-    import server.run
-    from igd_core import cli
-    from server.app import Apps, Sources, create_apps
-    from server.loading import OpenedModel
+    import igd_server.process
+    from igd_server.app import Apps, Sources, create_apps
+    from igd_server.catalogues.opening import OpenedModel
+
+    from igd_core.cli import main as cli
 
     def create(settings: Settings) -> Apps:
         model = OpenedModel(engine=DeadlyEngine(), token_texts=lambda _, ids: list(map(str, ids)))
         return create_apps(settings, Sources(open_model=lambda _: model, read_artifact=read))
 
-    server.run.create_apps = create  # type: ignore[assignment,attr-defined]
+    igd_server.process.create_apps = create  # type: ignore[assignment,attr-defined]
     return cli.main()
 
 

@@ -13,10 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from igd_core.artifact import Artifact, Manifest
 from igd_core.artifact.manifest import Counts
-from igd_core.catalogue import Catalogue, prior
-from igd_core.infogain import InfoGainTable, leaf_prior_of
-from igd_core.prompts import PromptTemplate
-from igd_core.trie import TokenTrie
+from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
+from igd_core.catalogue.items import Catalogue, prior
+from igd_core.catalogue.prompts import PromptTemplate
+from igd_core.catalogue.trie import TokenTrie
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 EOS = "<|im_end|>"
 SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
@@ -121,7 +121,7 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens."""
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
     family, dtype, *device = kind.split("-")
     shape: dict[str, Any] = {

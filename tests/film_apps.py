@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import httpx
+from igd_server.app import Apps, Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.settings import Settings
 
 from igd_core.engines.fake import FakeEngine
-from server.app import Apps, Sources, create_apps
-from server.loading import OpenedModel
-from server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from igd_core.artifact import Artifact
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 @contextlib.asynccontextmanager

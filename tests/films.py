@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 from factories import EOS
+from igd_server.app import Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.settings import Settings
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.catalogue import Catalogue
+from igd_core.catalogue.items import Catalogue
 from igd_core.engines.fake import FakeEngine
-from server.app import Sources, create_apps
-from server.loading import OpenedModel
-from server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from fastapi import FastAPI
+    from igd_server.catalogues.deployment import Deployment
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import Scoring
+    from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.fake import FakeSession
-    from igd_core.tokenization import TitleTokenizer
-    from server.deployment import Deployment
+    from igd_core.search.session import Scoring
 
     Run: TypeAlias = Callable[..., AbstractAsyncContextManager["Running"]]
 

@@ -7,25 +7,25 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from igd_server.catalogues.deployment import Deployment
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.settings import Settings
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
-from igd_core.catalogue import Catalogue
+from igd_core.catalogue.items import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import StoreUnavailable
 from igd_core.store.base import StoreOptions
 from igd_core.store.memory import MemoryStore
-from server.deployment import Deployment
-from server.loading import OpenedModel
-from server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.base import Engine
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.search.engine import Engine
     from igd_core.store.base import ArtifactStore
-    from igd_core.tokenization import TitleTokenizer
 
 PATIENCE_S = 20.0
 PATIENT = StoreOptions(timeout_s=PATIENCE_S)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.store.base import Store
-    from igd_core.tokenization import TitleTokenizer
 
 Kind: TypeAlias = Literal["history", "user", "events"]
 

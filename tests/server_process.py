@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 START_S = 120
 _WITH_ANOTHER_CLOCK = """
 import pathlib, sys, time
 real, ahead = time.time, pathlib.Path(sys.argv.pop(1))
 time.time = lambda: real() + float(ahead.read_text() or 0)
-from igd_core.cli import main
+from igd_core.cli.main import main
 sys.exit(main())
 """
 
@@ -48,7 +48,7 @@ class ServerProcess:
 
         ``clock`` holds the seconds by which the process's wall clock is ahead, now and whenever it is asked.
         """
-        start = ["-m", "igd_core.cli"] if program is None else [str(program)]
+        start = ["-m", "igd_core.cli.main"] if program is None else [str(program)]
         if clock is not None:
             start = ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
         command = [sys.executable, *start, "serve", "--port", "0", *flags]

@@ -9,7 +9,7 @@ import numpy as np
 from factories import artifact_of_paths, flat
 from hypothesis import strategies as st
 
-from igd_core.trie import TokenTrie
+from igd_core.catalogue.trie import TokenTrie
 
 if TYPE_CHECKING:
     from oracles import Path

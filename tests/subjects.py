@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.beam import BeamSearch, Hypothesis
-from igd_core.decoding.filters import ItemFilter
-from igd_core.decoding.session import Scoring
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
-from igd_core.engines.tree import TreeEngine
-from igd_core.fairness import Turn
 from igd_core.ids import ROOT, ItemIndex, LeafIndex, NodeId
+from igd_core.search.beam import BeamSearch, Hypothesis
+from igd_core.search.fairness import Turn
+from igd_core.search.filters import ItemFilter
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from oracles import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.filters import LeafFilter
-    from igd_core.decoding.session import ChildScores, Session
-    from igd_core.engines.base import Engine
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.engine import Engine
+    from igd_core.search.filters import LeafFilter
+    from igd_core.search.session import ChildScores, Session
 
 FP32 = 1e-5
 FP32_ON_CUDA = 1e-4  # sums are taken in another order for each shape of a batch

@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from igd_core.tokenization import TitleTokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

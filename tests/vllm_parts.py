@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 GIVEN: dict[str, Any] = json.loads(os.environ.get("TEST_VLLM_OPTIONS") or "{}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from igd_core.data.parquet_pages import PageFault, check_pages
+from igd_core.datasets.parquet_pages import PageFault, check_pages
 from igd_core.errors import ArtifactError
 
 if TYPE_CHECKING:

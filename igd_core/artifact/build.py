@@ -9,15 +9,15 @@ from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Counts, Manifest
 from igd_core.artifact.spelling import OnUnspellable, SpelledCatalogue, spell_catalogue
-from igd_core.catalogue import prior
+from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of, node_entropy
+from igd_core.catalogue.items import prior
+from igd_core.catalogue.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION, PromptTemplate
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import CatalogueError
-from igd_core.infogain import InfoGainTable, leaf_prior_of, node_entropy
-from igd_core.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION, PromptTemplate
-from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
-    from igd_core.catalogue import Catalogue
-    from igd_core.tokenization import TitleTokenizer, TokenPaths
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.catalogue.tokenization import TitleTokenizer, TokenPaths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class BuildOptions:
         on_unspellable: what becomes of an item whose text the tokenizer cannot spell (`spell_catalogue`).
         path_column: where the texts come from.
         instruction: text in front of the history.
-        bullet: text in front of each line, the one to be written included (`igd_core.prompts`).
+        bullet: text in front of each line, the one to be written included (`igd_core.catalogue.prompts`).
         suffix: text behind the history.
         max_history: most items a prompt shows.
         drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.

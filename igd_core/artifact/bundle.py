@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.catalogue import SharedTitles, prior
+from igd_core.catalogue.gain import leaf_prior_of
+from igd_core.catalogue.items import SharedTitles, prior
 from igd_core.ids import LeafIndex
-from igd_core.infogain import leaf_prior_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact.manifest import Manifest
-    from igd_core.catalogue import Catalogue
+    from igd_core.catalogue.gain import InfoGainTable
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import ItemIndex
-    from igd_core.infogain import InfoGainTable
-    from igd_core.trie import TokenTrie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

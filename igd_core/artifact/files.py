@@ -18,12 +18,12 @@ from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items, read_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
 from igd_core.artifact.structure import check_structure
-from igd_core.attribute_columns import ColumnValues, array_of
-from igd_core.catalogue import Catalogue
+from igd_core.catalogue.attribute_columns import ColumnValues, array_of
+from igd_core.catalogue.gain import InfoGainTable
+from igd_core.catalogue.items import Catalogue
+from igd_core.catalogue.texts import Texts
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
-from igd_core.infogain import InfoGainTable
-from igd_core.texts import Texts
-from igd_core.trie import TokenTrie
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from igd_core.artifact.bounds import check_sizes
+from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.errors import ArtifactError, CatalogueError
-from igd_core.prompts import PromptTemplate
 
 FORMAT = "igd-artifact"
 FORMAT_VERSION = 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from igd_core.catalogue.semantic_ids import are_semantic_ids, require_codes
+from igd_core.catalogue.transliteration import written_otherwise
 from igd_core.errors import CatalogueError
-from igd_core.semantic_ids import are_semantic_ids, require_codes
-from igd_core.transliteration import written_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from igd_core.catalogue import Catalogue
-    from igd_core.tokenization import PathFault, TitleTokenizer, TokenPaths
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.catalogue.tokenization import PathFault, TitleTokenizer, TokenPaths
 
 OnUnspellable: TypeAlias = Literal["error", "skip", "spell"]
 _ROUNDS = 8

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from igd_core.trie import TokenTrie
+    from igd_core.catalogue.trie import TokenTrie
 
 
 def check_structure(trie: TokenTrie, vocab_size: int, part: str) -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.data.movielens import read_movielens
-from igd_core.data.readers import read_interactions, read_items
-from igd_core.data.rows import HistoryRows, history_rows, item_frequency
-from igd_core.data.split import split_by_time
+from igd_core.datasets.movielens import read_movielens
+from igd_core.datasets.readers import read_interactions, read_items
+from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
+from igd_core.datasets.split import split_by_time
 from igd_core.errors import DataError
 from igd_core.ids import ItemIndex
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact
-    from igd_core.catalogue import Catalogue
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 HISTORY_ITEMS = 10
 DATASETS = ("ml-100k", "video_games")

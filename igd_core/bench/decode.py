@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
-from igd_core.catalogue import prior
-from igd_core.engines.tree import TreeEngine
+from igd_core.catalogue.items import prior
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
-from igd_core.recommender import Query, Recommender
+from igd_core.search.recommender import Query, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.bench.reference import DictNode, ReferenceResult
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.engines.vllm import VLLMEngine
-    from igd_core.engines.vllm_options import VLLMOptions
-    from igd_core.recommender import Recommendation
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.vllm.engine import VLLMEngine
+    from igd_core.engines.vllm.options import VLLMOptions
+    from igd_core.search.recommender import Recommendation
 
 SWAP_TOLERANCE = 1e-3
 
@@ -192,7 +192,7 @@ class _Engines:
 
 
 def _start_vllm(options: VLLMOptions) -> VLLMEngine:
-    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm.engine import VLLMEngine
 
     return VLLMEngine.start(options)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.bench.decode import BenchCheckpoints
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 WIDTHS = (1, 10, 20, 40, 80, 160, 270)
 _PROMPT_TOKENS = 150

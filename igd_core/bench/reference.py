@@ -1,7 +1,7 @@
 """The method as its authors run it: transformers' ``generate`` with a Python trie, walked from the root at each step.
 
-The independent witness that decoding is measured against and tested with: it shares no code with ``igd_core.trie``,
-``igd_core.infogain`` or ``igd_core.decoding``. Slow and obvious on purpose.
+The independent witness that decoding is measured against and tested with: it shares no code with the package's trie,
+gains and search. Slow and obvious on purpose.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from igd_core.artifact import load_artifact
 from igd_core.bench.isolation import PeakMemory
 from igd_core.bench.rivals import make_rivals
 from igd_core.bench.workload import ContinuationOracle, PathWorkload, random_prefixes
-from igd_core.decoding.scores import RowSettings, TrieWeights, child_scores, constrain_logits_
+from igd_core.search.scores import RowSettings, TrieWeights, child_scores, constrain_logits_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from igd_core.bench.isolation import Report
     from igd_core.bench.rivals import Constraint
-    from igd_core.trie import TokenTrie
+    from igd_core.catalogue.trie import TokenTrie
 
 _WARM_UP = 3
 _MIN_ROUNDS = 9

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.artifact import load_artifact
-from igd_core.data.sources import DEFAULT_READING, Reading
-from igd_core.data.tables import read_table
+from igd_core.datasets.sources import DEFAULT_READING, Reading
+from igd_core.datasets.tables import read_table
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.bench.http_pool import Answer, Target
-    from igd_core.data.sources import Source
+    from igd_core.datasets.sources import Source
 
 _MADE_UP = 10_000
 _REPEATABLE = 256

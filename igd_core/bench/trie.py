@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from igd_core.bench.isolation import Limits, PeakMemory, run_apart
 from igd_core.bench.workload import PathArrays, PathWorkload
+from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import IGDError
-from igd_core.infogain import InfoGainTable, leaf_prior_of
-from igd_core.trie import TokenTrie
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,8 +141,8 @@ def prepare(arguments: Mapping[str, Any], report: Report) -> None:
     """
     from igd_core.artifact import BuildOptions, build_artifact, save_artifact
     from igd_core.bench.synthetic import real_titles, synthetic_titles, zipf_counts
-    from igd_core.catalogue import Catalogue
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
     n, seed = arguments["n"], arguments["seed"]
     titles = synthetic_titles(real_titles(arguments["items"] and Path(arguments["items"])), n=n, seed=seed)

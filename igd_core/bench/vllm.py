@@ -18,7 +18,7 @@ from tqdm import tqdm
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.vllm_overhead import measure_overhead
 from igd_core.bench.vllm_ways import Cost, driven, our_way, vllms_way
-from igd_core.engines.vllm_metrics import VLLMMetrics
+from igd_core.engines.vllm.metrics import VLLMMetrics
 from igd_core.errors import EngineError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.bench.vllm_ways import Way
-    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm.engine import VLLMEngine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.bench.timing import random_nodes
-from igd_core.engines.vllm_question import NodeQuestion, RoundTicket
+from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm.engine import VLLMEngine
 
 ROWS = 64
 # A row of a recommendation computes what the last partly filled block holds: one token at least, 17 in the middle.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from igd_core.decoding.beam import BeamSearch
-from igd_core.decoding.session import Scoring
-from igd_core.engines.vllm_session import Prompt, VLLMSession
-from igd_core.fairness import Turn
+from igd_core.engines.vllm.session import Prompt, VLLMSession
 from igd_core.ids import LeafIndex
+from igd_core.search.beam import BeamSearch
+from igd_core.search.fairness import Turn
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.vllm import VLLMEngine
+    from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.ids import NodeId
 
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.session import ChildScores, SessionStats, unscored_child
-from igd_core.engines.adapters import require_adapter
-from igd_core.engines.base import EngineStats
+from igd_core.engines.embedded.adapters import require_adapter
 from igd_core.engines.identity import ModelIdentity
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import NodeId
+from igd_core.search.engine import EngineStats
+from igd_core.search.session import ChildScores, SessionStats, unscored_child
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import Scoring
-    from igd_core.engines.adapters import Adapters
+    from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.search.session import Scoring
 
 _FAKE_CONTEXT_TOKENS = 1 << 20
 

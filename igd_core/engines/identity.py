@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from igd_core.engines.adapters import require_adapter
+from igd_core.engines.embedded.adapters import require_adapter
 from igd_core.errors import ModelError
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
+from igd_core.engines.tuned_prompt import read_tuned_prompt
 from igd_core.errors import InputError
-from igd_core.tuned_prompt import read_tuned_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from igd_core.engines.adapters import Adapters
-    from igd_core.engines.base import Engine
-    from igd_core.tokenization import TitleTokenizer
-    from igd_core.tuned_prompt import TunedPrompt
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.tuned_prompt import TunedPrompt
+    from igd_core.search.engine import Engine
 
 EngineName = Literal["tree", "vllm"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
@@ -72,8 +72,8 @@ def open_engine(options: EngineOptions) -> OpenEngine:
 
 
 def _open_tree(options: EngineOptions) -> OpenEngine:
-    from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint
-    from igd_core.engines.tree import TreeEngine
+    from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint
+    from igd_core.engines.embedded.engine import TreeEngine
 
     # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
     directory = resolve_checkpoint(options.model).resolve()
@@ -102,9 +102,9 @@ def _tuned(directory: Path, adapters: Adapters) -> dict[str | None, TunedPrompt 
 def _open_vllm(options: EngineOptions) -> OpenEngine:
     if options.device != "auto":
         raise InputError(f"device {options.device!r}: vLLM runs on what it was installed for; leave it at auto")
-    from igd_core.engines.checkpoint import resolve_checkpoint
-    from igd_core.engines.vllm import VLLMEngine
-    from igd_core.engines.vllm_options import VLLMOptions
+    from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+    from igd_core.engines.vllm.engine import VLLMEngine
+    from igd_core.engines.vllm.options import VLLMOptions
 
     engine = VLLMEngine.start(
         VLLMOptions(model=options.model, dtype=options.dtype, adapters=options.adapters, **options.vllm)

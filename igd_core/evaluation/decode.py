@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.beam import require_whole
-from igd_core.decoding.filters import ItemFilter, first_admitted
-from igd_core.decoding.session import Scoring
 from igd_core.evaluation.shared_session import SearchPlan, SharedSession, widest_node
+from igd_core.search.beam import require_whole
+from igd_core.search.filters import ItemFilter, first_admitted
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.beam import Hypothesis
-    from igd_core.engines.base import Engine
     from igd_core.evaluation.settings import DecodingSetting, Seen
     from igd_core.ids import ItemIndex
+    from igd_core.search.beam import Hypothesis
+    from igd_core.search.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

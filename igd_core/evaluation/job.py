@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igd_core.data.readers import read_interactions
-from igd_core.data.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
 from igd_core.evaluation.journal import Journal
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.base import Engine
     from igd_core.engines.open import EngineOptions
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import EvaluationRows
     from igd_core.evaluation.run import RunIdentity, Shard
     from igd_core.evaluation.settings import DecodingSetting, Seen
+    from igd_core.search.engine import Engine
 
     Sequences: TypeAlias = Sequence[NDArray[np.int32]] | None
 

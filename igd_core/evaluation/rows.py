@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from igd_core.data.readers import read_interactions
-from igd_core.data.rows import HistoryRows
-from igd_core.data.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.rows import HistoryRows
+from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.metrics import NONE
 from igd_core.ids import ItemIndex

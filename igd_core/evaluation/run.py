@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from igd_core.engines.checkpoint import resolve_checkpoint
+from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.identity import FolderDigests
 from igd_core.errors import DataError, EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.base import Engine
     from igd_core.evaluation.journal import Journal
     from igd_core.evaluation.rows import EvaluationRows
     from igd_core.evaluation.settings import DecodingSetting
+    from igd_core.search.engine import Engine
 
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.data.interactions import Interactions
+from igd_core.datasets.interactions import Interactions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from igd_core.data.rows import HistoryRows
+    from igd_core.datasets.rows import HistoryRows
 
 
 def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int32]]:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.decoding.beam import BeamSearch, Hypothesis
-from igd_core.decoding.session import ChildScores, SessionStats
 from igd_core.ids import LeafIndex, NodeId
+from igd_core.search.beam import BeamSearch, Hypothesis
+from igd_core.search.session import ChildScores, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.filters import LeafFilter
-    from igd_core.decoding.session import Session
+    from igd_core.search.filters import LeafFilter
+    from igd_core.search.session import Session
 
 
 def widest_node(artifact: Artifact) -> int:

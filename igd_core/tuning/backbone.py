@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from igd_core.engines.adapters import WEIGHTS_FILE, read_adapter_config
-from igd_core.engines.checkpoint import device_of, load_checkpoint, resolve_checkpoint
-from igd_core.engines.integrity import load_weights, named, read_config, tensors_not_finite
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.engines.embedded.adapters import WEIGHTS_FILE, read_adapter_config
+from igd_core.engines.embedded.checkpoint import device_of, load_checkpoint, resolve_checkpoint
+from igd_core.engines.embedded.integrity import load_weights, named, read_config, tensors_not_finite
 from igd_core.errors import InputError, ModelError
-from igd_core.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from igd_core.tuned_prompt import TunedPrompt
+    from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.tuning.settings import LoraSettings, TuningSettings
 
 ADAPTER = "adapter"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
-    from igd_core.data.rows import HistoryRows
-    from igd_core.infogain import InfoGainTable
-    from igd_core.trie import TokenTrie
+    from igd_core.catalogue.gain import InfoGainTable
+    from igd_core.catalogue.trie import TokenTrie
+    from igd_core.datasets.rows import HistoryRows
     from igd_core.tuning.weights import TokenWeights
 
     Int32 = NDArray[np.int32]

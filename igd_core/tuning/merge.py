@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from igd_core.engines.tuned_prompt import read_tuned_prompt
 from igd_core.errors import InputError, TuningError
-from igd_core.tuned_prompt import read_tuned_prompt
 from igd_core.tuning.record import RECORD, content_of, read_record, require_base
 from igd_core.whole_files import replaced_folder
 
@@ -38,7 +38,7 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
         model = None if record is None else record.get("model")
         if model is None:
             raise InputError(f"{run / RECORD}: names no checkpoint; give it (--model DIR)")
-    from igd_core.engines.checkpoint import load_checkpoint, resolve_checkpoint, with_adapter_merged
+    from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint, with_adapter_merged
 
     directory = resolve_checkpoint(str(model))
     if record is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igd_core.catalogue.tokenization import TitleTokenizer, require_same_tokenizer
 from igd_core.errors import InputError, ModelError
-from igd_core.tokenization import TitleTokenizer, require_same_tokenizer
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:

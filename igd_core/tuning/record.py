@@ -9,8 +9,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igd_core.data.sources import Source
-from igd_core.engines.adapters import WEIGHTS_FILE
+from igd_core.datasets.sources import Source
+from igd_core.engines.embedded.adapters import WEIGHTS_FILE
 from igd_core.engines.identity import FINGERPRINT_LENGTH, FolderDigests
 from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tuning.settings import TuningSettings
@@ -34,7 +34,7 @@ def content_of(model: str | Path) -> str:
     Raises:
         ModelError: no such checkpoint, or it cannot be read.
     """
-    from igd_core.engines.checkpoint import resolve_checkpoint
+    from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 
     with FolderDigests(resolve_checkpoint(model)) as digests:
         return digests.together()

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.artifact import load_artifact
-from igd_core.data.readers import read_interactions
-from igd_core.data.rows import HistoryRows, newest_rows
-from igd_core.data.sources import DEFAULT_READING, Reading
+from igd_core.catalogue.tokenization import require_same_tokenizer
+from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.rows import HistoryRows, newest_rows
+from igd_core.datasets.sources import DEFAULT_READING, Reading
+from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.errors import DataError, TuningError
-from igd_core.tokenization import require_same_tokenizer
-from igd_core.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.tuning.examples import Examples, PackLimits, make_examples
 from igd_core.tuning.record import RECORD, new_record, read_record, require_base_of_adapter, require_same, rows_record
 from igd_core.whole_files import write_json
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.data.readers import InteractionsFile
-    from igd_core.data.sources import Source
+    from igd_core.datasets.readers import InteractionsFile
+    from igd_core.datasets.sources import Source
     from igd_core.tuning.backbone import Backbone
     from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.trainer import IGDTrainer

@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from factories import EOS, make_catalogue, tokenizer_definition
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.engines.checkpoint import load_checkpoint
-from igd_core.engines.tree import TreeEngine
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ModelError
 from igd_core.ids import ItemIndex
-from igd_core.recommender import Query, Recommender
-from igd_core.tokenization import TitleTokenizer
+from igd_core.search.recommender import Query, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from igd_core.artifact import Artifact
-    from igd_core.recommender import Recommendation
+    from igd_core.search.recommender import Recommendation
 
 Verdict = Literal["right", "refused", "WRONG", "no tiny checkpoint"]
 TOLERANCE_NATS = 1e-3
@@ -326,7 +326,7 @@ served was compared with plain passes of transformers, token by token; it agrees
 {how}, with transformers {transformers.__version__} and torch {torch.__version__}: {counts["right"]} right, \
 {counts["refused"]} refused, {counts["WRONG"]} wrong; of {len(found) - sum(counts.values())} none was made.
 
-In half precision the check tells gross faults alone (`igd_core/engines/self_test.py` has figures, which
+In half precision the check tells gross faults alone (`igd_core/engines/embedded/self_test.py` has figures, which
 `tests/bench/self_test_error.py` makes): try a new architecture in float32.
 
 | type | class | verdict | difference (nats) or reason |

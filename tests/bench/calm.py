@@ -38,11 +38,11 @@ from igd_core.artifact import BuildOptions, build_artifact, save_artifact  # noq
 from igd_core.bench.http_pool import Target  # noqa: E402
 from igd_core.bench.serve import ServeBench, bench_rate, find_capacity  # noqa: E402
 from igd_core.bench.traffic import Mix, made_up_histories  # noqa: E402
-from igd_core.data.movielens import read_movielens  # noqa: E402
-from igd_core.data.rows import item_frequency  # noqa: E402
+from igd_core.catalogue.tokenization import TitleTokenizer  # noqa: E402
+from igd_core.datasets.movielens import read_movielens  # noqa: E402
+from igd_core.datasets.rows import item_frequency  # noqa: E402
 from igd_core.models import smollm2_dir  # noqa: E402
 from igd_core.store.open import StoreOptions, open_store  # noqa: E402
-from igd_core.tokenization import TitleTokenizer  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace, directory: Path) -> Mapping[str, Any]:
     log = directory / "server.log"
     with RedisServer(directory) as redis, log.open("wb") as stream:
         versions = asyncio.run(publish(redis.url, args.versions))
-        command = [sys.executable, "-m", "igd_core.cli", "serve", "--port", str(target.port), "--model", str(model)]
+        command = [sys.executable, "-m", "igd_core", "serve", "--port", str(target.port), "--model", str(model)]
         command += ["--catalogues", CATALOGUE, "--store", redis.url, "--log-level", "warning", *args.serve]
         variables = {"IGD_CACHE_DIR": str(directory / "cache"), "IGD_RESULT_TTL_S": "0", "IGD_LOCAL_RESULTS": "0"}
         server = subprocess.Popen(

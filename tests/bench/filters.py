@@ -19,14 +19,14 @@ import numpy as np
 
 from igd_core.artifact import Artifact
 from igd_core.artifact.manifest import Counts, Manifest
-from igd_core.catalogue import Catalogue, prior
-from igd_core.conditions import conditions_of
+from igd_core.catalogue.conditions import conditions_of
+from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
+from igd_core.catalogue.items import Catalogue, prior
+from igd_core.catalogue.prompts import PromptTemplate
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.engines.fake import FakeEngine
 from igd_core.ids import ItemIndex
-from igd_core.infogain import InfoGainTable, leaf_prior_of
-from igd_core.prompts import PromptTemplate
-from igd_core.recommender import Query, Recommender
-from igd_core.trie import TokenTrie
+from igd_core.search.recommender import Query, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -37,9 +37,9 @@ from redis_server import RedisServer, free_port, patiently  # noqa: E402
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
 from igd_core.bench.http_pool import Target  # noqa: E402
 from igd_core.bench.load import LoadLimits, closed_loop, open_loop, planned_arrivals  # noqa: E402
+from igd_core.catalogue.tokenization import TitleTokenizer  # noqa: E402
 from igd_core.engines.fake import FakeEngine  # noqa: E402
-from igd_core.recommender import Query, Recommendation, Recommender  # noqa: E402
-from igd_core.tokenization import TitleTokenizer  # noqa: E402
+from igd_core.search.recommender import Query, Recommendation, Recommender  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,14 +57,13 @@ UNDER_WAY = 32
 def serve(port: int, store: str, directory: Path) -> None:
     """The server's process."""
     import uvicorn
-
-    from server.app import Sources, create_apps
-    from server.gate import Gate
-    from server.heap import settle_collector
-    from server.loading import OpenedModel
-    from server.logs import log_to_stderr
-    from server.protocol import http_protocol
-    from server.settings import Settings
+    from igd_server.app import Sources, create_apps
+    from igd_server.catalogues.heap import settle_collector
+    from igd_server.catalogues.opening import OpenedModel
+    from igd_server.http.gate import Gate
+    from igd_server.http.protocol import http_protocol
+    from igd_server.observe.logs import log_to_stderr
+    from igd_server.settings import Settings
 
     os.sched_setaffinity(0, {SERVER_CORE})
     tokenizer = TitleTokenizer(tokenizer_definition(), EOS)
@@ -205,7 +204,7 @@ async def store_histories(target: Target, key: str) -> None:
 
 def run(seconds: float, directory: Path) -> dict[str, Any]:
     """Start Redis and the server, measure, stop them."""
-    from server.keys import KeyFile, make_key, write_keys
+    from igd_server.http.keys import KeyFile, make_key, write_keys
 
     key = make_key("bench", frozenset({"recommend", "events"}), None)
     write_keys(directory / "keys.json", KeyFile(keys=(key.stored,)))

@@ -21,10 +21,10 @@ import pyarrow as pa
 from igd_core.artifact import Artifact, load_artifact, save_artifact
 from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Counts, Manifest
-from igd_core.catalogue import Catalogue, prior
-from igd_core.infogain import InfoGainTable, leaf_prior_of
-from igd_core.prompts import PromptTemplate
-from igd_core.trie import TokenTrie
+from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
+from igd_core.catalogue.items import Catalogue, prior
+from igd_core.catalogue.prompts import PromptTemplate
+from igd_core.catalogue.trie import TokenTrie
 
 TOKENS, VOCABULARY = 14, 30_000
 
@@ -68,7 +68,7 @@ def make(items: int, directory: Path) -> None:
 
 def private_bytes() -> int:
     """Of this process, after what is free has been given back."""
-    from server.heap import give_back_free_memory
+    from igd_server.catalogues.heap import give_back_free_memory
 
     pa.default_memory_pool().release_unused()
     give_back_free_memory()
@@ -80,9 +80,10 @@ def measure(directory: Path) -> dict[str, float]:
     """Private bytes an item of each step, of one more version in the same process, and files' bytes."""
     with contextlib.suppress(ImportError):  # pyarrow would import it at first use and it would count; servers have none
         importlib.import_module("pandas")
+    from igd_server.catalogues.titles import TitleSearch
+
     from igd_core.engines.fake import FakeEngine
-    from igd_core.recommender import Recommender
-    from server.titles import TitleSearch
+    from igd_core.search.recommender import Recommender
 
     kept: list[object] = []
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.architectures import tiny_config
 
-from igd_core.engines.self_test import tree_differences
-from igd_core.engines.token_tree import TokenTree
+from igd_core.engines.embedded.self_test import tree_differences
+from igd_core.engines.embedded.token_tree import TokenTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,7 +109,7 @@ def measured(model: PreTrainedModel) -> dict[tuple[str, str], float]:
 
 
 def _models(args: argparse.Namespace) -> Iterator[tuple[str, PreTrainedModel]]:
-    from igd_core.engines.checkpoint import load_checkpoint
+    from igd_core.engines.embedded.checkpoint import load_checkpoint
 
     for layers in args.layers:
         for deviation in args.deviations:

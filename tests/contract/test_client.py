@@ -13,20 +13,21 @@ import httpx
 import pytest
 from film_apps import running
 from films import film_artifact
+from igd_server.http.keys import KeyFile, make_key, write_keys
 from sockets import listening
 
 from igd_core.client import Event, Item, RecommendationClient, Recommended
 from igd_core.client.answers import sent_filter
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
-from server.keys import KeyFile, make_key, write_keys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
-    from server.app import Apps
+    from igd_server.app import Apps
+
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
     Serve = Callable[..., AbstractAsyncContextManager[tuple[str, Apps]]]
 

@@ -1,4 +1,4 @@
-"""What every engine promises (`igd_core.engines.base`): one suite, run against each implementation.
+"""What every engine promises (`igd_core.search.engine`): one suite, run against each implementation.
 
 bfloat16 keeps 8 bits: where fp32 engines must agree to 1e-5 (nats, and of the value), it must to hundredths of a nat.
 """
@@ -27,17 +27,17 @@ from subjects import (
 )
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.decoding.session import Scoring
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import ChildScores
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.session import ChildScores
 
 KINDS = ("fake", *MODEL_KINDS)
 

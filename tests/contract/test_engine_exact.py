@@ -26,11 +26,11 @@ from subjects import (
 
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
-from igd_core.decoding.session import Scoring
-from igd_core.engines.tree import TreeEngine
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT
-from igd_core.tokenization import TitleTokenizer
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 
 @pytest.fixture(params=MODEL_KINDS)

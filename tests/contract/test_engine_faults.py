@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from subjects import Subject, prompt_of, search
 
-from igd_core.decoding.session import Scoring
-from igd_core.engines.tree import TreeEngine
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import EngineError, ModelFault
 from igd_core.ids import ROOT
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import schemathesis
+from igd_server.app import Apps, Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.http.keys import SCOPES, KeyFile, make_key, write_keys
+from igd_server.settings import Settings
+from igd_server.variants import Variant
 from publishing import PATIENCE_S, PATIENT, edition, publish
 from schemathesis import engine
 from schemathesis.engine import events
@@ -19,17 +24,12 @@ from schemathesis.python import asgi
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.store.files import FilesStore
-from server.app import Apps, Sources, create_apps
-from server.keys import SCOPES, KeyFile, make_key, write_keys
-from server.loading import OpenedModel
-from server.settings import Settings
-from server.variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 SEED = 4
 EXAMPLES = 10

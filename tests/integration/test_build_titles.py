@@ -10,8 +10,8 @@ import pytest
 from tokenizer_kinds import write_tokenizer
 
 from igd_core.artifact import load_artifact
-from igd_core.cli import main
-from igd_core.tokenization import TitleTokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

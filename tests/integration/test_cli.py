@@ -13,14 +13,14 @@ import pytest
 import torch
 from factories import EOS, make_catalogue
 
-from igd_core.cli import main
-from igd_core.engines.checkpoint import Checkpoint, load_checkpoint
+from igd_core.cli.main import main
+from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

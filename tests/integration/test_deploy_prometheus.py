@@ -25,13 +25,13 @@ from redis_server import RedisServer
 from server_process import ServerProcess, make_bundle
 from stores import another_version, version_of
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules"

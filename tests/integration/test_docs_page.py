@@ -12,15 +12,14 @@ import pytest
 from browser import CHROMIUM, chromium, visiting
 from film_apps import running
 from films import film_artifact
+from igd_server.http.routes.web import DOCS_DIRECTORY
 from playwright.async_api import expect
 from sockets import listening
-
-from server.routes.web import DOCS_DIRECTORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 def test_swagger_ui_is_the_one_that_its_makers_published() -> None:

@@ -13,7 +13,7 @@ from adapters import save_adapter
 from factories import EOS, make_catalogue
 
 from igd_core.artifact import load_artifact
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.evaluation.report import collect
 from igd_core.ids import LeafIndex
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ITEMS, ROWS = 40, 12

@@ -14,15 +14,15 @@ import pytest
 from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR, load_dataset
 from igd_core.bench.decode import compare
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
-from igd_core.catalogue import prior
-from igd_core.engines.checkpoint import Checkpoint, load_checkpoint
-from igd_core.engines.tree import TreeEngine
+from igd_core.catalogue.items import prior
+from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
 from igd_core.models import smollm2_dir
-from igd_core.recommender import Query, Recommender
+from igd_core.search.recommender import Query, Recommender
 
 if TYPE_CHECKING:
-    from igd_core.recommender import Recommendation
+    from igd_core.search.recommender import Recommendation
 
 HISTORIES = 2
 

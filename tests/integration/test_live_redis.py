@@ -14,7 +14,7 @@ from redis_server import RedisServer
 
 from igd_core.errors import StoreUnavailable
 from igd_core.ids import ItemIndex
-from igd_core.recommender import Query
+from igd_core.search.recommender import Query
 from igd_core.store.base import StoreOptions
 from igd_core.store.open import open_store
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from igd_server.catalogues.deployment import Deployment
+
     from igd_core.artifact import Artifact
+    from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.store.base import Store
-    from igd_core.tokenization import TitleTokenizer
-    from server.deployment import Deployment
 
 OPTIONS = StoreOptions(timeout_s=1.0, bulk_timeout_s=5.0, chunk_bytes=512)
 RECOVERED_S = 10.0

@@ -19,6 +19,9 @@ import pytest
 from adapters import save_adapter
 from factories import EOS, tiny_checkpoint
 from films import film_artifact
+from igd_server.app import Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.settings import Settings
 from redis_server import RedisServer
 from safetensors.torch import load_file, save_file
 
@@ -26,16 +29,14 @@ from igd_core.artifact import save_artifact
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.errors import ModelError
-from server.app import Sources, create_apps
-from server.loading import OpenedModel
-from server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
-    from server.app import Apps
+    from igd_server.app import Apps
+
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 BODY = {"history": ["1", "3"], "k": 5}
 
@@ -209,7 +210,7 @@ async def test_an_adapter_and_its_base_are_two_models_and_a_copy_is_the_same(
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_refused(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from igd_core.engines import checkpoint
+    from igd_core.engines.embedded import checkpoint
 
     load = checkpoint.load_checkpoint
 
@@ -226,7 +227,7 @@ def test_a_model_that_changes_while_it_is_loaded_is_refused(second: Path, monkey
 async def test_a_link_that_moves_while_the_model_is_loaded_gives_all_of_one_model(
     first: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from igd_core.engines import checkpoint
+    from igd_core.engines.embedded import checkpoint
 
     other_weights(second)
     link = tmp_path / "served"

@@ -12,17 +12,17 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+from igd_server.http.keys import KeyFile, make_key, write_keys
 from redis_server import RedisServer
 from server_process import Bundle, ServerProcess, make_bundle
 
-from igd_core.cli import main
-from server.keys import KeyFile, make_key, write_keys
+from igd_core.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 USER = "zoë.secret@example.org"
 PASSWORD = "pw-0f3c9a"  # noqa: S105 - the test's Redis'

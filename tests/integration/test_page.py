@@ -21,17 +21,17 @@ import pytest
 import pytest_asyncio
 from browser import CHROMIUM, PATIENCE_MS, PHONE, Visit, chromium, tab_to, violations, visiting
 from films import GENRES, ITEM_IDS, TITLES
+from igd_server.app import Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.http.keys import KeyFile, make_key, write_keys
+from igd_server.settings import Settings
+from igd_server.variants import Variant
 from playwright.async_api import Page, expect
 from sockets import listening
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.catalogue import Catalogue
-from igd_core.engines.tree import TreeEngine, TreeSession
-from server.app import Sources, create_apps
-from server.keys import KeyFile, make_key, write_keys
-from server.loading import OpenedModel
-from server.settings import Settings
-from server.variants import Variant
+from igd_core.catalogue.items import Catalogue
+from igd_core.engines.embedded.engine import TreeEngine, TreeSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import Scoring
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.session import Scoring
 
     Open: TypeAlias = Callable[..., Awaitable[Visit]]
 

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import deadly_server
 import httpx
 import pytest
+from igd_server.catalogues.attempts import Attempts
 from memory_limit import memory_limit
 from publishing import edition, publish
 from redis_server import RedisServer
 from server_process import ServerProcess
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.store.open import open_store
-from server.attempts import Attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memory_limit import MemoryLimit
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 LIMIT_BYTES = 768 << 20
 PATIENCE_S = 120.0  # starts share two cores with other tests

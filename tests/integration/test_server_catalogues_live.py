@@ -16,14 +16,14 @@ from publishing import add, edition
 from served_load import OPTIONS, Stack, ranked, running_stack, say
 from tcp_proxy import TcpProxy
 
+from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.errors import InputError, StoreUnavailable
 from igd_core.store.open import open_store
-from igd_core.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 PUBLISHES = int(os.environ.get("PUBLISHES", "5"))
 SWAPPED_S = 10.0

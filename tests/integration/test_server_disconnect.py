@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from films import Running
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 async def until(condition: Callable[[], bool]) -> None:

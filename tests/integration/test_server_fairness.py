@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from factories import make_catalogue
+from igd_server.http.keys import KeyFile, make_key, write_keys
 from server_process import ServerProcess
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
-from server.keys import KeyFile, make_key, write_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 NUM_ITEMS = 1000
 CLIENTS = ("heavy", "one", "other")

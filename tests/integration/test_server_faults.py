@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from igd_server.app import Sources, create_apps
+from igd_server.catalogues.opening import OpenedModel
+from igd_server.settings import Settings
 from publishing import edition
 from redis_server import patiently
 from served_load import K, Load, Stack, by_user, ranked, recorded, refused, remembered, running_stack, say, under_load
 
 from igd_core.artifact import save_artifact
-from igd_core.engines.checkpoint import load_checkpoint
-from igd_core.engines.tree import TreeEngine
-from server.app import Sources, create_apps
-from server.loading import OpenedModel
-from server.settings import Settings
+from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 RECOVERED_S = 10.0
 DAY_S = 86_400

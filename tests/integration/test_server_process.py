@@ -13,18 +13,18 @@ import pytest
 from films import HOSTILE_TITLE, ITEM_IDS
 from server_process import Bundle, ServerProcess, make_bundle
 
-from igd_core.engines.checkpoint import load_checkpoint
-from igd_core.engines.tree import TreeEngine
+from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import ItemIndex
-from igd_core.recommender import Query, Recommender
+from igd_core.search.recommender import Query, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.recommender import Recommendation
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.recommender import Recommendation
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from server_process import Bundle, ServerProcess, make_bundle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 ASK = {"history": ["1", "5"], "k": 3}
 

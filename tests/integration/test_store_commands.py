@@ -10,7 +10,7 @@ import pytest
 from redis_server import RedisServer, free_port
 from stores import another_version, version_of
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.store.base import StoreOptions
 from igd_core.store.open import open_store
 

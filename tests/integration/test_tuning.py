@@ -21,7 +21,7 @@ from devices import needs_cuda
 from factories import EOS, make_catalogue
 from safetensors.torch import load_file, save_file
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError, ModelError, TuningError
 from igd_core.tuning import loss
 from igd_core.tuning.merge import merge_run
@@ -32,7 +32,7 @@ from igd_core.tuning.trainer import IGDTrainer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 SHAPE = {
     "hidden_size": 32,
@@ -225,7 +225,7 @@ def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
 ) -> None:
     from peft import PeftModel
 
-    from igd_core.engines.checkpoint import load_checkpoint
+    from igd_core.engines.embedded.checkpoint import load_checkpoint
 
     base = str(inputs.tokenizer)
     settings = quick(from_config=None, lora={"rank": 4, "dropout": 0.0, "layers": 1}, lr=1e-2)

@@ -10,15 +10,15 @@ import pytest
 from factories import EOS
 
 from igd_core.artifact import load_artifact
-from igd_core.cli import main
+from igd_core.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 ITEMS = """\
 item_id,title,discs,live,price,year,genres,code,flag01,released,seen_at

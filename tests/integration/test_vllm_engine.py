@@ -46,28 +46,28 @@ from vllm.inputs import tokens_input  # noqa: E402
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
 from igd_core.bench.vllm import engine_steps  # noqa: E402
 from igd_core.bench.vllm_ways import driven, our_way, vllms_way  # noqa: E402
-from igd_core.decoding.beam import BeamSearch  # noqa: E402
-from igd_core.decoding.session import Scoring  # noqa: E402
-from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
-from igd_core.engines.tree import TreeEngine  # noqa: E402
-from igd_core.engines.vllm import VLLMEngine  # noqa: E402
-from igd_core.engines.vllm_metrics import VLLMMetrics  # noqa: E402
-from igd_core.engines.vllm_options import VLLMOptions  # noqa: E402
-from igd_core.engines.vllm_question import NodeQuestion, RoundTicket  # noqa: E402
+from igd_core.catalogue.tokenization import TitleTokenizer  # noqa: E402
+from igd_core.engines.embedded.checkpoint import load_checkpoint  # noqa: E402
+from igd_core.engines.embedded.engine import TreeEngine  # noqa: E402
+from igd_core.engines.tuned_prompt import TunedPrompt  # noqa: E402
+from igd_core.engines.vllm.engine import VLLMEngine  # noqa: E402
+from igd_core.engines.vllm.metrics import VLLMMetrics  # noqa: E402
+from igd_core.engines.vllm.options import VLLMOptions  # noqa: E402
+from igd_core.engines.vllm.question import NodeQuestion, RoundTicket  # noqa: E402
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.settings import DecodingSetting, Seen  # noqa: E402
-from igd_core.fairness import Turn  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex  # noqa: E402
-from igd_core.tokenization import TitleTokenizer  # noqa: E402
-from igd_core.tuned_prompt import TunedPrompt  # noqa: E402
+from igd_core.search.beam import BeamSearch  # noqa: E402
+from igd_core.search.fairness import Turn  # noqa: E402
+from igd_core.search.session import Scoring  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.beam import Hypothesis
+    from igd_core.search.beam import Hypothesis
 
 needs_worker = pytest.mark.skipif(torch.cuda.is_available(), reason="on one GPU the engine's process is the worker")
 pytestmark = [
@@ -428,7 +428,7 @@ async def test_versions_come_and_go_under_running_sessions(
         await engine.open(other_artifact.version, prompt, Scoring())
     await engine.load(other_artifact)
     await engine.load(other_artifact)
-    warned = [record.getMessage() for record in caplog.records if record.name == "igd_core.tuned_prompt"]
+    warned = [record.getMessage() for record in caplog.records if record.name == "igd_core.engines.tuned_prompt"]
     assert len(warned) == 1
     assert f"of catalogue other, version {other_artifact.version}" in warned[0]
     assert engine.stats().versions == (artifact.version, other_artifact.version)

@@ -23,17 +23,17 @@ from vllm_parts import is_called, require_vllm, save_tiny_llama
 require_vllm()
 
 from igd_core.artifact import load_artifact, save_artifact  # noqa: E402
-from igd_core.engines.checkpoint import load_checkpoint  # noqa: E402
-from igd_core.engines.tree import TreeEngine  # noqa: E402
+from igd_core.engines.embedded.checkpoint import load_checkpoint  # noqa: E402
+from igd_core.engines.embedded.engine import TreeEngine  # noqa: E402
 from igd_core.ids import ItemIndex  # noqa: E402
-from igd_core.recommender import Query, Recommender  # noqa: E402
+from igd_core.search.recommender import Query, Recommender  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from igd_core.recommender import Recommendation
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.search.recommender import Recommendation
 
 pytestmark = pytest.mark.timeout(400)
 

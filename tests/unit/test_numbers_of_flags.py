@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from igd_core.cli import main, make_parser
-from igd_core.commands.numbers import Real, Several, Whole
+from igd_core.cli.main import main, make_parser
+from igd_core.cli.numbers import Real, Several, Whole
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:

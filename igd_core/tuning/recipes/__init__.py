@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
-from igd_core.data.amazon import AmazonOptions, read_amazon
-from igd_core.data.movielens import read_movielens
-from igd_core.data.prepared import Preparation, write_prepared
-from igd_core.data.readers import read_interactions, read_items
-from igd_core.data.rows import item_frequency
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.datasets.amazon import AmazonOptions, read_amazon
+from igd_core.datasets.movielens import read_movielens
+from igd_core.datasets.prepared import Preparation, write_prepared
+from igd_core.datasets.readers import read_interactions, read_items
+from igd_core.datasets.rows import item_frequency
 from igd_core.errors import InputError
-from igd_core.tokenization import TitleTokenizer
 
 if TYPE_CHECKING:
-    from igd_core.catalogue import Catalogue
-    from igd_core.data.interactions import Interactions
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.datasets.interactions import Interactions
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("amazon", "ml-100k")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from igd_core.engines.adapters import WEIGHTS_FILE
+from igd_core.engines.embedded.adapters import WEIGHTS_FILE
 from igd_core.errors import InputError
 from igd_core.models import igd_home
 from igd_core.tuning.merge import merge_run

@@ -10,13 +10,13 @@ import pytest
 from factories import EOS, make_catalogue
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.catalogue import Catalogue
+from igd_core.catalogue.items import Catalogue
 from igd_core.errors import CatalogueError
 from igd_core.ids import LeafIndex
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 def build(tokenizer: TitleTokenizer, catalogue: Catalogue | None = None, **options: Any) -> Artifact:

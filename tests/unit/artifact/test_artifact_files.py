@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact, load_artifact, save_artifact
 from igd_core.artifact.files import encode_parts
-from igd_core.catalogue import Catalogue, MetadataValue
+from igd_core.catalogue.items import Catalogue, MetadataValue
 from igd_core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -16,7 +16,7 @@ from bundles import at, reseal, reseal_arrays
 from igd_core.artifact import Manifest, load_artifact
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import ArtifactError, CatalogueError
-from igd_core.recommender import Recommender
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ from bundles import contents
 from factories import make_catalogue
 
 from igd_core.artifact import Artifact, BuildOptions, build_artifact, load_artifact, save_artifact
-from igd_core.decoding.scores import TrieWeights
+from igd_core.search.scores import TrieWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 def mapped_file(array: np.ndarray[Any, Any]) -> Path | None:

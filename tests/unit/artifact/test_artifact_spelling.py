@@ -12,11 +12,11 @@ from tokenizer_kinds import tokenizer_of, write_tokenizer
 from igd_core.artifact import BuildOptions, Built, build_artifact, build_reported, load_artifact, save_artifact
 from igd_core.artifact.shared_paths import shared_paths
 from igd_core.artifact.spelling import UnspellableError
-from igd_core.catalogue import Catalogue
+from igd_core.catalogue.items import Catalogue
+from igd_core.catalogue.semantic_ids import are_semantic_ids, codes_of, extend_tokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.catalogue.transliteration import written_otherwise
 from igd_core.errors import CatalogueError, ModelError
-from igd_core.semantic_ids import are_semantic_ids, codes_of, extend_tokenizer
-from igd_core.tokenization import TitleTokenizer
-from igd_core.transliteration import written_otherwise
 
 if TYPE_CHECKING:
     from pathlib import Path

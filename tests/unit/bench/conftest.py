@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from igd_core.bench.synthetic import synthetic_titles
 from igd_core.bench.workload import PathWorkload
-from igd_core.tokenization import TitleTokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
 
 EOS = "<|im_end|>"
 SOURCE = (

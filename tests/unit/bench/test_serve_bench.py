@@ -21,7 +21,7 @@ from igd_core.bench.load import NO_ANSWER, TIMED_OUT, LoadArrays
 from igd_core.bench.load_report import percentiles, summary, timeline
 from igd_core.bench.serve import ServeBench, bench_rate, find_capacity
 from igd_core.bench.traffic import HistoryTraffic, Mix, UserHistory, Verdict, made_up_histories, read_histories
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:

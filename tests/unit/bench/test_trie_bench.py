@@ -8,9 +8,9 @@ from igd_core.bench.isolation import Limits
 from igd_core.bench.timing import random_nodes
 from igd_core.bench.trie import TrieBench, _bench_rival, bench_trie, render
 from igd_core.bench.workload import PathWorkload
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import IGDError
 from igd_core.ids import NodeId
-from igd_core.trie import TokenTrie
 
 
 def test_bench_reports_every_part_and_what_a_rival_could_not_do(tiny_tokenizer_dir: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from igd_core.bench.vllm import _Run, _summarise
 from igd_core.bench.vllm_ways import Cost, driven
-from igd_core.cli import main
+from igd_core.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from server.settings import PREFIX, read_settings
+from igd_server.settings import PREFIX, read_settings
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -15,15 +15,14 @@ import pytest
 import yaml
 from film_apps import running
 from films import film_artifact
-
-from server.admission import Admission
-from server.metrics import Metrics
-from server.settings import PREFIX, Settings, read_settings
+from igd_server.observe.metrics import Metrics
+from igd_server.recommend.admission import Admission
+from igd_server.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
 # What the server takes after IGD_GRACE_S: background writes and spans (docs/operations.md, "Signals and stopping").

@@ -13,12 +13,12 @@ from adapters import save_adapter
 from factories import EOS
 from subjects import prompt_of, search
 
-from igd_core.decoding.session import Scoring
-from igd_core.engines.adapters import parse_adapters, read_adapter_config
-from igd_core.engines.checkpoint import Checkpoint, load_checkpoint
-from igd_core.engines.tree import TreeEngine
-from igd_core.engines.vllm_options import VLLMOptions
+from igd_core.engines.embedded.adapters import parse_adapters, read_adapter_config
+from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.vllm.options import VLLMOptions
 from igd_core.errors import EngineError, InputError, ModelError
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import torch
 from factories import EOS
 from transformers import Gemma3TextConfig, MistralConfig, Qwen2Config, T5Config
 
-from igd_core.engines.checkpoint import load_checkpoint
+from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.errors import InputError, ModelError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
-from igd_core.engines.tree import TreeEngine
 from igd_core.errors import EngineError, ModelError
 from igd_core.evaluation.run import checkpoint_sha256
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 IDENTITY = ModelIdentity(
     name="m", engine="tree", runtime="float32 on cpu", checkpoint="c", adapters={"a": "1", "b": "2", "twin": "1"}

@@ -10,15 +10,15 @@ import torch
 from checkpoints import edit_config, edit_tensors, random_model, write_checkpoint
 from transformers import GPT2Config, LlamaConfig
 
-from igd_core.engines.checkpoint import load_checkpoint
-from igd_core.engines.integrity import check_folder, load_weights, read_config
+from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.integrity import check_folder, load_weights, read_config
 from igd_core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
     Edit = Callable[[dict[str, torch.Tensor]], None]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from igd_core.engines.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

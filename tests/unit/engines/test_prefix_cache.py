@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd_core.engines.prefix_cache import PrefixCache, PromptKV
+from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
 
 BYTES_A_TOKEN = 2 * 2 * 4
 PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=6)

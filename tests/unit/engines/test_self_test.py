@@ -20,9 +20,9 @@ from transformers import (
     Phi3Config,
 )
 
-from igd_core.engines import self_test, token_tree
-from igd_core.engines.checkpoint import context_tokens, load_checkpoint
-from igd_core.engines.self_test import require_trees_as_plain_passes
+from igd_core.engines.embedded import self_test, token_tree
+from igd_core.engines.embedded.checkpoint import context_tokens, load_checkpoint
+from igd_core.engines.embedded.self_test import require_trees_as_plain_passes
 from igd_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def test_what_right_models_differ_by_is_let_through_and_twice_as_much_is_not(
 def test_one_bad_embedding_does_not_keep_the_proof_from_being_made(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from igd_core.engines.self_test import _Probe
+    from igd_core.engines.embedded.self_test import _Probe
 
     embeddings: Any = model.get_input_embeddings()
     embeddings.weight.data[_Probe.drawn(VOCAB, 0).prompt[3]] = float("nan")

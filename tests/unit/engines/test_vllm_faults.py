@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from igd_core.decoding.session import Scoring
-from igd_core.engines.vllm_forced import ForcedLogprobs
-from igd_core.engines.vllm_session import Prompt, VLLMSession, _Ask
+from igd_core.engines.vllm.forced import ForcedLogprobs
+from igd_core.engines.vllm.session import Prompt, VLLMSession, _Ask
 from igd_core.errors import ModelFault
-from igd_core.fairness import Turn
 from igd_core.ids import ROOT, NodeId
+from igd_core.search.fairness import Turn
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from igd_core.commands.recommend import add_engine_arguments, engine_options
+from igd_core.cli.recommend import add_engine_arguments, engine_options
 from igd_core.engines.open import EngineOptions, open_engine
-from igd_core.engines.vllm_options import VLLMOptions, parse_tuning
+from igd_core.engines.vllm.options import VLLMOptions, parse_tuning
 from igd_core.errors import InputError, ModelError
 
 if TYPE_CHECKING:

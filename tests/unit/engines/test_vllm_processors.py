@@ -22,15 +22,15 @@ from vllm.v1.sample.logits_processor import BatchUpdateBuilder, MoveDirectionali
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState  # noqa: E402
 
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
-from igd_core.decoding.scores import TrieWeights  # noqa: E402
-from igd_core.engines.vllm_processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2  # noqa: E402
-from igd_core.engines.vllm_question import NodeQuestion  # noqa: E402
+from igd_core.engines.vllm.processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2  # noqa: E402
+from igd_core.engines.vllm.question import NodeQuestion  # noqa: E402
+from igd_core.search.scores import TrieWeights  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from igd_core.artifact import Artifact
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 CPU = torch.device("cpu")
 VOCAB = 400

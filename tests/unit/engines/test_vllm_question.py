@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd_core.engines.vllm_forced import ForcedLogprobs, digest
-from igd_core.engines.vllm_question import NodeQuestion, RoundTicket, check_params
+from igd_core.engines.vllm.forced import ForcedLogprobs, digest
+from igd_core.engines.vllm.question import NodeQuestion, RoundTicket, check_params
 
 GOOD = NodeQuestion(version="v1", node=3, alpha=0.2, temperature=1.0, keep=20, listed=(0, 4), only_listed=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from igd_core.engines.vllm_shares import EngineShares
-from igd_core.fairness import Turn
+from igd_core.engines.vllm.shares import EngineShares
+from igd_core.search.fairness import Turn
 
 
 def test_who_has_had_less_goes_first_and_the_more_urgent_of_one_caller() -> None:

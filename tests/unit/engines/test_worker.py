@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from igd_core.engines.worker import ModelThread
+from igd_core.engines.embedded.worker import ModelThread
 from igd_core.errors import EngineClosed
-from igd_core.fairness import Meter, Turn
+from igd_core.search.fairness import Meter, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -95,7 +95,7 @@ async def test_a_caller_who_has_had_less_of_the_model_goes_before_anothers_older
 async def test_a_light_request_that_thinks_between_its_calls_is_waited_for(
     thread: ModelThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("igd_core.engines.worker._PATIENCE_S", 5.0)
+    monkeypatch.setattr("igd_core.engines.embedded.worker._PATIENCE_S", 5.0)
     thread._meter = Meter(1000.0)  # of a slow model, whose ordinary request is far from over
     gate, order = Gate(), list[str]()
     light, heavy = turn("light", 1.0), turn("heavy", 20.0)
@@ -117,7 +117,7 @@ async def test_a_light_request_that_thinks_between_its_calls_is_waited_for(
 async def test_nobody_waits_for_a_request_that_has_ended_or_is_as_heavy(
     thread: ModelThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("igd_core.engines.worker._PATIENCE_S", 60.0)
+    monkeypatch.setattr("igd_core.engines.embedded.worker._PATIENCE_S", 60.0)
     ended, thinking = turn("ended", 0.1), turn("thinking", 1.0)
     await thread.call(ended, 1, lambda: None)
     thread.finished(ended, 0.0)

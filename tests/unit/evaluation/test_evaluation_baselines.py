@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from factories import artifact_of_paths
 
-from igd_core.data.interactions import Interactions
-from igd_core.data.rows import HistoryRows
+from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.rows import HistoryRows
 from igd_core.errors import InputError
 from igd_core.evaluation.baselines import MostPopular, RepeatHistory, make_ranker, ranked_lists
 from igd_core.evaluation.sasrec import SASRec, SASRecSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.bootstrap import Resampling
 from igd_core.evaluation.compare import Comparison, Question, Trial, compare, pair, table

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from subjects import expand_everything
 
-from igd_core.decoding.session import Scoring
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
-from igd_core.engines.tree import TreeEngine
 from igd_core.errors import EngineError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.settings import DecodingSetting, decoding_settings
 from igd_core.ids import ItemIndex, NodeId
-from igd_core.recommender import Query, Recommender
+from igd_core.search.recommender import Query, Recommender
+from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.decoding.session import ChildScores
-    from igd_core.engines.base import Engine
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.engines.fake import FakeSession
+    from igd_core.search.engine import Engine
+    from igd_core.search.session import ChildScores
 
 HISTORIES = [[3, 8, 8, 21], [0], list(range(40, 50)), [149, 77, 12, 5]]
 SETTINGS = decoding_settings(

@@ -9,18 +9,18 @@ import pytest
 import torch
 from oracles import path_scores
 
-from igd_core.engines.tree import TreeEngine
+from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Resampling
+from igd_core.evaluation.inspection_tokens import TargetTokens, alpha_effect, compare_lists, score_targets, token_bias
 from igd_core.evaluation.rows import EvaluationRows
 from igd_core.ids import ItemIndex, LeafIndex
-from igd_core.inspection_tokens import TargetTokens, alpha_effect, compare_lists, score_targets, token_bias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
+    from igd_core.engines.embedded.checkpoint import Checkpoint
 
 RESAMPLING = Resampling(resamples=200)
 

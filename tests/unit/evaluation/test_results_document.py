@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import server
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.evaluation.ranks import RANKS_FILE, read_ranks
 
-ROOT = Path(server.__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 DOCUMENT = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("results*.md")))
 SHOWN = re.findall(r"```sh\n(igd compare [^`]*docs/runs/[^`]*)```\n```\n([^`]*)```\n", DOCUMENT)
 KEPT = sorted(path.parent for path in (ROOT / "docs" / "runs").glob(f"*/{RANKS_FILE}"))

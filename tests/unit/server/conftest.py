@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from films import Run
 
     from igd_core.artifact import Artifact
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 @pytest.fixture(scope="session")

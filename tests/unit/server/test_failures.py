@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Response
+from igd_server.http.access import AccessMiddleware
+from igd_server.http.context import ContextMiddleware
+from igd_server.observe.logs import JsonFormatter, cause_of, log_loop_error, where
+from igd_server.observe.metrics import Metrics
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import EngineError, InputError, StoreError, StoreUnavailable
-from server.access import AccessMiddleware
-from server.context import ContextMiddleware
-from server.logs import JsonFormatter, cause_of, log_loop_error, where
-from server.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from films import Run
     from starlette.types import Receive, Scope, Send
 
-    from igd_core.decoding.session import Scoring
     from igd_core.engines.fake import FakeSession
+    from igd_core.search.session import Scoring
 
 USER = "ann.secret@example.org"
 EVENT = {"events": [{"user_id": USER, "item_id": "1", "timestamp": 1_760_000_000_000}]}

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from igd_server.settings import Settings, read_settings
 
 from igd_core.errors import InputError
-from server.settings import Settings, read_settings
 
 
 @pytest.fixture(autouse=True)

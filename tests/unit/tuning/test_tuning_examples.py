@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.data.rows import HistoryRows
+from igd_core.datasets.rows import HistoryRows
 from igd_core.errors import DataError
 from igd_core.ids import ItemIndex
 from igd_core.tuning.batches import StepSampler, by_length, collate
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.checkpoint import Checkpoint
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.tuning.examples import Examples, Pack
 
 ALONE = PackLimits(rows=1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizer_kinds import tokenizer_of, write_tokenizer
 
+from igd_core.catalogue.semantic_ids import extend_tokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.errors import InputError
-from igd_core.semantic_ids import extend_tokenizer
-from igd_core.tokenization import TitleTokenizer
 from igd_core.tuning.backbone import load_backbone
 from igd_core.tuning.settings import LoraSettings, TuningSettings
 

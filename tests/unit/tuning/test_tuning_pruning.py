@@ -13,7 +13,7 @@ from igd_core.tuning.pruning import prune_definition, prune_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from igd_core.tokenization import TitleTokenizer
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 @pytest.fixture

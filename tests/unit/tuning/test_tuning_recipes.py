@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import EOS
 
-from igd_core.cli import main
+from igd_core.cli.main import main
 from igd_core.errors import InputError
 from igd_core.tuning.recipes import build_options, read_recipe, recipe_names
 from igd_core.tuning.settings import TuningSettings

@@ -1,0 +1,140 @@
+"""Prompts as token ids: operator's text, then the titles of the history, one per line.
+
+Pieces are concatenated as ids, never as text, so no title can forge a control token or leave its line. A history item
+is spelled by its own trie path without EOS, so the model reads in the prompt exactly what it would write.
+
+What a model writes is a path with EOS. Where a prompt ends as soon as its last line does, one text (the history up to
+that line's end) is followed by EOS in the row that asked for the line, and by the next title in the row after it: tuned
+on both, a model can be sure of neither. A bullet in front of every line, the one to be written included, tells them
+apart: a line that goes on to the next one is followed by the bullet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.errors import CatalogueError
+from igd_core.ids import ItemIndex, LeafIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.catalogue.trie import TokenTrie
+
+DEFAULT_INSTRUCTION = "Titles that one person chose, oldest first, one per line:\n"
+DEFAULT_BULLET = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """How a history becomes a prompt; part of the artefact, so that serving asks what tuning asked.
+
+    Attributes:
+        prefix_ids: BOS (where the tokenizer has one) and the instruction.
+        bullet_ids: what each line of the history begins with, and what the prompt ends with after them.
+        suffix_ids: what follows the history; empty for a plain continuation, which reuses most of a returning
+            user's prompt.
+        max_history: most items a prompt shows, >= 1.
+        drop_block: items dropped at once when the history outgrows the window, 1..max_history. With 1 the window
+            slides at each event and no prompt is a prefix of the next.
+    """
+
+    prefix_ids: tuple[int, ...]
+    bullet_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    max_history: int = 10
+    drop_block: int = 5
+
+    def __post_init__(self) -> None:
+        if not (self.prefix_ids or self.bullet_ids or self.suffix_ids):
+            raise CatalogueError("the prompt template is empty; it needs an instruction, a bullet or a suffix")
+        if self.max_history < 1:
+            raise CatalogueError(f"max_history is {self.max_history}; at least 1 is needed")
+        if not 1 <= self.drop_block <= self.max_history:
+            raise CatalogueError(f"drop_block is {self.drop_block}; it must lie in 1..{self.max_history} (max_history)")
+
+    @staticmethod
+    def from_text(
+        tokenizer: TitleTokenizer,
+        *,
+        instruction: str = DEFAULT_INSTRUCTION,
+        bullet: str = DEFAULT_BULLET,
+        suffix: str = "",
+        max_history: int = 10,
+        drop_block: int | None = None,
+    ) -> PromptTemplate:
+        """Tokenise the operator's text once; control tokens in it are meant and kept.
+
+        ``drop_block`` defaults to half the window, rounded up.
+        """
+        return PromptTemplate(
+            prefix_ids=(*tokenizer.bos_ids, *tokenizer.encode_trusted(instruction)),
+            bullet_ids=tuple(tokenizer.encode_trusted(bullet)),
+            suffix_ids=tuple(tokenizer.encode_trusted(suffix)),
+            max_history=max_history,
+            drop_block=(max_history + 1) // 2 if drop_block is None else drop_block,
+        )
+
+    def window(self, history: Sequence[ItemIndex]) -> Sequence[ItemIndex]:
+        """The newest items that the prompt shows: at most ``max_history``, and old ones leave in whole blocks.
+
+        Which items stay depends on the history's length alone, so the prompt of a growing history keeps its prefix
+        for ``drop_block`` events.
+        """
+        surplus = len(history) - self.max_history
+        if surplus <= 0:
+            return history
+        dropped = -(-surplus // self.drop_block) * self.drop_block
+        return history[dropped:]
+
+    def build(
+        self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, left_out: int = 0
+    ) -> list[int]:
+        """Token ids of the prompt for ``history`` (oldest first), without the window's oldest ``left_out`` items."""
+        ids = list(self.prefix_ids)
+        for item in self.window(history)[left_out:]:
+            ids += [*self.bullet_ids, *trie.path(LeafIndex(int(leaf_of_item[item])))[:-1]]
+        return [*ids, *self.bullet_ids, *self.suffix_ids]
+
+    def left_out(
+        self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, max_tokens: int
+    ) -> int:
+        """How many of the window's oldest items must leave for the prompt to have at most ``max_tokens``.
+
+        Tuning shortens its rows in the same way. All of the window, where even that is not enough.
+        """
+        shown = self.window(history)
+        leaves = leaf_of_item[np.asarray(shown, dtype=np.int64)]
+        depth = np.searchsorted(trie.level_start, trie.leaf_node[leaves], side="right") - 1  # EOS counts as a level
+        ends = np.cumsum(len(self.bullet_ids) + depth - 1)
+        over = len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + int(ends[-1:].sum()) - max_tokens
+        return 0 if over <= 0 else min(len(shown), int(np.searchsorted(ends, over)) + 1)
+
+    def longest(self, depth: int) -> int:
+        """Tokens of the longest prompt there can be where no path is longer than ``depth``, EOS included."""
+        line = len(self.bullet_ids) + depth - 1
+        return len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + self.max_history * line
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest; no bullet is left out, so that artefacts without one keep their versions."""
+        values = asdict(self)
+        if not self.bullet_ids:
+            del values["bullet_ids"]
+        return values
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> PromptTemplate:
+        """Inverse of ``to_json``."""
+        return PromptTemplate(
+            prefix_ids=tuple(int(i) for i in data["prefix_ids"]),
+            bullet_ids=tuple(int(i) for i in data.get("bullet_ids", ())),
+            suffix_ids=tuple(int(i) for i in data["suffix_ids"]),
+            max_history=int(data["max_history"]),
+            drop_block=int(data["drop_block"]),
+        )

@@ -1,0 +1,185 @@
+"""`igd publish`, `versions`, `rollback`, `allow`, `prune`: what a store holds, and what servers take from it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.artifact import Manifest
+from igd_core.cli.numbers import Whole
+from igd_core.errors import InputError
+from igd_core.store.base import Store, StoreOptions
+from igd_core.store.bundles import MANIFEST
+from igd_core.store.open import MEMORY, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from igd_core.store.base import StoredVersion
+    from igd_core.store.trials import Trial
+
+_TIMEOUT_S = 10.0
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the five commands."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--store", metavar="URL", help="redis://HOST:PORT/0, file:///DIRECTORY ... (default: IGD_STORE)"
+    )
+    shared.add_argument("--store-prefix", metavar="TEXT", help="begins every key (default: IGD_STORE_PREFIX, else igd)")
+    shared.add_argument("--json", action="store_true")
+
+    publish = subparsers.add_parser(
+        "publish", parents=[shared], help="put an artefact into a store, for servers to take"
+    )
+    publish.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="what `igd build` wrote")
+    publish.add_argument("--catalogue", metavar="NAME", help="the name to publish it under (default: the artefact's)")
+    publish.add_argument("--no-activate", action="store_true", help="store it, and let servers stay where they are")
+    publish.set_defaults(run=_run(_publish))
+
+    versions = subparsers.add_parser("versions", parents=[shared], help="list the versions in a store")
+    versions.add_argument("--catalogue", metavar="NAME", help="of this one (default: of all)")
+    versions.set_defaults(run=_run(_versions))
+
+    rollback = subparsers.add_parser("rollback", parents=[shared], help="make servers return to an earlier version")
+    rollback.add_argument("--catalogue", required=True, metavar="NAME")
+    rollback.add_argument(
+        "--version",
+        metavar="VERSION",
+        help="to this one (default: what was current before, not left by a rollback, and not refused by servers)",
+    )
+    rollback.set_defaults(run=_run(_rollback))
+
+    allow = subparsers.add_parser(
+        "allow", parents=[shared], help="let servers try a version again that one refused or did not come back from"
+    )
+    allow.add_argument("--catalogue", required=True, metavar="NAME")
+    allow.add_argument("--version", required=True, metavar="VERSION")
+    allow.set_defaults(run=_run(_allow))
+
+    prune = subparsers.add_parser("prune", parents=[shared], help="delete old versions that nobody serves")
+    prune.add_argument("--catalogue", required=True, metavar="NAME")
+    prune.add_argument(
+        "--keep",
+        type=Whole("keep", least=1),
+        default=5,
+        metavar="N",
+        help="newest ones, 1 or more (default: %(default)s)",
+    )
+    prune.set_defaults(run=_run(_prune))
+
+
+def _run(command: Callable[[Store, argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], int]:
+    async def run(args: argparse.Namespace) -> None:
+        async with _opened(args) as store:
+            await command(store, args)
+
+    def run_to_the_end(args: argparse.Namespace) -> int:
+        asyncio.run(run(args))
+        return 0
+
+    return run_to_the_end
+
+
+@asynccontextmanager
+async def _opened(args: argparse.Namespace) -> AsyncIterator[Store]:
+    url = args.store or os.environ.get("IGD_STORE")
+    if not url:
+        raise InputError("store: give --store URL, or IGD_STORE")
+    if url == MEMORY:
+        raise InputError(f"store: {MEMORY} ends with this command; redis:// and file:/// stay")
+    prefix = args.store_prefix or os.environ.get("IGD_STORE_PREFIX") or StoreOptions().prefix
+    store = open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _publish(store: Store, args: argparse.Namespace) -> None:
+    version = await store.add(args.artifact, catalogue=args.catalogue)
+    catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
+    if not args.no_activate:
+        await store.activate(catalogue, version)
+    _warn_if_refused(args.command, catalogue, version, await store.trial(catalogue, version))
+    await _report(store, catalogue, {"version": version}, as_json=args.json)
+
+
+def _warn_if_refused(command: str, catalogue: str, version: str, trial: Trial) -> None:
+    if trial.bars:
+        again = f"igd allow --catalogue {catalogue} --version {version}"
+        print(f"igd {command}: servers do not take {version}: {trial}; to try it again: {again}", file=sys.stderr)
+
+
+async def _rollback(store: Store, args: argparse.Namespace) -> None:
+    move = await store.roll_back(args.catalogue, args.version)
+    for version, trial in move.passed_by.items():
+        by_name = f"igd allow and then igd rollback --catalogue {args.catalogue} --version {version}"
+        print(f"igd {args.command}: passed by {version}: {trial}; to go there: {by_name}", file=sys.stderr)
+    _warn_if_refused(args.command, args.catalogue, move.version, move.trial)
+    facts: dict[str, Any] = {"version": move.version, "before": move.before}
+    if move.passed_by:
+        facts["passed_by"] = list(move.passed_by)
+    await _report(store, args.catalogue, facts, as_json=args.json)
+
+
+async def _allow(store: Store, args: argparse.Namespace) -> None:
+    await store.allow(args.catalogue, args.version)
+    await _report(store, args.catalogue, {"version": args.version}, as_json=args.json)
+
+
+async def _prune(store: Store, args: argparse.Namespace) -> None:
+    deleted = await store.prune(args.catalogue, keep=args.keep)
+    kept = [stored.version for stored in await store.versions(args.catalogue)]
+    await _report(store, args.catalogue, {"deleted": list(deleted), "kept": kept}, as_json=args.json)
+
+
+async def _versions(store: Store, args: argparse.Namespace) -> None:
+    names = await store.catalogues() if args.catalogue is None else [args.catalogue]
+    listed = {name: await store.versions(name) for name in names}
+    if args.json:
+        print(json.dumps({name: [_facts(stored) for stored in versions] for name, versions in listed.items()}))
+        return
+    print(f"{'catalogue':<20}{'version':<18}{'stored':<18}{'MiB':>9}  use")
+    for name, versions in listed.items():
+        for stored in versions:
+            use = ", ".join(_uses(stored))
+            size = f"{stored.size_bytes / 2**20:.1f}"
+            print(f"{name:<20}{stored.version:<18}{stored.stored_at:%Y-%m-%d %H:%M}{size:>11}  {use}".rstrip())
+
+
+def _uses(stored: StoredVersion) -> list[str]:
+    marks = [mark for mark, holds in (("current", stored.is_current), ("previous", stored.is_previous)) if holds]
+    if stored.trial.state == "trying" or stored.trial.bars:
+        marks.append(str(stored.trial))
+    return [*marks, *(f"served by {holder}" for holder in stored.holders)]
+
+
+def _facts(stored: StoredVersion) -> dict[str, object]:
+    return {
+        "version": stored.version,
+        "stored_at": stored.stored_at.isoformat(),
+        "size_bytes": stored.size_bytes,
+        "current": stored.is_current,
+        "previous": stored.is_previous,
+        "holders": list(stored.holders),
+        "trial": {"state": stored.trial.state, "holder": stored.trial.holder, "detail": stored.trial.detail},
+    }
+
+
+async def _report(store: Store, catalogue: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    current, previous = await store.current(catalogue), await store.previous(catalogue)
+    report = {"catalogue": catalogue, **facts, "current": current, "previous": previous}
+    if as_json:
+        print(json.dumps(report))
+        return
+    for name, value in report.items():
+        shown = " ".join(value) if isinstance(value, list) else value
+        print(f"{name:<12}{shown or 'none'}")

@@ -1,0 +1,217 @@
+"""`igd recommend`: one history, ranked items, and every number behind them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.artifact import Artifact, load_artifact
+from igd_core.catalogue.attributes import AttributeIndex
+from igd_core.catalogue.conditions import conditions_of
+from igd_core.cli.numbers import Real, alpha, beams, wanted
+from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
+from igd_core.engines.tuned_prompt import why_untuned
+from igd_core.engines.vllm.options import parse_tuning
+from igd_core.errors import InputError, QueryError
+from igd_core.search.recommender import (
+    MAX_LENGTH_PENALTY,
+    MAX_TEMPERATURE,
+    Query,
+    Recommendation,
+    RecommendedItem,
+    Recommender,
+    admitted,
+    check_query,
+)
+
+if TYPE_CHECKING:
+    from igd_core.ids import ItemIndex
+
+_ADAPTER = "adapter"
+_DEFAULT_K = 10
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd recommend`."""
+    parser = subparsers.add_parser("recommend", help="recommend for one history")
+    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
+    add_engine_arguments(parser)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
+    parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
+    parser.add_argument("--k", type=wanted(), help="items wanted (default: 10, or as many as can come back)")
+    parser.add_argument("--beams", type=beams(), default=10)
+    parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artefact's)")
+    parser.add_argument("--temperature", type=Real("temperature", least=0.01, most=MAX_TEMPERATURE), default=1.0)
+    parser.add_argument("--length-penalty", type=Real("length_penalty", most=MAX_LENGTH_PENALTY), default=0.0)
+    parser.add_argument(
+        "--forced-weight",
+        type=Real("forced_weight", most=1.0),
+        default=1.0,
+        help="what tokens without a sibling count, 0..1",
+    )
+    parser.add_argument(
+        "--filter",
+        type=_json,
+        default={},
+        metavar="JSON",
+        help='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: docs/api.md',
+    )
+    parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
+    parser.add_argument(
+        "--no-exclude-seen-titles",
+        action="store_true",
+        help="other items that read like one of the history may come back",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `engine_options` reads."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint: a directory or a hub id")
+    parser.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="default: %(default)s")
+    parser.add_argument("--vllm", metavar="JSON", help='how vLLM is started, as {"max_model_len": 2048}: docs/vllm.md')
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """Engine options of parsed arguments.
+
+    Raises:
+        InputError: ``--vllm`` is no options of vLLM's, or given with another engine.
+    """
+    vllm = {} if args.vllm is None else parse_tuning(args.vllm)
+    if vllm and args.engine != "vllm":
+        raise InputError(f"vllm: given, with engine {args.engine!r}")
+    return EngineOptions(model=args.model, engine=args.engine, device=args.device, dtype=args.dtype, vllm=vllm)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, recommend once, print."""
+    artifact = load_artifact(args.artifact)
+    index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if args.filter else None
+    conditions = conditions_of(args.filter, artifact.catalogue.types)
+    query = Query(
+        history=parse_history(args.history, artifact),
+        k=_DEFAULT_K if args.k is None else args.k,
+        beams=args.beams,
+        alpha=args.alpha,
+        temperature=args.temperature,
+        length_penalty=args.length_penalty,
+        forced_weight=args.forced_weight,
+        exclude_seen=not args.no_exclude_seen,
+        exclude_seen_titles=not args.no_exclude_seen_titles,
+        attributes=conditions,
+    )
+    for unknown in index.unknown_values(conditions) if index else ():
+        print(f"warning: filter.{unknown.attribute}: {unknown}", file=sys.stderr)
+    if args.k is None:
+        query = _as_many_as_can_come_back(query, artifact, index)
+    check_query(query, artifact)  # before the model is loaded: bad input answers at once
+    options = engine_options(args)
+    if args.adapter is not None:
+        options = replace(options, adapters={_ADAPTER: args.adapter})
+    opened = open_engine(options)
+    adapter = None if args.adapter is None else _ADAPTER
+    answer = asyncio.run(_recommend(artifact, opened, query, adapter))
+    untuned = why_untuned(opened.tuned.get(adapter), artifact) if answer.source == "model" else None
+    if untuned is not None:
+        print(f"warning: {untuned}; its ranking says little", file=sys.stderr)
+    if args.json:
+        print(json.dumps(to_json(answer, artifact, opened, adapter=adapter) | {"untuned": untuned}))
+        return 0
+    for warning in _warnings(answer, opened):
+        print(f"warning: {warning['detail']}", file=sys.stderr)
+    for rank, found in enumerate(answer.items, start=1):
+        print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
+    return 0
+
+
+def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: AttributeIndex | None) -> Query:
+    """The query with a ``k`` of 10, or of what it admits where that is less, which is said; 1 where that is nothing."""
+    count = admitted(query, artifact, index)
+    if count >= query.k:
+        return query
+    k = max(1, count)
+    print(f"note: {count} item{'s' * (count != 1)} can come back, so --k is {k} instead of {query.k}", file=sys.stderr)
+    return replace(query, k=k)
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - what JSON holds
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:64]!r} is not JSON ({error})") from None
+
+
+def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:
+    """Item rows of comma-separated ids.
+
+    Raises:
+        QueryError: an id that the catalogue does not have.
+    """
+    rows = []
+    for item_id in filter(None, (part.strip() for part in text.split(","))):
+        row = artifact.catalogue.index_of(item_id)
+        if row is None:
+            raise QueryError("history", f"item {item_id!r} is not in catalogue {artifact.manifest.name!r}")
+        rows.append(row)
+    return rows
+
+
+def to_json(
+    answer: Recommendation, artifact: Artifact, opened: OpenEngine, *, adapter: str | None = None
+) -> dict[str, Any]:
+    """Everything an outsider needs to compute the scores again; ``adapter`` is the one it was ranked with."""
+    return {
+        "version": answer.version,
+        "model": opened.engine.model_id,
+        "model_fingerprint": opened.engine.identity.fingerprint(adapter),
+        "source": answer.source,
+        "warnings": _warnings(answer, opened),
+        "prompt_token_ids": list(answer.prompt_ids),
+        "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],
+        "stats": asdict(answer.stats),
+    }
+
+
+def _warnings(answer: Recommendation, opened: OpenEngine) -> list[dict[str, Any]]:
+    """What of the request is not in the answer, as the server says it."""
+    if not answer.left_out:
+        return []
+    detail = (
+        f"the oldest {answer.left_out} of the items that a prompt shows do not fit into the model's "
+        f"{opened.engine.context_tokens} tokens and were left out"
+    )
+    if answer.source == "popularity":
+        detail += "; nothing is left to ask the model about, so popularity answers"
+    return [{"code": "history-shortened", "detail": detail, "field": "history", "count": answer.left_out}]
+
+
+def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
+    catalogue = artifact.catalogue
+    texts = opened.tokenizer.token_texts(catalogue.texts[found.item], [token.token_id for token in found.tokens])
+    return {
+        "item_id": catalogue.item_ids[found.item],
+        "title": catalogue.titles[found.item],
+        "rank": rank,
+        "score": found.score,
+        "duplicates": [catalogue.item_ids[item] for item in found.duplicates],
+        "tokens": [{"text": text, **asdict(token)} for text, token in zip(texts, found.tokens, strict=True)],
+    }
+
+
+async def _recommend(artifact: Artifact, opened: OpenEngine, query: Query, adapter: str | None) -> Recommendation:
+    try:
+        await opened.engine.load(artifact)
+        return await Recommender(artifact, opened.engine).recommend(query, adapter=adapter)
+    finally:
+        await opened.engine.close()

@@ -1,0 +1,205 @@
+"""How a csv file is written: found out from its first megabyte, or told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from igd_core.datasets.csv_rows import MAX_CELL_CHARS, CsvRows, is_separator_line
+from igd_core.datasets.sources import Encoding, Reading, Source, encoding_of
+from igd_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from igd_core.datasets.faults import Faults
+
+_SAMPLE_CHARS = 1 << 20
+_DELIMITERS = ",;\t|"
+_LETTERS = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
+"""What databases write behind a backslash for characters that would end a cell."""
+_BACKSLASH = re.compile(r"\\(.?)", re.DOTALL)
+_NULL_CELL = re.compile(r"(?:^|\t)\\N(?=\t|\r?$)", re.MULTILINE)
+_QUOTED_CELL = re.compile(r'(?:^|\t)"[^\t\n]*"(?=\t|\r?$)', re.MULTILINE)
+_DUMPED = re.compile(r"\\[\\Ntnrbfv0Z\t\r\n]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How cells stand apart; ``quoting`` is never ``auto``."""
+
+    delimiter: str
+    quoting: str
+
+    def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        """Python's reader, which reports what does not fit and goes on with the next line."""
+        csv.field_size_limit(MAX_CELL_CHARS)
+        escapes = self.quoting in {"backslash", "escaped"}
+        return csv.reader(
+            self._spelled(lines) if escapes else lines,
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
+            escapechar="\\" if escapes else None,
+            strict=True,
+        )
+
+    @property
+    def quotes(self) -> bool:
+        """Whether a double quote is more than a character."""
+        return self.quoting in {"doubled", "backslash"}
+
+    def _spelled(self, lines: Iterator[str]) -> Iterator[str]:
+        """Lines for Python's reader, which drops every backslash: those that escape nothing are doubled."""
+        letters = _LETTERS if self.quoting == "escaped" else {}
+        escaped = {'"', "\\", "\r", "\n", self.delimiter}
+
+        def spelled(found: re.Match[str]) -> str:
+            behind = letters.get(found[1], found[1])
+            return "\\" * (1 if behind in escaped or behind != found[1] else 2) + behind
+
+        for line in lines:
+            yield _BACKSLASH.sub(spelled, line) if "\\" in line else line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvFile:
+    """A csv file.
+
+    Attributes:
+        columns: names as the header has them, without white space around them.
+        notes: what a person should know of how the file is read.
+        source: the file.
+        encoding: its.
+        dialect: its.
+    """
+
+    columns: Sequence[str]
+    notes: Sequence[str]
+    source: Source
+    encoding: Encoding
+    dialect: Dialect
+
+    def batches(
+        self, positions: Sequence[int], batch_rows: int, faults: Faults
+    ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
+        """Row numbers (the header is row 1), and the columns at these places as text; faulty rows are noted.
+
+        Raises:
+            DataError: the file cannot be read on.
+        """
+        with self.source.open() as raw:
+            text = self.encoding.text_of(raw)
+            try:
+                yield from CsvRows(text, self.dialect, len(self.columns), faults).batches(positions, batch_rows)
+            finally:
+                text.detach()
+
+
+def open_csv(source: Source, reading: Reading) -> CsvFile:
+    """Find out how a csv file is written.
+
+    Raises:
+        DataError: the file is empty, is no text, or cannot be read.
+    """
+    encoding = encoding_of(source, reading.encoding)
+    with source.open() as raw:
+        text = encoding.text_of(raw)
+        sample = text.read(_SAMPLE_CHARS)
+        text.detach()
+    if "\x00" in sample.partition("\n")[0]:
+        raise DataError(f"{source.name}: the first line holds NUL bytes: no csv, or UTF-16 (--encoding utf-16-le)")
+    delimiter = reading.delimiter
+    if sample[:4].lower() == "sep=" and not sample[5:6].strip():  # Excel's own first line
+        delimiter = delimiter or sample[4:5]
+    delimiter = delimiter or _delimiter(sample, reading)
+    dialect = Dialect(
+        delimiter=delimiter, quoting=_quoting(sample, delimiter) if reading.quoting == "auto" else reading.quoting
+    )
+    header = _header(source, sample, dialect)
+    notes = [encoding.note] if encoding.note else []
+    if reading.quoting == "auto" and dialect.quoting != "doubled":
+        how = _TOLD[dialect.quoting]
+        notes.append(f"{source.name}: read as {how} (--quoting decides)")
+    return CsvFile(columns=header, notes=notes, source=source, encoding=encoding, dialect=dialect)
+
+
+_TOLD = {
+    "backslash": "quoted with backslashes",
+    "none": "not quoted",
+    "escaped": r"not quoted, with \t, \n and \\ as databases write them",
+}
+
+
+def _lines(text: str) -> Iterator[str]:
+    return iter(io.StringIO(text, newline=""))
+
+
+def _delimiter(sample: str, reading: Reading) -> str:
+    """The one by which the header holds item_id, or else the most cells."""
+    wanted = {reading.columns.get("item_id", "item_id"), "item_id"}
+
+    def fit(delimiter: str) -> tuple[bool, int]:
+        try:
+            header = next(filter(None, Dialect(delimiter=delimiter, quoting="doubled").reader(_lines(sample))), [])
+        except csv.Error:
+            return False, 0
+        return bool(wanted & {name.strip() for name in header}), len(header)
+
+    return max(_DELIMITERS, key=fit)
+
+
+def _quoting(sample: str, delimiter: str) -> str:
+    """The convention that reads the first megabyte without a fault, or with the fewest."""
+    if '"' not in sample and "\\" not in sample:
+        return "doubled"
+    if delimiter == "\t" and _is_dump(sample):
+        return "escaped"
+    # Whoever doubles quotes puts cells that hold one in quotes; ``5\" disc`` as it stands was written with a backslash.
+    escaped = re.search(rf'\\"[^"\r\n{re.escape(delimiter)}]', sample)
+    quoted = ["backslash", "doubled"] if escaped else ["doubled", "backslash"]
+    conventions = [*quoted, *(["none"] if delimiter == "\t" else [])]
+    faults = {each: _misfits(sample, Dialect(delimiter=delimiter, quoting=each)) for each in conventions}
+    return min(conventions, key=faults.__getitem__)
+
+
+def _is_dump(sample: str) -> bool:
+    """Whether a database wrote this: cells without a value as they mark them, no quotes, and no other backslashes."""
+    if _QUOTED_CELL.search(sample) or not _NULL_CELL.search(sample):
+        return False
+    backslashes = sample.count("\\") > len(_NULL_CELL.findall(sample))
+    return backslashes and "\\" not in _DUMPED.sub("", sample.rstrip("\\"))
+
+
+def _misfits(sample: str, dialect: Dialect) -> int:
+    cells = 0
+    count = 0
+    reader = dialect.reader(_lines(sample))
+    while True:
+        try:
+            record = next(reader)
+        except StopIteration:
+            return count
+        except csv.Error as error:
+            if len(sample) == _SAMPLE_CHARS and "unexpected end" in str(error):
+                return count  # the sample ends within a cell, the file perhaps does not
+            count += 1
+        else:
+            cells = cells or len(record)
+            count += bool(record) and len(record) != cells
+
+
+def _header(source: Source, sample: str, dialect: Dialect) -> list[str]:
+    try:
+        records = enumerate(dialect.reader(_lines(sample)), start=1)
+        header = next((record for row, record in records if record and not is_separator_line(record, row)), [])
+    except csv.Error as error:
+        told = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
+        raise DataError(f"{source.name}: the header cannot be read: {told}") from None
+    return [name.strip() for name in header]

@@ -1,0 +1,456 @@
+"""Items and interactions from csv, JSON lines or Parquet files.
+
+Items: ``item_id``, ``title``, and any other columns. Interactions, told apart by their columns: one per row
+(``user_id``, ``item_id``, ``timestamp`` and perhaps ``rating``), or histories (``history_item_ids``, ``item_id`` and
+perhaps ``user_id``, ``timestamp``, ``rating``). What a caller does not need of an interactions file is not read and not
+judged. All that is wrong with a file is told at once (`Faults`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from igd_core.catalogue.attribute_columns import ColumnValues
+from igd_core.catalogue.items import Catalogue, item_id_fault
+from igd_core.datasets.attribute_schema import SHOWN, rules_beside, with_flags
+from igd_core.datasets.faults import Faults, shown
+from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.rows import HistoryRows
+from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.tables import open_table
+from igd_core.datasets.text import clean_title
+from igd_core.datasets.times import TimeColumn
+from igd_core.errors import CatalogueError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from igd_core.datasets.attribute_schema import ColumnRule
+    from igd_core.datasets.tables import SourceTable, TableFile
+
+T = TypeVar("T")
+
+_INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
+_HISTORY_COLUMNS = ("history_item_ids", "item_id")
+OPTIONAL = ("user_id", "timestamp", "rating")
+"""Columns of history rows that some callers need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsFile:
+    """What an items file held.
+
+    Attributes:
+        catalogue: the items, in file order, all of frequency 0.
+        skipped: ids of the items left out for an empty title or path text.
+        rows: ``(num_items,)`` int64; numbers of the items' rows, as messages give them.
+        bad_rows: rows left out because they cannot be used.
+        notes: what a person should know of how the file was read.
+    """
+
+    catalogue: Catalogue
+    skipped: Sequence[str]
+    rows: NDArray[np.int64]
+    bad_rows: int = 0
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InteractionsFile:
+    """What an interactions file held.
+
+    Attributes:
+        data: interactions or history rows, as the header says.
+        dropped: rows left out because their item is not in the catalogue.
+        dropped_from_histories: entries left out of the histories of the other rows for the same reason.
+        bad_rows: rows left out because they cannot be used.
+        notes: what a person should know of how the file was read.
+    """
+
+    data: Interactions | HistoryRows
+    dropped: int
+    dropped_from_histories: int = 0
+    bad_rows: int = 0
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedFile:
+    """How often a file's rows chose each item.
+
+    Attributes:
+        frequency: ``(num_items,)`` int64.
+        dropped: rows left out because their item is not in the catalogue.
+        bad_rows: rows left out because they cannot be used.
+        notes: what a person should know of how the file was read.
+    """
+
+    frequency: NDArray[np.int64]
+    dropped: int
+    bad_rows: int
+    notes: Sequence[str]
+
+
+def read_items(
+    path: Path | Source,
+    *,
+    title_column: str = "title",
+    path_column: str | None = None,
+    multi: Mapping[str, str] | None = None,
+    on_empty: Literal["error", "skip"] = "error",
+    reading: Reading = DEFAULT_READING,
+) -> ItemsFile:
+    """The catalogue of an items file. Items that share a title are all kept.
+
+    Titles and path texts are cleaned by `clean_title`; every other column becomes an attribute, of the type that a rule
+    gives or that its cells show (`igd_core.datasets.attribute_cells`).
+
+    Args:
+        path: csv, JSON lines or Parquet.
+        title_column: what people are shown.
+        path_column: what an item is spelled by for the model; None for the title.
+        multi: separator by name of a text column that holds several values in a cell; changes the rules of ``reading``.
+        on_empty: what happens to an item whose title or path text is empty once cleaned.
+        reading: how the file is to be read.
+
+    Raises:
+        DataError: the file, or what is wrong with its rows.
+        CatalogueError: what cannot stand in a catalogue; names the item.
+    """
+    file = open_table(path, reading, every_key=True)
+    rules = rules_beside(Source.of(path).path) if reading.attributes is None else reading.attributes
+    rules = with_flags(rules, separators=(multi or {}).items())
+    file.require("item_id", title_column, *([path_column] if path_column else []), *rules)
+    _check_attribute_names(file, rules, title_column, path_column, hints=reading.hints)
+    faults = file.faults()
+    table = file.read(faults)
+    item_ids: list[str | None] = table.ids("item_id").to_pylist()
+    bad = _unfit_ids(table, item_ids)
+    raw = {name: table.text(name) for name in {title_column, path_column or title_column}}
+    spelled = {name: [clean_title(cell) for cell in cells] for name, cells in raw.items()}
+    titles, texts = spelled[title_column], spelled[path_column or title_column]
+    empty = {
+        at: title_column if not titles[at] else path_column
+        for at in range(len(table))
+        if at not in bad and not (titles[at] and texts[at]) and not any("\x00" in cells[at] for cells in raw.values())
+    }
+    if on_empty == "error":
+        for column in dict.fromkeys(empty.values()):
+            places = [at for at, which in empty.items() if which == column]
+            faults.refused(
+                f"{column} of item",
+                "is empty",
+                table.row[places],
+                [shown(item_ids[at]) for at in places[:5]],
+                hint="--on-empty-title skip leaves such items out",
+            )
+    attributes = {
+        name: table.attribute(name, rules.get(name, SHOWN))
+        for name in table.columns
+        if name not in {"item_id", title_column, path_column} and not rules.get(name, SHOWN).ignored
+    }
+    faults.check()
+    left_out = frozenset(empty) | bad | faults.places(table.row)
+    try:
+        catalogue = Catalogue.build(
+            item_ids=[each or "" for each in _without(left_out, item_ids)],
+            titles=_without(left_out, titles),
+            texts=_without(left_out, texts),
+            metadata={name: _without(left_out, ColumnValues(cells.values)) for name, cells in attributes.items()},
+            types={name: cells.type for name, cells in attributes.items()},
+        )
+    except CatalogueError as error:
+        raise CatalogueError(f"{file.name}: {error}") from None
+    skipped = [item_ids[at] or "" for at in empty if at not in bad]
+    rows = np.delete(table.row, sorted(left_out))
+    return ItemsFile(catalogue=catalogue, skipped=skipped, rows=rows, bad_rows=faults.skipped, notes=file.notes)
+
+
+def _check_attribute_names(
+    file: TableFile, rules: Mapping[str, ColumnRule], title_column: str, path_column: str | None, *, hints: bool
+) -> None:
+    """See to it that no rule is for the id or the title, and that no attribute is called ``title``.
+
+    Raises:
+        DataError: one is.
+    """
+    for name in ("item_id", "title"):
+        if name in rules and name in {"item_id", title_column}:
+            raise DataError(f"{file.name}: column {name!r} is no attribute, so it has no type and no missing values")
+    taken = "title" in file.columns and "title" not in {title_column, path_column}
+    if taken and not rules.get("title", SHOWN).ignored:
+        hint = f" (--columns title={title_column} drops it, and so does --type title=ignore)" if hints else ""
+        raise DataError(f"{file.name}: column 'title' is beside the title column, {title_column!r}{hint}")
+
+
+def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[int]:
+    """Places of ids that cannot stand in a catalogue, or stood before; all are noted."""
+    seen: dict[str, int] = {}
+    reasons: dict[str, list[int]] = {}
+    unfit = set()
+    for at, item_id in enumerate(item_ids):
+        if item_id is None:  # noted when it was read
+            unfit.add(at)
+            continue
+        reason = item_id_fault(item_id) or ("stands on an earlier row too" if item_id in seen else "")
+        if reason:
+            reasons.setdefault(reason, []).append(at)
+            unfit.add(at)
+        else:
+            seen[item_id] = at
+    for reason, places in reasons.items():
+        table.faults.add("item_id", reason, table.row[places], [shown(item_ids[at]) for at in places[:5]])
+    return frozenset(unfit)
+
+
+def read_interactions(
+    path: Path | Source,
+    catalogue: Catalogue,
+    *,
+    on_unknown: Literal["error", "drop"] = "error",
+    optional: Sequence[str] = OPTIONAL,
+    wanted: Literal["any", "interactions", "histories"] = "any",
+    reading: Reading = DEFAULT_READING,
+) -> InteractionsFile:
+    """Interactions or history rows, as the file's columns say, in file order.
+
+    With ``on_unknown="drop"``, a row whose item is not in the catalogue is left out, and so is an unknown entry of a
+    history, which may leave that history empty; both are counted.
+
+    Args:
+        path: csv, JSON lines or Parquet.
+        catalogue: whose items the ids are.
+        on_unknown: what becomes of other items.
+        optional: which columns of history rows, and whether the ratings of interactions, are needed where they exist.
+        wanted: which kind of rows; the other kind is refused before it is read.
+        reading: how the file is to be read.
+
+    Raises:
+        DataError: the file, a column it needs, or what is wrong with its rows.
+    """
+    file = open_table(path, reading)
+    known = _Known(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
+    if set(_HISTORY_COLUMNS) <= set(file.columns):
+        if wanted == "interactions":
+            raise DataError(f"{file.name}: these are history rows already; `igd build` and training read them as is")
+        return _read_history_rows(file, known, [name for name in OPTIONAL if name in optional and name in file.columns])
+    if set(_INTERACTION_COLUMNS) <= set(file.columns):
+        if wanted == "histories":
+            raise DataError(
+                f"{file.name}: single interactions; history rows are needed, history_item_ids and item_id, as "
+                "`igd data prepare` writes them"
+            )
+        return _read_interaction_rows(file, known, rating="rating" in optional and "rating" in file.columns)
+    raise DataError(
+        f"{file.name}: neither {', '.join(_INTERACTION_COLUMNS)} nor {', '.join(_HISTORY_COLUMNS)} columns; "
+        f"it has {', '.join(file.columns[:30])}" + (" (--columns OURS=THEIRS names them)" if reading.hints else "")
+    )
+
+
+def count_items(
+    path: Path | Source,
+    catalogue: Catalogue,
+    *,
+    on_unknown: Literal["error", "drop"] = "error",
+    reading: Reading = DEFAULT_READING,
+) -> CountedFile:
+    """How often each item was chosen; of the file, column item_id alone is read. Memory does not grow with the file.
+
+    Raises:
+        DataError: the file, or what is wrong with its rows.
+    """
+    file = open_table(path, reading)
+    known = _Known(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
+    faults = file.faults()
+    frequency = np.zeros(len(catalogue), np.int64)
+    rows = dropped = 0
+    for table in file.batches(["item_id"], faults):
+        item = known.items(table, table.ids("item_id"))
+        frequency += np.bincount(item[item >= 0], minlength=len(catalogue))
+        rows += len(item)
+        dropped += int((item == _UNKNOWN).sum())
+    _check_rows(file, faults, rows=rows, kept=int(frequency.sum()))
+    return CountedFile(frequency=frequency, dropped=dropped, bad_rows=faults.skipped, notes=file.notes)
+
+
+_UNKNOWN, _UNFIT = -1, -2
+
+
+class _Known:
+    """Turns ids into `ItemIndex`: -1 for one that the catalogue does not hold, -2 for what is no id."""
+
+    def __init__(self, catalogue: Catalogue, *, drop: bool, hint: str) -> None:
+        self._ids = pa.array(catalogue.item_ids, pa.string())
+        self._drop = drop
+        self._hint = hint
+
+    def index(self, ids: pa.Array) -> NDArray[np.int32]:
+        found = pc.fill_null(pc.index_in(ids, value_set=self._ids), _UNKNOWN).to_numpy(zero_copy_only=False)
+        index: NDArray[np.int32] = np.array(found, np.int32)
+        return index
+
+    def items(self, table: SourceTable, ids: pa.Array) -> NDArray[np.int32]:
+        """``(n,)`` int32 of a column of ids, one a row."""
+        index = self.index(ids)
+        index[pc.is_null(ids).to_numpy(zero_copy_only=False)] = _UNFIT
+        self.note(table, "item_id", np.flatnonzero(index == _UNKNOWN), ids)
+        return index
+
+    def note(
+        self,
+        table: SourceTable,
+        what: str,
+        places: NDArray[np.intp],
+        ids: pa.Array,
+        row_of: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Note unknown ids, at these places of ``ids``, unless they are to be dropped."""
+        if self._drop or not len(places):
+            return
+        rows = table.row[places if row_of is None else row_of[places]]
+        values = [shown(ids[int(at)].as_py()) for at in places[:5]]
+        table.faults.refused(what, f"is not in the catalogue of {len(self._ids)} items", rows, values, hint=self._hint)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Users:
+    """Distinct users over all batches."""
+
+    code: dict[str, int] = field(default_factory=dict)
+
+    def codes(self, ids: pa.Array) -> NDArray[np.int32]:
+        """``(n,)`` int32, -2 for what is no id."""
+        encoded = pc.dictionary_encode(ids)
+        of_batch = np.array(
+            [*(self.code.setdefault(each, len(self.code)) for each in encoded.dictionary.to_pylist()), _UNFIT], np.int32
+        )
+        codes: NDArray[np.int32] = of_batch[pc.fill_null(encoded.indices, len(of_batch) - 1).to_numpy()]
+        return codes
+
+    def named(self, codes: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
+        """The users that rows are left of, in order of appearance, and the rows' codes among them."""
+        names = list(self.code)
+        found, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(order), np.int32)
+        rank[order] = np.arange(len(order))
+        return [names[code] for code in found[order].tolist()], rank[inverse].astype(np.int32)
+
+
+def _read_interaction_rows(file: TableFile, known: _Known, *, rating: bool) -> InteractionsFile:
+    faults = file.faults()
+    users, times = _Users(), TimeColumn()
+    items, codes, ratings, rows = [], [], [], []
+    for table in file.batches([*_INTERACTION_COLUMNS, *(["rating"] if rating else [])], faults):
+        items.append(known.items(table, table.ids("item_id")))
+        codes.append(users.codes(table.ids("user_id")))
+        times.add(table, "timestamp")
+        if rating:
+            ratings.append(table.ratings("rating"))
+        rows.append(table.row)
+    row, item, code = _whole(rows, np.int64), _whole(items, np.int32), _whole(codes, np.int32)
+    time = times.check(faults, row, "timestamp")
+    kept = np.flatnonzero((item >= 0) & ~faults.among(row))
+    _check_rows(file, faults, rows=len(row), kept=len(kept))
+    user_ids, user = users.named(code[kept])
+    data = Interactions(
+        user_ids=user_ids,
+        user=user,
+        item=item[kept],
+        timestamp=time.seconds(kept),
+        rating=_whole(ratings, np.float64)[kept] if rating else None,
+    )
+    dropped = int(((item == _UNKNOWN) & ~faults.among(row)).sum())
+    return InteractionsFile(data=data, dropped=dropped, bad_rows=faults.skipped, notes=file.notes)
+
+
+def _read_history_rows(file: TableFile, known: _Known, optional: Sequence[str]) -> InteractionsFile:
+    faults = file.faults()
+    users, times = _Users(), TimeColumn()
+    items, codes, ratings, rows, entries, lengths = [], [], [], [], [], []
+    unknown = 0
+    for table in file.batches([*_HISTORY_COLUMNS, *optional], faults):
+        item = known.items(table, table.ids("item_id"))
+        history = _history_entries(table, known, item)
+        unknown += history.unknown
+        items.append(item)
+        entries.append(history.item)
+        lengths.append(history.length)
+        rows.append(table.row)
+        if "user_id" in optional:
+            codes.append(users.codes(table.ids("user_id")))
+        if "timestamp" in optional:
+            times.add(table, "timestamp")
+        if "rating" in optional:
+            ratings.append(table.ratings("rating"))
+    row, item, length = _whole(rows, np.int64), _whole(items, np.int32), _whole(lengths, np.int64)
+    time = times.check(faults, row, "timestamp") if "timestamp" in optional else None
+    keeps = (item >= 0) & ~faults.among(row)
+    kept = np.flatnonzero(keeps)
+    _check_rows(file, faults, rows=len(row), kept=len(kept))
+    user_ids, user = users.named(_whole(codes, np.int32)[kept]) if codes else (None, None)
+    data = HistoryRows(
+        history_start=np.concatenate(([0], np.cumsum(length[kept]))).astype(np.int64),
+        history_item=_whole(entries, np.int32)[np.repeat(keeps, length)],
+        item=item[kept],
+        user_ids=user_ids,
+        user=user,
+        timestamp=None if time is None else time.seconds(kept),
+        rating=_whole(ratings, np.float64)[kept] if ratings else None,
+    )
+    return InteractionsFile(
+        data=data,
+        dropped=int(((item == _UNKNOWN) & ~faults.among(row)).sum()),
+        dropped_from_histories=unknown,
+        bad_rows=faults.skipped,
+        notes=file.notes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entries:
+    """Known entries of the histories of a batch: ``item`` is ``(sum(length),)``, ``length`` is ``(n,)``."""
+
+    item: NDArray[np.int32]
+    length: NDArray[np.int64]
+    unknown: int
+
+
+def _history_entries(table: SourceTable, known: _Known, target: NDArray[np.int32]) -> _Entries:
+    lists = table.id_lists("history_item_ids")
+    ids = pc.list_flatten(lists)
+    row_of = pc.list_parent_indices(lists).to_numpy()
+    index = known.index(ids)
+    filled = pc.fill_null(pc.not_equal(ids, ""), True).to_numpy(zero_copy_only=False)  # an empty cell splits into [""]
+    unknown = np.flatnonzero(filled & (index < 0) & (target[row_of] >= 0))
+    known.note(table, "history_item_ids", unknown, ids, row_of)
+    kept = np.flatnonzero(index >= 0)
+    return _Entries(
+        item=index[kept], length=np.bincount(row_of[kept], minlength=len(target)).astype(np.int64), unknown=len(unknown)
+    )
+
+
+def _check_rows(file: TableFile, faults: Faults, *, rows: int, kept: int) -> None:
+    """Raise what is wrong with the rows, or that none is left."""
+    faults.check()
+    if not rows and not faults.skipped:
+        raise DataError(f"{file.name}: no rows below the header")
+    if not kept:
+        left_out = f" ({faults.skipped} cannot be used)" if faults.skipped else ""
+        raise DataError(f"{file.name}: none of its {rows} rows has an item of the catalogue{left_out}")
+
+
+def _whole(parts: Sequence[NDArray[T]], dtype: type) -> NDArray[T]:  # type: ignore[type-var]
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _without(left_out: frozenset[int], values: Sequence[T]) -> Sequence[T]:
+    return [value for i, value in enumerate(values) if i not in left_out] if left_out else values

@@ -1,0 +1,360 @@
+"""Where a file's bytes come from: a path, a pipe or standard input; packed or not; and what kind of file it is."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import hashlib
+import io
+import lzma
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+import pyarrow as pa
+
+from igd_core.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import tzinfo
+
+    from igd_core.datasets.attribute_schema import ColumnRule
+    from igd_core.datasets.decimals import Decimal
+
+Quoting = Literal["auto", "doubled", "backslash", "none", "escaped"]
+
+STANDARD_INPUT = "-"
+_BLOCK = 1 << 20
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook: export it as csv",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind: export it as csv",
+    b"ORC": "an ORC file: csv, JSON lines and Parquet are read",
+    b"ARROW1": "an Arrow file: csv, JSON lines and Parquet are read",
+    b"Obj\x01": "an Avro file: csv, JSON lines and Parquet are read",
+    b"SQLite format 3": "an SQLite database: export the table as csv",
+    b"%PDF": "a PDF: csv, JSON lines and Parquet are read",
+}
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_PARQUET = b"PAR1"
+_BROKEN = re.compile("[\udc80-\udcff]")
+_RUN = re.compile("[\udc80-\udcff]{3,}")
+_ACCENTED = re.compile("[^\x00-\x7f\udc80-\udcff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How files are to be read, where they do not say it themselves.
+
+    Attributes:
+        columns: the file's own name of a column by the name it has here, ``{"item_id": "product_id"}``.
+        delimiter: one character between the cells of a csv file; None to find out.
+        quoting: how a quote within a quoted cell is written: twice, behind a backslash, or cells are not quoted at
+            all, as they are or with a tab ``escaped`` as databases do; ``auto`` to find out.
+        encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
+        zone: of timestamps without one; None refuses them.
+        on_bad_row: what becomes of the file for a row that cannot be used.
+        decimal: what stands in front of the fraction of numbers in text; None for the point of programs, without signs
+            between thousands (`igd_core.datasets.decimals`).
+        attributes: how columns of items become attributes; None for what the schema beside the file says.
+        hints: whether messages may name the flags that decide, as the commands have them.
+        unknown_hint: what a message says of the flag that decides about unknown items.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    delimiter: str | None = None
+    quoting: Quoting = "auto"
+    encoding: str | None = None
+    zone: tzinfo | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    decimal: Decimal | None = None
+    attributes: Mapping[str, ColumnRule] | None = None
+    hints: bool = False
+    unknown_hint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\\'):
+            raise InputError(f"delimiter {self.delimiter!r}: expected one character that is no quote and no backslash")
+        if self.encoding is not None:
+            try:
+                "a".encode(self.encoding)  # refuses what is no encoding of text, such as hex
+            except (LookupError, ValueError):
+                raise InputError(f"encoding {self.encoding!r}: no such encoding") from None
+        taken = list(self.columns.values())
+        if twice := [name for name in taken if taken.count(name) > 1]:
+            raise InputError(f"columns: {twice[0]!r} is given two names")
+
+    def fingerprint(self) -> str:
+        """What tells rows read this way apart from rows read another way; empty where nothing is said."""
+        said = [
+            sorted(self.columns.items()), self.delimiter, self.quoting, self.encoding, str(self.zone), self.on_bad_row
+        ]  # fmt: skip
+        plain = said == [[], None, "auto", None, "None", "error"]
+        if self.decimal is not None:  # behind the others: what was read before there was one keeps its fingerprint
+            return repr([*said, self.decimal])
+        return "" if plain else repr(said)
+
+
+DEFAULT_READING = Reading()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file that can be read more than once.
+
+    Attributes:
+        path: where it is.
+        name: what messages call it.
+    """
+
+    path: Path
+    name: str
+
+    @classmethod
+    def of(cls, given: Path | Source) -> Source:
+        """A path is called by itself."""
+        return given if isinstance(given, Source) else cls(path=given, name=str(given))
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file's bytes, unpacked.
+
+        Raises:
+            DataError: here or in the block: the file cannot be read or unpacked.
+        """
+        try:
+            with self.path.open("rb") as file:
+                packing = next((how for magic, how in _PACKED.items() if _starts(file, magic)), None)
+                with _unpacked(file, packing) as unpacked:
+                    yield unpacked
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            told = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise DataError(f"{self.name}: cannot be read: {told}") from None
+
+    def sha256(self, reading: Reading = DEFAULT_READING) -> str:
+        """Digest of the bytes as they lie there, and of how they are read where that was said.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        digest = hashlib.sha256()
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read: {error.strerror}") from None
+        digest.update(reading.fingerprint().encode())
+        return digest.hexdigest()
+
+    def kind(self) -> Literal["parquet", "json", "csv"]:
+        """Told by the first bytes.
+
+        Raises:
+            DataError: nothing in it, or a kind of file that is not read.
+        """
+        with self.open() as file:
+            head = file.read(64)
+            if head.startswith(_PARQUET):
+                with self.path.open("rb") as raw:
+                    if raw.read(len(_PARQUET)) != _PARQUET:
+                        raise DataError(f"{self.name}: a Parquet file inside of a packed one: unpack it")
+                return "parquet"
+            for magic, what in _FOREIGN.items():
+                if head.startswith(magic):
+                    raise DataError(f"{self.name}: {what}")
+            while head and not _printed(head) and (more := file.read(_BLOCK)):
+                head = more
+        first = _printed(head)
+        if not first:
+            raise DataError(f"{self.name}: the file is empty")
+        if first.startswith(b"["):
+            raise DataError(f"{self.name}: one JSON array; JSON is read as one object a line")
+        return "json" if first.startswith(b"{") else "csv"
+
+
+@contextlib.contextmanager
+def opened(paths: Sequence[Path | Source]) -> Iterator[list[Source]]:
+    """Sources of paths as a command line gives them: ``-`` is standard input, and a pipe is written to disk first.
+
+    Raises:
+        InputError: ``-`` stands twice.
+    """
+    if [str(path) for path in paths].count(STANDARD_INPUT) > 1:
+        raise InputError("only one file can be standard input (-)")
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_seekable(path)) for path in paths]
+
+
+@contextlib.contextmanager
+def _seekable(path: Path | Source) -> Iterator[Source]:
+    if isinstance(path, Source):
+        yield path
+        return
+    is_input = str(path) == STANDARD_INPUT
+    if not is_input and (not path.exists() or path.is_file() or path.is_dir()):
+        yield Source.of(path)
+        return
+    name = "standard input" if is_input else str(path)
+    with tempfile.NamedTemporaryFile(prefix="igd-") as copy:
+        try:
+            with contextlib.nullcontext(sys.stdin.buffer) if is_input else path.open("rb") as pipe:
+                shutil.copyfileobj(pipe, copy, _BLOCK)
+            copy.flush()
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from None
+        yield Source(path=Path(copy.name), name=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How bytes become text.
+
+    Attributes:
+        codec: Python's name of it.
+        errors: Python's word for what happens to other bytes; ``surrogateescape`` where rows are judged one by one.
+        note: what a person should know about it, or "".
+    """
+
+    codec: str
+    errors: str = "strict"
+    note: str = ""
+
+    def text_of(self, raw: BinaryIO) -> io.TextIOWrapper:
+        """The text of a file, its line ends as they are; to be detached, or it closes the file."""
+        return io.TextIOWrapper(cast("io.BytesIO", raw), self.codec, errors=self.errors, newline="")
+
+
+def encoding_of(source: Source, given: str | None) -> Encoding:
+    """The encoding of a text file: its byte order mark, what was given, UTF-8, or Windows-1252 where that is plausible.
+
+    Reads the file once. Bytes that are not UTF-8 in a file that holds UTF-8 too are left for the rows to be judged by.
+
+    Raises:
+        DataError: the text does not fit what its mark or ``given`` says, or nothing fits it.
+    """
+    with source.open() as file:
+        head = file.read(4)
+    marked = next((codec for bom, codec in _BOMS if head.startswith(bom)), None)
+    codec = marked or given or "utf-8"
+    try:
+        line = _first_misfit(source, codec)
+        if line is None:
+            return Encoding(codec="utf-8-sig" if codec == "utf-8" else codec)
+    except UnicodeError as error:  # UTF-16 that ends in half a character
+        raise DataError(f"{source.name}: not {codec}: {str(error).splitlines()[0]}") from None
+    if codec != "utf-8":
+        raise DataError(f"{source.name}: line {line}: not {codec}")
+    counts = _beyond_ascii(source)
+    if counts.accented or marked or given:
+        return Encoding(codec="utf-8-sig", errors="surrogateescape")
+    if 2 * counts.in_runs > counts.misfits or _first_misfit(source, "cp1252") is not None:
+        raise DataError(f"{source.name}: line {line}: not UTF-8, and not likely Windows-1252: --encoding NAME reads it")
+    return Encoding(
+        codec="cp1252", note=f"{source.name}: read as Windows-1252, as line {line} is not UTF-8 (--encoding decides)"
+    )
+
+
+def _first_misfit(source: Source, codec: str) -> int | None:
+    """Number of the first line that does not fit, or None."""
+    decoder = codecs.getincrementaldecoder(codec)()
+    line = 1
+    with source.open() as file:
+        while True:
+            block = file.read(_BLOCK)
+            try:
+                line += decoder.decode(block, final=not block).count("\n")
+            except UnicodeDecodeError as error:
+                return line + error.object[: error.start].decode(codec, "replace").count("\n")
+            if not block:
+                return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BeyondAscii:
+    """Bytes that are not UTF-8, those of them in runs of three or more, and characters beyond ASCII that are UTF-8.
+
+    Western languages have such bytes alone or in pairs; Cyrillic, Greek or Chinese words are made of them.
+    """
+
+    misfits: int
+    in_runs: int
+    accented: int
+
+
+def _beyond_ascii(source: Source) -> _BeyondAscii:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    misfits = in_runs = accented = 0
+    with source.open() as file:
+        while block := file.read(_BLOCK):
+            text = decoder.decode(block)
+            broken = len(_BROKEN.findall(text))
+            misfits += broken
+            accented += len(_ACCENTED.findall(text))
+            in_runs += sum(map(len, _RUN.findall(text)))
+    return _BeyondAscii(misfits=misfits, in_runs=in_runs, accented=accented)
+
+
+def _starts(file: BinaryIO, magic: bytes) -> bool:
+    file.seek(0)
+    start = file.read(len(magic))
+    file.seek(0)
+    return start == magic
+
+
+@contextlib.contextmanager
+def _unpacked(file: BinaryIO, packing: str | None) -> Iterator[BinaryIO]:
+    if packing == "gzip":
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield cast("BinaryIO", unpacked)
+    elif packing == "bz2":
+        with bz2.BZ2File(file) as bz2_file:
+            yield cast("BinaryIO", bz2_file)
+    elif packing == "xz":
+        with lzma.LZMAFile(file) as xz_file:
+            yield cast("BinaryIO", xz_file)
+    elif packing == "zstd":
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as zstd_file:
+            yield cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", _Raw(zstd_file)), _BLOCK))
+    else:
+        yield file
+
+
+class _Raw(io.RawIOBase):
+    """An Arrow stream as Python reads one."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast("bytes", buffer))
+        block = self._stream.read(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+
+def _printed(head: bytes) -> bytes:
+    """What stands behind a byte order mark and white space; UTF-16 without its zero bytes."""
+    for bom, codec in _BOMS:
+        if head.startswith(bom):
+            head = head[len(bom) :] if codec == "utf-8" else head[len(bom) :].replace(b"\x00", b"")
+            break
+    return head.strip()

@@ -1,0 +1,64 @@
+"""A file's column of times, put together from batches: one form in all rows, none in the future."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.timestamps import Form, iso_of, latest_us
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from igd_core.datasets.faults import Faults
+    from igd_core.datasets.interactions import Seconds
+    from igd_core.datasets.tables import SourceTable
+
+
+class TimeColumn:
+    """Moments of all rows."""
+
+    def __init__(self) -> None:
+        self._us: list[NDArray[np.int64]] = []
+        self._form: list[NDArray[np.int8]] = []
+
+    def add(self, table: SourceTable, name: str) -> None:
+        """Read a batch's column."""
+        read = table.instants(name)
+        self._us.append(read.us)
+        self._form.append(read.form)
+
+    def check(self, faults: Faults, row: NDArray[np.int64], name: str) -> TimeColumn:
+        """Note what is in another form than most rows, and what is more than a day ahead; returns itself.
+
+        Args:
+            faults: of the file.
+            row: ``(n,)`` numbers of all rows.
+            name: of the column.
+        """
+        us = self._us = [np.concatenate(self._us)] if self._us else [np.empty(0, np.int64)]
+        form = np.concatenate(self._form) if self._form else np.empty(0, np.int8)
+        read = form != Form.NONE
+        count = np.bincount(form[read], minlength=len(Form))
+        most = Form(int(count.argmax()))
+        for other in Form:
+            places = np.flatnonzero(form == other)
+            if other in {Form.NONE, most} or not len(places):
+                continue
+            values = [_shown(int(us[0][at])) for at in places[:5]]
+            reason = f"is {other.told}, where {count[most]:,} rows are {most.told}"
+            faults.add(name, reason, row[places], values)
+        late = np.flatnonzero(us[0] > latest_us())
+        values = [_shown(int(us[0][at])) for at in late[:5]]
+        faults.add(name, "is more than a day ahead of this machine's clock", row[late], values)
+        return self
+
+    def seconds(self, kept: NDArray[np.intp]) -> Seconds:
+        """``(n,)`` seconds since 1970 of some rows, int64 where all are whole."""
+        us = self._us[0][kept]
+        return us / 1e6 if (us % 1_000_000).any() else us // 1_000_000
+
+
+def _shown(us: int) -> str:
+    return iso_of(us // 1000)

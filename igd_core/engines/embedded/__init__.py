@@ -1,0 +1,1 @@
+"""The embedded engine: transformers runs the model in this process."""

@@ -1,0 +1,231 @@
+"""Loading a checkpoint for the embedded engine: safetensors only, no code from the checkpoint, no silent misfit."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.engines.embedded.adapters import CONFIG_FILE, lora_tensors, read_adapter_config
+from igd_core.engines.embedded.integrity import load_weights, named, read_config
+from igd_core.engines.embedded.packed_linear import pack_linears
+from igd_core.engines.embedded.self_test import require_trees_as_plain_passes
+from igd_core.engines.tuned_prompt import read_tuned_prompts
+from igd_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.tuned_prompt import TunedPrompt
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A causal language model in evaluation mode, its tokenizer, and the name it goes by.
+
+    Attributes:
+        model: the checkpoint itself.
+        tokenizer: its tokenizer.
+        model_id: its name.
+        adapted: for each adapter, a copy of the model with the adapter's matrices added to the weights.
+        prompts: what the model and its adapters were tuned on, where their folders say so.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TitleTokenizer
+    model_id: str
+    adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
+    prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
+
+    def model_of(self, adapter: str | None) -> PreTrainedModel:
+        """The model itself for None, or its copy with that adapter."""
+        return self.model if adapter is None else self.adapted[adapter]
+
+
+def load_checkpoint(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    packed: bool = True,
+    adapters: Adapters | None = None,
+) -> Checkpoint:
+    """Load a local directory, or a model hub's ``owner/name``; once more for each adapter.
+
+    Args:
+        name: directory or hub id.
+        device: ``auto`` takes CUDA where there is one.
+        dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
+        packed: lay linear weights out for oneDNN where that applies (`packed_linear`); False leaves the model plain.
+        adapters: LoRA adapters by name. Merged into a copy of the weights, one costs memory and no time.
+
+    Raises:
+        ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
+            engine would run wrongly, an adapter that does not fit, or a device that is not here.
+    """
+    directory = resolve_checkpoint(name)
+    target = device_of(device)
+    if dtype == "auto":
+        dtype = "bfloat16" if target.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    tokenizer = TitleTokenizer.from_directory(directory)
+    prompts = read_tuned_prompts(directory, adapters or {})
+
+    def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
+        return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
+
+    config = read_config(directory)
+    _refuse_unsupported(config)
+    context_tokens(config)
+    adapted = {
+        adapter: prepared(with_adapter_merged(_load_model(directory, config, DTYPES[dtype]), adapter, path))
+        for adapter, path in (adapters or {}).items()
+    }
+    model = prepared(_load_model(directory, config, DTYPES[dtype]))
+    require_trees_as_plain_passes(model)
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        model_id=Path(name).name,
+        adapted=adapted,
+        prompts=prompts,
+    )
+
+
+def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:
+    model.requires_grad_(requires_grad=False)
+    if model.device.type == "cpu":
+        # transformers leaves weights mapped from the file. Pages of a file are the first that a system short of memory
+        # drops, and the next request then waits for the disk: 10 s after an idle minute, measured here.
+        for weights in model.parameters():
+            weights.data = weights.data.clone()
+    if packed:
+        pack_linears(model)
+    model.eval()
+    return model
+
+
+def with_adapter_merged(model: PreTrainedModel, name: str, directory: Path) -> PreTrainedModel:
+    """The model with an adapter's matrices added to its weights; changes ``model``.
+
+    Raises:
+        ModelError: no adapter, not of this model, or peft is not installed.
+    """
+    read_adapter_config(directory)
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError:
+        raise ModelError("adapters need the package peft: pip install 'igd-recommender[train]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # peft warns of keys that it does not find, and goes on
+            adapted: Any = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
+        # False: "auto" would ask a model hub whether the vocabulary grew.
+        placed = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+        surplus = lora_tensors(directory) - set(placed)
+        if surplus:
+            raise ValueError(f"the model has no place for {named(sorted(surplus))}")  # noqa: TRY301 - as peft's own
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, UserWarning, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"adapter {name!r} ({directory}) does not fit the model: {reason}") from None
+    return merged
+
+
+def device_of(name: str) -> torch.device:
+    """A device by name; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        ModelError: it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def resolve_checkpoint(name: str | Path) -> Path:
+    """Local directory of a checkpoint; a hub id is downloaded once, without pickles.
+
+    Raises:
+        ModelError: neither a directory nor a repository that can be fetched.
+    """
+    directory = Path(name)
+    if directory.is_dir():
+        if (directory / CONFIG_FILE).is_file() and not (directory / "config.json").is_file():
+            base = read_adapter_config(directory).base or "BASE"
+            raise ModelError(
+                f"{directory} is a LoRA adapter, not a checkpoint: give its base as the model ({base}) and the adapter "
+                f"beside it (igd recommend --adapter DIR, igd serve --adapters NAME=DIR), or merge the two"
+            )
+        return directory
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"model {str(name)!r}: no such directory, and not fetched from a hub ({reason})") from None
+
+
+def _load_model(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    architecture = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    attention = "sdpa" if getattr(architecture, "_supports_sdpa", True) else "eager"
+    model = load_weights(directory, config, dtype=dtype, attn_implementation=attention)
+    model.eval()
+    return model
+
+
+def _refuse_unsupported(config: PretrainedConfig) -> None:
+    """A tree of tokens needs plain causal attention: its mask replaces the model's own."""
+    text = config.get_text_config()
+    if config.is_encoder_decoder:
+        raise ModelError(f"architecture {config.model_type!r}: encoder-decoder models are not supported")
+    layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if "local" in (getattr(text, "attention_layers", None) or ()):  # GPT-Neo's name for windows
+        layer_types.add("local")
+    if layer_types != {"full_attention"}:
+        other = ", ".join(sorted(layer_types - {"full_attention"}))
+        raise ModelError(f"architecture {config.model_type!r}: layers of type {other} are not supported")
+    window = getattr(text, "sliding_window", None)
+    if window is not None and getattr(text, "use_sliding_window", True):
+        raise ModelError(f"architecture {config.model_type!r}: sliding-window attention ({window}) is not supported")
+
+
+def context_tokens(config: PretrainedConfig) -> int:
+    """Positions that a prompt and a path may take together.
+
+    With longrope, those up to which one set of factors holds: keys of longer texts are rotated otherwise, all of them,
+    so that a longer text could use none of those kept from a shorter one.
+
+    Raises:
+        ModelError: the configuration names none.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        raise ModelError(
+            f"architecture {config.model_type!r}: config.json has no max_position_embeddings ({positions!r})"
+        )
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [each for each in (rope, *rope.values()) if isinstance(each, dict)]
+    bounds = [each.get("original_max_position_embeddings") for each in parts if each.get("rope_type") == "longrope"]
+    return min([positions, *(int(bound) for bound in bounds if bound)])

@@ -1,0 +1,312 @@
+"""The embedded engine: transformers, the whole frontier in one forward pass (`token_tree`).
+
+A round's new nodes, of all beams and of the forced chains below them, are one sequence of tokens, and no node is ever
+computed twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from igd_core.catalogue.tokenization import require_same_tokenizer
+from igd_core.engines.embedded.adapters import require_adapter
+from igd_core.engines.embedded.checkpoint import context_tokens
+from igd_core.engines.embedded.integrity import named, tensors_not_finite
+from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
+from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
+from igd_core.engines.embedded.worker import ModelThread
+from igd_core.engines.identity import ModelIdentity
+from igd_core.engines.tuned_prompt import warn_of_other_prompts
+from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelFault
+from igd_core.ids import ROOT, NodeId
+from igd_core.search.engine import EngineStats
+from igd_core.search.fairness import Turn
+from igd_core.search.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, require_finite
+from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+
+DEFAULT_CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Version:
+    artifact: Artifact
+    weights: TrieWeights
+
+
+class TreeEngine:
+    """Runs a transformers checkpoint on the CPU or one GPU; one forward pass at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        identity: ModelIdentity | None = None,
+    ) -> None:
+        """Start the model's thread.
+
+        Args:
+            checkpoint: loaded with ``load_checkpoint``.
+            cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
+            identity: of the folders it was loaded from; without one the model is taken for one like no other.
+        """
+        self._checkpoint = checkpoint
+        self.identity = identity or ModelIdentity.unshared(
+            checkpoint.model_id, engine="tree", adapters=checkpoint.adapted
+        )
+        self._context_tokens = context_tokens(checkpoint.model.config)
+        self._versions: dict[str, _Version] = {}
+        self._prefixes = PrefixCache(cache_bytes)
+        self._thread = ModelThread("igd-model")
+        self._opened = 0
+        self._open_sessions = 0
+        self._lost_device: str | None = None
+        self._not_finite: dict[str | None, str] = {}
+
+    @property
+    def model_id(self) -> str:
+        """Name of the checkpoint."""
+        return self._checkpoint.model_id
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions the model has."""
+        return self._context_tokens
+
+    async def load(self, artifact: Artifact) -> None:
+        """Make a version usable.
+
+        Raises:
+            ArtifactError: made for another tokenizer, or with token ids the model does not have.
+        """
+        if artifact.version in self._versions:
+            return
+        require_same_tokenizer(artifact.manifest.tokenizer_sha256, self._checkpoint.tokenizer)
+        eos_id = self._checkpoint.tokenizer.eos_id
+        if artifact.manifest.eos_id != eos_id:
+            raise ArtifactError(f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {eos_id}")
+        if artifact.manifest.vocab_size > self._vocab_size:
+            raise ArtifactError(
+                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {self._vocab_size}"
+            )
+        warn_of_other_prompts(self._checkpoint.prompts, artifact, self._checkpoint.tokenizer)
+        self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
+
+    async def unload(self, version: str) -> None:
+        """Forget a version; its sessions go on."""
+        self._versions.pop(version, None)
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> TreeSession:
+        """Start decoding one prompt.
+
+        Raises:
+            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long or holds a
+                token id that the model does not have, or the engine is closed.
+        """
+        self._require_working()
+        require_adapter(scoring.adapter, self._checkpoint.adapted)
+        loaded = self._versions.get(version)
+        if loaded is None:
+            raise EngineError(f"catalogue version {version!r} is not loaded")
+        longest = self._context_tokens - loaded.artifact.trie.depth
+        if not 1 <= len(prompt_ids) <= longest:
+            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
+        for token in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= token < self._vocab_size:  # a GPU that is asked for its embedding is lost to this process
+                raise EngineError(f"the prompt holds token {token}; the model has 0 to {self._vocab_size - 1}")
+        self._opened += 1
+        self._open_sessions += 1
+        prompt = _Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened, turn=scoring.turn or Turn())
+        return TreeSession(self, loaded, prompt)
+
+    def stats(self) -> EngineStats:
+        """Queue, sessions, versions and cache."""
+        return EngineStats(
+            waiting=self._thread.waiting,
+            sessions=self._open_sessions,
+            versions=tuple(self._versions),
+            cache_bytes=self._prefixes.nbytes,
+            healthy=not self._thread.closed and self._lost_device is None,
+        )
+
+    @property
+    def _vocab_size(self) -> int:
+        return int(self._checkpoint.model.config.get_text_config().vocab_size)
+
+    def _require_working(self) -> None:
+        if self._thread.closed:
+            raise EngineClosed("the engine is closed")
+        if self._lost_device is not None:
+            raise EngineClosed(f"the device failed: {self._lost_device}")
+
+    def _explained(self, fault: ModelFault, adapter: str | None) -> ModelFault:
+        """The fault, with the weights that are to blame; looked for once, a pass over all of them."""
+        if adapter not in self._not_finite:
+            names = tensors_not_finite(self._checkpoint.model_of(adapter))
+            told = f"; not finite: {named(names)}" if names else "; its weights are finite"
+            self._not_finite[adapter] = told
+        name = self.model_id if adapter is None else f"{self.model_id} with adapter {adapter!r}"
+        return ModelFault(f"model {name}: {fault}{self._not_finite[adapter]}")
+
+    async def close(self) -> None:
+        """Stop the model's thread."""
+        await asyncio.to_thread(self._thread.close)  # the running pass ends first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompt:
+    ids: list[int]
+    scoring: Scoring
+    order: int
+    turn: Turn
+
+
+class TreeSession:
+    """One prompt and the part of the trie computed under it."""
+
+    def __init__(self, engine: TreeEngine, version: _Version, prompt: _Prompt) -> None:
+        self._engine = engine
+        self._version = version
+        self._prompt = prompt
+        self._tree: TokenTree | None = None
+        self._closed = False
+        self.stats = SessionStats(prompt_tokens=len(prompt.ids))
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        """Score ``nodes`` and the forced chains below them in one forward pass.
+
+        Raises:
+            ModelFault: its scores are not finite; nothing of this prompt is kept.
+            EngineError: the session is closed, or the model failed.
+            EngineClosed: the device failed, now or before. After such an error CUDA refuses the process everything
+                else, so the engine is no longer healthy and what runs it must start anew.
+        """
+        if self._closed:
+            raise EngineError("the session is closed")
+        self._engine._require_working()
+        try:
+            prompt = self._prompt
+            timed = await self._engine._thread.call(prompt.turn, prompt.order, lambda: self._forward(nodes))
+        except torch.AcceleratorError as error:
+            self._engine._lost_device = str(error).splitlines()[0]
+            raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
+        except (RuntimeError, IndexError) as error:  # so torch reports bad shapes, exhausted memory and bad token ids
+            raise EngineError(f"the model failed: {error}") from error
+        self.stats.queue_s += timed.queue_s
+        self.stats.model_s += timed.run_s
+        return timed.value
+
+    async def close(self) -> None:
+        """Free the cache."""
+        if not self._closed:
+            self._closed = True
+            self._tree = None
+            self._engine._open_sessions -= 1
+            self._engine._thread.finished(self._prompt.turn, self.stats.model_s)
+
+    def _chain(self, node: NodeId) -> list[NodeId]:
+        """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
+        trie, leaves = self._version.artifact.trie, self._prompt.scoring.leaves
+        chain = [node]
+        while (edge := leaves.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
+            chain.append(NodeId(edge + 1))
+        return chain
+
+    @torch.inference_mode()
+    def _forward(self, nodes: Sequence[NodeId]) -> dict[NodeId, ChildScores]:
+        """Runs on the model's thread."""
+        if self._closed:
+            raise EngineError("the session is closed")
+        scored = [link for node in nodes for link in self._chain(node)]
+        trie = self._version.artifact.trie
+        fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
+        new = NewTokens(
+            nodes=[NodeId(node) for node in fed.tolist()],
+            parents=[NodeId(node) for node in trie.parents(fed).tolist()],
+            tokens=trie.edge_token[fed - 1].tolist(),
+        )
+        wanted = [self._prompt.scoring.wants(trie, node) for node in scored]
+        first_round = self._tree is None
+        tree = self._tree = self._tree or self._start()
+        before = tree.length
+        logits = tree.compute(new, wanted)
+        self.stats.rounds += 1
+        self.stats.model_tokens += tree.length - before
+        asked = [node for node, is_wanted in zip(scored, wanted, strict=True) if is_wanted]
+        unscored = {
+            node: unscored_child(trie, node) for node, is_wanted in zip(scored, wanted, strict=True) if not is_wanted
+        }
+        ranked = self._rank(asked, logits) if asked else {}
+        if first_round and asked:  # only what has led to finite scores is used again
+            self._remember(tree)
+        return ranked | unscored
+
+    def _start(self) -> TokenTree:
+        """A tree that begins with what an earlier prompt shares with this one."""
+        adapter = self._prompt.scoring.adapter
+        prefix = self._engine._prefixes.longest(self._prompt.ids, adapter)
+        self.stats.cached_tokens = 0 if prefix is None else len(prefix.ids)
+        return TokenTree(self._engine._checkpoint.model_of(adapter), self._prompt.ids, prefix)
+
+    def _remember(self, tree: TokenTree) -> None:
+        adapter = self._prompt.scoring.adapter
+        kept = PromptKV(ids=np.asarray(self._prompt.ids), layers=tree.prompt_layers(), adapter=adapter)
+        self._engine._prefixes.add(kept)
+
+    def _rank(self, scored: list[NodeId], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
+        scoring, rows = self._prompt.scoring, len(scored)
+        settings = RowSettings(
+            node=np.array(scored, dtype=np.int64),
+            alpha=np.full(rows, scoring.alpha, dtype=np.float32),
+            temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
+        )
+        children = child_scores(logits, self._version.weights, settings)
+        try:
+            return _split_rows(scored, children, scoring, self._version.artifact)
+        except ModelFault as fault:
+            raise self._engine._explained(fault, scoring.adapter) from None
+
+
+def _split_rows(
+    nodes: list[NodeId], children: ScoredChildren, scoring: Scoring, artifact: Artifact
+) -> dict[NodeId, ChildScores]:
+    """Drop children the filter bars, and keep the best of each row.
+
+    Raises:
+        ModelFault: a score is not finite; one NaN among a row's logits makes all of its scores NaN.
+    """
+    row, edges = children.row, children.edge
+    logprobs = children.logprob.double().cpu().numpy()
+    scores = children.score.double().cpu().numpy()
+    require_finite(scores)
+    if not scoring.leaves.admits_all:
+        is_open = scoring.leaves.open_nodes(artifact.trie, edges + 1)
+        row, edges, logprobs, scores = row[is_open], edges[is_open], logprobs[is_open], scores[is_open]
+    bounds = np.searchsorted(row, np.arange(len(nodes) + 1))
+    result = {}
+    for node, begin, end in zip(nodes, bounds[:-1], bounds[1:], strict=True):
+        best = begin + _best(scores[begin:end], scoring.keep)
+        result[node] = ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+    return result
+
+
+def _best(
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]], keep: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Positions of the ``keep`` highest scores, highest first, ties in order."""
+    candidates = np.arange(len(scores))
+    if len(scores) > keep:
+        worst_kept = np.partition(scores, len(scores) - keep)[len(scores) - keep]
+        candidates = np.flatnonzero(scores >= worst_kept)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:keep]

@@ -1,0 +1,114 @@
+"""Tokens under one prompt, computed once each: the model's one way to be called.
+
+A round's new tokens are one sequence. A 4-D mask lets each see the prompt and its own ancestors, its position is its
+depth, and its keys and values stay in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+
+from igd_core.ids import ROOT, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from igd_core.engines.embedded.prefix_cache import PromptKV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTokens:
+    """Nodes to compute, parents before children; the lists are of equal length.
+
+    Attributes:
+        nodes: any numbers but the root's.
+        parents: of each; the root is the prompt's last token.
+        tokens: of each, in the model's vocabulary.
+    """
+
+    nodes: Sequence[NodeId]
+    parents: Sequence[NodeId]
+    tokens: Sequence[int]
+
+
+class TokenTree:
+    """A prompt and the nodes computed under it so far: the model's cache, and where each node stands in it."""
+
+    def __init__(self, model: PreTrainedModel, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
+        """Begin with what an earlier prompt shares with this one: ``prefix`` is a proper prefix of it."""
+        self._model = model
+        self._prompt = prompt_ids
+        self._cache = DynamicCache()
+        self._length = 0 if prefix is None else len(prefix.ids)
+        # Cache positions of a node and its ancestors; the root's are none, the prompt is visible to all.
+        self._slots: dict[NodeId, list[int]] = {ROOT: []}
+        for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
+            self._cache.update(keys, values, layer)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._length
+
+    def compute(self, new: NewTokens, wanted: Sequence[bool]) -> torch.Tensor:
+        """Feed the rest of the prompt, if it has not been fed, and ``new``, in one forward pass.
+
+        Args:
+            new: what to compute.
+            wanted: of the last ``len(wanted)`` tokens fed (the prompt's among them), whose logits to return.
+
+        Returns:
+            ``(number wanted, vocabulary)`` logits, in the order of the tokens.
+        """
+        device, prompt = self._model.device, self._prompt[self._length :]  # empty once it has been fed
+        tokens = [*prompt, *new.tokens]
+        visible, positions = self._place(len(prompt), new)
+        rows = torch.arange(len(tokens) - len(wanted), len(tokens))[torch.tensor(wanted)]
+        output = self._model(
+            input_ids=torch.tensor([tokens], device=device),
+            attention_mask=_additive(visible, self._model.dtype).to(device),
+            position_ids=torch.tensor([positions], device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=rows.to(device),
+        )
+        self._length += len(tokens)
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def prompt_layers(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """Keys and values of the prompt alone, once it has been computed; as `PromptKV` holds them."""
+        length = len(self._prompt)
+        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self._cache)
+
+    def _place(self, prompt_tokens: int, new: NewTokens) -> tuple[torch.Tensor, list[int]]:
+        """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
+        prompt_length = len(self._prompt)
+        count = prompt_tokens + len(new.nodes)
+        visible = torch.zeros(count, self._length + count, dtype=torch.bool)
+        visible[:prompt_tokens, :prompt_length] = torch.ones(prompt_tokens, prompt_length, dtype=torch.bool).tril_(
+            self._length
+        )
+        visible[prompt_tokens:, :prompt_length] = True
+        positions = list(range(self._length, self._length + prompt_tokens))
+        rows: list[int] = []
+        columns: list[int] = []
+        for row, (node, parent) in enumerate(zip(new.nodes, new.parents, strict=True), start=prompt_tokens):
+            slots = self._slots[node] = [*self._slots[parent], self._length + row]
+            positions.append(prompt_length + len(slots) - 1)
+            rows += [row] * len(slots)
+            columns += slots
+        visible[rows, columns] = True
+        return visible, positions
+
+
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``(1, 1, queries, keys)`` mask that is added to attention scores: 0 where visible."""
+    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype)
+    return mask.masked_fill_(visible, 0.0)[None, None]

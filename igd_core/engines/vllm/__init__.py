@@ -1,0 +1,1 @@
+"""The vLLM engine: vLLM runs the model, the trie constraint runs inside it."""

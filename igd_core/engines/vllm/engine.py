@@ -1,0 +1,363 @@
+"""The production engine: vLLM runs the model, the trie constraint runs inside it, and the search drives it from here.
+
+Each node to expand is one vLLM request: prompt, path and forced chain are its prompt, and one token is all it makes.
+The requests of a round share one engine step, with those of other recommendations, and vLLM's prefix cache keeps them
+from computing their common prompt again. docs/vllm.md has the recipe and its traps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from igd_core.catalogue.tokenization import TitleTokenizer, require_same_tokenizer
+from igd_core.engines.embedded.adapters import require_adapter
+from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+from igd_core.engines.embedded.integrity import check_folder
+from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
+from igd_core.engines.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
+from igd_core.engines.vllm.forced import ForcedLogprobs
+from igd_core.engines.vllm.session import Prompt, VLLMSession
+from igd_core.engines.vllm.shares import EngineShares
+from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
+from igd_core.search.engine import EngineStats
+from igd_core.search.fairness import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.tuned_prompt import TunedPrompt
+    from igd_core.engines.vllm.options import VLLMOptions
+    from igd_core.search.session import Scoring
+
+T = TypeVar("T")
+
+_DEATH_WATCH_S = 0.2
+
+
+@dataclass(slots=True, kw_only=True)
+class _Version:
+    """A version in the worker, and the sessions that run on it."""
+
+    artifact: Artifact
+    sessions: int = 0
+    retired: bool = False
+
+
+class VLLMEngine:
+    """Runs a checkpoint in vLLM, for many sessions and several artefact versions at once. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        *,
+        identity: ModelIdentity,
+        tokenizer: TitleTokenizer,
+        kv_cache_bytes: int = 0,
+        adapters: Adapters | None = None,
+        prompts: Mapping[str, TunedPrompt] | None = None,
+    ) -> None:
+        """Wrap a running ``AsyncLLM``; `start` makes one."""
+        self.identity = identity
+        self.tokenizer = tokenizer
+        self.forced = ForcedLogprobs()
+        self.shares = EngineShares()
+        self.llm: Any = llm
+        self._limits = llm.model_config
+        self._kv_cache_bytes = kv_cache_bytes
+        self._adapters = dict(adapters or {})
+        self._prompts = dict(prompts or {})
+        self._folders: FolderDigests | None = None
+        self._adapters_loaded = False
+        self._versions: dict[str, _Version] = {}
+        self._sessions: set[VLLMSession] = set()
+        self._loading = asyncio.Lock()
+        self._drops: set[asyncio.Task[None]] = set()
+        self._opened = 0
+        self._closed = False
+
+    @staticmethod
+    def start(options: VLLMOptions) -> VLLMEngine:
+        """Load the checkpoint and start vLLM's processes: half a minute, so not on an event loop.
+
+        Raises:
+            InputError: a setting that cannot be.
+            ModelError: the folder does not hold what its config.json speaks of; vLLM is not installed, or cannot run
+                the checkpoint with these settings.
+        """
+        options.check()
+        # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
+        directory = resolve_checkpoint(options.model).resolve()
+        adapters = {name: path.resolve() for name, path in options.adapters.items()}
+        with FolderDigests(directory, *adapters.values()) as digests:
+            return VLLMEngine._started(options, directory, adapters, digests)
+
+    @staticmethod
+    def _started(options: VLLMOptions, directory: Path, adapters: Adapters, digests: FolderDigests) -> VLLMEngine:
+        tokenizer = TitleTokenizer.from_directory(directory)
+        prompts = read_tuned_prompts(directory, adapters)
+        check_folder(directory)  # vLLM drops tensors that it has no place for, without a word
+        with options.environment():
+            try:
+                from vllm import AsyncEngineArgs
+                from vllm.platforms import current_platform
+                from vllm.v1.engine.async_llm import AsyncLLM
+            except ImportError as error:
+                raise ModelError(
+                    "engine 'vllm' needs vLLM 0.32.0: pip install 'igd-recommender[vllm]' for CUDA, make setup-vllm "
+                    f"for a CPU ({_last_line(error)})"
+                ) from None
+            on_cpu = current_platform.is_cpu()
+            args = options.engine_args(directory, on_cpu=on_cpu)
+            try:
+                with options.environment(on_cpu=on_cpu):
+                    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
+            except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+                traceback.clear_frames(error.__traceback__)  # they hold vLLM's sockets
+                raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
+        try:
+            identity = _identity_of(llm, options, digests)
+        except ModelError:
+            llm.shutdown()
+            raise
+        engine = VLLMEngine(
+            llm,
+            identity=identity,
+            tokenizer=tokenizer,
+            kv_cache_bytes=args.get("kv_cache_memory_bytes", 0),
+            adapters=adapters,
+            prompts=prompts,
+        )
+        engine._folders = digests
+        return engine
+
+    @property
+    def model_id(self) -> str:
+        """Name of the checkpoint."""
+        return self.identity.name
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions vLLM was started for."""
+        return int(self._limits.max_model_len)
+
+    async def load(self, artifact: Artifact) -> None:
+        """Make a version usable in every worker; running requests wait for at most a file's mapping.
+
+        Raises:
+            ArtifactError: made for another tokenizer, or with token ids the model does not have.
+            EngineError: the workers could not take it, or the engine is closed.
+        """
+        async with self._loading:
+            self.check_open()
+            held = self._versions.get(artifact.version)
+            if held is not None:
+                held.retired = False
+                return
+            self._check_fit(artifact)
+            warn_of_other_prompts(self._prompts, artifact, self.tokenizer)
+            await self._alive(self.llm.get_supported_tasks())  # asked once; later answers come from memory
+            await self._load_adapters()
+            with tempfile.TemporaryDirectory(prefix="igd-trie-") as scratch:
+                path = Path(scratch) / "trie.safetensors"
+                await asyncio.to_thread(_write_trie, artifact, path)
+                await self._call_workers("load_catalogue", artifact.version, str(path))
+            self._versions[artifact.version] = _Version(artifact=artifact)
+
+    async def unload(self, version: str) -> None:
+        """Forget a version; its sessions go on, and the workers keep it until the last of them closes."""
+        held = self._versions.get(version)
+        if held is not None:
+            held.retired = True
+            await self._drop_if_unused(version)
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> VLLMSession:
+        """Start decoding one prompt.
+
+        Raises:
+            EngineError: the version is not loaded, there is no such adapter, the prompt is empty or too long, a
+                setting is out of the range that the engine was started for, or the engine is closed.
+        """
+        self.check_open()
+        require_adapter(scoring.adapter, self._adapters)
+        held = self._versions.get(version)
+        if held is None or held.retired:
+            raise EngineError(f"catalogue version {version!r} is not loaded")
+        longest = self.context_tokens - held.artifact.trie.depth
+        if not 1 <= len(prompt_ids) <= longest:
+            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
+        vocab_size = int(self._limits.get_vocab_size())
+        for token in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= token < vocab_size:  # vLLM's worker would die of it, with everyone's requests
+                raise EngineError(f"the prompt holds token {token}; the model has 0 to {vocab_size - 1}")
+        most = int(self._limits.max_logprobs) - 1
+        if scoring.keep > most:
+            raise EngineError(f"{scoring.keep} children a node are asked for; the engine was started for {most}")
+        self._opened += 1
+        held.sessions += 1
+        prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened, turn=scoring.turn or Turn())
+        self.shares.begin(prompt.turn, asyncio.get_running_loop().time())
+        session = VLLMSession(self, held.artifact, prompt)
+        self._sessions.add(session)
+        return session
+
+    def stats(self) -> EngineStats:
+        """Requests in vLLM, sessions, versions, and the cache's size."""
+        return EngineStats(
+            waiting=0 if self._closed else int(self.llm.get_num_unfinished_requests()),
+            sessions=len(self._sessions),
+            versions=tuple(name for name, held in self._versions.items() if not held.retired),
+            cache_bytes=self._kv_cache_bytes,
+            healthy=self.healthy,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """Whether vLLM's processes live and the engine is open."""
+        return not self._closed and not self.llm.errored
+
+    async def forget_prompts(self) -> bool:
+        """Empty the prefix cache, as measurements need; False where a running request holds some of it."""
+        self.forced = ForcedLogprobs()
+        return bool(await self._alive(self.llm.reset_prefix_cache()))
+
+    async def close(self) -> None:
+        """End waiting calls with EngineClosed, and stop vLLM's processes."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self._sessions):
+            await session.abort()
+        await asyncio.to_thread(self.llm.shutdown)
+        self.llm = None
+        gc.collect()  # vLLM shuts down again when it is collected, which fails at the interpreter's end
+
+    def lora_request(self, adapter: str | None) -> LoRARequest | None:
+        """How vLLM is told of an adapter; for `VLLMSession`."""
+        if adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number = 1 + list(self._adapters).index(adapter)
+        return LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=str(self._adapters[adapter]))
+
+    def release(self, session: VLLMSession) -> None:
+        """Count a session as ended; for `VLLMSession`."""
+        self._sessions.remove(session)
+        version = session.artifact.version
+        self._versions[version].sessions -= 1
+        if self._versions[version].retired:
+            drop = asyncio.ensure_future(self._drop_if_unused(version))  # whoever closes a session need not wait for it
+            self._drops.add(drop)
+            drop.add_done_callback(self._drops.discard)
+
+    def check_open(self) -> None:
+        """Refuse work once there is nothing left to do it.
+
+        Raises:
+            EngineClosed: the engine was closed, or its process died.
+        """
+        if self._closed:
+            raise EngineClosed("the engine is closed")
+        if self.llm.errored:
+            raise EngineClosed("vLLM's engine process has died")
+
+    async def _load_adapters(self) -> None:
+        """Before the first request names one: a bad adapter must not fail that request, or its whole step."""
+        if self._adapters_loaded:
+            return
+        for name in self._adapters:
+            try:
+                await self._alive(self.llm.add_lora(self.lora_request(name)))
+            except EngineError:
+                raise
+            except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+                raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
+        if self._folders is not None:
+            self._folders.require_unchanged()  # vLLM has read the adapters only now
+        self._adapters_loaded = True
+
+    def _check_fit(self, artifact: Artifact) -> None:
+        require_same_tokenizer(artifact.manifest.tokenizer_sha256, self.tokenizer)
+        if artifact.manifest.eos_id != self.tokenizer.eos_id:
+            raise ArtifactError(
+                f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {self.tokenizer.eos_id}"
+            )
+        vocab_size = int(self._limits.get_vocab_size())
+        if artifact.manifest.vocab_size > vocab_size:
+            raise ArtifactError(
+                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
+            )
+        widest = int(np.diff(artifact.trie.row_start).max())
+        if widest >= vocab_size:
+            raise ArtifactError(f"a node has all {vocab_size} tokens as children; the worker needs one that is none")
+
+    async def _drop_if_unused(self, version: str) -> None:
+        async with self._loading:
+            held = self._versions.get(version)
+            if held is not None and held.retired and not held.sessions:
+                del self._versions[version]
+                if self.healthy:
+                    await self._call_workers("unload_catalogue", version)
+
+    async def _call_workers(self, method: str, *args: str) -> None:
+        try:
+            await self._alive(self.llm.collective_rpc(method, args=args))
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+            raise EngineError(f"vLLM's workers failed at {method}: {_last_line(error)}") from error
+
+    async def _alive(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call that vLLM would leave waiting for ever if its process died.
+
+        Raises:
+            EngineClosed: it died.
+        """
+        task = asyncio.ensure_future(call)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_DEATH_WATCH_S)
+                if self.llm.errored and not task.done():
+                    raise EngineClosed("vLLM's engine process has died")
+            return task.result()
+        finally:
+            task.cancel()
+
+
+def _identity_of(llm: AsyncLLM, options: VLLMOptions, digests: FolderDigests) -> ModelIdentity:
+    from vllm.platforms import current_platform
+
+    content, *tuned = digests.result()
+    dtype = str(llm.model_config.dtype).removeprefix("torch.")
+    return ModelIdentity(
+        name=Path(options.model).name,
+        engine="vllm",
+        runtime=runtime_of("vllm", dtype=dtype, device=str(current_platform.device_type)),
+        checkpoint=content,
+        adapters=dict(zip(options.adapters, tuned, strict=True)),
+    )
+
+
+def _write_trie(artifact: Artifact, path: Path) -> None:
+    from igd_core.engines.vllm.worker import write_trie
+    from igd_core.search.scores import TrieWeights
+
+    write_trie(TrieWeights.of(artifact), path)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,186 @@
+"""Logits processors that run in vLLM's worker: a thin shell around the score kernel for each of its two runners.
+
+A request that asks a `NodeQuestion` gets the children of its node; the rows of all other requests are left alone. The
+answer depends on the question and the model's logits, not on tokens generated so far, so placeholders of asynchronous
+scheduling, chunks of a prompt, and a second start after preemption cannot change it.
+
+V1 is the default runner. V2 (``VLLM_USE_V2_MODEL_RUNNER=1``, on CUDA) has been tested against V1 on CPU tensors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
+from vllm.v1.sample.logits_processor import process_dict_updates
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
+
+from igd_core.engines.vllm.question import NodeQuestion, check_params
+from igd_core.search.scores import ChildChoice, RowSettings, TrieWeights, expose_children_
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.v1.sample.logits_processor import BatchUpdate
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedQuestion:
+    """A question, and the trie it is about; None when that trie cannot answer it.
+
+    Holding the trie keeps it until the request ends, even if its version is unloaded meanwhile.
+    """
+
+    question: NodeQuestion
+    trie: TrieWeights | None
+
+
+class TrieConstraint:
+    """The catalogues that one worker holds, and how they turn a batch's logits into answers."""
+
+    def __init__(self) -> None:
+        self._tries: dict[str, TrieWeights] = {}
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Versions loaded."""
+        return tuple(self._tries)
+
+    def load(self, version: str, trie: TrieWeights) -> None:
+        """Make a version usable."""
+        self._tries[version] = trie
+
+    def unload(self, version: str) -> None:
+        """Forget a version; requests that ask about it go on."""
+        self._tries.pop(version, None)
+
+    def accept(self, params: SamplingParams) -> AcceptedQuestion | None:
+        """The question a request asks, if it asks one. Never raises: an error here would end the worker."""
+        question = NodeQuestion.from_extra_args(params.extra_args)  # admission has checked it
+        if question is None:
+            return None
+        trie = self._tries.get(question.version)
+        if trie is None or not _fits(question, trie):
+            trie = None
+        return AcceptedQuestion(question=question, trie=trie)
+
+    def answer_(self, logits: torch.Tensor, asked: Mapping[int, AcceptedQuestion]) -> torch.Tensor:
+        """Overwrite the rows that ask; returns the logits to go on with.
+
+        Args:
+            logits: ``(rows, vocab)`` float32, changed in place, or copied where it is not contiguous: vLLM pads the
+                vocabulary to a multiple of 64 and cuts the padding off by a view.
+            asked: row -> question. A row whose trie is None shows no children at all: its reader finds them missing.
+        """
+        if asked:
+            logits = logits.contiguous()
+        groups: dict[int, list[int]] = {}
+        for row in sorted(asked):
+            groups.setdefault(id(asked[row].trie), []).append(row)
+        for rows in groups.values():
+            trie = asked[rows[0]].trie
+            if trie is None:
+                logits[rows] = float("-inf")
+                logits[rows, 0] = 0.0
+            elif rows == list(range(len(logits))):
+                _answer_group_(logits, trie, [asked[row].question for row in rows])
+            else:
+                index = torch.tensor(rows, device=logits.device)
+                part = _answer_group_(logits[index], trie, [asked[row].question for row in rows])
+                logits.index_copy_(0, index, part)
+        return logits
+
+
+def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
+    if question.node >= len(trie.row_start) - 1:
+        return False
+    start, end = trie.row_start[question.node : question.node + 2].tolist()
+    return bool(start < end and all(place < end - start for place in question.listed[-1:]))
+
+
+def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[NodeQuestion]) -> torch.Tensor:
+    """Answer rows of one trie, row i question i."""
+    tempered = any(question.temperature != 1.0 for question in questions)
+    rows = RowSettings(
+        node=np.array([question.node for question in questions], dtype=np.int64),
+        alpha=np.array([question.alpha for question in questions], dtype=np.float32),
+        temperature=np.array([question.temperature for question in questions], dtype=np.float32) if tempered else None,
+    )
+    listed = [(row, place) for row, question in enumerate(questions) for place in question.listed]
+    choice = ChildChoice(
+        keep=np.array([question.keep for question in questions], dtype=np.int64),
+        only_listed=np.array([question.only_listed for question in questions], dtype=np.bool_),
+        listed_row=np.array([row for row, _ in listed], dtype=np.int64),
+        listed_child=np.array([place for _, place in listed], dtype=np.int64),
+    )
+    return expose_children_(logits, trie, rows, choice)
+
+
+class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
+    """For the V1 runner, which tells of rows added, removed and moved."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
+        self.constraint = TrieConstraint()
+        self._asked: dict[int, AcceptedQuestion] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse a bad question at admission.
+
+        Raises:
+            ValueError: names the field and the value.
+        """
+        check_params(sampling_params)
+
+    def is_argmax_invariant(self) -> bool:
+        """No: it decides which tokens are left."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the batch's rows."""
+        process_dict_updates(self._asked, batch_update, lambda params, *_: self.constraint.accept(params))
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Answer the rows that ask."""
+        return self.constraint.answer_(logits, self._asked)
+
+
+class TrieProcessorV2(V2LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
+    """For Model Runner V2, whose requests keep a slot while their rows change with every step."""
+
+    def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
+        super().__init__(vllm_config, req_states)
+        self.constraint = TrieConstraint()
+        self._asked: dict[int, AcceptedQuestion] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse a bad question at admission.
+
+        Raises:
+            ValueError: names the field and the value.
+        """
+        check_params(sampling_params)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        """Remember the slot's question, or forget the one of the slot's last request."""
+        accepted = self.constraint.accept(sampling_params)
+        if accepted is None:
+            self._asked.pop(req_idx, None)
+            return False
+        self._asked[req_idx] = accepted
+        return True
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        """Answer the rows that ask."""
+        slots = ctx.idx_mapping_np
+        if len(slots) != len(logits):  # only speculative decoding gives a request several rows
+            slots = ctx.expanded_idx_mapping.cpu().numpy()
+        asked = {row: self._asked[slot] for row, slot in enumerate(slots.tolist()) if slot in self._asked}
+        return self.constraint.answer_(logits, asked)

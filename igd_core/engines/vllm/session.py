@@ -1,0 +1,278 @@
+"""One prompt being decoded in vLLM: nodes become requests, and their outputs become scores again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from igd_core.engines.vllm.forced import digest
+from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
+from igd_core.errors import EngineClosed, EngineError, ModelFault
+from igd_core.ids import NodeId
+from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from vllm import RequestOutput, SamplingParams
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.vllm.engine import VLLMEngine
+    from igd_core.search.fairness import Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a session was opened with; ``order`` counts sessions, ``turn`` says whose it is."""
+
+    ids: list[int]
+    scoring: Scoring
+    order: int
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    """One request to vLLM.
+
+    Attributes:
+        chain: a node and those that forced tokens lead to. The sampler's row answers for the last, and the prompt's
+            own log-probabilities for the others.
+        token_ids: prompt, path and chain.
+        params: what vLLM is told.
+    """
+
+    chain: list[NodeId]
+    token_ids: list[int]
+    params: SamplingParams
+
+
+class VLLMSession:
+    """One prompt; what it computed lives in vLLM's prefix cache."""
+
+    def __init__(self, engine: VLLMEngine, artifact: Artifact, prompt: Prompt) -> None:
+        self.artifact = artifact
+        self.stats = SessionStats(prompt_tokens=len(prompt.ids))
+        self._engine = engine
+        self._prompt = prompt
+        self._digest = digest(prompt.ids, prompt.scoring.adapter)
+        self._request_ids = (f"igd-{prompt.order}-{count}" for count in itertools.count())
+        self._running: set[str] = set()
+        self._closed = False
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        """Score ``nodes`` and the forced chains below them, in one engine step where vLLM has room.
+
+        Raises:
+            EngineClosed: the engine was closed, or its process died.
+            ModelFault: the model's scores are not finite.
+            EngineError: the session is closed, or vLLM failed.
+        """
+        self._check_open()
+        chains = [self._chain(node) for node in nodes]
+        unwanted = {node for chain in chains for node in chain[:-1] if not self._wants(node)}
+        if self._prompt.scoring.temperature != 1.0:
+            # Log-probabilities of a prompt are at temperature 1, so every node asks for itself.
+            chains = [[node] for chain in chains for node in chain if node not in unwanted]
+        scored = await self._round(chains)
+        scored |= {node: unscored_child(self.artifact.trie, node) for node in unwanted}
+        # Rows in cached blocks are not computed. A prompt that was asked before can have part of its chains there.
+        skipped = [[node] for chain in chains for node in chain if node not in scored]
+        if skipped:
+            scored |= await self._round(skipped)
+        return scored
+
+    async def close(self) -> None:
+        """End what still runs, and let go of the version."""
+        if not self._closed:
+            self._closed = True
+            self._engine.shares.end(self._prompt.turn, self.stats.model_tokens)
+            await self.abort()
+            self._engine.release(self)
+
+    async def abort(self) -> None:
+        """End the requests that run; whoever waits for them gets an error."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._engine.llm
+        if self._running and llm is not None:
+            with suppress(EngineDeadError):
+                await llm.abort(list(self._running))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the session is closed")
+        self._engine.check_open()
+
+    def _wants(self, node: NodeId) -> bool:
+        return self._prompt.scoring.wants(self.artifact.trie, node)
+
+    def _chain(self, node: NodeId) -> list[NodeId]:
+        """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
+        trie, leaves = self.artifact.trie, self._prompt.scoring.leaves
+        chain = [node]
+        while (edge := leaves.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
+            chain.append(NodeId(edge + 1))
+        return chain
+
+    async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
+        ticket = RoundTicket(round_id=f"{self._prompt.order}-{self.stats.rounds}", size=len(chains))
+        asks = [self._ask(chain, ticket) for chain in chains]
+        outputs = await self._run(asks)
+        self._count(asks, outputs)
+        scored: dict[NodeId, ChildScores] = {}
+        for ask, output in zip(asks, outputs, strict=True):
+            scored |= self._read_chain(ask, output)
+            scored[ask.chain[-1]] = self._read_children(ask.chain[-1], output)
+        return scored
+
+    def _ask(self, chain: list[NodeId], ticket: RoundTicket) -> _Ask:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        trie, node = self.artifact.trie, chain[-1]
+        question = self._question(node)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=question.keep + 1,
+            flat_logprobs=True,
+            prompt_logprobs=0 if any(map(self._wants, chain[:-1])) else None,
+            skip_reading_prefix_cache=False,  # its default becomes True with prompt_logprobs
+            extra_args=question.to_extra_args() | ticket.to_extra_args(),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        path = trie.edge_token[np.asarray(trie.edges_to(node), dtype=np.int64)].tolist()
+        return _Ask(chain=chain, token_ids=self._prompt.ids + path, params=params)
+
+    def _question(self, node: NodeId) -> NodeQuestion:
+        scoring = self._prompt.scoring
+        first, degree = int(self.artifact.trie.row_start[node]), len(self.artifact.trie.children(node))
+        open_places = scoring.leaves.open_edges(self.artifact.trie, node) - first
+        only_listed = 2 * len(open_places) < degree
+        barred = np.setdiff1d(np.arange(degree), open_places, assume_unique=True)
+        return NodeQuestion(
+            version=self.artifact.version,
+            node=node,
+            alpha=scoring.alpha,
+            temperature=scoring.temperature,
+            keep=min(scoring.keep, len(open_places)),
+            listed=tuple((open_places if only_listed else barred).tolist()),
+            only_listed=only_listed,
+        )
+
+    async def _run(self, asks: list[_Ask]) -> list[RequestOutput]:
+        """Have vLLM answer all ``asks``; none is left running, whatever happens."""
+        from vllm.exceptions import VLLMError
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm, priority = self._engine.llm, self._engine.shares.priority(self._prompt.turn)
+        lora = self._engine.lora_request(self._prompt.scoring.adapter)
+        started: list[str] = []
+        try:
+            collectors = []
+            for ask in asks:
+                request_id = next(self._request_ids)
+                started.append(request_id)
+                self._running.add(request_id)
+                prompt = tokens_input(ask.token_ids)
+                added = llm.add_request(request_id, prompt, ask.params, lora_request=lora, priority=priority)
+                collectors.append(await added)
+            outputs = [await collector.get() for collector in collectors]
+        except EngineDeadError as error:
+            raise EngineClosed("vLLM's engine process has died") from error
+        except VLLMError as error:
+            raise EngineError(f"vLLM refused a request: {error}") from error
+        finally:
+            await self.abort()
+            self._running.difference_update(started)
+        self._check_open()
+        for output in outputs:
+            if (reason := output.outputs[0].finish_reason) != "length":
+                raise EngineError(f"vLLM ended a request early: {reason}")
+        return outputs
+
+    def _count(self, asks: list[_Ask], outputs: list[RequestOutput]) -> None:
+        stats = self.stats
+        if not stats.rounds:
+            stats.cached_tokens = min(outputs[0].num_cached_tokens, len(self._prompt.ids))
+        stats.rounds += 1
+        tokens = sum(len(ask.token_ids) - output.num_cached_tokens for ask, output in zip(asks, outputs, strict=True))
+        stats.model_tokens += tokens
+        self._engine.shares.charge(self._prompt.turn, tokens)
+        times = [output.metrics for output in outputs if output.metrics is not None]
+        if times:
+            begun = min(each.queued_ts for each in times)
+            scheduled = min(each.scheduled_ts for each in times)
+            stats.queue_s += max(0.0, scheduled - begun)
+            stats.model_s += max(each.last_token_ts for each in times) - scheduled
+
+    def _read_chain(self, ask: _Ask, output: RequestOutput) -> dict[NodeId, ChildScores]:
+        """Scores of all but the chain's last node, as far as their rows were computed now or before."""
+        scored = {}
+        forced, known, prompt_tokens = len(ask.chain) - 1, self._engine.forced, len(self._prompt.ids)
+        for place, (node, following) in enumerate(itertools.pairwise(ask.chain)):
+            if not self._wants(node):
+                continue
+            token_at = len(ask.token_ids) - forced + place  # of the forced token; the row before predicts it
+            path = ask.token_ids[prompt_tokens : token_at + 1]
+            logprob = _prompt_logprob(output, token_at) if token_at > output.num_cached_tokens else None
+            if logprob is None:
+                logprob = known.get(self._digest, path)
+            else:
+                if not math.isfinite(logprob):
+                    raise self._fault(node)
+                known.put(self._digest, path, logprob)
+            if logprob is not None:
+                scored[node] = self._scores(np.array([following - 1]), np.array([logprob]))
+        return scored
+
+    def _read_children(self, node: NodeId, output: RequestOutput) -> ChildScores:
+        """Scores of the last node's children: the tokens returned that are open children, and all that were due."""
+        trie, scoring = self.artifact.trie, self._prompt.scoring
+        flat = output.outputs[0].logprobs
+        edges = scoring.leaves.open_edges(trie, node)
+        found = dict(zip(flat.token_ids, flat.logprobs, strict=True))
+        tokens = trie.edge_token[edges]
+        returned = np.isin(tokens, np.fromiter(found, dtype=np.int64))
+        logprobs = np.array([found[token] for token in tokens[returned].tolist()])
+        if np.isnan(flat.logprobs).any():  # one NaN or infinity among the model's logits makes NaN of the whole row
+            raise self._fault(node)
+        if len(logprobs) != min(scoring.keep, len(edges)) or not np.isfinite(logprobs).all():
+            raise EngineError(
+                f"vLLM returned {int(np.isfinite(logprobs).sum())} of {min(scoring.keep, len(edges))} children of node "
+                f"{node}: its worker does not hold version {self.artifact.version!r} as it is here"
+            )
+        return self._scores(edges[returned], logprobs)
+
+    def _fault(self, node: NodeId) -> ModelFault:
+        return ModelFault(f"model {self._engine.model_id}: scores of node {node} are not finite")
+
+    def _scores(self, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
+        gain = self.artifact.gains.sibling_gain[edges].astype(np.float64)
+        scores = logprobs * (1.0 - self._prompt.scoring.alpha * gain)
+        best = np.argsort(-scores, kind="stable")
+        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+
+
+def _prompt_logprob(output: RequestOutput, token_at: int) -> float | None:
+    """Log-probability of one token of a request's prompt; None where vLLM has not computed it.
+
+    Counted from the end: runner V2 leaves out the rows it took from the cache, V1 leaves them as they came to hand. So
+    does either with a request that was preempted and found more in the cache when it came back: the token tells.
+    """
+    flat, tokens = output.prompt_logprobs, output.prompt_token_ids
+    tail = token_at - len(tokens)
+    if -tail > len(flat):
+        return None
+    at = flat.start_indices[tail]
+    return float(flat.logprobs[at]) if flat.token_ids[at] == tokens[token_at] else None

@@ -1,0 +1,56 @@
+"""What vLLM's worker learns from us: to load and unload catalogues while it runs.
+
+vLLM mixes `CatalogueWorker` into its own worker class (``worker_extension_cls``), and ``collective_rpc`` calls it
+between two engine steps. A catalogue is mapped, not read, so a step waits microseconds for it, not seconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import safetensors.numpy
+from safetensors.torch import load_file
+
+from igd_core.engines.vllm.processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2
+from igd_core.search.scores import TrieWeights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TENSORS = ("row_start", "edge_token", "sibling_gain")
+
+
+def write_trie(trie: TrieWeights, path: Path) -> None:
+    """Write what scoring needs, for workers of this machine to map."""
+    safetensors.numpy.save_file({name: getattr(trie, name) for name in _TENSORS}, path)
+
+
+class CatalogueWorker:
+    """Methods that every worker process of an engine gets."""
+
+    model_runner: Any  # vLLM's
+
+    def load_catalogue(self, version: str, path: str) -> None:
+        """Map a file of `write_trie`, which may be removed afterwards."""
+        for constraint in self._trie_constraints():
+            tensors = load_file(path)  # torch's maps, numpy's reads
+            constraint.load(version, TrieWeights(**{name: tensors[name].numpy() for name in _TENSORS}))
+
+    def unload_catalogue(self, version: str) -> None:
+        """Forget a version; its memory is free once its last request has ended."""
+        for constraint in self._trie_constraints():
+            constraint.unload(version)
+
+    def catalogue_versions(self) -> list[str]:
+        """Versions loaded."""
+        return [version for constraint in self._trie_constraints() for version in constraint.versions]
+
+    def _trie_constraints(self) -> list[TrieConstraint]:
+        sampler = getattr(self.model_runner, "sampler", None)
+        processors = getattr(sampler, "logits_processors", None)  # runner V2
+        if processors is None:
+            processors = self.model_runner.input_batch.logitsprocs.all
+        ours = [each for each in processors if isinstance(each, TrieProcessorV1 | TrieProcessorV2)]
+        if len(ours) != 1:
+            raise RuntimeError(f"{len(ours)} trie processors in this worker; 1 is needed")
+        return [each.constraint for each in ours]

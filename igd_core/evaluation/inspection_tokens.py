@@ -1,0 +1,266 @@
+"""What a checkpoint makes of the tokens that decide nothing: the paper's analysis, on held-out rows.
+
+A language model finds forced tokens easy, so they take little of the loss each, but there are many of them, and in a
+beam's score their near-zero log-probabilities say nothing of the item (arXiv 2506.13229).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from igd_core.engines.embedded.checkpoint import context_tokens
+from igd_core.errors import DataError, EngineError
+from igd_core.evaluation.bootstrap import Interval, Resampling
+from igd_core.evaluation.decode import RowDecoder
+from igd_core.evaluation.metrics import NONE, discounted_gains, target_ranks
+from igd_core.evaluation.settings import DecodingSetting
+from igd_core.ids import NodeId
+from igd_core.progress import progress
+from igd_core.search.scores import require_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.evaluation.rows import EvaluationRows
+    from igd_core.search.engine import Engine
+
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetTokens:
+    """Tokens of the rows' targets, newline and EOS included, row after row.
+
+    Attributes:
+        row: ``(n,)`` int64.
+        position: ``(n,)`` int64, 1 for a title's first token.
+        zero: ``(n,)`` bool; zero information gain.
+        end: ``(n,)`` bool; the EOS behind a title, which a checkpoint that was never tuned hardly expects there.
+        logprob: ``(n,)`` float64, nats, over the full vocabulary, given the history and the title so far.
+    """
+
+    row: NDArray[np.int64]
+    position: NDArray[np.int64]
+    zero: NDArray[np.bool_]
+    end: NDArray[np.bool_]
+    logprob: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBias:
+    """How a checkpoint treats the two kinds of tokens; intervals by resampled rows.
+
+    Attributes:
+        tokens: of all targets.
+        zero_share: share of tokens with zero information gain.
+        zero_logprob: their mean log-probability, nats.
+        zero_logprob_before_end: the same, EOS left out.
+        positive_logprob: that of the others.
+        zero_loss_share: share of the summed cross-entropy that falls on zero-IG tokens.
+    """
+
+    tokens: int
+    zero_share: Interval
+    zero_logprob: Interval
+    zero_logprob_before_end: Interval
+    positive_logprob: Interval
+    zero_loss_share: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphaEffect:
+    """What decoding with alpha changes, against alpha 0, seen items allowed; counts are of rows.
+
+    Attributes:
+        alpha: compared with 0.
+        depth: length of the lists.
+        rows: compared.
+        same_list: rows whose lists are equal, order included.
+        shared: mean share of items that both lists hold.
+        entered: rows whose target comes into the list.
+        left: rows whose target falls out of it.
+        up: rows whose target stands higher.
+        down: rows whose target stands lower.
+        ndcg_plain: NDCG@depth at alpha 0.
+        ndcg_weighted: NDCG@depth at alpha.
+        ndcg_difference: the second less the first, on the same rows.
+    """
+
+    alpha: float
+    depth: int
+    rows: int
+    same_list: int
+    shared: float
+    entered: int
+    left: int
+    up: int
+    down: int
+    ndcg_plain: Interval
+    ndcg_weighted: Interval
+    ndcg_difference: Interval
+
+
+def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRows) -> TargetTokens:
+    """Log-probability of every token of every target, by teacher forcing.
+
+    Rows whose target the catalogue does not hold are left out.
+
+    Raises:
+        DataError: no row is left.
+        EngineError: a prompt and its title are longer than the model's positions.
+    """
+    trie = artifact.trie
+    leaf = rows.target_leaf(artifact)
+    known = np.flatnonzero(leaf != NONE).tolist()
+    if not known:
+        raise DataError("none of the rows has a target that the catalogue holds")
+    edges = {row: trie.edges_to(NodeId(int(trie.leaf_node[leaf[row]]))) for row in known}
+    context = context_tokens(checkpoint.model.config)
+    prompts = {
+        row: artifact.prompt(rows.histories[row], left_out=artifact.left_out(rows.histories[row], context))
+        for row in known
+    }
+    sequences = {row: prompts[row] + trie.edge_token[edges[row]].tolist() for row in known}
+    longest = max(map(len, sequences.values()))
+    if longest > context:
+        raise EngineError(f"a prompt and its title have {longest} tokens; the model takes {context}")
+    found: dict[int, NDArray[np.float64]] = {}
+    with progress(total=len(known), desc="scoring targets", unit="row") as bar:
+        for batch in _batches(known, {row: len(tokens) for row, tokens in sequences.items()}):
+            scored = _tail_logprobs(checkpoint, [sequences[row] for row in batch], [len(edges[row]) for row in batch])
+            found |= dict(zip(batch, scored, strict=True))
+            bar.update(len(batch))
+    every_edge = np.concatenate([edges[row] for row in known])
+    lengths = np.array([len(edges[row]) for row in known])
+    end = np.zeros(len(every_edge), dtype=bool)
+    end[np.cumsum(lengths) - 1] = True
+    return TargetTokens(
+        row=np.repeat(known, lengths),
+        position=np.concatenate([np.arange(1, length + 1) for length in lengths]),
+        zero=np.asarray(artifact.gains.information_gain[every_edge] == 0),
+        end=end,
+        logprob=np.concatenate([found[row] for row in known]),
+    )
+
+
+def token_bias(tokens: TargetTokens, resampling: Resampling) -> TokenBias:
+    """Sum up both kinds of tokens."""
+    row = np.unique(tokens.row, return_inverse=True)[1]
+    kinds = (tokens.zero, ~tokens.zero, tokens.zero & ~tokens.end)
+    counts = [np.bincount(row, weights=kind.astype(np.float64)) for kind in kinds]
+    sums = [np.bincount(row, weights=np.where(kind, tokens.logprob, 0.0)) for kind in kinds]
+    per_row = np.column_stack([*counts, *sums])
+    whole, draws = per_row.mean(axis=0), resampling.means(per_row)
+
+    def ratio(above: Sequence[int], below: Sequence[int]) -> Interval:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn = draws[:, above].sum(axis=1) / draws[:, below].sum(axis=1)
+            value = whole[above].sum() / whole[below].sum()
+        return Interval.of(float(value), drawn)
+
+    return TokenBias(
+        tokens=len(tokens.row),
+        zero_share=ratio([0], [0, 1]),
+        zero_logprob=ratio([3], [0]),
+        zero_logprob_before_end=ratio([5], [2]),
+        positive_logprob=ratio([4], [1]),
+        zero_loss_share=ratio([3], [3, 4]),
+    )
+
+
+async def alpha_effect(
+    engine: Engine, artifact: Artifact, rows: EvaluationRows, *, alpha: float, beams: int, resampling: Resampling
+) -> AlphaEffect:
+    """Decode every row with alpha 0 and with ``alpha``, from the same model calls.
+
+    Raises:
+        EngineError: a row could not be decoded.
+    """
+    settings = [DecodingSetting(alpha=each, length_penalty=0.0, beams=beams, seen="allowed") for each in (0.0, alpha)]
+    decoder = RowDecoder(engine, artifact, settings)
+    lists = np.full((2, len(rows), beams), NONE, dtype=np.int64)
+    for row, history in enumerate(progress(rows.histories, desc=f"alpha 0 and {alpha:g}", unit="row")):
+        if rows.target[row] != NONE:
+            for which, found in enumerate((await decoder.answer(history)).lists):
+                lists[which, row, : len(found)] = artifact.leaf_of_item[list(found)]
+    return compare_lists(lists[0], lists[1], rows.target_leaf(artifact), alpha=alpha, resampling=resampling)
+
+
+def compare_lists(
+    plain: NDArray[np.int64],
+    weighted: NDArray[np.int64],
+    target: NDArray[np.int64],
+    *,
+    alpha: float,
+    resampling: Resampling,
+) -> AlphaEffect:
+    """What changed between two ``(rows, depth)`` lists of leaves; rows with target -1 are left out."""
+    known = target != NONE
+    plain, weighted, target = plain[known], weighted[known], target[known]
+    depth = plain.shape[1]
+    before, after = target_ranks(plain, target), target_ranks(weighted, target)
+    both = ((plain[:, :, None] == weighted[:, None, :]) & (plain[:, :, None] != NONE)).any(axis=2).sum(axis=1)
+    listed = np.maximum((plain != NONE).sum(axis=1), 1)
+    gains = np.column_stack([discounted_gains(rank, depth) for rank in (before, after)])
+    gains = np.column_stack([gains, gains[:, 1] - gains[:, 0]])
+    draws = resampling.means(gains)
+    intervals = [Interval.of(float(gains[:, at].mean()), draws[:, at]) for at in range(3)]
+    in_both = (before > 0) & (after > 0)
+    return AlphaEffect(
+        alpha=alpha,
+        depth=depth,
+        rows=len(target),
+        same_list=int((plain == weighted).all(axis=1).sum()),
+        shared=float((both / listed).mean()),
+        entered=int(((before == 0) & (after > 0)).sum()),
+        left=int(((before > 0) & (after == 0)).sum()),
+        up=int((in_both & (after < before)).sum()),
+        down=int((in_both & (after > before)).sum()),
+        ndcg_plain=intervals[0],
+        ndcg_weighted=intervals[1],
+        ndcg_difference=intervals[2],
+    )
+
+
+def _batches(rows: Sequence[int], length: dict[int, int]) -> list[list[int]]:
+    """Rows of like length together, each batch at most ``_BATCH_TOKENS`` with its padding."""
+    batches: list[list[int]] = [[]]
+    for row in sorted(rows, key=length.__getitem__):  # rising: the newest is a batch's longest
+        if batches[-1] and (len(batches[-1]) + 1) * length[row] > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+@torch.inference_mode()
+def _tail_logprobs(
+    checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], tails: Sequence[int]
+) -> list[NDArray[np.float64]]:
+    """Log-probabilities of each sequence's last ``tails[i]`` tokens; padding goes in front, so all end together."""
+    model, longest, kept = checkpoint.model, max(map(len, sequences)), max(tails)
+    pad = [longest - len(tokens) for tokens in sequences]
+    ids = torch.tensor([[0] * fill + list(tokens) for fill, tokens in zip(pad, sequences, strict=True)])
+    mask = torch.arange(longest)[None] >= torch.tensor(pad)[:, None]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.long().to(model.device),
+        position_ids=positions.to(model.device),
+        logits_to_keep=kept + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    wanted = ids[:, longest - kept :].to(logits.device)
+    scored = []
+    for row, tail in enumerate(tails):  # a row at a time: the log-softmax of a whole batch would be a second copy
+        logprobs = torch.log_softmax(logits[row, kept - tail :].float(), dim=-1)
+        scored.append(logprobs.gather(1, wanted[row, kept - tail :, None])[:, 0].double().cpu().numpy())
+        require_finite(scored[-1])
+    return scored

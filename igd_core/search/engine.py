@@ -1,0 +1,80 @@
+"""The seam between decoding and whatever runs the model: an engine opens sessions (`igd_core.search.session`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.identity import ModelIdentity
+    from igd_core.search.session import Scoring, Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Where an engine stands now.
+
+    Attributes:
+        waiting: model calls queued.
+        sessions: sessions open.
+        versions: artefact versions loaded.
+        cache_bytes: bytes of prompt key-value cache kept for reuse.
+        healthy: whether the engine can answer.
+    """
+
+    waiting: int = 0
+    sessions: int = 0
+    versions: tuple[str, ...] = field(default=())
+    cache_bytes: int = 0
+    healthy: bool = True
+
+
+class Engine(Protocol):
+    """Runs a checkpoint for many sessions and several artefact versions at once."""
+
+    @property
+    def model_id(self) -> str:
+        """Name of the checkpoint, for answers and metrics."""
+        ...
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What its answers depend on: engines that differ in it must not share answers."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that a prompt and a path may take together."""
+        ...
+
+    async def load(self, artifact: Artifact) -> None:
+        """Make a version usable; loading it again does nothing.
+
+        Raises:
+            ArtifactError: made for another tokenizer, or with token ids outside the model's vocabulary.
+        """
+        ...
+
+    async def unload(self, version: str) -> None:
+        """Forget a version; sessions that run on it go on."""
+        ...
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> Session:
+        """Start decoding one prompt under a loaded version.
+
+        Raises:
+            EngineError: the version is not loaded, there is no such adapter, the prompt and the version's longest path
+                do not fit together, or the engine is closed.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Where the engine stands now; cheap enough for every scrape."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; waiting calls end with EngineClosed."""
+        ...

@@ -1,0 +1,244 @@
+"""Who goes next: callers get equal shares of what is served, counted by cost, and each its most urgent request first.
+
+A fair queue by virtual time (Goyal, Vin and Cheng, "Start-time fair queuing", 1996): a caller's account holds what it
+has been served, and the lowest account goes next. Who comes anew begins where those served now stand, so that nobody
+saves up a share and nobody waits behind a backlog of another. A request of ordinary cost is served in one go, so
+callers who all ask ordinary requests are served in order of arrival; a heavier one competes anew after each ordinary
+request's worth.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+NOBODY = ""
+"""The caller of work that no client asked for, such as a warm-up or an evaluation."""
+
+_FORGET_AT = 1024
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Turn:
+    """One request's claim on the model.
+
+    Attributes:
+        callers: whose it is: who asked first, and whoever asked the same meanwhile. It is served at the first one's
+            turn, and at that caller's expense.
+        deadline: when it must be answered, seconds of the event loop's clock; the earliest of its callers'.
+        cost: what it is expected to cost, in ordinary requests (`igd_core.search.cost`), > 0.
+        spent: what the model has spent on it so far, in the same unit; 0 where the engine does not measure it.
+        complete: whether the search has come to its end, so that what was spent is what it costs.
+    """
+
+    callers: tuple[str, ...] = (NOBODY,)
+    deadline: float = math.inf
+    cost: float = 1.0
+    spent: float = 0.0
+    complete: bool = False
+
+    @property
+    def left(self) -> float:
+        """What it is still expected to cost."""
+        return max(0.0, self.cost - self.spent)
+
+    def join(self, caller: str, deadline: float) -> None:
+        """Somebody asks the same."""
+        self.deadline = min(self.deadline, deadline)
+        if caller not in self.callers:
+            self.callers += (caller,)
+
+
+class Accounts:
+    """What each caller has been served, in ordinary requests of virtual time; callers of long ago are forgotten."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, float] = {}
+        self._now = 0.0
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def rank(self, caller: str, left: float) -> float:
+        """Who has the lowest goes first; ``left``: cost of the caller's next request, of it a unit counts at most."""
+        return self._used.get(caller, self._now) + min(left, 1.0)
+
+    def begin(self, caller: str) -> None:
+        """A caller asks for something, having asked for nothing: it brings no savings along."""
+        self._used[caller] = max(self._used.get(caller, 0.0), self._now)
+
+    def serve(self, caller: str) -> None:
+        """A caller's turn has come: virtual time moves on to it."""
+        self._now = max(self._now, self._used.get(caller, 0.0))
+        if len(self._used) > _FORGET_AT:
+            self._used = {name: used for name, used in self._used.items() if used > self._now}
+
+    def charge(self, caller: str, cost: float) -> None:
+        """Enter what was served; negative to give back what was charged too much."""
+        self._used[caller] = self._used.get(caller, self._now) + cost
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Ticket(Generic[T]):
+    """An entry in the queue; ``waiting`` in the lines of ``callers`` until it is popped or removed."""
+
+    entry: T
+    turn: Turn
+    order: int
+    callers: tuple[str, ...]
+    waiting: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Line(Generic[T]):
+    """What one caller waits for: a heap by deadline, then age. What waits no longer is dropped when it comes up."""
+
+    heap: list[tuple[float, int, int, Ticket[T]]] = field(default_factory=list)
+    length: int = 0
+    cost: float = 0.0
+
+    def head(self) -> Ticket[T]:
+        while not self.heap[0][-1].waiting:
+            heapq.heappop(self.heap)
+        return self.heap[0][-1]
+
+
+class FairQueue(Generic[T]):
+    """Entries that wait, by caller. Not for concurrent use by several threads."""
+
+    def __init__(self) -> None:
+        self.accounts = Accounts()
+        self._lines: dict[str, _Line[T]] = {}
+        self._length = 0
+        self._pushed = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, entry: T, turn: Turn, *, order: int | None = None) -> Ticket[T]:
+        """Have an entry wait; of two with the same deadline the lower ``order`` goes first, else who came first."""
+        order = self._pushed if order is None else order
+        ticket = Ticket(entry=entry, turn=turn, order=order, callers=turn.callers)
+        self._length += 1
+        for caller in ticket.callers:
+            self._push(caller, turn.deadline, ticket)
+        return ticket
+
+    def join(self, ticket: Ticket[T], caller: str, deadline: float) -> None:
+        """Have a waiting ticket's entry served at the turn of ``caller`` too, or by an earlier deadline."""
+        if caller in ticket.callers:
+            heapq.heappush(self._lines[caller].heap, self._key(deadline, ticket))
+        else:
+            ticket.callers += (caller,)
+            self._push(caller, deadline, ticket)
+
+    def pop(self, may: Callable[[str], bool] | None = None) -> tuple[str, Ticket[T]] | None:
+        """Whose turn it is, and the entry; ``may`` says which callers count. None where nobody's is."""
+        chosen = self._first(may)
+        if chosen is None:
+            return None
+        _, caller, ticket = chosen
+        self.accounts.serve(caller)
+        self.remove(ticket)
+        return caller, ticket
+
+    def best(self) -> tuple[float, Ticket[T]] | None:
+        """What `pop` would return, and its rank, without taking it."""
+        chosen = self._first(None)
+        return None if chosen is None else (chosen[0], chosen[2])
+
+    def _first(self, may: Callable[[str], bool] | None) -> tuple[float, str, Ticket[T]] | None:
+        best: tuple[float, float, int] | None = None
+        chosen: tuple[float, str, Ticket[T]] | None = None
+        for caller, line in self._lines.items():
+            if may is None or may(caller):
+                ticket = line.head()
+                rank = self.accounts.rank(caller, ticket.turn.left)
+                key = (rank, ticket.turn.deadline, ticket.order)
+                if best is None or key < best:
+                    best, chosen = key, (rank, caller, ticket)
+        return chosen
+
+    def remove(self, ticket: Ticket[T]) -> bool:
+        """Have an entry wait no longer; False where it did not."""
+        if not ticket.waiting:
+            return False
+        ticket.waiting = False
+        self._length -= 1
+        for caller in ticket.callers:
+            line = self._lines[caller]
+            line.length -= 1
+            line.cost -= ticket.turn.cost
+            if not line.length:
+                del self._lines[caller]
+        return True
+
+    def clear(self) -> list[T]:
+        """Remove all entries, and return them."""
+        tickets = {id(place[-1]): place[-1] for line in self._lines.values() for place in line.heap}
+        return [ticket.entry for ticket in tickets.values() if self.remove(ticket)]
+
+    def waiting_of(self, caller: str) -> int:
+        """How many entries of one caller wait."""
+        line = self._lines.get(caller)
+        return 0 if line is None else line.length
+
+    def last_of_longest(self) -> tuple[str, Ticket[T]] | None:
+        """Who has most entries waiting, and the one of them that would be served last; None where nothing waits."""
+        if not self._lines:
+            return None
+        caller, line = max(self._lines.items(), key=lambda named: named[1].length)
+        return caller, max(place for place in line.heap if place[-1].waiting)[-1]
+
+    def ahead_of(self, turn: Turn) -> float:
+        """Cost of what would be served before a newcomer: her own more urgent entries, and others' shares meanwhile."""
+        caller = turn.callers[0]
+        line = self._lines.get(caller)
+        own = 0.0
+        if line is not None:
+            before = {place[-1] for place in line.heap if place[0] <= turn.deadline}
+            own = sum(ticket.turn.cost for ticket in before if ticket.waiting)
+        share = own + turn.cost
+        return own + sum(min(line.cost, share) for name, line in self._lines.items() if name != caller)
+
+    def _push(self, caller: str, deadline: float, ticket: Ticket[T]) -> None:
+        line = self._lines.get(caller)
+        if line is None:
+            line = self._lines[caller] = _Line()
+            self.accounts.begin(caller)
+        heapq.heappush(line.heap, self._key(deadline, ticket))
+        line.length += 1
+        line.cost += ticket.turn.cost
+
+    def _key(self, deadline: float, ticket: Ticket[T]) -> tuple[float, int, int, Ticket[T]]:
+        self._pushed += 1  # no two are equal, so tickets are never compared
+        return deadline, ticket.order, self._pushed, ticket
+
+
+class Meter:
+    """How much of what an engine measures (seconds, tokens) an ordinary request costs: a moving average."""
+
+    def __init__(self, first_guess: float) -> None:
+        """``first_guess`` holds until the first request has ended."""
+        self._unit = first_guess
+        self._known = False
+
+    def units(self, amount: float) -> float:
+        """An amount in ordinary requests."""
+        return amount / self._unit
+
+    def observe(self, amount: float, cost: float) -> None:
+        """A request that was expected to cost ``cost`` ordinary ones took ``amount`` in all, > 0."""
+        unit = amount / cost
+        self._unit = self._unit + _GAIN * (unit - self._unit) if self._known else unit
+        self._known = True
+
+
+_GAIN = 1 / 16

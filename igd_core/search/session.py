@@ -1,0 +1,120 @@
+"""What a search asks of an engine: a session that expands trie nodes.
+
+Expanding a node scores its children, and walks on through every forced token below it, so that one round trip carries
+the search to its next decisions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from igd_core.search.filters import LeafFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.catalogue.trie import TokenTrie
+    from igd_core.ids import NodeId
+    from igd_core.search.fairness import Turn
+
+ALL_LEAVES = LeafFilter(leaves=np.empty(0, dtype=np.int64), barred=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How a session scores.
+
+    Attributes:
+        alpha: weight of the rebalancing, 0..1.
+        temperature: divides the logits, > 0.
+        keep: most children returned for a node, the best by weighted score; 2 x beams suffice for a beam search.
+        leaves: what the search may reach.
+        adapter: which of the engine's adapters the model runs with; None for the model itself.
+        forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
+            (`unscored_child`), and the model's output layer has nothing to do for them.
+        turn: whose request it is, and how urgent and costly: who goes first where the model is shared. None: nobody's.
+    """
+
+    alpha: float = 0.2
+    temperature: float = 1.0
+    keep: int = 20
+    leaves: LeafFilter = ALL_LEAVES
+    adapter: str | None = None
+    forced: bool = True
+    turn: Turn | None = None
+
+    def wants(self, trie: TokenTrie, node: NodeId) -> bool:
+        """Whether the children of ``node`` must be scored: a token without siblings is forced, whatever the filter."""
+        return self.forced or len(trie.children(node)) != 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildScores:
+    """Children of one node that the filter admits, best first.
+
+    Attributes:
+        edges: ``(n,)`` int64, by falling score, ties by rising edge; n <= ``Scoring.keep``.
+        logprobs: ``(n,)`` float64, nats, unweighted.
+        scores: ``(n,)`` float64, weighted.
+    """
+
+    edges: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
+def unscored_child(trie: TokenTrie, node: NodeId) -> ChildScores:
+    """The only child of ``node``, where its log-probability does not count: it is NaN, and the score 0."""
+    return ChildScores(edges=np.array([int(trie.row_start[node])]), logprobs=np.array([math.nan]), scores=np.zeros(1))
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionStats:
+    """What a session cost so far.
+
+    Attributes:
+        rounds: calls of the model; the prompt's own is one.
+        prompt_tokens: length of the prompt.
+        cached_tokens: prompt tokens taken from an earlier prompt's key-value cache.
+        model_tokens: tokens that went through the model, prompt and tree.
+        queue_s: seconds spent waiting for the model.
+        model_s: seconds spent in the model.
+    """
+
+    rounds: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    model_tokens: int = 0
+    queue_s: float = 0.0
+    model_s: float = 0.0
+
+
+class Session(Protocol):
+    """One prompt being decoded. Not for concurrent use by several tasks."""
+
+    @property
+    def stats(self) -> SessionStats:
+        """Running totals."""
+        ...
+
+    async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
+        """Score the children of ``nodes`` and of every node on the forced chains below them.
+
+        With ``Scoring.forced`` off, a node with one child in the trie may come back as `unscored_child`.
+        A node may be asked for once its parent has been expanded (the root first). Leaves have no children and must
+        not be asked for.
+
+        Raises:
+            EngineError: the engine cannot answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the session holds; safe to call twice."""
+        ...

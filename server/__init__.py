@@ -1,1 +1,0 @@
-"""The HTTP server: one app, made by `server.app.create_app` from settings and the parts handed in."""

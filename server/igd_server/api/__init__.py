@@ -1,0 +1,1 @@
+"""What goes over the wire: fields with their bounds, and problems."""

@@ -1,0 +1,176 @@
+"""Catalogues and their items over the wire."""
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from igd_core.catalogue.attribute_types import BASE_TYPES, AttributeType, BaseType
+from igd_server.api.schemas import _Request, _Response
+from igd_server.catalogues.refusals import RefusalReason
+
+AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
+_KINDS: dict[BaseType, AttributeKind] = {"integer": "number", "number": "number", "boolean": "boolean"}
+
+CatalogueChoice = Annotated[str, Field(max_length=64, description="Which catalogue; the server's default when absent.")]
+
+
+class ItemSearch(BaseModel):
+    """Query parameters of the title search."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: Annotated[str, Field(max_length=200)] = Field(
+        default="", description="Part of a title; case and accents do not count. Empty lists the most popular items."
+    )
+    catalogue: CatalogueChoice | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    offset: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Item(_Response):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str
+    interactions: int = Field(description="In the training data.")
+    attributes: dict[str, str | int | float | bool | list[str | int | float | bool] | None]
+
+
+class ItemPage(_Response):
+    """Items found, the most popular first; titles with a word that begins so come before those with it inside one."""
+
+    request_id: str
+    items: list[Item]
+    next_offset: int | None = Field(default=None, description="Absent on the last page.")
+
+
+class Attribute(_Response):
+    """What `filter` can name."""
+
+    name: str
+    kind: AttributeKind = Field(description="Coarser than `type`; `list`: each item has any number of values.")
+    type: str = Field(
+        description=f"What `filter` compares with: {', '.join(BASE_TYPES)}, or `list-of-` one of these. Dates and "
+        "times are ISO 8601 text.",
+        examples=["integer", "list-of-text"],
+    )
+
+    @staticmethod
+    def of(name: str, kind: AttributeType) -> "Attribute":
+        """An attribute of that type."""
+        coarse = _KINDS.get(kind.base, "text")
+        return Attribute(name=name, kind="list" if kind.is_list else coarse, type=kind.name)
+
+
+class RefusedVersion(_Response):
+    """A version that cannot be served; another is served on."""
+
+    version: str
+    reason: RefusalReason
+    detail: str
+    refused_at: datetime
+
+
+class CatalogueInfo(_Response):
+    """A catalogue being served."""
+
+    name: str
+    version: str
+    published: str | None = Field(default=None, description="The version that the store's pointer names, if known.")
+    trouble: str | None = Field(default=None, description="Why the pointer cannot be followed now.")
+    waiting: str | None = Field(default=None, description="What the version published waits for.")
+    on_trial: bool = Field(default=False, description="The version served has not passed its trial yet.")
+    refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
+    model: str
+    model_fingerprint: str = Field(description="Of the model's content, as in answers.")
+    adapters: dict[str, str] = Field(description="Fingerprint of the model under each of its adapters, by name.")
+    loaded_at: datetime
+    items: int
+    titles: int = Field(description="Distinct token paths.")
+    cold_items: int = Field(description="Items without an interaction.")
+    entropy_nats: float = Field(description="Of the prior over titles.")
+    alpha: float = Field(description="Used when a request names none.")
+    max_history: int = Field(description="Most items of a history that the model is shown.")
+    attributes: list[Attribute]
+
+
+class UnservedCatalogue(_Response):
+    """A catalogue of which no version is served."""
+
+    name: str
+    published: str | None = Field(default=None, description="The version that the store's pointer names, if known.")
+    trouble: str | None = Field(default=None, description="Why the pointer cannot be followed now.")
+    waiting: str | None = Field(default=None, description="What the version published waits for.")
+    refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
+
+
+class CatalogueList(_Response):
+    """Catalogues of this server, the default one first."""
+
+    request_id: str
+    catalogues: list[CatalogueInfo] = Field(description="Being served; none while the server starts.")
+    unserved: list[UnservedCatalogue] = Field(description="Following the store, with nothing to serve.")
+
+
+class RollbackRequest(_Request):
+    """Where a catalogue's pointer is to go."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"version": "0123456789abcdef"}]})
+
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
+        default=None,
+        description="When absent, the version that the pointer named before; one that a server refused or did not come "
+        "back from is passed by, unless it is named.",
+    )
+
+
+class PassedBy(_Response):
+    """A version that a roll-back did not go to."""
+
+    version: str
+    detail: str = Field(description="Why servers do not take it. Allow it, then name it, to go there.")
+
+
+class PointerMoved(_Response):
+    """The store's pointer has moved; every server of this catalogue follows."""
+
+    request_id: str
+    catalogue: str
+    version: str
+    before: str | None = Field(default=None, description="The version that the pointer named.")
+    passed_by: list[PassedBy] | None = Field(
+        default=None, description="Versions that were current since `version`, and that servers do not take."
+    )
+    not_taken: str | None = Field(
+        default=None, description="Why servers do not take `version` and stay where they are, until it is allowed."
+    )
+
+
+class AllowRequest(_Request):
+    """Which version servers may try again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "0123456789abcdef"}]})
+
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class VersionAllowed(_Response):
+    """Every server of this catalogue may try the version again."""
+
+    request_id: str
+    catalogue: str
+    version: str
+
+
+class ReloadRequest(_Request):
+    """Nothing to say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+
+class ReloadBegun(_Response):
+    """The pointer is being looked at, and what was refused is being tried again."""
+
+    request_id: str
+    catalogue: str

@@ -1,0 +1,95 @@
+"""Users' events over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, PlainValidator
+
+from igd_core.store.base import MAX_EVENT_ID_CHARS
+from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
+from igd_server.api.schemas import PRINTABLE, AnyUserId, ItemId, RequestWarning, UserId, _Request, _Response
+
+MAX_EVENTS = 1000
+_MAX_SHOWN = 64
+
+
+def _milliseconds(value: object) -> int:
+    """Since 1970-01-01 UTC; `Histories` compares with its clock."""
+    try:
+        return instant_of(value).us // 1000
+    except NotAnInstant as error:
+        raise ValueError(f"{_shown(value)} {error}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+
+
+Timestamp = Annotated[
+    int,
+    PlainValidator(
+        _milliseconds,
+        json_schema_input_type=Annotated[int, Field(ge=EARLIEST_S)] | Annotated[float, Field(ge=EARLIEST_S)] | datetime,
+    ),
+]
+
+
+class UserEvent(_Request):
+    """A user's interaction with an item."""
+
+    event_id: Annotated[str, Field(min_length=1, max_length=MAX_EVENT_ID_CHARS, pattern=PRINTABLE)] | None = Field(
+        default=None,
+        description="Unique within the user: an event that is sent again is not recorded again. Made of user, item "
+        "and timestamp when absent.",
+    )
+    user_id: UserId
+    item_id: Annotated[ItemId, Field(pattern=PRINTABLE)] = Field(
+        description="Of any catalogue; recorded even if none has it now."
+    )
+    timestamp: Timestamp = Field(
+        description="When it happened: ISO 8601 with a zone, or a number since 1970 whose size tells its unit "
+        "(seconds, milliseconds, microseconds or nanoseconds). From 1990 to one day ahead of the server's clock."
+    )
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,160}$")] | None = Field(
+        default=None, description="Of the answer that showed the item: counts as a success of that answer's variant."
+    )
+
+
+class EventsRequest(_Request):
+    """Interactions, of one user or of many, in any order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"events": [{"user_id": "u-1", "item_id": "50", "timestamp": "2026-01-31T12:00:00Z"}]},
+                {
+                    "events": [
+                        {"event_id": "c-17", "user_id": "u-1", "item_id": "172", "timestamp": 1769860800000},
+                        {"event_id": "c-18", "user_id": "u-2", "item_id": "50", "timestamp": 1769860801500},
+                    ]
+                },
+            ]
+        }
+    )
+
+    events: Annotated[list[UserEvent], Field(min_length=1, max_length=MAX_EVENTS)]
+
+
+class ForgetRequest(_Request):
+    """Whom to forget."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u-1"}]})
+
+    user_id: AnyUserId = Field(description="Also one that new events may not have, as `..`.")
+
+
+class EventsRecorded(_Response):
+    """All events are recorded."""
+
+    request_id: str
+    accepted: int = Field(description="Events that were new.")
+    duplicates: int = Field(description="Events that had been recorded before.")
+    warnings: list[RequestWarning] | None = None

@@ -1,0 +1,1 @@
+"""Catalogue versions in this process: opened, followed, tried, swapped, refused."""

@@ -1,0 +1,44 @@
+"""How much of a catalogue has been recommended: one popular list for all, or something for everyone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from prometheus_client import Gauge
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from prometheus_client import CollectorRegistry
+
+    from igd_server.catalogues.opening import ServedCatalogue
+
+
+class Coverage:
+    """Counts items that this process has recommended since their catalogue's version took over; a byte an item."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._shown: dict[str, tuple[datetime, bytearray]] = {}
+        self._items = Gauge(
+            "igd_catalogue_items_recommended",
+            "Items that have been in an answer since the version took over.",
+            ("catalogue",),
+            registry=registry,
+        )
+
+    def observe(self, served: ServedCatalogue, item_ids: bytes) -> None:
+        """Note what an answer showed, a JSON array; answers of a version that is no longer served do not count."""
+        items = self._items.labels(served.name)
+        since, shown = self._shown.get(served.name, (None, bytearray()))
+        if since is None or since < served.loaded_at:
+            shown = bytearray(len(served.catalogue))
+            self._shown[served.name] = (served.loaded_at, shown)
+            items.set(0)
+        elif since > served.loaded_at:
+            return
+        for item_id in json.loads(item_ids):
+            row = served.catalogue.index_of(item_id)
+            if row is not None and not shown[row]:
+                shown[row] = 1
+                items.inc()

@@ -1,0 +1,319 @@
+"""What this process serves, from start to stop: loading, warming, ready, replaced while serving, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from igd_core.artifact import load_artifact
+from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
+from igd_core.models import igd_home
+from igd_core.store.memory import MemoryStore
+from igd_server.catalogues.attempts import Attempts
+from igd_server.catalogues.following import LiveCatalogue, Surroundings
+from igd_server.catalogues.heap import keep_giving_back_free_memory
+from igd_server.catalogues.loaded import LoadedVersions
+from igd_server.catalogues.opening import Loader, OpenedModel, ServedCatalogue, open_model, warmed
+from igd_server.catalogues.takeover import TrialRules
+from igd_server.catalogues.version_folder import VersionFolder
+from igd_server.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.store.base import ArtifactStore
+    from igd_server.settings import Settings
+
+__all__ = ["Deployment", "ServedCatalogue"]
+
+_LISTEN_AGAIN_S = 1.0
+_LOOK_AT_ENGINE_S = 1.0
+_GIVE_BACK_S = 30.0
+_NOT_STARTED = "the server could not start"
+_ENGINE_FAILED = "the engine has failed"
+_MAX_HOST_CHARS = 100
+_LEASE_S = 10.0
+_LEASE_POLLS = 10
+
+_log = logging.getLogger("igd.server")
+
+
+class Deployment:
+    """Holds the references that all requests read: one served version for each catalogue.
+
+    The catalogues are one directory's (``Settings.artifact``), which never changes, or the store's
+    (``Settings.catalogues``), which follow their pointers.
+
+    Attributes:
+        failure: why starting failed, if it did: the model, or the directory's artefact; or that the engine has ended
+            while serving, which none comes back from in this process.
+        on_failure: called when starting fails, or when the engine has ended.
+        on_ready: called once, when every catalogue is served or known to have nothing to serve.
+        draining: whether the server is stopping: not ready, though all that still comes is answered.
+        started: whether the model is there and every catalogue has been looked at, whatever came of that.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: ArtifactStore | None = None,
+        metrics: Metrics | None = None,
+        open_model: Callable[[Settings], OpenedModel] = open_model,
+        read_artifact: Callable[[Path], Artifact] = load_artifact,
+    ) -> None:
+        """Load nothing yet. Both callables may block; the store stays its owner's to close."""
+        self._settings = settings
+        self._store = store or MemoryStore()
+        self._metrics = metrics or Metrics()
+        self._open_model = open_model
+        self._read_artifact = read_artifact
+        self._model: OpenedModel | None = None
+        self._versions: LoadedVersions | None = None
+        self._fixed: ServedCatalogue | None = None
+        self._live: dict[str, LiveCatalogue] = {}
+        self._following: list[asyncio.Task[None]] = []
+        self._closed = False
+        self._announced = False
+        self._started = 0.0
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
+        self.draining = False
+        self.started = False
+
+    async def start(self) -> None:
+        """Load and warm; returns when every catalogue has been tried. An error becomes ``failure``."""
+        self._started = time.monotonic()
+        try:
+            if self._settings.artifact is not None:
+                await self._start_fixed(self._settings.artifact)
+            else:
+                await self._start_live()
+        except Exception as error:  # noqa: BLE001 - whoever runs the server decides what a failed start means
+            self._fail(error)
+            return
+        self.started = True
+        self._following.append(asyncio.create_task(self._watch_engine()))
+        self._following.append(asyncio.create_task(keep_giving_back_free_memory(_GIVE_BACK_S)))
+        self._announce()
+
+    @property
+    def catalogue_names(self) -> Sequence[str]:
+        """Of all catalogues, the default one first, served or not; a directory's is known once it is loaded."""
+        return self._settings.catalogues if self._fixed is None else (self._fixed.name,)
+
+    @property
+    def serving(self) -> Mapping[str, ServedCatalogue]:
+        """The catalogues that are served now, by name, the default one first."""
+        if self._fixed is not None:
+            return {self._fixed.name: self._fixed}
+        return {name: live.served for name, live in self._live.items() if live.served is not None}
+
+    @property
+    def current(self) -> ServedCatalogue | None:
+        """The default catalogue; None until it is warm."""
+        names = self.catalogue_names
+        return self.serving.get(names[0]) if names else None
+
+    def live(self, name: str) -> LiveCatalogue | None:
+        """A catalogue that follows the store; None before the model is open, and for a directory's."""
+        return self._live.get(name)
+
+    def why_not_ready(self) -> str | None:
+        """None while recommendations are served.
+
+        That is: the default catalogue is served, and the others are too, or are known to have nothing to serve.
+        """
+        if self._closed or self.draining:
+            return "the server is stopping"
+        served = self.current
+        if served is None:
+            return self._why_not_served(None) if self.failure is None else _NOT_STARTED
+        if not served.recommender.engine.stats().healthy:
+            return _ENGINE_FAILED
+        pending = (name for name, live in self._live.items() if not live.concluded)
+        return next((self._why_not_served(name) for name in pending), None)
+
+    def served(self, name: str | None = None) -> ServedCatalogue:
+        """What is served now under ``name``, or by default; for requests that run on the engine, see `lease`.
+
+        Raises:
+            QueryError: there is no such catalogue.
+            EngineError: nothing is served under it, yet.
+        """
+        names = self.catalogue_names
+        if name is not None and names and name not in names:
+            raise QueryError("catalogue", f"no catalogue {name[:64]!r}; this server has: {', '.join(names)}")
+        served = self.current if name is None else self.serving.get(name)
+        if served is None:
+            raise EngineError(self._why_not_served(name) if self.failure is None else _NOT_STARTED)
+        return served
+
+    @contextlib.contextmanager
+    def lease(self, name: str | None = None) -> Iterator[ServedCatalogue]:
+        """What is served now, kept in the engine until the block ends, whatever takes over meanwhile.
+
+        Raises:
+            QueryError: there is no such catalogue.
+            EngineError: nothing is served under it, yet.
+        """
+        served = self.served(name)
+        versions = self._versions
+        if versions is None or versions.join(served.version) is None:
+            raise EngineError(f"catalogue version {served.version!r} is not loaded")
+        try:
+            yield served
+        finally:
+            versions.leave(served.version)
+
+    async def close(self) -> None:
+        """Stop following, and stop the engine."""
+        self._closed = True
+        _log.info("stopping")
+        for task in self._following:
+            task.cancel()
+        if self._following:
+            await asyncio.wait(self._following)
+        for live in self._live.values():
+            await live.close(engine_failed=isinstance(self.failure, EngineClosed))
+        if self._versions is not None:
+            await self._versions.close()
+        if self._model is not None:
+            await self._model.engine.close()
+
+    async def _start_fixed(self, directory: Path) -> None:
+        artifact = await asyncio.to_thread(self._read_artifact, directory)
+        model, versions = await self._start_model()
+        fixed = await warmed(artifact, model, name=artifact.manifest.name)
+        versions.add(fixed)
+        self._fixed = fixed
+
+    async def _start_live(self) -> None:
+        model, versions = await self._start_model()
+        around = Surroundings(
+            store=self._store,
+            loader=Loader(model, versions, self._read_artifact),
+            versions=versions,
+            metrics=self._metrics,
+            holder=_holder(),
+            poll_s=self._settings.poll_s,
+            rules=_rules(self._settings),
+        )
+        parent = self._settings.cache_dir or igd_home() / "artifacts"
+        state = self._settings.state_dir or parent
+        self._live = {
+            name: LiveCatalogue(name, VersionFolder(parent / name), Attempts(state / name / ".attempts"), around)
+            for name in self._settings.catalogues
+        }
+        self._following.append(asyncio.create_task(self._listen()))
+        looks = [asyncio.Event() for _ in self._live]
+        for live, looked in zip(self._live.values(), looks, strict=True):
+            self._following.append(asyncio.create_task(self._follow(live, looked)))
+        for looked in looks:
+            await looked.wait()
+
+    async def _start_model(self) -> tuple[OpenedModel, LoadedVersions]:
+        self._model = await asyncio.to_thread(self._open_model, self._settings)
+        self._versions = LoadedVersions(self._model.engine)
+        return self._model, self._versions
+
+    async def _watch_engine(self) -> None:
+        while self._model is not None and self._model.engine.stats().healthy:  # noqa: ASYNC110 - engines tell nobody
+            await asyncio.sleep(_LOOK_AT_ENGINE_S)
+        self._fail(EngineClosed(_ENGINE_FAILED))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.on_failure()
+
+    async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
+        while True:
+            await live.look()
+            looked.set()
+            self._announce()
+            await live.rest()
+
+    async def _listen(self) -> None:
+        """Wake catalogues whose pointer moved, as the store says; what it does not say they find when they look."""
+        while True:
+            try:
+                async for name in self._store.changes():
+                    if name in self._live:
+                        self._live[name].wake()
+            except StoreError as error:
+                _log.debug("not_listening", extra={"fields": {"detail": str(error)}})
+            except Exception:  # noqa: BLE001 - catalogues look by themselves meanwhile
+                _log.exception("listening_failed")
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    def _why_not_served(self, name: str | None) -> str:
+        live = self._live.get(self._settings.catalogues[0] if name is None else name) if self._live else None
+        if live is None:
+            return "the model and the catalogue are being loaded"
+        refusal = next(iter(live.refusals), None)
+        if live.waiting is not None:
+            return f"catalogue {live.name!r}: waits for {live.waiting}"
+        if refusal is not None:
+            return f"catalogue {live.name!r}: version {refusal.version} cannot be served ({refusal.reason})"
+        return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
+
+    def remarks(self) -> Sequence[str]:
+        """What is published and not served, for people who ask whether the server is ready."""
+        return [
+            f"catalogue {name!r}: version {refusal.version} is refused ({refusal.reason}), {served} is served"
+            for name, live in self._live.items()
+            if live.served is not None
+            and (served := live.served.version) != live.published
+            and (refusal := live.refusals.of(live.published or "")) is not None
+        ]
+
+    def _announce(self) -> None:
+        """Tell once that recommendations are served."""
+        if self._announced or self.why_not_ready() is not None:
+            return
+        self._announced = True
+        self.on_ready()
+        served = self.serving
+        model = next(iter(served.values())).model
+        _log.info(
+            "ready",
+            extra={
+                "fields": {
+                    "catalogues": {name: catalogue.version for name, catalogue in served.items()},
+                    "model": model.name,
+                    "model_fingerprint": model.fingerprint(),
+                    "adapters": {adapter: model.fingerprint(adapter) for adapter in model.adapters},
+                    "engine": model.engine,
+                    "runtime": model.runtime,
+                    "checkpoint_sha256": model.checkpoint,
+                    "items": sum(len(catalogue.catalogue) for catalogue in served.values()),
+                    "seconds": round(time.monotonic() - self._started, 3),
+                }
+            },
+        )
+
+
+def _holder() -> str:
+    """This process's name in the store; in a container that is started again it would else be the same."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    return f"{host[:_MAX_HOST_CHARS]}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def _rules(settings: Settings) -> TrialRules:
+    return TrialRules(
+        seconds=settings.trial_s,
+        answers=settings.trial_answers,
+        hold=settings.canary,
+        spread_s=settings.takeover_spread_s,
+        lease_s=_LEASE_S + _LEASE_POLLS * settings.poll_s,
+    )

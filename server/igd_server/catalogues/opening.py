@@ -1,0 +1,212 @@
+"""From what the settings name to what can be served: the model behind an engine, and catalogue versions in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from igd_core.engines.tuned_prompt import why_untuned
+from igd_core.errors import ArtifactError, EngineError
+from igd_core.search.recommender import MAX_K, Query, Recommender
+from igd_server.catalogues.titles import TitleSearch
+from igd_server.catalogues.watch import AnswerWatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.attribute_types import AttributeType
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.engines.identity import ModelIdentity
+    from igd_core.engines.tuned_prompt import TunedPrompt
+    from igd_core.search.engine import Engine
+    from igd_server.catalogues.loaded import LoadedVersions
+    from igd_server.settings import Settings
+
+_log = logging.getLogger("igd.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """An engine with its checkpoint.
+
+    Attributes:
+        engine: runs it.
+        token_texts: as `igd_core.catalogue.tokenization.TitleTokenizer.token_texts`.
+        adapters: names of those that it can run with.
+        tuned: what the model (under None) and each of its adapters were tuned on, as far as that is known.
+    """
+
+    engine: Engine
+    token_texts: Callable[[str, Sequence[int]], list[str]]
+    adapters: tuple[str, ...] = ()
+    tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCatalogue:
+    """One catalogue version, warm; a request keeps the one that it began with.
+
+    Attributes:
+        name: under which it is served; its artefact may have been built under another.
+        recommender: its artefact on the engine.
+        titles: the search through its titles.
+        token_texts: of a text and the token ids of its path, what each token reads as.
+        attributes: types of what items can be filtered by, by name.
+        loaded_at: when it took over.
+        watch: counts the model's answers and its faults.
+        untuned: why the model (under None), or the model under an adapter, is not tuned for it; without those that are.
+    """
+
+    name: str
+    recommender: Recommender
+    titles: TitleSearch
+    token_texts: Callable[[str, Sequence[int]], list[str]]
+    attributes: Mapping[str, AttributeType]
+    loaded_at: datetime
+    watch: AnswerWatch = field(default_factory=AnswerWatch)
+    untuned: Mapping[str | None, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """Its artefact's content hash."""
+        return self.recommender.artifact.version
+
+    @property
+    def artifact(self) -> Artifact:
+        """Its artefact."""
+        return self.recommender.artifact
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Its items."""
+        return self.recommender.artifact.catalogue
+
+    @property
+    def model_id(self) -> str:
+        """The checkpoint's name."""
+        return self.recommender.engine.model_id
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What its answers depend on beside the artefact and the request."""
+        return self.recommender.engine.identity
+
+
+def open_model(settings: Settings) -> OpenedModel:
+    """Load the checkpoint and start the engine. Blocking.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, or not on this device; or the engine is not installed.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from igd_core.engines.open import EngineOptions, open_engine
+
+    transformers_logging.disable_progress_bar()  # a bar is no line of JSON
+    opened = open_engine(
+        EngineOptions(
+            model=settings.model,
+            engine=settings.engine,
+            device=settings.device,
+            dtype=settings.dtype,
+            cache_bytes=settings.cache_bytes,
+            adapters=dict(settings.adapters),
+            vllm=settings.vllm or {},
+        )
+    )
+    return OpenedModel(
+        engine=opened.engine,
+        token_texts=opened.tokenizer.token_texts,
+        adapters=tuple(dict(settings.adapters)),
+        tuned=opened.tuned,
+    )
+
+
+async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
+    """Load an artefact into the engine and recommend once; the engine forgets it again if anything fails.
+
+    Raises:
+        ArtifactError: made for another tokenizer or model.
+        EngineError: the engine cannot run it.
+    """
+    await model.engine.load(artifact)
+    try:
+        served = await asyncio.to_thread(_indexed, artifact, model, name)
+        await _warm(served, model.adapters)
+    except BaseException:
+        await model.engine.unload(artifact.version)
+        raise
+    for adapter, why in served.untuned.items():
+        fields = {"catalogue": name, "version": served.version, "adapter": adapter, "detail": why}
+        _log.warning("model_untuned", extra={"fields": fields})
+    return replace(served, loaded_at=datetime.now(UTC))
+
+
+class Loader:
+    """Brings versions from disk into the engine, one at a time, whatever catalogue they are of."""
+
+    def __init__(self, model: OpenedModel, versions: LoadedVersions, read_artifact: Callable[[Path], Artifact]) -> None:
+        """``read_artifact`` verifies, and may block."""
+        self._model = model
+        self._versions = versions
+        self._read_artifact = read_artifact
+        self._turn = asyncio.Lock()
+
+    async def load(self, name: str, version: str, directory: Path) -> ServedCatalogue:
+        """The version in ``directory``, ready to be served under ``name``; the caller is one more user of it.
+
+        Raises:
+            ArtifactError: damaged, foreign, or made for another tokenizer or model.
+            EngineError: the engine cannot run it.
+        """
+        async with self._turn:
+            served = self._versions.join(version)  # another catalogue may have been loading the same
+            if served is None:
+                artifact = await asyncio.to_thread(self._read_artifact, directory)
+                if artifact.version != version:
+                    raise ArtifactError(f"manifest.json: of version {artifact.version}, expected {version}")
+                await self._versions.unloaded(version)
+                served = await warmed(artifact, self._model, name=name)
+                self._versions.add(served)
+        return served
+
+
+def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalogue:
+    """Seconds at a million items, so not on an event loop."""
+    return ServedCatalogue(
+        name=name,
+        recommender=Recommender(artifact, model.engine),
+        titles=TitleSearch(artifact.catalogue),
+        token_texts=model.token_texts,
+        attributes=dict(sorted(artifact.catalogue.types.items())),
+        loaded_at=datetime.now(UTC),
+        untuned={
+            adapter: why for adapter, tuned in model.tuned.items() if (why := why_untuned(tuned, artifact)) is not None
+        },
+    )
+
+
+async def _warm(served: ServedCatalogue, adapters: Sequence[str]) -> None:
+    """One real recommendation with a full history, by the model and each of its adapters.
+
+    The first user would otherwise wait for it, and meet what is no answer.
+
+    Raises:
+        EngineError: what came was no answer of the model's.
+    """
+    num_items, most_shown = len(served.catalogue), served.artifact.manifest.template.max_history
+    popular = served.recommender.popular(Query(history=[], k=min(num_items, most_shown, MAX_K)))
+    history = [item.item for item in popular.items]
+    query = Query(history=history, k=min(10, num_items), exclude_seen=False)
+    for adapter in (None, *adapters):
+        answer = await served.recommender.recommend(query, adapter=adapter)
+        if answer.source != "model":
+            context = served.recommender.engine.context_tokens
+            raise EngineError(
+                f"no title of a history fits into the model's {context} tokens beside the longest path of the catalogue"
+            )

@@ -1,0 +1,272 @@
+"""HTTP/1.1 below the app: uvicorn's protocol on httptools, with bounds on a request's head, and problem documents.
+
+httptools parses in C: a request costs a quarter of what it costs with h11 (0.14 instead of 0.55 ms on the machine that
+the figures of docs/results.md come from). What it lacks is added here. A head may have ``MAX_HEAD_BYTES``; it must be
+whole ``head_timeout_s`` after its first byte; a request of HTTP/1.1 names exactly one host; a client that does not
+read its answers is cut off (`slow_readers`); one address may have so many connections; and what is no HTTP is
+answered with a problem document, counted and logged as any other request, instead of with plain text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from igd_server.api.problems import MEDIA_TYPE, ProblemKind
+from igd_server.http.access import name_of_address
+from igd_server.http.slow_readers import ReaderLimits, SlowReaders
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+    from igd_server.observe.metrics import Metrics
+
+MAX_HEAD_BYTES = 16 << 10
+UNREADABLE = "unreadable"
+"""Route, in logs and metrics, of what never became a request."""
+
+MALFORMED_HTTP = ProblemKind(name="malformed-http", status=400, title="This is not a request of HTTP/1.1")
+HEAD_TIMEOUT = ProblemKind(name="head-timeout", status=408, title="The request's head took too long to arrive")
+TOO_MANY_CONNECTIONS = ProblemKind(
+    name="too-many-connections", status=429, title="This address has too many open connections"
+)
+HEAD_TOO_LARGE = ProblemKind(name="head-too-large", status=431, title="The request's head is too large")
+
+DEFAULT_READERS = ReaderLimits(timeout_s=30.0, max_bytes=64 << 20)
+
+_MAX_PIPELINED = 16
+_LINGER_S = 1.0
+
+_log = logging.getLogger("igd.server")
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. `http_protocol` makes the class that a server is given."""
+
+    metrics: ClassVar[Metrics]
+    head_timeout_s: ClassVar[float]
+    readers: ClassVar[SlowReaders]
+    max_connections: ClassVar[int | None]
+    open_connections: ClassVar[Counter[str]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own signature
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._fed_bytes = self._parsed_bytes = 0
+        self._hosts = 0
+        self._refusal = MALFORMED_HTTP
+        self._declining = False
+        self._deaf = False
+        self.answers = 0
+        self._running: RequestResponseCycle | None = None
+        self._address = ""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client has so much to read that no more is written."""
+        return bool(self.flow.write_paused)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """A client that says nothing is an idle one."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.readers.watch(self, self.loop)
+        if self.max_connections is not None:
+            self._address = name_of_address(self.client[0] if self.client else "")
+            self.open_connections[self._address] += 1
+            self._bound_connections(self.open_connections[self._address], self.max_connections)
+
+    def _bound_connections(self, count: int, most: int) -> None:
+        """Refuse one more than the address may have; of very many more, without a word."""
+        if count > most:
+            self.metrics.observe_rejected("connections")
+        if count > 2 * most:
+            self._deaf = True
+            self.transport.abort()
+        elif count > most:
+            self._refuse(TOO_MANY_CONNECTIONS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        self._deaf = True
+        self.readers.forget(self)
+        if self._address:
+            self.open_connections[self._address] -= 1
+            if not self.open_connections[self._address]:
+                del self.open_connections[self._address]
+        if self._running is not None:  # uvicorn tells the latest request alone, not the one that is being answered
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered."""
+        super().pause_writing()
+        self.readers.paused(self)
+
+    def on_response_complete(self) -> None:
+        """An answer has been written."""
+        self.answers += 1
+        super().on_response_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        was_in_head = self._in_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+            return
+        except httptools.HttpParserUpgrade as offered:
+            self._decline(data[offered.args[0] :])
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        if self._in_head and (was_in_head or idle):  # else most of it belonged to an earlier request
+            self._fed_bytes += len(data)
+        if self._in_head and self._fed_bytes > MAX_HEAD_BYTES:
+            self._refuse(HEAD_TOO_LARGE)
+        elif idle and self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._fed_bytes = self._parsed_bytes = self._hosts = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        super().on_url(url)
+        self._bound(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer after a chunked body."""
+        super().on_header(name, value)
+        if self.headers[-1][0] == b"host":
+            self._hosts += 1
+        self._bound(len(name) + len(value) + len(b": \r\n"))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
+            raise _Refused("not exactly one host")
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise _Refused("too many requests at once")
+        self._in_head = False
+        self._declining = bool(self.parser.should_upgrade())
+        if not self._declining:
+            self._stop_head_timer()
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        if not self._declining:
+            super().on_message_complete()
+
+    def _decline(self, rest: bytes) -> None:
+        """Take a request that offers another protocol as one that does not.
+
+        The parser leaves such a request's body alone; clients that always offer HTTP/2, as Java's, post with one.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(MALFORMED_HTTP)
+            return
+        head = [method, b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name not in (b"connection", b"upgrade"):
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*head, b"connection: close\r\n\r\n", rest]))
+
+    def _bound(self, more: int) -> None:
+        # A header that never ends is not parsed, so data_received counts as well.
+        self._parsed_bytes += more
+        if self._parsed_bytes > MAX_HEAD_BYTES:
+            self._refusal = HEAD_TOO_LARGE
+            raise _Refused("the head is too large")
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._in_head:
+            self._refuse(HEAD_TIMEOUT)
+        else:  # the rest of a body that was refused, or empty lines
+            self._deaf = True
+            self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, kind: ProblemKind) -> None:
+        """Answer what cannot be read, read no further, and close. A request before it still gets its own answer."""
+        self._deaf = True
+        self._stop_head_timer()
+        request_id = uuid.uuid4().hex
+        self.metrics.observe_request(UNREADABLE, kind.status, 0.0)
+        fields = {"request_id": request_id, "route": UNREADABLE, "status": kind.status, "problem": kind.name}
+        _log.info("request", extra={"fields": fields})
+        cycle = self.cycle  # the last one whose head was whole
+        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
+            cycle.keep_alive = False
+            return
+        if self.pipeline:  # broken within a body, and others are to be answered first: nothing that fits can be said
+            self.transport.close()
+            return
+        body = kind.problem(kind.title, request_id).model_dump_json(exclude_none=True).encode()
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[kind.status] + head + b"\r\n" + body)
+        # Closing on a client that still sends would reset the connection, and the answer could be lost with it.
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+class _Refused(Exception):  # noqa: N818 - only ends parsing; httptools wraps it
+    pass
+
+
+def http_protocol(
+    metrics: Metrics,
+    *,
+    head_timeout_s: float,
+    readers: ReaderLimits = DEFAULT_READERS,
+    max_connections: int | None = None,
+) -> type[BoundedHttpProtocol]:
+    """The protocol of one server: uvicorn makes one for each connection, and hands it nothing of ours.
+
+    ``max_connections`` are what one address may have open at once; None for any number.
+    """
+    slow = SlowReaders(readers, metrics)
+    metrics.watch_readers(slow)
+    shared = {
+        "metrics": metrics,
+        "head_timeout_s": head_timeout_s,
+        "readers": slow,
+        "max_connections": max_connections,
+        "open_connections": Counter(),
+    }
+    return type("HttpProtocol", (BoundedHttpProtocol,), shared)

@@ -1,0 +1,84 @@
+"""``POST /v1/events``."""
+
+from fastapi import APIRouter, Request, Response
+
+from igd_core.errors import IGDError
+from igd_server.api.problems import (
+    BODY_TIMEOUT,
+    BODY_TOO_LARGE,
+    INTERNAL_ERROR,
+    INVALID_FIELD,
+    MALFORMED_JSON,
+    STORE_UNAVAILABLE,
+    UNSUPPORTED_MEDIA_TYPE,
+)
+from igd_server.api.schemas import RequestWarning
+from igd_server.api.schemas_events import EventsRecorded, EventsRequest
+from igd_server.catalogues.deployment import Deployment
+from igd_server.http.access import charge
+from igd_server.http.context import context_of
+from igd_server.http.routes.direct import DirectRoute
+from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.observe.metrics import Metrics
+from igd_server.recommend.attribution import Attribution
+from igd_server.recommend.histories import Histories
+from igd_server.recommend.resolve import unknown_items
+
+_BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
+
+_EVENTS_A_REQUEST = 10
+"""By rate limits: a batch is cheaper than its events one by one, but not for nothing."""
+
+
+def events_router(
+    deployment: Deployment, *, histories: Histories, attribution: Attribution, metrics: Metrics
+) -> APIRouter:
+    """The one route."""
+    router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=KEYED)
+
+    @router.post(
+        "/v1/events",
+        summary="Record what users did",
+        description="All events are recorded, or the answer is an error. After one, or without an answer, send all of "
+        "them again: none is recorded twice.",
+        response_model=EventsRecorded,
+        response_model_exclude_none=True,
+        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
+    )
+    async def record_events(body: EventsRequest, request: Request) -> Response:
+        context = context_of(request.scope)
+        try:
+            await charge(request.scope, (len(body.events) - 1) // _EVENTS_A_REQUEST)
+            recorded = await histories.record(body.events)
+        except IGDError:
+            metrics.observe_events("refused", len(body.events))
+            raise
+        metrics.observe_events("accepted", recorded.accepted)
+        metrics.observe_events("duplicate", recorded.duplicates)
+        context.facts |= {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+        taken: dict[str, list[str]] = {}
+        for event in body.events:
+            if event.request_id is not None:
+                taken.setdefault(event.request_id, []).append(event.item_id)
+        for request_id, item_ids in taken.items():
+            attribution.attribute(request_id, item_ids)
+        warning = _warning(body, deployment)
+        answer = EventsRecorded(
+            request_id=context.request_id,
+            accepted=recorded.accepted,
+            duplicates=recorded.duplicates,
+            warnings=None if warning is None else [warning],
+        )
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+    return router
+
+
+def _warning(body: EventsRequest, deployment: Deployment) -> RequestWarning | None:
+    """Of items that no catalogue being served has: a misspelt id would never be noticed otherwise."""
+    catalogues = [served.catalogue for served in deployment.serving.values()]
+    if not catalogues:
+        return None
+    item_ids = [event.item_id for event in body.events]
+    unknown = [each for each in item_ids if all(catalogue.index_of(each) is None for catalogue in catalogues)]
+    return unknown_items("events", unknown) if unknown else None

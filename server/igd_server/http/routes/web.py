@@ -1,0 +1,47 @@
+"""Pages: the one where people try it, at ``/`` and ``/web/``; and the API's documentation, at ``/docs``."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import HTTPException
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+_REVALIDATE = {"Cache-Control": "no-cache"}  # a new page must not run with an old script
+
+WEB_DIRECTORY = Path(__file__).parents[2] / "web"
+DOCS_DIRECTORY = Path(__file__).parents[2] / "swagger"
+
+
+class _RevalidatedFiles(StaticFiles):
+    """Static files that a browser asks about each time; unchanged ones are answered with 304."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401 - starlette's own signature
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_REVALIDATE)
+        return response
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve Swagger UI from this package's files: it asks nobody else for anything."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(DOCS_DIRECTORY / "index.html", headers=_REVALIDATE)
+
+    app.mount("/docs", _RevalidatedFiles(directory=DOCS_DIRECTORY), name="docs")
+
+
+def add_page(app: FastAPI, directory: Path) -> None:
+    """Serve the page's files; without them, ``/`` is 404."""
+    if directory.is_dir():
+        app.mount("/web", _RevalidatedFiles(directory=directory), name="web")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        page = directory / "index.html"
+        if not page.is_file():
+            raise HTTPException(404)
+        return FileResponse(page, headers=_REVALIDATE)

@@ -1,0 +1,349 @@
+"""Prometheus metrics, in a registry of their own; `docs/operations.md` lists them all.
+
+Label values are bounded: route templates, statuses, and names that code or settings define. What a client sends is
+never one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.exposition import choose_encoder
+
+from igd_core.engines.vllm.metrics import VLLMMetrics
+from igd_core.release import RELEASE
+from igd_server.catalogues.coverage import Coverage
+from igd_server.catalogues.refusals import RefusalReason
+from igd_server.observe.gauges import AdmissionGauges, DeploymentGauges, ReaderGauges
+
+if TYPE_CHECKING:
+    from igd_core.engines.identity import ModelIdentity
+    from igd_core.search.session import SessionStats
+    from igd_server.api.schemas import Source
+    from igd_server.catalogues.deployment import Deployment
+    from igd_server.catalogues.opening import ServedCatalogue
+    from igd_server.http.slow_readers import CutOff
+    from igd_server.observe.gauges import AdmissionNumbers, Readers
+
+Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
+CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
+EventOutcome: TypeAlias = Literal["accepted", "duplicate", "refused"]
+Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key", "host", "connections"]
+GivenUp: TypeAlias = Literal["late", "unasked"]
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_COSTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
+
+
+class Metrics:
+    """What this process counts. Every part that counts is handed this one object."""
+
+    def __init__(self, deployment: Deployment | None = None) -> None:
+        """Begin at zero; gauges of parts made later are added by ``watch_deployment`` and ``watch_admission``."""
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Gauge("igd_build_info", "1; the server's version is a label.", ("version",), registry=registry)
+        build.labels(RELEASE).set(1)
+        self._readers: list[Readers] = []
+        registry.register(ReaderGauges(self._readers))
+        self._count_requests()
+        self._count_answers()
+        self._count_store()
+        self._coverage = Coverage(registry)
+        if deployment is not None:
+            self.watch_deployment(deployment)
+
+    def _count_requests(self) -> None:
+        registry = self._registry
+        self._requests = Counter(
+            "igd_requests", "HTTP requests; status 499: the client left.", ("route", "status"), registry=registry
+        )
+        self._duration = Histogram(
+            "igd_request_duration_seconds", "From request to response.", ("route",), registry=registry, buckets=_SECONDS
+        )
+        self._running = Gauge("igd_requests_running", "HTTP requests not yet answered.", registry=registry)
+        self._rejected = Counter(
+            "igd_rejected_requests", "Requests turned away, by what they met.", ("reason",), registry=registry
+        )
+        # An alert cannot see a counter begin: it must be there, at 0, before the first refusal.
+        for rejection in get_args(Rejection):
+            self._rejected.labels(rejection)
+        self._slow_readers = Counter(
+            "igd_slow_readers",
+            "Connections cut off because their clients did not read: for too long, or too many bytes.",
+            ("reason",),
+            registry=registry,
+        )
+        self._limiter_fallbacks = Counter(
+            "igd_rate_limit_fallbacks",
+            "Rate checks made by this process alone, because the store could not be asked.",
+            registry=registry,
+        )
+        self._keys_valid = Gauge(
+            "igd_keys_file_valid",
+            "0 while the keys file cannot be read and the keys before it hold.",
+            registry=registry,
+        )
+        self._keys_valid.set(1)
+        self._admission_wait = Histogram(
+            "igd_admission_wait_seconds",
+            "An admitted recommendation's wait for its place.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+
+    def _count_answers(self) -> None:
+        registry = self._registry
+        self._cost = Histogram(
+            "igd_request_cost",
+            "What a recommendation is expected to cost the model, in ordinary requests.",
+            registry=registry,
+            buckets=_COSTS,
+        )
+        self._recommendations = Counter(
+            "igd_recommendations",
+            "Answers, by who ranked them; variant is empty where none are set.",
+            ("source", "variant", "catalogue"),
+            registry=registry,
+        )
+        self._untuned = Counter(
+            "igd_untuned_answers",
+            "Answers ranked by a model that was not tuned for their catalogue.",
+            ("variant", "catalogue"),
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            "igd_fallbacks", "Popularity answers because the model gave none.", ("reason",), registry=registry
+        )
+        for code in ("deadline-exceeded", "engine-unavailable", "history-unavailable"):
+            self._fallbacks.labels(code)
+        self._model_faults = Counter(
+            "igd_model_faults",
+            "Model calls whose scores were no answer: not finite, or too few; adapter is empty for the model itself.",
+            ("model", "adapter"),
+            registry=registry,
+        )
+        self._rounds = Histogram(
+            "igd_decoding_rounds", "Model calls of a recommendation.", registry=registry, buckets=_ROUNDS
+        )
+        self._tokens = Counter(
+            "igd_model_tokens",
+            "Tokens: computed for prompts, taken from the prompt cache, computed for the catalogue's tree.",
+            ("kind",),
+            registry=registry,
+        )
+        self._queue_seconds = Histogram(
+            "igd_engine_queue_seconds", "A recommendation's wait for the model.", registry=registry, buckets=_SECONDS
+        )
+        self._model_seconds = Histogram(
+            "igd_model_seconds", "A recommendation's time in the model.", registry=registry, buckets=_SECONDS
+        )
+        self._lookups = Counter(
+            "igd_result_lookups",
+            "Where answers were looked for: found in this process, in the store, nowhere, or being computed already.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._events = Counter("igd_events", "Events of users that were sent.", ("outcome",), registry=registry)
+        self._attributed = Counter(
+            "igd_attributed_events",
+            "Events on an item of the answer that they name; at most one an item and answer.",
+            ("variant", "catalogue"),
+            registry=registry,
+        )
+        self._attributions_dropped = Counter(
+            "igd_attributions_dropped", "Answers that events can no longer be matched with.", registry=registry
+        )
+
+    def _count_store(self) -> None:
+        registry = self._registry
+        self._store_calls = Counter(
+            "igd_store_calls",
+            "Calls of the store, retries within one not counted.",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "igd_store_call_duration_seconds",
+            "A call of the store, retries included.",
+            ("operation",),
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self._store_up = Gauge("igd_store_up", "1 if the last call of the store was answered.", registry=registry)
+        self._store_up.set(1)
+        self._store_given_up = Counter(
+            "igd_store_given_up",
+            "Calls of the store that a request did not wait for: late, or unasked because the store did not answer.",
+            ("operation", "reason"),
+            registry=registry,
+        )
+        self._refused_versions = Counter(
+            "igd_refused_versions",
+            "Catalogue versions that could not be served.",
+            ("catalogue", "reason"),
+            registry=registry,
+        )
+        self._attempts_died = Gauge(
+            "igd_attempts_died",
+            "Attempts to serve a version that ended with their process, and are on record.",
+            ("catalogue",),
+            registry=registry,
+        )
+        self._swaps = Histogram(
+            "igd_catalogue_swap_seconds",
+            "From seeing a new version to serving it.",
+            ("catalogue",),
+            registry=registry,
+            buckets=_LOAD_SECONDS,
+        )
+
+    def watch_deployment(self, deployment: Deployment) -> None:
+        """Show what ``deployment`` serves, asked at each scrape; and that it has refused no version yet."""
+        for name, reason in itertools.product(deployment.catalogue_names, get_args(RefusalReason)):
+            self._refused_versions.labels(name, reason)
+        self._registry.register(DeploymentGauges(deployment, self._begin_model))
+
+    def watch_admission(self, admission: AdmissionNumbers) -> None:
+        """Show how many run and wait, asked at each scrape."""
+        self._registry.register(AdmissionGauges(admission))
+
+    def watch_readers(self, readers: Readers) -> None:
+        """Show how many bytes wait for slow clients, asked at each scrape; of all servers together."""
+        self._readers.append(readers)
+
+    def watch_vllm(self) -> None:
+        """Show what vLLM counts, under its own names, once it has started."""
+        self._registry.register(VLLMMetrics())
+
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """Count an HTTP request."""
+        self._requests.labels(route, str(status)).inc()
+        self._duration.labels(route).observe(seconds)
+
+    def request_began(self) -> None:
+        """Count a request as running."""
+        self._running.inc()
+
+    def request_ended(self) -> None:
+        """Count it as no longer running."""
+        self._running.dec()
+
+    def observe_rejected(self, reason: Rejection) -> None:
+        """Count a request turned away: its key, its rate, the host that it names, or no room for it."""
+        self._rejected.labels(reason).inc()
+
+    def observe_slow_reader(self, reason: CutOff) -> None:
+        """Count a connection cut off because its client did not read."""
+        self._slow_readers.labels(reason).inc()
+
+    def observe_limiter_fallback(self) -> None:
+        """Count a rate check made without the store."""
+        self._limiter_fallbacks.inc()
+
+    def observe_keys_file(self, *, valid: bool) -> None:
+        """Say whether the keys file could be read when it was last looked at."""
+        self._keys_valid.set(valid)
+
+    def observe_admitted(self, waited_s: float) -> None:
+        """Count a recommendation that got its place."""
+        self._admission_wait.observe(waited_s)
+
+    def observe_cost(self, cost: float) -> None:
+        """Count a recommendation that the model is asked for, by its expected cost in ordinary requests."""
+        self._cost.observe(cost)
+
+    def observe_fallback(self, reason: str) -> None:
+        """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
+        self._fallbacks.labels(reason).inc()
+
+    def _begin_model(self, model: ModelIdentity) -> None:
+        """Faults of a model that is served count from 0: no alert can compare with a series that is not there."""
+        for adapter in model.fingerprints:
+            self._model_faults.labels(model.name, adapter or "")
+
+    def observe_model_fault(self, *, model: str, adapter: str) -> None:
+        """Count what a model computed and is no answer; ``adapter`` is "" for the model itself."""
+        self._model_faults.labels(model, adapter).inc()
+
+    def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
+        """Count an answer; ``variant`` is "" where none are set."""
+        self._recommendations.labels(source, variant, catalogue).inc()
+
+    def observe_untuned(self, *, variant: str, catalogue: str) -> None:
+        """Count an answer of a model that was not tuned for its catalogue."""
+        self._untuned.labels(variant, catalogue).inc()
+
+    def observe_items(self, served: ServedCatalogue, item_ids: bytes) -> None:
+        """Note which items an answer showed, a JSON array."""
+        self._coverage.observe(served, item_ids)
+
+    def observe_decoding(self, stats: SessionStats) -> None:
+        """Count what the model did for one recommendation."""
+        prompt = stats.prompt_tokens - stats.cached_tokens
+        self._rounds.observe(stats.rounds)
+        self._tokens.labels("prompt").inc(prompt)
+        self._tokens.labels("cached").inc(stats.cached_tokens)
+        self._tokens.labels("tree").inc(max(0, stats.model_tokens - prompt))
+        self._queue_seconds.observe(stats.queue_s)
+        self._model_seconds.observe(stats.model_s)
+
+    def observe_cache(self, outcome: CacheOutcome) -> None:
+        """Count where an answer was looked for."""
+        self._lookups.labels(outcome).inc()
+
+    def observe_events(self, outcome: EventOutcome, number: int) -> None:
+        """Count events of one request."""
+        self._events.labels(outcome).inc(number)
+
+    def observe_attributed(self, *, variant: str, catalogue: str) -> None:
+        """Count an event on an item of the answer that it names."""
+        self._attributed.labels(variant, catalogue).inc()
+
+    def observe_attribution_dropped(self) -> None:
+        """Count an answer that could not be remembered for its events."""
+        self._attributions_dropped.inc()
+
+    def observe_store(self, operation: str, outcome: Outcome, seconds: float) -> None:
+        """Count a call of the store; ``operation`` is a method's name."""
+        self._store_calls.labels(operation, outcome).inc()
+        self._store_seconds.labels(operation).observe(seconds)
+        if outcome != "cancelled":
+            self._store_up.set(outcome != "unavailable")
+
+    def observe_store_given_up(self, operation: str, reason: GivenUp) -> None:
+        """Count a call that a request did not wait for."""
+        self._store_given_up.labels(operation, reason).inc()
+        if reason == "late":
+            self._store_up.set(0)
+
+    def observe_refused_catalogue(self, catalogue: str, reason: str) -> None:
+        """Count a version that cannot be served; ``reason`` is one of a few codes."""
+        self._refused_versions.labels(catalogue, reason).inc()
+
+    def show_attempts_died(self, catalogue: str, number: int) -> None:
+        """Say how many attempts that never ended are on record."""
+        self._attempts_died.labels(catalogue).set(number)
+
+    def observe_swap(self, catalogue: str, seconds: float) -> None:
+        """Count a version that took over."""
+        self._swaps.labels(catalogue).observe(seconds)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Everything, in the format that a scraper's Accept header asks for; and that format's media type."""
+        encoder, media_type = choose_encoder(accept)
+        return encoder(self._registry), media_type

@@ -1,0 +1,202 @@
+"""Running the apps in a process: sockets, log, signals, draining, and what happens when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from igd_core.errors import InputError
+from igd_server.app import create_apps
+from igd_server.catalogues.heap import settle_collector
+from igd_server.http.gate import Gate
+from igd_server.http.protocol import http_protocol
+from igd_server.http.slow_readers import ReaderLimits
+from igd_server.observe.logs import log_loop_error, log_to_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp
+
+    from igd_server.app import Apps
+    from igd_server.settings import Settings
+
+_BACKLOG = 1024
+_QUIET_S = 1.0
+_LOOK_S = 0.05
+
+_log = logging.getLogger("igd.server")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; see docs/operations.md for what happens when.
+
+    Raises:
+        InputError: an address cannot be listened on.
+        EngineError: the engine has ended while serving; raised when the server has drained.
+        IGDError: the artefact or the model cannot be loaded.
+    """
+    log_to_stderr(settings.log_level)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # half of all series would be times at which others began
+    with contextlib.ExitStack() as listening:
+        main = listening.enter_context(_listen(settings.host, settings.port, name="port"))
+        operations = None
+        if settings.operations_port is not None:
+            operations = listening.enter_context(
+                _listen(settings.host, settings.operations_port, name="operations_port")
+            )
+        apps = create_apps(settings)
+        process = _Process(settings, apps, main, operations)
+        with asyncio.Runner(loop_factory=process.main.config.get_loop_factory()) as runner:
+            runner.run(process.run())
+        apps.tracing.close()
+    if apps.deployment.failure is not None:
+        raise apps.deployment.failure
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signal handling, of which a process can have only one."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(slots=True)
+class _Stop:
+    """Why and since when the process stops."""
+
+    reason: str
+    at: float
+    patient: bool
+
+
+class _Process:
+    """The servers of one process, from their start to their end."""
+
+    def __init__(
+        self, settings: Settings, apps: Apps, listener: socket.socket, operations_listener: socket.socket | None
+    ) -> None:
+        self._settings = settings
+        self._apps = apps
+        self._gate = Gate(apps.main)
+        self._listener = listener
+        self._operations_listener = operations_listener
+        self.main = self._server(self._gate, lifespan=True)
+        self._stop: _Stop | None = None
+        self._stopping = asyncio.Event()
+
+    def _server(self, app: ASGIApp, *, lifespan: bool) -> _Server:
+        settings = self._settings
+        return _Server(
+            uvicorn.Config(
+                app,
+                http=http_protocol(
+                    self._apps.metrics,
+                    head_timeout_s=settings.body_timeout_s,
+                    readers=ReaderLimits(timeout_s=settings.write_timeout_s, max_bytes=settings.max_unsent_bytes),
+                    max_connections=settings.max_connections if app is self._gate else None,
+                ),
+                ws="none",
+                lifespan="on" if lifespan else "off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=settings.keep_alive_s,
+            )
+        )
+
+    async def run(self) -> None:
+        """Serve, drain, end."""
+        self._apps.deployment.on_failure = self._on_failure
+        self._apps.deployment.on_ready = settle_collector
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_error)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        urls = {"url": _url(self._listener)}
+        others: list[tuple[_Server, asyncio.Task[None]]] = []
+        if self._operations_listener is not None and self._apps.operations is not None:
+            server = self._server(self._apps.operations, lifespan=False)
+            others.append((server, asyncio.create_task(server.serve([self._operations_listener]))))
+            urls["operations_url"] = _url(self._operations_listener)
+        _log.info("listening", extra={"fields": urls})
+        serving = asyncio.create_task(self.main.serve([self._listener]))
+        asked = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((serving, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        await self._drain()
+        await serving
+        for server, task in others:  # probes and metrics to the end
+            server.config.timeout_graceful_shutdown = 1
+            server.should_exit = True
+            await task
+        self._say_stopped()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """The first asks to drain, an interrupt from a terminal more shortly; any further one ends it at once."""
+        if self._stop is None:
+            self._begin_to_stop(number.name, patient=number == signal.SIGTERM)
+            return
+        self._stop.patient = False
+        self.main.config.timeout_graceful_shutdown = 0
+        self.main.force_exit = True
+
+    def _on_failure(self) -> None:
+        """A server that has served answers without its engine, by popularity, until load balancers have noticed."""
+        self._begin_to_stop("failure", patient=self._apps.deployment.current is not None)
+
+    def _begin_to_stop(self, reason: str, *, patient: bool) -> None:
+        if self._stop is None:
+            self._stop = _Stop(reason, time.monotonic(), patient)
+            self._stopping.set()
+
+    async def _drain(self) -> None:
+        """Say not ready; go on serving until nobody asks any more, half of the time at most; the rest is for answers.
+
+        Load balancers notice only after a while that the server is no longer ready, and until then they send requests.
+        """
+        stop, grace_s = self._stop, self._settings.grace_s
+        if stop is None:  # the server could not start
+            return
+        self._apps.deployment.draining = self._gate.draining = True
+        fields = {"reason": stop.reason, "requests_running": len(self.main.server_state.tasks), "grace_s": grace_s}
+        _log.info("draining", extra={"fields": fields})
+        while (  # noqa: ASYNC110 - that nothing happens is no event
+            stop.patient and self._gate.quiet_s < _QUIET_S and time.monotonic() < stop.at + grace_s / 2
+        ):
+            await asyncio.sleep(_LOOK_S)
+        left_s = stop.at + grace_s - time.monotonic()
+        if not self.main.force_exit:
+            self.main.config.timeout_graceful_shutdown = max(1, math.floor(left_s))
+        self.main.should_exit = True
+
+    def _say_stopped(self) -> None:
+        if self._stop is not None:
+            seconds = round(time.monotonic() - self._stop.at, 3)
+            _log.info("stopped", extra={"fields": {"reason": self._stop.reason, "seconds": seconds}})
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def _listen(host: str, port: int, *, name: str) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise InputError(f"host and {name}: cannot listen on {host}:{port}: {error.strerror or error}") from None

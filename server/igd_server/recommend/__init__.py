@@ -1,0 +1,1 @@
+"""One recommendation: resolved, looked up, admitted, decoded, answered."""

@@ -1,0 +1,286 @@
+"""How many recommendations run at once, whose turn is next, and who is told at once that waiting would be in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from igd_core.errors import DeadlineExceeded
+from igd_core.search.fairness import FairQueue, Turn
+from igd_server.api.problems import OVERLOADED, Finding, Refused
+from igd_server.recommend.pace import Pace, Shares
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from igd_core.search.fairness import Ticket
+    from igd_server.observe.metrics import Metrics
+
+RefusalReason: TypeAlias = Literal["queue-full", "expected-wait"]
+
+_SPARE_SHARE = 4  # one slot more for each of so many, for callers who hold none
+_MAX_RETRY_AFTER_S = 60
+
+
+class Overloaded(Refused):
+    """More waits than can be served in time; the same request may be taken after ``retry_after_s``.
+
+    Attributes:
+        reason: what there was too much of.
+        retry_after_s: whole seconds, as the ``Retry-After`` header says.
+    """
+
+    def __init__(self, reason: RefusalReason, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(Finding(kind=OVERLOADED, detail=detail, headers={"Retry-After": str(retry_after_s)}))
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Waiting:
+    """A request in the queue: ``handed`` is told whose slot it was handed; ``deadline`` is when it gives up."""
+
+    handed: asyncio.Future[str]
+    deadline: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Held:
+    """What one caller has in the model."""
+
+    slots: int = 0
+    cost: float = 0.0
+
+
+class Admission:
+    """At most ``max_running`` slots are held at once; callers take turns by the cost of what they have been given.
+
+    Under overload a queue that is only bounded in length fills, every answer is as late as the queue is long, and all
+    work may be done for clients that have given up. So a request is also refused when those before it, at the pace of
+    late, leave it too little time; and one whose turn comes too late to be worth starting gives its turn on.
+
+    Slots share one model. On a machine that has become slow, ``max_running`` recommendations at once may each take
+    longer than they may, and then none is of use. So a slot that is free is refused too where one more would, at the
+    pace of late, make all of them late.
+
+    Callers (see `search.fairness`) get equal shares, and of a caller's requests the most urgent goes first. Nobody's
+    requests in the model keep another's out of it: one slot more for each four, and one at least, is for callers who
+    hold none. Where the queue is full, who has more in it than others makes room for them. Who is alone has it all.
+
+    All methods belong to one event loop, whose clock is the only one used.
+    """
+
+    def __init__(self, max_running: int, max_waiting: int, *, metrics: Metrics | None = None) -> None:
+        """``metrics`` is told of every refusal and every wait; nobody else need count them."""
+        self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._metrics = metrics
+        self._running = 0
+        self._held: dict[str, _Held] = {}
+        self._queue: FairQueue[_Waiting] = FairQueue()
+        self._tickets: dict[Turn, Ticket[_Waiting]] = {}
+        self._rejected: Counter[RefusalReason] = Counter()
+        self._pace = Pace()
+        self._shares = Shares()
+
+    @property
+    def running(self) -> int:
+        """Slots held."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def rejected(self) -> Mapping[RefusalReason, int]:
+        """Refusals so far, by reason."""
+        return self._rejected
+
+    @contextlib.asynccontextmanager
+    async def slot(self, timeout_s: float, turn: Turn | None = None) -> AsyncIterator[float]:
+        """Hold one slot; gives the seconds that were waited for it.
+
+        Args:
+            timeout_s: what is left of the request's time, for waiting and for the work itself.
+            turn: whose request it is, and what it costs.
+
+        Raises:
+            Overloaded: at once, as the queue is full or ``timeout_s`` will not do; or later, when the queue is full and
+                the caller has most of it.
+            DeadlineExceeded: the time ran out in the queue, or so nearly that the work was not worth starting.
+        """
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        turn = Turn() if turn is None else turn
+        caller = turn.callers[0]
+        if self._has_room(caller):
+            self._refuse_if_crowded(timeout_s, turn)
+            self._queue.accounts.begin(caller)
+            self._take(caller, turn)
+        else:
+            self._refuse_if_in_vain(timeout_s, turn)
+            caller = await self._turn(arrived + timeout_s, turn)
+        started, shared = loop.time(), self._shares.of(caller, loop.time())
+        finished = False
+        try:
+            if self._metrics is not None:
+                self._metrics.observe_admitted(started - arrived)
+            yield started - arrived
+            finished = True
+        finally:
+            now = loop.time()
+            self._settle(caller, turn, now - started, finished=finished)
+            share_s = self._shares.of(caller, now) - shared
+            self._pace.observe(caller, now - started, share_s, turn.cost, finished=finished)
+            self._release(caller, turn)
+            self._pass_on()
+
+    def join(self, turn: Turn, caller: str, deadline: float) -> None:
+        """Somebody waits for the same: it is served at the turn of whichever of them comes first."""
+        turn.join(caller, deadline)
+        ticket = self._tickets.get(turn)
+        if ticket is not None:
+            self._queue.join(ticket, caller, deadline)
+            self._pass_on()
+
+    # --- slots --------------------------------------------------------------------------------------------------------
+
+    def _has_room(self, caller: str) -> bool:
+        if self._running < self._max_running:
+            return True
+        spare = max(1, self._max_running // _SPARE_SHARE)
+        return caller not in self._held and self._running < self._max_running + spare
+
+    def _take(self, caller: str, turn: Turn) -> None:
+        """Charge the caller in advance: the next of her turns comes after those of callers who have had less."""
+        self._shares.change(caller, +1, asyncio.get_running_loop().time())
+        self._running += 1
+        held = self._held.setdefault(caller, _Held())
+        held.slots += 1
+        held.cost += turn.cost
+        self._queue.accounts.charge(caller, turn.cost)
+
+    def _settle(self, caller: str, turn: Turn, held_s: float, *, finished: bool) -> None:
+        """Charge what it has cost instead of what it was thought to cost."""
+        if turn.spent:
+            cost = turn.spent
+        elif finished:
+            return
+        else:  # a client that left is charged for the part that was done
+            usual_s = self._pace.mean_s(caller) * turn.cost
+            cost = turn.cost * min(1.0, held_s / usual_s if usual_s else 1.0)
+        self._queue.accounts.charge(caller, cost - turn.cost)
+
+    def _release(self, caller: str, turn: Turn) -> None:
+        self._shares.change(caller, -1, asyncio.get_running_loop().time())
+        self._running -= 1
+        held = self._held[caller]
+        held.slots -= 1
+        held.cost -= turn.cost
+        if not held.slots:
+            del self._held[caller]
+
+    # --- the queue ----------------------------------------------------------------------------------------------------
+
+    async def _turn(self, deadline: float, turn: Turn) -> str:
+        """Wait to be handed a slot; returns at whose expense."""
+        waiting = _Waiting(handed=asyncio.get_running_loop().create_future(), deadline=deadline)
+        ticket = self._tickets[turn] = self._queue.add(waiting, turn)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await waiting.handed
+        except BaseException as error:
+            handed = waiting.handed
+            if not self._queue.remove(ticket) and handed.done() and not handed.cancelled() and not handed.exception():
+                self._release(handed.result(), turn)  # it was handed a slot in the very moment in which it left
+                self._pass_on()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("the time ran out in the queue") from None
+            raise
+        finally:
+            del self._tickets[turn]
+
+    def _pass_on(self) -> None:
+        """Hand free slots to those whose turn it is and who can still use them."""
+        now = asyncio.get_running_loop().time()
+        while (chosen := self._queue.pop(self._has_room)) is not None:
+            caller, ticket = chosen
+            waiting, turn = ticket.entry, ticket.turn
+            if waiting.handed.done():  # cancelled, and its task has not run since
+                continue
+            if now + self._pace.mean_of(caller, turn.cost, self._beside(caller, turn)) <= waiting.deadline:
+                self._take(caller, turn)
+                waiting.handed.set_result(caller)
+            else:
+                waiting.handed.set_exception(DeadlineExceeded("too little time was left when the turn came"))
+
+    # --- who is refused -----------------------------------------------------------------------------------------------
+
+    def _beside(self, caller: str, turn: Turn) -> float:
+        """Cost of what the model does while it does this: all of the caller's own, of others their shares."""
+        own = self._held.get(caller)
+        others = sum(min(held.cost, turn.cost) for name, held in self._held.items() if name != caller)
+        return others + (0.0 if own is None else own.cost)
+
+    def _refuse_if_crowded(self, timeout_s: float, turn: Turn) -> None:
+        """Raise Overloaded where slots are free, but one more recommendation at once makes all too late.
+
+        What each takes is thought to grow with how many run, as on a machine without a core to spare. While they take
+        less than half of the time that there is, nothing is refused: a burst may be what a GPU can do at once.
+        """
+        caller = turn.callers[0]
+        usual_s = self._pace.mean_s(caller) * turn.cost
+        if not self._running or usual_s <= timeout_s / 2:
+            return
+        expected_s = self._pace.most_shared(turn.cost, self._beside(caller, turn))
+        if expected_s > timeout_s:
+            detail = f"{self._running} run, one more would take {expected_s:.2f} s; {timeout_s:.2f} s are left"
+            self._refuse("expected-wait", detail, usual_s)
+
+    def _refuse_if_in_vain(self, timeout_s: float, turn: Turn) -> None:
+        """Raise Overloaded unless a newcomer has a place in the queue, and a fair chance of being answered in time."""
+        caller = turn.callers[0]
+        running = sum(held.cost for held in self._held.values()) / self._running
+        ahead = self._queue.ahead_of(turn) + min(running, turn.cost)
+        wait_s = self._pace.mean_s(caller) * ahead / self._max_running
+        if wait_s + self._pace.most_of(caller, turn.cost, self._beside(caller, turn)) > timeout_s:
+            self._refuse("expected-wait", f"the queue is {wait_s:.2f} s long; {timeout_s:.2f} s are left", wait_s)
+        if len(self._queue) >= self._max_waiting:
+            self._make_room(turn, wait_s)
+
+    def _make_room(self, turn: Turn, wait_s: float) -> None:
+        """Turn away the last of whoever has most in the full queue; the newcomer, where that is her."""
+        waiting = len(self._queue)
+        longest = self._queue.last_of_longest()
+        if longest is not None:
+            caller, ticket = longest
+            mine = self._queue.waiting_of(turn.callers[0])
+            if mine + 1 < self._queue.waiting_of(caller):
+                self._queue.remove(ticket)
+                handed = ticket.entry.handed
+                if not handed.done():
+                    self._count("queue-full")
+                    detail = f"{waiting} requests are waiting, and others have fewer among them"
+                    handed.set_exception(Overloaded("queue-full", detail, retry_after_s=_whole(wait_s)))
+                return
+        self._refuse("queue-full", f"{waiting} requests are waiting", wait_s)
+
+    def _refuse(self, reason: RefusalReason, detail: str, wait_s: float) -> None:
+        self._count(reason)
+        raise Overloaded(reason, detail, retry_after_s=_whole(wait_s))
+
+    def _count(self, reason: RefusalReason) -> None:
+        self._rejected[reason] += 1
+        if self._metrics is not None:
+            self._metrics.observe_rejected(reason)
+
+
+def _whole(wait_s: float) -> int:
+    """Seconds for ``Retry-After``."""
+    return min(max(1, math.ceil(wait_s)), _MAX_RETRY_AFTER_S)

@@ -1,0 +1,173 @@
+"""Which answer an event goes back to: per variant and catalogue, how often what was shown was taken."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import math
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from igd_core.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_server.recommend.background import Background
+    from igd_server.recommend.store_guard import StoreGuard
+
+
+_LANE = "attribution"
+_GATHER_S = 0.005
+_MAX_NOTES = 1000
+_MAX_RECENT = 4096
+_MAX_ITEMS = 256  # of an answer, duplicates among them
+_MARK_BYTES = 4
+
+
+class AttributionMetrics(Protocol):
+    """What is counted."""
+
+    def observe_attributed(self, *, variant: str, catalogue: str) -> None:
+        """An event on an item of the answer that it names."""
+        ...
+
+    def observe_attribution_dropped(self) -> None:
+        """An answer that events can no longer be matched with."""
+        ...
+
+
+class Attribution:
+    """Remembers what each answer showed, and counts events on it: each item of an answer once.
+
+    A note is needed where a variant or an event can use it. So notes go to the store, for all servers, where there are
+    variants, or while events name answers; else the latest are kept in this process, in case one will. A note names its
+    items by 4 bytes each: 60 bytes for 10 items, 1.2 kB at most; that another item has the same is one in 4e8 for 10.
+
+    All of it happens behind the answers, in the order in which it came: none waits for it, and what the store does not
+    take is not counted. Answers of the same few milliseconds are written in one call of the store.
+    """
+
+    def __init__(
+        self,
+        store: StoreGuard,
+        background: Background,
+        *,
+        ttl_s: float,
+        metrics: AttributionMetrics,
+        variants: bool = False,
+    ) -> None:
+        """``ttl_s``: seconds for which an event may name an answer; ``variants``: whether there are any."""
+        self._store = store
+        self._background = background
+        self._ttl_s = ttl_s
+        self._metrics = metrics
+        self._wanted_until = math.inf if variants else -math.inf  # the event loop's time
+        self._notes: dict[str, bytes] = {}
+        self._recent: OrderedDict[str, bytes] = OrderedDict()  # not in the store
+
+    def remember(self, request_id: str, *, variant: str, catalogue: str, item_ids: bytes) -> None:
+        """Note what an answer showed: ``item_ids`` is a JSON array of strings."""
+        marks = _marks(item_ids)
+        if not marks:
+            return
+        self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack())
+
+    def attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
+        """Count events on ``item_ids`` that name the answer ``request_id``."""
+        is_new = not self._is_wanted()
+        self._wanted_until = max(self._wanted_until, _now() + self._ttl_s)
+        if is_new:  # from now on any server may be told of them
+            recent, self._recent = self._recent, OrderedDict()
+            if (named := _key(request_id)) in recent:
+                recent.move_to_end(named)
+            for key, note in list(recent.items())[-_MAX_NOTES // 2 :]:
+                self._keep(key, note)
+        if not self._background.offer(_LANE, lambda: self._attribute(request_id, item_ids)):
+            self._metrics.observe_attribution_dropped()
+
+    def _is_wanted(self) -> bool:
+        return _now() < self._wanted_until
+
+    def _keep(self, key: str, note: bytes) -> None:
+        if not self._is_wanted():
+            self._recent[key] = note
+            if len(self._recent) > _MAX_RECENT:
+                self._recent.popitem(last=False)
+            return
+        is_first = not self._notes
+        if len(self._notes) >= _MAX_NOTES or (is_first and not self._background.offer(_LANE, self._write)):
+            self._metrics.observe_attribution_dropped()
+            return
+        self._notes[key] = note
+
+    async def _write(self) -> None:
+        await asyncio.sleep(_GATHER_S)
+        notes, self._notes = self._notes, {}
+        try:
+            await self._store.put_all(notes, self._ttl_s)
+        except StoreError:
+            for _ in notes:
+                self._metrics.observe_attribution_dropped()
+
+    async def _attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
+        kept = await self._store.get(_key(request_id))
+        note = None if kept is None else _Note.unpack(kept)
+        if note is None:
+            return
+        shown = set(_split(note.marks))
+        taken = shown.intersection(_mark(item_id) for item_id in item_ids)
+        if not taken:
+            return
+        # The items counted leave the note, before they are counted: a second event on one of them finds it gone.
+        left = replace(note, marks=b"".join(sorted(shown - taken)))
+        await self._store.put(_key(request_id), left.pack(), self._ttl_s)
+        for _ in taken:
+            self._metrics.observe_attributed(variant=note.variant, catalogue=note.catalogue)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What one answer showed; ``marks`` are 4 bytes for each item."""
+
+    variant: str
+    catalogue: str
+    marks: bytes
+
+    def pack(self) -> bytes:
+        names = f"{self.variant}\n{self.catalogue}".encode()
+        return b"%c%b%b" % (len(names), names, self.marks)
+
+    @staticmethod
+    def unpack(value: bytes) -> _Note | None:
+        """None for another release's."""
+        length = int.from_bytes(value[:1], "big")
+        names, marks = value[1 : 1 + length], value[1 + length :]
+        variant, separator, catalogue = names.decode(errors="replace").partition("\n")
+        if not separator or len(marks) % _MARK_BYTES:
+            return None
+        return _Note(variant=variant, catalogue=catalogue, marks=marks)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _key(request_id: str) -> str:
+    return f"answer:{request_id}"
+
+
+@functools.lru_cache(maxsize=1024)  # of answers that are given again
+def _marks(item_ids: bytes) -> bytes:
+    return b"".join(map(_mark, json.loads(item_ids)[:_MAX_ITEMS]))
+
+
+def _mark(item_id: str) -> bytes:
+    return zlib.crc32(item_id.encode(errors="surrogatepass")).to_bytes(_MARK_BYTES, "big")
+
+
+def _split(marks: bytes) -> list[bytes]:
+    return [marks[at : at + _MARK_BYTES] for at in range(0, len(marks), _MARK_BYTES)]

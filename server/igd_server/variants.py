@@ -1,0 +1,55 @@
+"""Variants: what users are divided among, each always the same way."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from igd_core.search.recommender import MAX_BEAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BUCKETS = 1 << 64
+
+
+class Variant(BaseModel):
+    """One way of answering; what is None is the request's or the catalogue's own.
+
+    Attributes:
+        name: in answers and metrics.
+        weight: share of users, relative to the other variants'; 0 takes it out of the draw, requests may still name it.
+        alpha: rebalancing, 0..1.
+        beams: width of the search.
+        forced_weight: what forced tokens count, 0..1.
+        catalogue: which of the server's catalogues.
+        adapter: a LoRA adapter of the model, where the engine has one of that name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    catalogue: str | None = None
+    adapter: str | None = None
+
+
+def assign(user_id: str, variants: Sequence[Variant]) -> Variant:
+    """The variant of a user: a hash of the id falls into one of the intervals that the weights make.
+
+    Raising one variant's weight moves users to it and between no others but its neighbours in the list; the order of
+    ``variants`` matters.
+    """
+    draw = int.from_bytes(hashlib.blake2b(user_id.encode(), digest_size=8).digest()) / _BUCKETS
+    threshold = draw * sum(variant.weight for variant in variants)
+    drawable = [variant for variant in variants if variant.weight]
+    for variant in drawable:
+        threshold -= variant.weight
+        if threshold < 0:
+            return variant
+    return drawable[-1]

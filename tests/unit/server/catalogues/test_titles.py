@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from igd_server.catalogues import titles
+from igd_server.catalogues.titles import TitleSearch, normalised
+
+from igd_core.catalogue.items import Catalogue
+
+# Letters that fold, grow or vanish, signs that separate words, and what ends a line somewhere.
+LETTERS = "aAbßİée\u0301'’_-. ٣三\n\r\x0b\x85\u2028"
+
+
+def catalogue_of(lines: list[str], frequency: list[int] | None = None) -> Catalogue:
+    return Catalogue(
+        item_ids=[str(row) for row in range(len(lines))],
+        titles=lines,
+        texts=lines,
+        frequency=np.array(frequency or [0] * len(lines), dtype=np.int64),
+        metadata={},
+    )
+
+
+def found_by_looking(lines: list[str], query: str) -> list[int]:
+    """Every title, one by one; all are equally popular."""
+    needle = normalised(query)
+    begins = [row for row, line in enumerate(lines) if needle and f" {needle}" in f" {normalised(line)}"]
+    return begins + [row for row, line in enumerate(lines) if needle in normalised(line) and row not in begins]
+
+
+@given(
+    lines=st.lists(st.text(LETTERS, max_size=6), min_size=1, max_size=20),
+    query=st.text(LETTERS, min_size=1, max_size=4).filter(lambda text: bool(normalised(text))),
+    window=st.integers(1, 12),
+    at_once=st.integers(1, 7),
+)
+def test_wherever_the_text_is_cut_every_title_that_holds_the_query_is_found(
+    lines: list[str], query: str, window: int, at_once: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(titles, "_WINDOW", window)
+        patch.setattr(titles, "_TITLES_AT_ONCE", at_once)
+        patch.setattr(titles, "_LET_OTHERS_RUN_S", 0)
+        found = TitleSearch(catalogue_of(lines)).find(query, limit=len(lines))
+    assert list(found) == found_by_looking(lines, query)
+
+
+def test_no_match_leads_from_one_title_to_the_next() -> None:
+    search = TitleSearch(catalogue_of(["night", "fall"]))
+    assert list(search.find("night fall", limit=2)) == []
+    assert list(search.find("t f", limit=2)) == []
+
+
+def test_the_most_popular_come_first_on_every_page() -> None:
+    search = TitleSearch(catalogue_of([f"part {row}" for row in range(50)], frequency=list(range(50))))
+    pages = [list(search.find("part", limit=20, offset=offset)) for offset in (0, 20, 40, 60)]
+    assert [row for page in pages for row in page] == list(range(49, -1, -1))

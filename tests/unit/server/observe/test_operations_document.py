@@ -1,0 +1,119 @@
+"""docs/operations.md names everything that an operator can set or see, and nothing that is not there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import igd_server
+from film_apps import ask, running
+from igd_server.api.problems import ProblemKind
+from igd_server.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.tokenization import TitleTokenizer
+
+ROOT = Path(__file__).parents[4]
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def rows(section: str) -> list[list[str]]:
+    """Cells of the table under a heading, without its head."""
+    text = DOCUMENT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r" \|(?= )", line.strip("|"))] for line in table[2:]]
+
+
+def named(section: str, pattern: str) -> set[str]:
+    return {name for row in rows(section) for name in re.findall(pattern, row[0])}
+
+
+def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
+    documented = {row[0].strip("`"): row[1].strip("`") for row in rows("Settings")}
+    assert set(documented) == {PREFIX + name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        shown = documented[PREFIX + name.upper()]
+        if field.is_required():
+            assert shown == "required"
+        elif field.default is None or field.default == ():
+            assert shown in ("", "IGD_HOME/artifacts"), name
+        elif shown.endswith("MiB"):
+            assert int(shown.split()[0]) << 20 == field.default, name
+        else:
+            assert shown == (
+                str(field.default).lower()
+                if isinstance(field.default, bool)
+                else f"{field.default:g}"
+                if isinstance(field.default, float)
+                else str(field.default)
+            ), name
+
+
+async def test_every_metric_is_documented_with_its_kind_unit_and_labels_and_no_other(
+    films: Artifact, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    async with running(films, tokenizer, tmp_path) as apps:
+        text = (await ask(apps, "/metrics")).text
+        labels = {metric: set(names) for metric, names in _labels(apps.metrics._registry)}
+    kinds = dict(re.findall(r"^# TYPE (igd_\S+(?<!_created)) (\S+)$", text, re.MULTILINE))
+    documented = {row[0].strip("`"): row for row in rows("Metrics")}
+    assert set(documented) == set(kinds)
+    for name, kind in kinds.items():
+        assert documented[name][1].split(",")[0] == kind, name
+        assert set(re.findall(r"`(\w+)`", documented[name][2])) == labels[name.removesuffix("_total")], name
+
+
+def _labels(registry: object) -> list[tuple[str, tuple[str, ...]]]:
+    """Of metrics kept up to date, as they were declared; of those asked for, as their samples have them."""
+    found = []
+    for collector in registry._collector_to_names:  # type: ignore[attr-defined]
+        if hasattr(collector, "_labelnames"):
+            found.append((collector._name, collector._labelnames))
+        else:
+            found += [(family.name, tuple(family.samples[0].labels)) for family in collector.collect()]
+    return found
+
+
+def test_every_log_event_is_documented_and_no_other() -> None:
+    logged = {"log"}
+    for path in (ROOT / "server").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                of_log = isinstance(node.func.value, ast.Name) and node.func.value.id == "_log"
+                event = next((at.value for at in node.args if isinstance(at, ast.Constant)), None)
+                if of_log and isinstance(event, str):
+                    logged.add(event)
+    assert named("Log", r"`(\w+)`") | {"log"} == logged
+
+
+def test_every_problem_is_documented_and_no_other() -> None:
+    kinds: dict[str, int] = {}
+    for module in pkgutil.walk_packages(igd_server.__path__, "igd_server."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, ProblemKind):
+                kinds[value.name] = value.status
+    documented = {
+        name: {int(status) for status in row[0].split(", ")}
+        for row in rows("Problems")
+        for name in re.findall(r"`([a-z-]+)`", row[1])
+    }
+    assert set(documented) == set(kinds)
+    for name, status in kinds.items():
+        assert status in documented[name], name
+
+
+def test_links_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", DOCUMENT, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", DOCUMENT):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (ROOT / "docs" / target.partition("#")[0]).is_file(), target
