@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.engines.embedded.adapters import require_adapter
-from igd_core.engines.identity import ModelIdentity
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import NodeId
 from igd_core.search.engine import EngineStats
+from igd_core.search.identity import ModelIdentity, require_adapter
 from igd_core.search.session import ChildScores, SessionStats, unscored_child
 
 if TYPE_CHECKING:

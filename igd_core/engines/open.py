@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
+from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import read_tuned_prompt
 from igd_core.errors import InputError
+from igd_core.search.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.identity import ModelIdentity
+    from igd_core.search.identity import ModelIdentity
     from igd_core.search.session import Scoring, Session
 
 

@@ -18,6 +18,7 @@ from igd_core.store.base import HistoryLimits, StoreOptions
 from igd_core.store.open import open_store
 from igd_server.api.problems import finding_of, finding_of_fields, kind_of_status
 from igd_server.catalogues.deployment import Deployment
+from igd_server.catalogues.gauges import DeploymentGauges
 from igd_server.catalogues.opening import OpenedModel, open_model
 from igd_server.http.access import Access, AccessMiddleware
 from igd_server.http.bodies import BodyMiddleware
@@ -109,7 +110,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
         open_model=open_traced_model,
         read_artifact=sources.read_artifact,
     )
-    metrics.watch_deployment(deployment)
+    metrics.watch_catalogues(deployment.catalogue_names, DeploymentGauges(deployment, metrics.begin_model))
     admission = TracedAdmission(settings.max_running, settings.max_waiting, metrics=metrics, tracing=tracing)
     metrics.watch_admission(admission)
     if settings.engine == "vllm":

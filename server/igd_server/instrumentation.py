@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.identity import ModelIdentity
     from igd_core.ids import NodeId
     from igd_core.search.engine import Engine, EngineStats
     from igd_core.search.fairness import Turn
+    from igd_core.search.identity import ModelIdentity
     from igd_core.search.session import ChildScores, Scoring, Session, SessionStats
     from igd_core.store.base import Event, Store, StoredVersion
     from igd_core.store.pointers import PointerMove

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 
-from igd_core.errors import EngineError, InputError, ModelError
+from igd_core.errors import InputError, ModelError
 
 Adapters: TypeAlias = Mapping[str, Path]
 
@@ -99,13 +99,3 @@ def lora_tensors(directory: Path) -> set[str]:
     if not names:
         raise ModelError(f"{weights}: holds no LoRA matrices")
     return names
-
-
-def require_adapter(name: str | None, adapters: Mapping[str, object]) -> None:
-    """Refuse a name that the engine was not started with; None names the model itself.
-
-    Raises:
-        EngineError: there is no such adapter.
-    """
-    if name is not None and name not in adapters:
-        raise EngineError(f"adapter {name!r}: this engine has {', '.join(adapters) or 'none'}")

@@ -14,18 +14,17 @@ import numpy as np
 import torch
 
 from igd_core.catalogue.tokenization import require_same_tokenizer
-from igd_core.engines.embedded.adapters import require_adapter
 from igd_core.engines.embedded.checkpoint import context_tokens
 from igd_core.engines.embedded.integrity import named, tensors_not_finite
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.engines.embedded.worker import ModelThread
-from igd_core.engines.identity import ModelIdentity
 from igd_core.engines.tuned_prompt import warn_of_other_prompts
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelFault
 from igd_core.ids import ROOT, NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
+from igd_core.search.identity import ModelIdentity, require_adapter
 from igd_core.search.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, require_finite
 from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
 

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from igd_core.catalogue.tokenization import TitleTokenizer, require_same_tokenizer
-from igd_core.engines.embedded.adapters import require_adapter
 from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.embedded.integrity import check_folder
-from igd_core.engines.identity import FolderDigests, ModelIdentity, runtime_of
+from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
 from igd_core.engines.vllm.forced import ForcedLogprobs
 from igd_core.engines.vllm.session import Prompt, VLLMSession
@@ -29,6 +28,7 @@ from igd_core.engines.vllm.shares import EngineShares
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
+from igd_core.search.identity import ModelIdentity, require_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence

@@ -7,12 +7,28 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from igd_core.catalogue.attribute_types import BASE_TYPES, AttributeType, BaseType
 from igd_server.api.schemas import _Request, _Response
-from igd_server.catalogues.refusals import RefusalReason
 
 AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
 _KINDS: dict[BaseType, AttributeKind] = {"integer": "number", "number": "number", "boolean": "boolean"}
 
 CatalogueChoice = Annotated[str, Field(max_length=64, description="Which catalogue; the server's default when absent.")]
+
+
+VersionRefusalReason: TypeAlias = Literal[
+    "missing",
+    "damaged",
+    "format",
+    "tokenizer",
+    "vocabulary",
+    "engine",
+    "unforeseen",
+    "attempt-died",
+    "canary",
+    "faults",
+]
+"""Not stored; altered, truncated or inconsistent; of another format or release; made for another tokenizer or a larger
+vocabulary than the model's; the engine failed on it; a mistake of ours; an attempt to serve it here ended with the
+process; the server that tried it first refused it or ended; its first answers failed."""
 
 
 class ItemSearch(BaseModel):
@@ -67,7 +83,7 @@ class RefusedVersion(_Response):
     """A version that cannot be served; another is served on."""
 
     version: str
-    reason: RefusalReason
+    reason: VersionRefusalReason
     detail: str
     refused_at: datetime
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.catalogue.attribute_types import AttributeType
     from igd_core.catalogue.items import Catalogue
-    from igd_core.engines.identity import ModelIdentity
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.search.engine import Engine
+    from igd_core.search.identity import ModelIdentity
     from igd_server.catalogues.loaded import LoadedVersions
     from igd_server.settings import Settings
 

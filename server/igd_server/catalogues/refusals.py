@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError, EngineError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RefusalReason: TypeAlias = Literal[
-    "missing",
-    "damaged",
-    "format",
-    "tokenizer",
-    "vocabulary",
-    "engine",
-    "unforeseen",
-    "attempt-died",
-    "canary",
-    "faults",
-]
-"""Not stored; altered, truncated or inconsistent; of another format or release; made for another tokenizer or a larger
-vocabulary than the model's; the engine failed on it; a mistake of ours; an attempt to serve it here ended with the
-process; the server that tried it first refused it or ended; its first answers failed."""
+    from igd_server.api.schemas_catalogues import VersionRefusalReason
 
 _MOST_KEPT = 8
 _MAX_DETAIL_CHARS = 300
-_REASON_OF_PART: dict[str, RefusalReason] = {"tokenizer": "tokenizer", "eos": "tokenizer", "vocabulary": "vocabulary"}
+_REASON_OF_PART: dict[str, VersionRefusalReason] = {
+    "tokenizer": "tokenizer",
+    "eos": "tokenizer",
+    "vocabulary": "vocabulary",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +27,7 @@ class Refusal:
     """A version that was not served; ``detail`` is one line for operators."""
 
     version: str
-    reason: RefusalReason
+    reason: VersionRefusalReason
     detail: str
     refused_at: datetime
 
@@ -78,7 +68,7 @@ class Refusals:
         self._by_version.pop(version, None)
 
 
-def _reason(error: Exception) -> RefusalReason:
+def _reason(error: Exception) -> VersionRefusalReason:
     if isinstance(error, ArtifactError):
         part, _, said = str(error).partition(": ")
         if part == "manifest.json" and said.startswith(("not an ", "format version ")):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
-CutOff: TypeAlias = Literal["time", "bytes"]
+    from igd_server.observe.metrics import CutOff
 
 _CONNECTIONS_SHARE = 4  # one connection may hold a quarter of the bytes
 _LOOKS = 8  # within the time that a client may take

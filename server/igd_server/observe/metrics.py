@@ -22,17 +22,19 @@ from prometheus_client.exposition import choose_encoder
 
 from igd_core.engines.vllm.metrics import VLLMMetrics
 from igd_core.release import RELEASE
-from igd_server.catalogues.coverage import Coverage
-from igd_server.catalogues.refusals import RefusalReason
-from igd_server.observe.gauges import AdmissionGauges, DeploymentGauges, ReaderGauges
+from igd_server.api.schemas_catalogues import VersionRefusalReason
+from igd_server.observe.coverage import Coverage
+from igd_server.observe.gauges import AdmissionGauges, ReaderGauges
 
 if TYPE_CHECKING:
-    from igd_core.engines.identity import ModelIdentity
+    from collections.abc import Iterable
+
+    from prometheus_client.registry import Collector
+
+    from igd_core.search.identity import ModelIdentity
     from igd_core.search.session import SessionStats
     from igd_server.api.schemas import Source
-    from igd_server.catalogues.deployment import Deployment
-    from igd_server.catalogues.opening import ServedCatalogue
-    from igd_server.http.slow_readers import CutOff
+    from igd_server.observe.coverage import Shown
     from igd_server.observe.gauges import AdmissionNumbers, Readers
 
 Outcome: TypeAlias = Literal["ok", "refused", "unavailable", "cancelled"]
@@ -40,6 +42,7 @@ CacheOutcome: TypeAlias = Literal["local", "store", "miss", "joined"]
 EventOutcome: TypeAlias = Literal["accepted", "duplicate", "refused"]
 Rejection: TypeAlias = Literal["queue-full", "expected-wait", "rate", "key", "host", "connections"]
 GivenUp: TypeAlias = Literal["late", "unasked"]
+CutOff: TypeAlias = Literal["time", "bytes"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -50,8 +53,8 @@ _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
 class Metrics:
     """What this process counts. Every part that counts is handed this one object."""
 
-    def __init__(self, deployment: Deployment | None = None) -> None:
-        """Begin at zero; gauges of parts made later are added by ``watch_deployment`` and ``watch_admission``."""
+    def __init__(self) -> None:
+        """Begin at zero; gauges of parts made later are added by ``watch_catalogues`` and ``watch_admission``."""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -64,8 +67,6 @@ class Metrics:
         self._count_answers()
         self._count_store()
         self._coverage = Coverage(registry)
-        if deployment is not None:
-            self.watch_deployment(deployment)
 
     def _count_requests(self) -> None:
         registry = self._registry
@@ -212,11 +213,11 @@ class Metrics:
             buckets=_LOAD_SECONDS,
         )
 
-    def watch_deployment(self, deployment: Deployment) -> None:
-        """Show what ``deployment`` serves, asked at each scrape; and that it has refused no version yet."""
-        for name, reason in itertools.product(deployment.catalogue_names, get_args(RefusalReason)):
+    def watch_catalogues(self, names: Iterable[str], gauges: Collector) -> None:
+        """Show ``gauges`` of what is served, asked at each scrape; and that no version of ``names`` was refused yet."""
+        for name, reason in itertools.product(names, get_args(VersionRefusalReason)):
             self._refused_versions.labels(name, reason)
-        self._registry.register(DeploymentGauges(deployment, self._begin_model))
+        self._registry.register(gauges)
 
     def watch_admission(self, admission: AdmissionNumbers) -> None:
         """Show how many run and wait, asked at each scrape."""
@@ -271,7 +272,7 @@ class Metrics:
         """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
         self._fallbacks.labels(reason).inc()
 
-    def _begin_model(self, model: ModelIdentity) -> None:
+    def begin_model(self, model: ModelIdentity) -> None:
         """Faults of a model that is served count from 0: no alert can compare with a series that is not there."""
         for adapter in model.fingerprints:
             self._model_faults.labels(model.name, adapter or "")
@@ -288,7 +289,7 @@ class Metrics:
         """Count an answer of a model that was not tuned for its catalogue."""
         self._untuned.labels(variant, catalogue).inc()
 
-    def observe_items(self, served: ServedCatalogue, item_ids: bytes) -> None:
+    def observe_items(self, served: Shown, item_ids: bytes) -> None:
         """Note which items an answer showed, a JSON array."""
         self._coverage.observe(served, item_ids)
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from igd_server.observe.gauges import DeploymentGauges
+from igd_server.catalogues.gauges import DeploymentGauges
 from publishing import BreakableStore, add, deployed, edition, live_deployment, publish, serves, until
 
 from igd_core.artifact import load_artifact

@@ -11,7 +11,6 @@ from igd_server.http.context import ContextMiddleware, context_of
 from igd_server.observe.metrics import Metrics
 
 if TYPE_CHECKING:
-    from films import Run
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -37,14 +36,12 @@ class Connection:
             self._answered.set()
 
 
-async def serve(run: Run, app: ASGIApp, connection: Connection) -> None:
-    async with run() as running:
-        metrics = Metrics(running.deployment)
+async def serve(app: ASGIApp, connection: Connection) -> None:
     bounded = BodyMiddleware(app, max_bytes=1024, timeout_s=1.0)
-    await ContextMiddleware(bounded, metrics=metrics)(connection.scope, connection.receive, connection.send)
+    await ContextMiddleware(bounded, metrics=Metrics())(connection.scope, connection.receive, connection.send)
 
 
-async def test_a_request_that_the_server_cancels_takes_its_work_along(run: Run) -> None:
+async def test_a_request_that_the_server_cancels_takes_its_work_along() -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
     async def app(*_: Any) -> None:
@@ -54,7 +51,7 @@ async def test_a_request_that_the_server_cancels_takes_its_work_along(run: Run) 
         finally:
             cancelled.set()
 
-    task = asyncio.create_task(serve(run, app, Connection()))
+    task = asyncio.create_task(serve(app, Connection()))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -63,18 +60,18 @@ async def test_a_request_that_the_server_cancels_takes_its_work_along(run: Run) 
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_answer_that_breaks_off_is_not_mended(run: Run) -> None:
+async def test_an_answer_that_breaks_off_is_not_mended() -> None:
     async def app(_: Scope, __: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ValueError("half-way")
 
     connection = Connection()
     with pytest.raises(ValueError, match="half-way"):
-        await serve(run, app, connection)
+        await serve(app, connection)
     assert [message["type"] for message in connection.sent] == ["http.response.start"]
 
 
-async def test_an_app_that_asks_again_for_the_body_waits(run: Run) -> None:
+async def test_an_app_that_asks_again_for_the_body_waits() -> None:
     async def app(_: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["more_body"] is False
         with pytest.raises(TimeoutError):
@@ -84,11 +81,11 @@ async def test_an_app_that_asks_again_for_the_body_waits(run: Run) -> None:
         await send({"type": "http.response.body", "body": b""})
 
     connection = Connection()
-    await serve(run, app, connection)
+    await serve(app, connection)
     assert connection.sent[0]["status"] == 204
 
 
-async def test_what_an_app_does_after_its_answer_is_finished_though_the_client_has_left(run: Run) -> None:
+async def test_what_an_app_does_after_its_answer_is_finished_though_the_client_has_left() -> None:
     finished = False
 
     async def app(_: Scope, __: Receive, send: Send) -> None:
@@ -99,6 +96,6 @@ async def test_what_an_app_does_after_its_answer_is_finished_though_the_client_h
         finished = True
 
     connection = Connection()
-    await serve(run, app, connection)
+    await serve(app, connection)
     assert finished
     assert not context_of(connection.scope).client_gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import Gauge
 
@@ -12,7 +12,26 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from igd_server.catalogues.opening import ServedCatalogue
+    from igd_core.catalogue.items import Catalogue
+
+
+class Shown(Protocol):
+    """A catalogue's version that is served."""
+
+    @property
+    def name(self) -> str:
+        """Of the catalogue."""
+        ...
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Its items."""
+        ...
+
+    @property
+    def loaded_at(self) -> datetime:
+        """When the version took over."""
+        ...
 
 
 class Coverage:
@@ -27,7 +46,7 @@ class Coverage:
             registry=registry,
         )
 
-    def observe(self, served: ServedCatalogue, item_ids: bytes) -> None:
+    def observe(self, served: Shown, item_ids: bytes) -> None:
         """Note what an answer showed, a JSON array; answers of a version that is no longer served do not count."""
         items = self._items.labels(served.name)
         since, shown = self._shown.get(served.name, (None, bytearray()))

@@ -1,0 +1,79 @@
+"""What answers of a model depend on: two engines of equal fingerprints compute the same.
+
+Whoever keeps answers keeps them by fingerprint, never by name: a name may mean other weights tomorrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from igd_core.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FINGERPRINT_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """What answers of a model depend on, beside catalogue and request.
+
+    Attributes:
+        name: of the checkpoint, for people; no part of a fingerprint.
+        engine: ``tree``, ``vllm``, ``fake``.
+        runtime: what computes: data type, kind of device, releases of libraries.
+        checkpoint: sha256 over its files: weights, configuration and tokenizer.
+        adapters: sha256 over each adapter's files, by the name that requests use.
+        fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits, made here once.
+    """
+
+    name: str
+    engine: str
+    runtime: str
+    checkpoint: str
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str | None, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made: dict[str | None, str] = {None: self._hash("")}
+        made |= {adapter: self._hash(content) for adapter, content in self.adapters.items()}
+        object.__setattr__(self, "fingerprints", made)
+
+    def fingerprint(self, adapter: str | None = None) -> str:
+        """Of the model, under one of its adapters if named.
+
+        Raises:
+            EngineError: there is no such adapter.
+        """
+        require_adapter(adapter, self.adapters)
+        return self.fingerprints[adapter]
+
+    def _hash(self, adapter: str) -> str:
+        parts = json.dumps([self.engine, self.runtime, self.checkpoint, adapter])
+        return hashlib.sha256(parts.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+    @classmethod
+    def unshared(cls, name: str, *, engine: str, adapters: Iterable[str] = ()) -> Self:
+        """Of a model that was made in memory: like no other, in this process or any."""
+        return cls(
+            name=name,
+            engine=engine,
+            runtime="",
+            checkpoint=secrets.token_hex(32),
+            adapters={adapter: secrets.token_hex(32) for adapter in adapters},
+        )
+
+
+def require_adapter(name: str | None, adapters: Mapping[str, object]) -> None:
+    """Refuse a name that the engine was not started with; None names the model itself.
+
+    Raises:
+        EngineError: there is no such adapter.
+    """
+    if name is not None and name not in adapters:
+        raise EngineError(f"adapter {name!r}: this engine has {', '.join(adapters) or 'none'}")

@@ -1,0 +1,83 @@
+"""What is served, as gauges that are asked for at each scrape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from igd_core.search.engine import EngineStats
+    from igd_core.search.identity import ModelIdentity
+    from igd_server.catalogues.deployment import Deployment
+
+
+class DeploymentGauges(Collector):
+    """What is served."""
+
+    def __init__(self, deployment: Deployment, on_model: Callable[[ModelIdentity], None]) -> None:
+        """``on_model`` is told which model is served, at each look, so that its counters begin at 0."""
+        self._deployment = deployment
+        self._on_model = on_model
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample of each gauge; the engine's only while there is one."""
+        ready = self._deployment.why_not_ready() is None
+        yield GaugeMetricFamily("igd_ready", "1 while recommendations are served.", float(ready))
+        served = self._deployment.serving
+        if served:
+            engine = next(iter(served.values())).recommender.engine
+            yield from _engine(engine.stats())
+            self._on_model(engine.identity)
+            yield _model(engine.identity)
+        info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
+        loaded = GaugeMetricFamily(
+            "igd_catalogue_loaded_timestamp_seconds",
+            "When the version served took over, in seconds since 1970.",
+            labels=("catalogue",),
+        )
+        items = GaugeMetricFamily("igd_catalogue_items", "Items of the version served.", labels=("catalogue",))
+        for name, catalogue in served.items():
+            info.add_metric((name, catalogue.version), 1)
+            loaded.add_metric((name,), catalogue.loaded_at.timestamp())
+            items.add_metric((name,), len(catalogue.catalogue))
+        yield from (info, loaded, items)
+        yield from self._following()
+
+    def _following(self) -> Iterator[GaugeMetricFamily]:
+        following = GaugeMetricFamily(
+            "igd_catalogue_following", "0 while its pointer in the store cannot be followed.", labels=("catalogue",)
+        )
+        lag = GaugeMetricFamily(
+            "igd_catalogue_lag_seconds",
+            "How long the pointer has named another version than the one served; 0 while they agree.",
+            labels=("catalogue",),
+        )
+        for name in self._deployment.catalogue_names:
+            live = self._deployment.live(name)  # none for a directory's catalogue, which never changes
+            following.add_metric((name,), 1.0 if live is None else float(live.following))
+            lag.add_metric((name,), 0.0 if live is None else live.lag_s)
+        yield from (following, lag)
+
+
+def _model(identity: ModelIdentity) -> GaugeMetricFamily:
+    info = GaugeMetricFamily(
+        "igd_model_info",
+        "1 for the model, and for each adapter on it; fingerprints are of content.",
+        labels=("model", "adapter", "fingerprint", "engine"),
+    )
+    for adapter, fingerprint in identity.fingerprints.items():
+        info.add_metric((identity.name, adapter or "", fingerprint, identity.engine), 1)
+    return info
+
+
+def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
+    yield GaugeMetricFamily("igd_engine_queue", "Model calls waiting.", stats.waiting)
+    yield GaugeMetricFamily("igd_engine_sessions", "Recommendations being decoded.", stats.sessions)
+    yield GaugeMetricFamily(
+        "igd_engine_versions", "Catalogue versions that the engine has loaded.", len(stats.versions)
+    )
+    yield GaugeMetricFamily("igd_prefix_cache_bytes", "Key-value caches of past prompts.", stats.cache_bytes)
