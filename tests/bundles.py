@@ -10,7 +10,8 @@ import numpy as np
 import safetensors.numpy
 
 from igd_core.artifact import Artifact, Manifest
-from igd_core.artifact.manifest import PART_NAMES, PartRecord
+from igd_core.artifact.counts import PartRecord
+from igd_core.artifact.manifest import PART_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

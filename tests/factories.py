@@ -12,7 +12,7 @@ from devices import DEVICES
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from igd_core.artifact import Artifact, Manifest
-from igd_core.artifact.manifest import Counts
+from igd_core.artifact.counts import Counts
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
 from igd_core.catalogue.items import Catalogue, prior
 from igd_core.catalogue.prompts import PromptTemplate

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from redis_server import RedisServer, patiently
 
 from igd_core.artifact import Manifest
-from igd_core.store.base import Event
+from igd_core.store.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from igd_core.artifact.manifest import Counts, PartRecord
+    from igd_core.artifact.counts import Counts, PartRecord
 
 MAX_COUNT = 2**31 - 1
 MAX_DEPTH = 4096

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from igd_core.artifact.bundle import Artifact
+from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
-from igd_core.artifact.manifest import Counts, Manifest
+from igd_core.artifact.manifest import Manifest
 from igd_core.artifact.spelling import OnUnspellable, SpelledCatalogue, spell_catalogue
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of, node_entropy
 from igd_core.catalogue.items import prior

@@ -16,7 +16,8 @@ import safetensors.numpy
 
 from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items, read_items
 from igd_core.artifact.bundle import Artifact
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest, PartRecord
+from igd_core.artifact.counts import PartRecord
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest
 from igd_core.artifact.structure import check_structure
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue.gain import InfoGainTable

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from igd_core.artifact.bounds import check_sizes
+from igd_core.artifact.counts import Counts, PartRecord
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.errors import ArtifactError, CatalogueError
 
@@ -28,27 +29,6 @@ _SCALARS = {
     "path_column": str,
     "entropy_nats": float,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartRecord:
-    """A file of the bundle: ``sha256`` (hex) over its ``bytes`` bytes."""
-
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Sizes, checked against the arrays on load. ``cold`` items have no interaction, ``truncated`` ones a cut path."""
-
-    items: int
-    leaves: int
-    nodes: int
-    edges: int
-    depth: int
-    cold: int
-    truncated: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

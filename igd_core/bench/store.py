@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import load_artifact
 from igd_core.errors import InputError
-from igd_core.store.base import Event, StoreOptions
+from igd_core.store.base import StoreOptions
+from igd_core.store.events import Event
 from igd_core.store.redis import RedisStore
 from igd_core.store.redis.address import RedisAddress
 from igd_core.store.redis.link import Link

@@ -16,26 +16,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from igd_core.store.events import Event
     from igd_core.store.pointers import PointerMove
     from igd_core.store.trials import Verdict
-
-MAX_EVENT_ID_CHARS = 128
-MAX_USER_ID_CHARS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One interaction of a user.
-
-    Attributes:
-        event_id: the sender's, unique within the user; sending it again changes nothing.
-        item_id: as in the catalogue; not checked, catalogues change.
-        timestamp_ms: milliseconds since 1970-01-01 UTC, of the interaction itself.
-    """
-
-    event_id: str
-    item_id: str
-    timestamp_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

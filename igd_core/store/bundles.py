@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from igd_core.artifact import Manifest, load_artifact
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES, PartRecord
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES
 from igd_core.errors import ArtifactError, StoreError
+
+if TYPE_CHECKING:
+    from igd_core.artifact.counts import PartRecord
 
 MANIFEST = "manifest.json"
 FILES = (*PART_NAMES, MANIFEST)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from igd_core.store.base import Event, StoredVersion, StoreOptions
+from igd_core.store.base import StoredVersion, StoreOptions
 from igd_core.store.bundles import Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
     not_stored,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from igd_core.store.events import Event
     from igd_core.store.trials import Verdict
 
 MAX_RESULTS = 100_000

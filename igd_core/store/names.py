@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
 from igd_core.errors import InputError
-from igd_core.store.base import MAX_EVENT_ID_CHARS, MAX_USER_ID_CHARS
+from igd_core.store.events import MAX_EVENT_ID_CHARS, MAX_USER_ID_CHARS
 
 if TYPE_CHECKING:
-    from igd_core.store.base import Event
+    from igd_core.store.events import Event
 
 MAX_TIMESTAMP_MS = 2**53  # what JSON readers everywhere read exactly
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from igd_core.search.fairness import Turn
     from igd_core.search.identity import ModelIdentity
     from igd_core.search.session import ChildScores, Scoring, Session, SessionStats
-    from igd_core.store.base import Event, Store, StoredVersion
+    from igd_core.store.base import Store, StoredVersion
+    from igd_core.store.events import Event
     from igd_core.store.pointers import PointerMove
     from igd_core.store.trials import Trial, Verdict
     from igd_server.observe.metrics import Metrics, Outcome

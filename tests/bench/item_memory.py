@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from igd_core.artifact import Artifact, load_artifact, save_artifact
+from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
-from igd_core.artifact.manifest import Counts, Manifest
+from igd_core.artifact.manifest import Manifest
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
 from igd_core.catalogue.items import Catalogue, prior
 from igd_core.catalogue.prompts import PromptTemplate

@@ -16,7 +16,8 @@ from stores import another_version, cluster_url, event, one_node_cluster, until,
 
 from igd_core.artifact import load_artifact
 from igd_core.errors import ArtifactError, InputError, StoreUnavailable
-from igd_core.store.base import Event, HistoryLimits, Store, StoreOptions
+from igd_core.store.base import HistoryLimits, Store, StoreOptions
+from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore
 from igd_core.store.open import open_store
 from igd_core.store.trials import Trial

@@ -6,7 +6,7 @@ import itertools
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
     from igd_core.artifact import Artifact
-    from igd_core.engines.vllm.engine import VLLMEngine
+    from igd_core.engines.vllm.forced import ForcedLogprobs
+    from igd_core.engines.vllm.shares import EngineShares
     from igd_core.search.fairness import Turn
 
 
@@ -53,10 +54,41 @@ class _Ask:
     params: SamplingParams
 
 
+class SessionEngine(Protocol):
+    """What a session needs of its engine.
+
+    Attributes:
+        llm: vLLM's ``AsyncLLM``; None once it is closed.
+        shares: whose requests go first.
+        forced: log-probabilities of forced tokens that are known already.
+    """
+
+    llm: Any
+    shares: EngineShares
+    forced: ForcedLogprobs
+
+    @property
+    def model_id(self) -> str:
+        """The checkpoint's name."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise EngineClosed once the engine is closed or dead."""
+        ...
+
+    def lora_request(self, adapter: str | None) -> Any:  # noqa: ANN401 - vLLM's type, which is loose
+        """What vLLM is told of an adapter; None for the model itself."""
+        ...
+
+    def release(self, session: VLLMSession) -> None:
+        """The session has ended."""
+        ...
+
+
 class VLLMSession:
     """One prompt; what it computed lives in vLLM's prefix cache."""
 
-    def __init__(self, engine: VLLMEngine, artifact: Artifact, prompt: Prompt) -> None:
+    def __init__(self, engine: SessionEngine, artifact: Artifact, prompt: Prompt) -> None:
         self.artifact = artifact
         self.stats = SessionStats(prompt_tokens=len(prompt.ids))
         self._engine = engine

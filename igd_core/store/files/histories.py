@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from igd_core.store.base import Event
+from igd_core.store.events import Event
 from igd_core.store.names import require_event, require_user_id
 
 if TYPE_CHECKING:

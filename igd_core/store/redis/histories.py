@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
-from igd_core.store.base import Event
+from igd_core.store.events import Event
 from igd_core.store.names import require_event, require_result_key, require_user_id
 from igd_core.store.redis.scripts import APPEND
 

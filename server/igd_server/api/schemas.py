@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
 from igd_core.search.recommender import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
-from igd_core.store.base import MAX_USER_ID_CHARS
+from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.user_ids import user_id_of
 
 MAX_HISTORY = 100_000

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, PlainValidator
 
-from igd_core.store.base import MAX_EVENT_ID_CHARS
+from igd_core.store.events import MAX_EVENT_ID_CHARS
 from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 from igd_server.api.schemas import PRINTABLE, AnyUserId, ItemId, RequestWarning, UserId, _Request, _Response
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from igd_core.store.base import MAX_USER_ID_CHARS
+from igd_core.store.events import MAX_USER_ID_CHARS
 
 _DOTS = frozenset({".", ".."})
 

@@ -17,11 +17,12 @@ from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
 from igd_server.catalogues.attempts import Attempts
-from igd_server.catalogues.following import LiveCatalogue, Surroundings
+from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.heap import keep_giving_back_free_memory
 from igd_server.catalogues.loaded import LoadedVersions
-from igd_server.catalogues.opening import Loader, OpenedModel, ServedCatalogue, open_model, warmed
-from igd_server.catalogues.takeover import TrialRules
+from igd_server.catalogues.opening import Loader, OpenedModel, open_model, warmed
+from igd_server.catalogues.served import ServedCatalogue
+from igd_server.catalogues.takeover import FleetMember, TrialRules
 from igd_server.catalogues.version_folder import VersionFolder
 from igd_server.observe.metrics import Metrics
 
@@ -200,7 +201,7 @@ class Deployment:
 
     async def _start_live(self) -> None:
         model, versions = await self._start_model()
-        around = Surroundings(
+        around = FleetMember(
             store=self._store,
             loader=Loader(model, versions, self._read_artifact),
             versions=versions,

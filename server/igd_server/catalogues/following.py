@@ -6,24 +6,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from igd_core.errors import InputError, QueryError, StoreError, StoreUnavailable
 from igd_server.catalogues.refusals import Refusal, Refusals
-from igd_server.catalogues.takeover import Takeover, TrialRules, Turn, Wait
+from igd_server.catalogues.takeover import FleetMember, Takeover, Turn, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from igd_core.store.base import ArtifactStore
     from igd_core.store.pointers import PointerMove
     from igd_server.catalogues.attempts import Attempts
-    from igd_server.catalogues.loaded import LoadedVersions
-    from igd_server.catalogues.opening import Loader, ServedCatalogue
+    from igd_server.catalogues.served import ServedCatalogue
     from igd_server.catalogues.version_folder import VersionFolder
-    from igd_server.observe.metrics import Metrics
 
 Source: TypeAlias = Literal["store", "disk"]
 
@@ -41,29 +38,6 @@ _NOT_FETCHED = "the published version cannot be brought to this machine"
 _log = logging.getLogger("igd.server")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the live catalogues of one server share.
-
-    Attributes:
-        store: where the pointers are.
-        loader: brings versions into the engine.
-        versions: those that are in it.
-        metrics: told of swaps and refusals.
-        holder: this server's name in the store.
-        poll_s: seconds between looks at a pointer.
-        rules: how new versions are tried.
-    """
-
-    store: ArtifactStore
-    loader: Loader
-    versions: LoadedVersions
-    metrics: Metrics
-    holder: str
-    poll_s: float
-    rules: TrialRules
-
-
 class LiveCatalogue:
     """Serves what the pointer names, or else what it served before.
 
@@ -79,7 +53,7 @@ class LiveCatalogue:
         waiting: for what the version published waits, for people.
     """
 
-    def __init__(self, name: str, folder: VersionFolder, attempts: Attempts, around: Surroundings) -> None:
+    def __init__(self, name: str, folder: VersionFolder, attempts: Attempts, around: FleetMember) -> None:
         """Touch nothing yet."""
         self.name = name
         self.served: ServedCatalogue | None = None

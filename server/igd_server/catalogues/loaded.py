@@ -11,7 +11,7 @@ from igd_server.catalogues.heap import give_back_free_memory
 
 if TYPE_CHECKING:
     from igd_core.search.engine import Engine
-    from igd_server.catalogues.opening import ServedCatalogue
+    from igd_server.catalogues.served import ServedCatalogue
 
 _LONGEST_UNLOAD_S = 5.0
 

@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import ArtifactError, EngineError
 from igd_core.search.recommender import MAX_K, Query, Recommender
+from igd_server.catalogues.served import ServedCatalogue
 from igd_server.catalogues.titles import TitleSearch
-from igd_server.catalogues.watch import AnswerWatch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.catalogue.attribute_types import AttributeType
-    from igd_core.catalogue.items import Catalogue
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.search.engine import Engine
-    from igd_core.search.identity import ModelIdentity
     from igd_server.catalogues.loaded import LoadedVersions
     from igd_server.settings import Settings
 
@@ -45,56 +42,6 @@ class OpenedModel:
     token_texts: Callable[[str, Sequence[int]], list[str]]
     adapters: tuple[str, ...] = ()
     tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedCatalogue:
-    """One catalogue version, warm; a request keeps the one that it began with.
-
-    Attributes:
-        name: under which it is served; its artefact may have been built under another.
-        recommender: its artefact on the engine.
-        titles: the search through its titles.
-        token_texts: of a text and the token ids of its path, what each token reads as.
-        attributes: types of what items can be filtered by, by name.
-        loaded_at: when it took over.
-        watch: counts the model's answers and its faults.
-        untuned: why the model (under None), or the model under an adapter, is not tuned for it; without those that are.
-    """
-
-    name: str
-    recommender: Recommender
-    titles: TitleSearch
-    token_texts: Callable[[str, Sequence[int]], list[str]]
-    attributes: Mapping[str, AttributeType]
-    loaded_at: datetime
-    watch: AnswerWatch = field(default_factory=AnswerWatch)
-    untuned: Mapping[str | None, str] = field(default_factory=dict)
-
-    @property
-    def version(self) -> str:
-        """Its artefact's content hash."""
-        return self.recommender.artifact.version
-
-    @property
-    def artifact(self) -> Artifact:
-        """Its artefact."""
-        return self.recommender.artifact
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """Its items."""
-        return self.recommender.artifact.catalogue
-
-    @property
-    def model_id(self) -> str:
-        """The checkpoint's name."""
-        return self.recommender.engine.model_id
-
-    @property
-    def model(self) -> ModelIdentity:
-        """What its answers depend on beside the artefact and the request."""
-        return self.recommender.engine.identity
 
 
 def open_model(settings: Settings) -> OpenedModel:

@@ -21,11 +21,14 @@ from igd_server.catalogues.attempts import SERVING
 from igd_server.catalogues.refusals import Refusal
 
 if TYPE_CHECKING:
+    from igd_core.store.base import ArtifactStore
     from igd_core.store.trials import Verdict
     from igd_server.catalogues.attempts import Attempt, Attempts
-    from igd_server.catalogues.following import Surroundings
+    from igd_server.catalogues.loaded import LoadedVersions
+    from igd_server.catalogues.opening import Loader
     from igd_server.catalogues.version_folder import VersionFolder
     from igd_server.catalogues.watch import AnswerWatch
+    from igd_server.observe.metrics import Metrics
 
 LIVES = 3
 """Attempts that may die before a version is given up that has proved itself here, or that is all there is."""
@@ -52,6 +55,29 @@ class TrialRules:
     hold: bool
     spread_s: float
     lease_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetMember:
+    """This server as one of a fleet: what its live catalogues share.
+
+    Attributes:
+        store: where the pointers are.
+        loader: brings versions into the engine.
+        versions: those that are in it.
+        metrics: told of swaps and refusals.
+        holder: this server's name in the store.
+        poll_s: seconds between looks at a pointer.
+        rules: how new versions are tried.
+    """
+
+    store: ArtifactStore
+    loader: Loader
+    versions: LoadedVersions
+    metrics: Metrics
+    holder: str
+    poll_s: float
+    rules: TrialRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +123,7 @@ class _OnTrial:
 class Takeover:
     """Turns, attempts and trials of one catalogue on one server."""
 
-    def __init__(self, name: str, attempts: Attempts, folder: VersionFolder, around: Surroundings) -> None:
+    def __init__(self, name: str, attempts: Attempts, folder: VersionFolder, around: FleetMember) -> None:
         """Touch nothing yet."""
         self._name = name
         self._attempts = attempts

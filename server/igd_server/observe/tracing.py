@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from igd_core.errors import InputError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
@@ -59,20 +57,3 @@ class _Unrecorded:
 
 UNRECORDED: Span = _Unrecorded()
 _NOTHING = contextlib.nullcontext(UNRECORDED)
-
-
-def open_tracing(endpoint: str | None) -> Tracing:
-    """Tracing to an OTLP collector over HTTP, or none.
-
-    Raises:
-        InputError: the OpenTelemetry packages are not installed.
-    """
-    if endpoint is None:
-        return Tracing()
-    try:
-        from igd_server.observe.otlp import OtlpTracing
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"otlp_endpoint: {error.name} is not installed: pip install 'igd-recommender[tracing]'"
-        ) from None
-    return OtlpTracing(endpoint)

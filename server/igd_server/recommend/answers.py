@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from igd_core.search.recommender import RecommendedItem as RankedItem
     from igd_core.search.session import SessionStats
-    from igd_server.catalogues.opening import ServedCatalogue
+    from igd_server.catalogues.served import ServedCatalogue
 
 _ITEMS = TypeAdapter(list[RecommendedItem])
 _ITEM_IDS = TypeAdapter(list[str])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from igd_core.errors import QueryError
-from igd_core.store.base import Event
+from igd_core.store.events import Event
 from igd_core.timestamps import iso_of, latest_us
 from igd_server.api.user_ids import forms_of
 

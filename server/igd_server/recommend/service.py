@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from igd_core.search.recommender import Query
     from igd_server.api.schemas import RecommendationRequest, Source, WarningCode
-    from igd_server.catalogues.opening import ServedCatalogue
+    from igd_server.catalogues.served import ServedCatalogue
     from igd_server.observe.metrics import Metrics
     from igd_server.recommend.attribution import Attribution
     from igd_server.recommend.cache import ResultCache

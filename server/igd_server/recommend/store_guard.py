@@ -14,7 +14,8 @@ from igd_core.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from igd_core.store.base import Event, HistoryStore, ResultStore
+    from igd_core.store.base import HistoryStore, ResultStore
+    from igd_core.store.events import Event
 
     class GuardedStore(HistoryStore, ResultStore, Protocol):
         """What requests need of a store."""

@@ -16,7 +16,7 @@ from parquet_lies import understated
 
 from igd_core.artifact import Manifest, load_artifact
 from igd_core.artifact.bounds import most_unpacked
-from igd_core.artifact.manifest import PartRecord
+from igd_core.artifact.counts import PartRecord
 from igd_core.errors import ArtifactError
 
 if TYPE_CHECKING:

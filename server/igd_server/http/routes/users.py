@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response, status
 
-from igd_core.store.base import MAX_USER_ID_CHARS
+from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.problems import (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from igd_server.api.user_ids import forms_of, user_id_of
 
-from igd_core.store.base import MAX_USER_ID_CHARS, Event
+from igd_core.store.events import MAX_USER_ID_CHARS, Event
 
 if TYPE_CHECKING:
     from films import Run, Running

@@ -15,7 +15,7 @@ from films import HOSTILE_TITLE, RecordingEngine
 from igd_server.http.keys import KeyFile, NewKey, make_key, write_keys
 from igd_server.observe.logs import JsonFormatter
 
-from igd_core.store.base import MAX_USER_ID_CHARS
+from igd_core.store.events import MAX_USER_ID_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from film_apps import ask, running
+from igd_server.observe.open_tracing import open_tracing
 from igd_server.observe.otlp import OtlpTracing
-from igd_server.observe.tracing import Tracing, open_tracing
+from igd_server.observe.tracing import Tracing
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from igd_core.errors import InputError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import httpx
     from films import Run, Running
 
-    from igd_core.store.base import Event
+    from igd_core.store.events import Event
 
 NOON = "2026-01-31T12:00:00Z"
 NOON_MS = 1_769_860_800_000
