@@ -14,8 +14,9 @@ from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
+from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.recipes import Recipe, prepare_recipe, read_config, read_recipe, recipe_names
-from igd_core.tuning.run import RunInputs, tune
+from igd_core.tuning.run import tune
 from igd_core.tuning.settings import PRECISIONS, SCHEDULES, LoraSettings, TuningSettings
 from igd_core.tuning.weights import WEIGHTINGS
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from igd_core.datasets.arrays import text_array
+from igd_core.datasets.dialect import MAX_CELL_CHARS
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from igd_core.datasets.dialects import Dialect
+    from igd_core.datasets.dialect import Dialect
     from igd_core.datasets.faults import Faults
 
-MAX_CELL_CHARS = 16 << 20
-"""A longer cell is a quote that is never closed, or nothing that a recommender can use."""
 MAX_LINE_CHARS = 64 << 20
 _BLOCK_CHARS = 1 << 20
 _UNREADABLE = "a double quote is opened and never closed, or a cell is longer than"

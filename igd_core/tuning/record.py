@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.datasets.sources import Source
 from igd_core.engines.embedded.adapters import WEIGHTS_FILE
-from igd_core.engines.identity import FINGERPRINT_LENGTH, FolderDigests
+from igd_core.engines.identity import FolderDigests
 from igd_core.errors import DataError, InputError, TuningError
+from igd_core.search.identity import FINGERPRINT_LENGTH
 from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from igd_core.artifact import Artifact
-    from igd_core.tuning.run import RunInputs, TuningData
+    from igd_core.tuning.inputs import RunInputs, TuningData
 
 RECORD = "run.json"
 RECORD_FORMAT = "igd-run"

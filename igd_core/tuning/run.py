@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,10 @@ from igd_core.artifact import load_artifact
 from igd_core.catalogue.tokenization import require_same_tokenizer
 from igd_core.datasets.readers import read_interactions
 from igd_core.datasets.rows import HistoryRows, newest_rows
-from igd_core.datasets.sources import DEFAULT_READING, Reading
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.errors import DataError, TuningError
-from igd_core.tuning.examples import Examples, PackLimits, make_examples
+from igd_core.tuning.examples import PackLimits, make_examples
+from igd_core.tuning.inputs import RunInputs, TuningData
 from igd_core.tuning.record import RECORD, new_record, read_record, require_base_of_adapter, require_same, rows_record
 from igd_core.whole_files import write_json
 
@@ -36,54 +36,6 @@ if TYPE_CHECKING:
     from igd_core.tuning.backbone import Backbone
     from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.trainer import IGDTrainer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInputs:
-    """Where everything comes from and goes to.
-
-    Attributes:
-        artifact: directory of the artefact.
-        train: history rows to tune on.
-        valid: history rows to stop by.
-        out: the run's folder.
-        model: checkpoint to start from; None with ``from_config``.
-        adapter: directory of an adapter of that checkpoint to go on from.
-        tokenizer: directory of the tokenizer of a model from scratch, or of ``model``'s own with tokens added.
-        device: ``auto``, ``cpu``, ``cuda``.
-        on_unknown: what happens to a row whose target is not in the catalogue, ``error`` or ``drop``.
-        reading: how both files of rows are to be read.
-    """
-
-    artifact: Path
-    train: Path | Source
-    valid: Path | Source
-    out: Path
-    model: str | None = None
-    adapter: Path | None = None
-    tokenizer: Path | None = None
-    device: str = "auto"
-    on_unknown: str = "error"
-    reading: Reading = DEFAULT_READING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuningData:
-    """The rows of a run.
-
-    Attributes:
-        train: to tune on.
-        valid: to stop by.
-        dropped: rows left out because their target is not in the catalogue.
-        bad_rows: rows left out because they cannot be used.
-        notes: what a person should know of how the files were read.
-    """
-
-    train: Examples
-    valid: Examples
-    dropped: int
-    bad_rows: int = 0
-    notes: Sequence[str] = ()
 
 
 def tune(

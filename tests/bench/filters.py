@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.artifact import Artifact
-from igd_core.artifact.manifest import Counts, Manifest
+from igd_core.artifact.counts import Counts
+from igd_core.artifact.manifest import Manifest
 from igd_core.catalogue.conditions import conditions_of
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
 from igd_core.catalogue.items import Catalogue, prior

@@ -25,7 +25,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.tuning.backbone import Backbone, load_backbone
-from igd_core.tuning.run import RunInputs, TuningData, read_data
+from igd_core.tuning.inputs import RunInputs, TuningData
+from igd_core.tuning.run import read_data
 from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import CheckpointFolder, IGDTrainer
 

@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError, ModelError, TuningError
 from igd_core.tuning import loss
+from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.merge import merge_run
-from igd_core.tuning.run import RunInputs, tune
+from igd_core.tuning.run import tune
 from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import IGDTrainer
 
