@@ -5,12 +5,13 @@ import difflib
 import math
 import random
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of, attribute_type
@@ -21,8 +22,11 @@ from igd_core.errors import QueryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeAlias
 
     from igd_core.catalogue.items import MetadataValue
+
+    Catalogue: TypeAlias = tuple[dict[str, AttributeType], dict[str, list[MetadataValue]]]
 
 # Few values, so that conditions meet items; and those that computers mix up.
 DAYS = st.dates(datetime.date(1, 1, 1), datetime.date(9999, 12, 31)) | st.sampled_from(
@@ -50,6 +54,7 @@ ASKED: dict[BaseType, st.SearchStrategy[Any]] = {
     "integer": VALUES["integer"] | st.sampled_from([1.0, -0.0, 2**63, 2**64 + 1, -(2**70)]),
     "number": VALUES["number"] | st.sampled_from([2**53 + 1, 2**63, 10**300]),
 }
+MOSTLY: st.SearchStrategy[Any] = st.sampled_from([True, True, True, False])
 BOUNDS = {**ASKED, "integer": ASKED["integer"] | st.sampled_from([0.5, -1.5, 1e300, -1e300])}
 
 
@@ -88,44 +93,68 @@ def holds(base: BaseType, asked: Any, item: MetadataValue) -> bool:
 
 
 @st.composite
-def catalogues(draw: st.DrawFn) -> tuple[dict[str, AttributeType], dict[str, list[MetadataValue]]]:
+def catalogues(draw: st.DrawFn) -> Catalogue:
     """Attributes of all types, one of them named as an operator is."""
-    count = draw(st.integers(1, 8))
+    count = draw(st.integers(1, 8) | st.integers(4, 8))
     types, columns = {}, {}
     for name in draw(st.lists(st.sampled_from(["x", "y", "gte"]), min_size=1, unique=True)):
         types[name] = kind = AttributeType(base=draw(st.sampled_from(BASE_TYPES)), is_list=draw(st.booleans()))
         one = VALUES[kind.base]
-        value = st.none() | (st.lists(one, max_size=3).map(tuple) if kind.is_list else one)
-        columns[name] = draw(st.lists(value, min_size=count, max_size=count))
+        value: st.SearchStrategy[Any] = st.lists(one, max_size=3).map(tuple) if kind.is_list else one
+        columns[name] = [draw(value) if draw(MOSTLY) else None for _ in range(count)]
     return types, columns
 
 
-def parts(base: BaseType) -> st.SearchStrategy[Any]:
-    several = st.lists(ASKED[base], min_size=1, max_size=3)
-    others = {"any_of": several, "none_of": several, "exists": st.booleans()}
-    operators = st.fixed_dictionaries({}, optional=others).filter(bool)
-    if base != "boolean":
-        one_bound = st.sampled_from(["gte", "gt", "lte", "lt"]).flatmap(
-            lambda name: st.fixed_dictionaries({name: BOUNDS[base]})
-        )
-        bounds = st.fixed_dictionaries({}, optional=dict.fromkeys(("gte", "gt", "lte", "lt"), BOUNDS[base]))
-        operators |= one_bound | st.builds(lambda one, more: {**more, **one}, one_bound, bounds)
-    return ASKED[base] | several | operators
+@st.composite
+def parts(draw: st.DrawFn, base: BaseType, column: list[MetadataValue]) -> Any:
+    """One attribute's part of a filter; three of four values in it are items' own, or most filters admit none."""
+    own: list[Any] = [
+        one for value in column for one in (value if isinstance(value, tuple) else (value,)) if one is not None
+    ]
+
+    def values(others: st.SearchStrategy[Any], least: int, most: int) -> list[Any]:
+        count = draw(st.integers(least, most))
+        return [draw(st.sampled_from(own) if draw(MOSTLY) and own else others) for _ in range(count)]
+
+    ordered = [] if base == "boolean" else ["gte", "gt", "lt", "lte"]
+    forms = ["one value", "a list", "any operators", *(["a range"] * 3 if ordered else ["any operators"])]
+    form = draw(st.sampled_from(forms))
+    if form in ("one value", "a list"):
+        return values(ASKED[base], 1, 1)[0] if form == "one value" else values(ASKED[base], 1, 3)
+    operators = ordered if form == "a range" else ["any_of", "none_of", "exists", *ordered]
+    names = draw(st.lists(st.sampled_from(operators), min_size=1, max_size=2, unique=True))
+    part: dict[str, Any] = {name: values(ASKED[base], 1, 3) for name in ("any_of", "none_of") if name in names}
+    if "exists" in names:
+        part["exists"] = draw(st.booleans())
+    bounds = [name for name in ordered if name in names]
+    ends = values(BOUNDS[base], len(bounds), len(bounds))
+    if draw(MOSTLY):  # a range that can hold something
+        ends.sort(key=lambda value: key(base, value))
+    return {**part, **dict(zip(bounds, ends, strict=True))}
+
+
+@st.composite
+def filters(
+    draw: st.DrawFn, types: Mapping[str, AttributeType], columns: Mapping[str, list[MetadataValue]]
+) -> dict[str, Any]:
+    """Of one attribute mostly: each further one admits less, and of none nothing is asked."""
+    least, most = draw(st.sampled_from([(1, 1), (1, 1), (1, 1), (1, 1), (1, 3), (0, 0)]))
+    names = draw(st.lists(st.sampled_from(sorted(types)), unique=True, min_size=least, max_size=most))
+    return {name: draw(parts(types[name].base, columns[name])) for name in names}
 
 
 @settings(max_examples=150)
 @given(data=st.data(), catalogue=catalogues())
-def test_matching_equals_looking_at_every_item(
-    data: st.DataObject, catalogue: tuple[dict[str, AttributeType], dict[str, list[MetadataValue]]]
-) -> None:
+def test_matching_equals_looking_at_every_item(data: st.DataObject, catalogue: Catalogue) -> None:
     types, columns = catalogue
-    written = data.draw(st.fixed_dictionaries({}, optional={name: parts(kind.base) for name, kind in types.items()}))
+    written = data.draw(filters(types, columns))
     index = AttributeIndex(columns, types)
     try:
         conditions = conditions_of(written, types)
     except QueryError as error:
         if "no value can be both" not in str(error):  # a range whose lower bound is above its upper one
             raise
+        event("refused")
         return
     count = len(next(iter(columns.values())))
     expected = [
@@ -133,6 +162,8 @@ def test_matching_equals_looking_at_every_item(
         for row in range(count)
         if written and all(holds(types[name].base, asked, columns[name][row]) for name, asked in written.items())
     ]
+    outcome = "none" if not expected else "all" if len(expected) == count else "some"
+    event(f"admits {outcome}")
     assert index.matching(conditions).tolist() == expected
     # What Arrow stores answers as what Python holds.
     stored = {name: ColumnValues(array_of(column, types[name])) for name, column in columns.items()}
@@ -151,6 +182,24 @@ def test_matching_equals_looking_at_every_item(
     }
     unknown = index.unknown_values(conditions)
     assert sum(len(found.values) for found in unknown) == len(named - held)
+
+
+def test_most_filters_drawn_here_admit_some_items_and_not_all() -> None:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=80, database=None, derandomize=True)
+    @given(data=st.data(), catalogue=catalogues())
+    def look(data: st.DataObject, catalogue: Catalogue) -> None:
+        types, columns = catalogue
+        try:
+            conditions = conditions_of(data.draw(filters(types, columns)), types)
+        except QueryError:
+            return
+        admitted = len(AttributeIndex(columns, types).matching(conditions))
+        outcomes["none" if not admitted else "all" if admitted == len(next(iter(columns.values()))) else "some"] += 1
+
+    look()
+    assert outcomes["some"] > outcomes.total() / 2, outcomes
 
 
 @pytest.mark.parametrize("base", ["text", "integer", "number", "date", "datetime"])
