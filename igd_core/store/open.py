@@ -20,7 +20,7 @@ def open_store(url: str, *, options: StoreOptions | None = None) -> Store:
 
     ``memory://`` · ``file:///DIRECTORY`` · ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`` ·
     ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DATABASE]`` · ``redis+cluster://HOST:PORT,HOST:PORT``; with
-    ``rediss`` in the place of ``redis`` for TLS. See docs/store.md for options behind a ``?``.
+    ``rediss`` in the place of ``redis`` for TLS. See docs/how-to/redis.md for options behind a ``?``.
 
     Raises:
         InputError: no such kind of store, or an address that cannot be used; without the password.

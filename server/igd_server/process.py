@@ -39,7 +39,7 @@ _log = logging.getLogger("igd.server")
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; see docs/operations.md for what happens when.
+    """Serve until SIGTERM or SIGINT, then drain; see docs/how-to/operate.md for what happens when.
 
     Raises:
         InputError: an address cannot be listened on.

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         model: a checkpoint's directory, or a hub's ``owner/name``.
         engine: what runs the model: ``tree``, the embedded engine, or ``vllm``.
         adapters: LoRA adapters of the model that variants may name, as ``tuned=DIR,other=DIR``.
-        vllm: how vLLM is started, as JSON: ``{"max_model_len": 2048}``; see docs/vllm.md.
+        vllm: how vLLM is started, as JSON: ``{"max_model_len": 2048}``; see docs/how-to/vllm.md.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
         dtype: of the weights; ``auto`` is bfloat16 on CUDA, float32 elsewhere.
         cache_bytes: the embedded engine's budget for key-value caches of past prompts, bytes; 0 keeps none.

@@ -1,6 +1,6 @@
 """Every causal-LM class of the installed transformers: is a tiny random checkpoint of it served right, or refused?
 
-    python tests/bench/architectures.py [--only llama gpt2] [--out docs/architectures.md]
+    python tests/bench/architectures.py [--only llama gpt2] [--out docs/reference/architectures.md]
 
 Each checkpoint is saved, loaded as `igd serve` loads one, and asked: ten titles of history, then others that share a
 part of them, so that cached prompts are used. Every log-probability of every answer is compared with plain passes of
@@ -321,7 +321,7 @@ must say what the model's own passes say, or the checkpoint is refused by one li
 for every causal-LM class of transformers of which a tiny random checkpoint can be made. Each answer of a class that is
 served was compared with plain passes of transformers, token by token; it agrees within {TOLERANCE_NATS:g} nats. Made by
 
-    python tests/bench/architectures.py --out docs/architectures.md
+    python tests/bench/architectures.py --out docs/reference/architectures.md
 
 {how}, with transformers {transformers.__version__} and torch {torch.__version__}: {counts["right"]} right, \
 {counts["refused"]} refused, {counts["WRONG"]} wrong; of {len(found) - sum(counts.values())} none was made.

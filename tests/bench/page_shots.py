@@ -1,4 +1,4 @@
-"""The screenshots of the page in docs/: ``igd demo`` in one terminal, then ``python tests/bench/page_shots.py``.
+"""The screenshots of the page in docs/images: ``igd demo`` in one terminal, then ``python tests/bench/page_shots.py``.
 
 Needs Debian's ``chromium``. A history by title, alpha 0.5, and a token's numbers: light, dark, and on a phone.
 """
@@ -66,7 +66,7 @@ async def shoot(browser: Browser, origin: str, name: str, options: dict[str, Any
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--origin", default="http://127.0.0.1:8000")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "images")
     args = parser.parse_args()
     expect.set_options(timeout=PATIENCE_MS)
     async with chromium() as browser:

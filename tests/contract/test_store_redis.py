@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from igd_core.store.base import Store
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "store.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "how-to" / "redis.md"
 # On a busy machine a write with its fsync may take longer: only what is about waiting in vain waits this short.
 QUICK_S = 0.25
 PATIENCE_S = 1.0  # with the tests of five others on the same two cores

@@ -136,7 +136,7 @@ async def test_redis_asks_for_the_password_and_its_user_may_do_what_the_store_do
     assert started.check(REDISCLI_AUTH="wrong") != 0
     assert started.check(REDISCLI_AUTH="") != 0
     assert PASSWORD not in " ".join(psutil.Process(started.process.pid).cmdline())
-    documented = PERMISSIONS.search((DEPLOY.parent / "docs" / "store.md").read_text(encoding="utf-8"))
+    documented = PERMISSIONS.search((DEPLOY.parent / "docs" / "how-to" / "redis.md").read_text(encoding="utf-8"))
     assert documented is not None
     assert f"{documented[0]} +info" in " ".join(started.deployed.command)
     store = open_store(started.url)

@@ -2,7 +2,7 @@
 
 Each node to expand is one vLLM request: prompt, path and forced chain are its prompt, and one token is all it makes.
 The requests of a round share one engine step, with those of other recommendations, and vLLM's prefix cache keeps them
-from computing their common prompt again. docs/vllm.md has the recipe and its traps.
+from computing their common prompt again. docs/how-to/vllm.md has the recipe and its traps.
 """
 
 from __future__ import annotations

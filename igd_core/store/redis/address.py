@@ -52,7 +52,7 @@ class RedisAddress:
 
     @staticmethod
     def parse(url: str) -> RedisAddress:
-        """Read a URL; see docs/store.md for its parts.
+        """Read a URL; see docs/how-to/redis.md for its parts.
 
         Raises:
             InputError: names the URL without its password, and what is wrong.

@@ -1,7 +1,7 @@
 """Users' events and answers to be given again, in Redis.
 
 A history is one hash, ``EVENT_ID -> TIMESTAMP_MS ITEM_ID``: with up to 512 short fields Redis keeps it as one packed
-list, and each id is there once; a sorted set beside a hash takes 1.5 to 3 times as much (docs/store.md has the sizes).
+list, and each id is there once; a sorted set beside a hash takes 1.5 to 3 times as much (docs/how-to/redis.md).
 """
 
 from __future__ import annotations

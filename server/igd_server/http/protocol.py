@@ -1,7 +1,7 @@
 """HTTP/1.1 below the app: uvicorn's protocol on httptools, with bounds on a request's head, and problem documents.
 
 httptools parses in C: a request costs a quarter of what it costs with h11 (0.14 instead of 0.55 ms on the machine that
-the figures of docs/results.md come from). What it lacks is added here. A head may have ``MAX_HEAD_BYTES``; it must be
+the figures of docs/research come from). What it lacks is added here. A head may have ``MAX_HEAD_BYTES``; it must be
 whole ``head_timeout_s`` after its first byte; a request of HTTP/1.1 names exactly one host; a client that does not
 read its answers is cut off (`slow_readers`); one address may have so many connections; and what is no HTTP is
 answered with a problem document, counted and logged as any other request, instead of with plain text.

@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own; `docs/operations.md` lists them all.
+"""Prometheus metrics, in a registry of their own; `docs/how-to/operate.md` lists them all.
 
 Label values are bounded: route templates, statuses, and names that code or settings define. What a client sends is
 never one.

@@ -72,7 +72,7 @@ def key(base: BaseType, value: Any) -> Any:
 
 
 def holds(base: BaseType, asked: Any, item: MetadataValue) -> bool:
-    """Whether one item meets one attribute's part of a filter: read from the words of docs/api.md."""
+    """Whether one item meets one attribute's part of a filter: read from the words of docs/reference/http-api.md."""
     own = [key(base, one) for one in (item if isinstance(item, tuple) else (item,)) if one is not None]
     if not isinstance(asked, dict):
         asked = {"any_of": asked if isinstance(asked, list) else [asked]}

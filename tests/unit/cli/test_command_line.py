@@ -288,7 +288,7 @@ def test_every_flag_in_a_command_of_the_documents_is_one_of_that_command() -> No
         for name, parser in action.choices.items()
     }
     found = 0
-    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = document.read_text(encoding="utf-8").replace("\\\n", " ")
         for name, rest in re.findall(r"(?<![\w/-])igd ([a-z]+)((?: [^\n`|#;&]*)?)", text):
             if name in by_command:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.tokenization import TitleTokenizer
 
 ROOT = Path(__file__).parents[3] / "deploy" / "kubernetes"
-# What the server takes after IGD_GRACE_S: background writes and spans (docs/operations.md, "Signals and stopping").
+# What the server takes after IGD_GRACE_S: background writes and spans (docs/how-to/operate.md, "Signals and stopping").
 AFTER_GRACE_S = 7
 ADAPTER = yaml.safe_load((ROOT / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
 

@@ -47,11 +47,13 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_every_alert_says_how_urgent_it_is_and_has_its_entry_in_the_runbook_and_no_entry_lacks_one() -> None:
-    entries = re.findall(r"^## (Igd\w+)$", (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8"), re.MULTILINE)
+    entries = re.findall(
+        r"^## (Igd\w+)$", (ROOT / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert [rule["alert"] for rule in alerts()] == entries
     for rule in alerts():
         assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/how-to/alerts.md#{rule['alert'].lower()}"
 
 
 def test_every_alert_fires_in_a_unit_test_of_the_rules() -> None:
@@ -61,7 +63,7 @@ def test_every_alert_fires_in_a_unit_test_of_the_rules() -> None:
 
 
 def test_rules_and_dashboard_ask_for_documented_metrics_only() -> None:
-    documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
+    documented = set(METRIC.findall((ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")))
     asked = set(METRIC.findall(DASHBOARD.read_text(encoding="utf-8")))
     for path in RULES.iterdir():
         asked |= set(METRIC.findall(path.read_text(encoding="utf-8")))

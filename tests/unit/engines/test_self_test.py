@@ -1,4 +1,4 @@
-"""What a checkpoint must prove when it is loaded: one architecture of each kind; docs/architectures.md has them all."""
+"""What a checkpoint must prove when it is loaded: one architecture of each kind: docs/reference/architectures.md."""
 
 from __future__ import annotations
 

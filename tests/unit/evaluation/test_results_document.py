@@ -1,4 +1,4 @@
-"""What docs/results*.md say that `igd compare` prints is what it prints of the ranks kept in docs/runs."""
+"""What the pages of docs/research say that `igd compare` prints is what it prints of the ranks kept in docs/runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from igd_core.cli.main import main
 from igd_core.evaluation.ranks import RANKS_FILE, read_ranks
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("results*.md")))
+DOCUMENT = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "research").glob("*.md")))
 SHOWN = re.findall(r"```sh\n(igd compare [^`]*docs/runs/[^`]*)```\n```\n([^`]*)```\n", DOCUMENT)
 KEPT = sorted(path.parent for path in (ROOT / "docs" / "runs").glob(f"*/{RANKS_FILE}"))
 

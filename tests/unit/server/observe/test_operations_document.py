@@ -1,4 +1,4 @@
-"""docs/operations.md names everything that an operator can set or see, and nothing that is not there."""
+"""docs/how-to/operate.md names everything that an operator can set or see, and nothing that is not there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.tokenization import TitleTokenizer
 
 ROOT = Path(__file__).parents[4]
-DOCUMENT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 
 
 def rows(section: str) -> list[list[str]]:
@@ -116,4 +116,4 @@ def test_links_lead_somewhere() -> None:
         if target.startswith("#"):
             assert target[1:] in headings, target
         else:
-            assert (ROOT / "docs" / target.partition("#")[0]).is_file(), target
+            assert (ROOT / "docs" / "how-to" / target.partition("#")[0]).is_file(), target
