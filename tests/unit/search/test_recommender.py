@@ -168,9 +168,17 @@ def test_popularity_gives_the_first_admitted_titles_by_their_share(
     [
         ({"year": 1980}, NUM_ITEMS, False),
         ({"year": 1980, "genres": "noir"}, NUM_ITEMS, True),
-        ({"year": [*range(1900, 1980), 1980]}, 50_000, True),
+        ({"year": [*range(1920, 2000)], "genres": {"none_of": [f"genre {n}" for n in range(100)]}}, 50_000, False),
+        (
+            {
+                "year": {"any_of": [*range(1920, 2000)], "none_of": [*range(2000, 2100)]},
+                "genres": {"none_of": [f"genre {n}" for n in range(100)]},
+            },
+            50_000,
+            True,
+        ),
     ],
-    ids=["short", "many items", "many values"],
+    ids=["short", "many items", "180 values", "280 values"],
 )
 def test_filters_that_take_long_are_made_beside_the_event_loop_and_kept(
     films: Artifact, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], long: int, beside: bool
