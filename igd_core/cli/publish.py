@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     rollback.add_argument(
         "--version",
         metavar="VERSION",
-        help="to this one (default: what was current before, not left by a rollback, and not refused by servers)",
+        help="to this one (default: what was current before, not left by a rollback, and that no server died of)",
     )
     rollback.set_defaults(run=_run(_rollback))
 

@@ -111,12 +111,12 @@ class ArtifactStore(Protocol):
         """Move the pointer back to ``version``, or to the one before, and tell those who listen.
 
         The version that is left is not returned to by a later roll-back, unless that names it
-        (`igd_core.store.pointers.Pointer`). Nor is one that a server refused or did not come back from: such versions
+        (`igd_core.store.pointers.Pointer`). Nor is one that a server did not come back from: such versions
         are passed by, and `PointerMove.passed_by` names them.
 
         Raises:
-            InputError: the version is not stored, or there is none before that servers take; or somebody else has just
-                moved the pointer.
+            InputError: the version is not stored, or there is none before that no server died of; or somebody else has
+                just moved the pointer.
         """
         ...
 

@@ -25,7 +25,7 @@ class PointerMove:
         version: that the pointer names now.
         before: that it named.
         trial: where ``version`` stands; servers do not take it where that bars it.
-        passed_by: versions that were current later than ``version`` and that servers do not take, the latest first.
+        passed_by: versions that were current later than ``version`` and that a server died of, the latest first.
     """
 
     version: str
@@ -42,7 +42,7 @@ class PointerMove:
             version=version,
             before=seen.current,
             trial=pointed_at(trials.get(version, Trial())),
-            passed_by={each: trials[each] for each in reversed(later) if each in trials and trials[each].bars},
+            passed_by={each: trials[each] for each in reversed(later) if each in trials and trials[each].is_dead},
         )
 
 
@@ -78,13 +78,15 @@ class Pointer:
         return self.past[-1] if self.past else None
 
     def returns_to(self, trials: Mapping[str, Trial]) -> str | None:
-        """The version that a roll-back goes to: the latest one before that servers still take; None if there is none.
+        """The version that a roll-back goes to: the latest one before that no server died of; None if there is none.
+
+        What a server refused may have been healed since: the pointer may move there, and servers try it again.
 
         Args:
             trials: of all versions that are stored.
         """
         before = (each for each in reversed(self.past) if each in trials and each != self.current)
-        return next((each for each in before if not trials[each].bars), None)
+        return next((each for each in before if not trials[each].is_dead), None)
 
     def moved_to(self, version: str) -> Pointer:
         """After an activation."""
@@ -96,7 +98,7 @@ class Pointer:
         return Pointer(current=version, past=tuple(past[-MAX_PAST:]))
 
     def rolled_back(self, catalogue: str, version: str | None, trials: Mapping[str, Trial]) -> Pointer:
-        """After a roll-back: to ``version``, or to the latest of those before that is stored and that servers take.
+        """After a roll-back: to ``version``, or to the latest of those before that is stored and not died of.
 
         What is left is forgotten, and so is what came between. A ``version`` that was stored later than the current one
         and not left by a roll-back is a step forward, and the current one is remembered.

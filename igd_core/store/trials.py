@@ -42,6 +42,11 @@ class Trial:
         """Whether servers do not take the version, for what one of them met with it."""
         return self.state in ("refused", "died")
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether a server did not come back from it: only an operator's word, by name, lets another try."""
+        return self.state == "died"
+
     def __str__(self) -> str:
         """For operators."""
         return f"{self.state} on {self.holder}" + (f" ({self.detail})" if self.detail else "")

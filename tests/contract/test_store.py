@@ -206,17 +206,18 @@ async def test_a_roll_back_passes_by_what_servers_do_not_take_unless_told_so_by_
     view: OpenView, versions: Sequence[Path]
 ) -> None:
     store = view()
-    good, dead, refused, current = await published(store, *versions[:4])
+    good, dead, dead_too, current = await published(store, *versions[:4])
     await store.begin_trial("small", dead, "server-1", 60)
     await store.end_trial("small", dead, "server-1", "died", "killed")
-    await store.end_trial("small", refused, "server-2", "refused", "no room")
+    await store.end_trial("small", dead_too, "server-2", "died", "no room")
+    await store.end_trial("small", good, "server-2", "refused", "may be healed")
     assert await where(view()) == (current, good), "as another process sees it"
     assert [stored.version for stored in await store.versions("small") if stored.is_previous] == [good]
     assert good not in await store.prune("small", keep=3)
     move = await view().roll_back("small")
     assert (move.version, move.before, move.trial.bars) == (good, current, False)
     assert {version: str(trial) for version, trial in move.passed_by.items()} == {
-        refused: "refused on server-2 (no room)",
+        dead_too: "died on server-2 (no room)",
         dead: "died on server-1 (killed)",
     }
     assert await where(store) == (good, None)

@@ -136,7 +136,7 @@ class RollbackRequest(_Request):
 
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         default=None,
-        description="When absent, the version that the pointer named before; one that a server refused or did not come "
+        description="When absent, the version that the pointer named before; one that a server did not come "
         "back from is passed by, unless it is named.",
     )
 
