@@ -39,8 +39,8 @@ MAX_LENGTH_PENALTY = 2.0
 _LOOKED_AT = 32
 """Most popular leaves that are looked at for each one wanted, before all that a filter admits are."""
 MANY_VALUES = 256
-"""That a filter names; looking for so many takes 5 to 10 ms. Fewer are no quicker beside an event loop: it is Python's own
-work, and who holds the interpreter keeps it for 5 ms."""
+"""That a filter names; looking for so many takes 5 to 10 ms. Fewer are no quicker beside an event loop: this is work of
+the interpreter, and whoever holds it keeps it for 5 ms."""
 _LONG = 50_000
 """Items times attributes of a filter; more take longer than handing them to a thread does (0.1 ms)."""
 _KEPT_BYTES = 16

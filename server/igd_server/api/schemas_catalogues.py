@@ -156,7 +156,7 @@ class PointerMoved(_Response):
     version: str
     before: str | None = Field(default=None, description="The version that the pointer named.")
     passed_by: list[PassedBy] | None = Field(
-        default=None, description="Versions that were current since `version`, and that servers do not take."
+        default=None, description="Versions that were current since `version`, and that a server died of."
     )
     not_taken: str | None = Field(
         default=None, description="Why servers do not take `version` and stay where they are, until it is allowed."
