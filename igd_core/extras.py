@@ -16,7 +16,6 @@ EXTRA_OF_MODULE: Final = {
     "implicit": "eval",
     "opentelemetry": "tracing",
     "vllm": "vllm",
-    **dict.fromkeys(("llguidance", "marisa_trie", "xgrammar"), "dev"),
 }
 """Each module that an extra brings, to the smallest extra that does."""
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
 from igd_core.catalogue.items import prior
+from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
 from igd_core.search.recommender import Query, Recommender
@@ -112,6 +113,18 @@ class BenchCheckpoints:
 
     plain: Checkpoint
     served: Checkpoint
+
+    @staticmethod
+    def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> BenchCheckpoints:
+        """Load the folder ``model`` both ways.
+
+        Raises:
+            IGDError: it is no checkpoint that the engine serves.
+        """
+        return BenchCheckpoints(
+            plain=load_checkpoint(model, device=device, dtype=dtype, packed=False),
+            served=load_checkpoint(model, device=device, dtype=dtype),
+        )
 
 
 def bench_decode(

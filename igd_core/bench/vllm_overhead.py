@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.bench.timing import random_nodes
+from igd_core.bench.random_nodes import random_nodes
 from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ COMMANDS = {
     "serve": ("serve", "serve recommendations over HTTP"),
     "keys": ("keys", "make, list and revoke API keys"),
     "demo": ("demo", "build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"),
-    "bench": ("bench", "measure decoding, the trie, or a running server"),
+    "bench": ("bench", "measure decoding, or a running server"),
 }
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
 
 # A block's log-softmax is a temporary. 2**20 logits (4 MiB) stay in a CPU's cache: at 1,000 rows x 49k vocabulary that
-# is 2.8x faster than one call over all rows, at 10 rows the same (`igd bench trie`). A GPU wants few large launches.
+# is 2.8x faster than one call over all rows, at 10 rows the same (`tests/bench/trie.py`). A GPU wants large launches.
 _BLOCK_LOGITS_CPU = 1 << 20
 _BLOCK_LOGITS_CUDA = 1 << 28
 

@@ -26,6 +26,7 @@ _POLL_S = 0.05
 # Spinning OpenMP threads stall by whole scheduler ticks once anything else runs: a log-softmax of 10 x 49k then takes
 # 8 ms on two busy cores instead of 0.6.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+_TESTS = Path(__file__).parents[1]
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -33,7 +34,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 class Report(Protocol):
     """Hands results to the parent; what was reported before a failure is kept."""
 
-    def __call__(self, **values: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    def __call__(self, **values: Any) -> None:
         """Add ``values``, which must be JSON-serialisable."""
 
 
@@ -96,18 +97,18 @@ def run_apart(task: str, arguments: Mapping[str, Any], limits: Limits | None = N
     """Call ``task`` in a new interpreter and wait.
 
     Args:
-        task: ``"module:function"`` of this package; called as ``function(arguments, report)``.
+        task: ``"module:function"``, as `bench.trie_tasks:prepare`; called as ``function(arguments, report)``.
         arguments: JSON-serialisable.
         limits: time and memory; the defaults of `Limits` if None.
     """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="igd-bench-") as scratch:
         result, errors = Path(scratch, "result.json"), Path(scratch, "stderr")
-        command = [sys.executable, "-m", __name__, task, json.dumps(dict(arguments)), str(result)]
+        command = [sys.executable, "-m", "bench.isolation", task, json.dumps(dict(arguments)), str(result)]
         command.append(str(math.ceil(limits.seconds) + 1))
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env={**_ENVIRONMENT, **os.environ}
+                command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=_environment()
             )
             try:
                 failure = _wait(process, limits)
@@ -118,6 +119,12 @@ def run_apart(task: str, arguments: Mapping[str, Any], limits: Limits | None = N
             failure = _why_it_ended(process.returncode, errors.read_text(errors="replace"))
         values = json.loads(result.read_text()) if result.is_file() else {}
     return Outcome(values=values, failure=failure)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with what lets a child import this module as `bench.isolation`, and the package beside it."""
+    places = [str(_TESTS), str(_TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def _wait(process: subprocess.Popen[bytes], limits: Limits) -> str | None:
@@ -152,7 +159,7 @@ def _main(task: str, arguments: str, result: str, seconds: str) -> None:
     values: dict[str, Any] = {}
     target = Path(result)
 
-    def report(**new: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    def report(**new: Any) -> None:
         values.update(new)
         partial = target.with_suffix(".partial")
         partial.write_text(json.dumps(values))

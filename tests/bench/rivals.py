@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from bench.workload import PathWorkload
     from numpy.typing import NDArray
-
-    from igd_core.bench.workload import PathWorkload
 
     Int32 = NDArray[np.int32]
 
@@ -96,7 +95,7 @@ class MarisaPrefixes:
 
 
 class _MarisaConstraint:
-    def __init__(self, trie: Any, first_tokens: list[int]) -> None:  # noqa: ANN401 - marisa_trie has no types
+    def __init__(self, trie: Any, first_tokens: list[int]) -> None:
         self._trie = trie
         self._first_tokens = first_tokens
 
@@ -183,7 +182,7 @@ class _LLGuidanceConstraint:
 
 
 class _LLGuidanceRows:
-    def __init__(self, matchers: list[Any], executor: Any, bitmask: Int32) -> None:  # noqa: ANN401 - untyped library
+    def __init__(self, matchers: list[Any], executor: Any, bitmask: Int32) -> None:
         self._matchers = matchers
         self._executor = executor
         self._bitmask = bitmask
@@ -265,7 +264,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers types it so
+def _load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,14 +1,24 @@
-"""What a catalogue, histories and answers take of Redis's memory, by its own count before and after."""
+"""What a catalogue, histories and answers take of Redis's memory: `python tests/bench/store.py --help`.
+
+By Redis's own count before and after.
+"""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import json
 import random
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from igd_core.artifact import load_artifact
-from igd_core.errors import InputError
+from igd_core.errors import IGDError, InputError
 from igd_core.store.base import StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.redis import RedisStore
@@ -17,7 +27,6 @@ from igd_core.store.redis.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
 _MADE = 1000
 _EVENTS = (10, 50, 200, 500)
@@ -54,7 +63,7 @@ async def bench_memory(url: str, artifact: Path) -> list[dict[str, Any]]:
 
 async def _write_histories(store: RedisStore, *, count: int) -> None:
     """So many events for each user: ids of 32 characters, as the server makes them, and of 8 for items."""
-    rng = random.Random(count)  # noqa: S311 - the same each time
+    rng = random.Random(count)
     for user in range(_MADE):
         events = [
             Event(
@@ -69,7 +78,7 @@ async def _write_histories(store: RedisStore, *, count: int) -> None:
 
 async def _write_answers(store: RedisStore, *, size: int) -> None:
     """Answers of so many bytes, under keys of 64 characters."""
-    rng = random.Random(size)  # noqa: S311
+    rng = random.Random(size)
     for _ in range(_MADE):
         await store.put(f"{rng.getrandbits(256):064x}", rng.randbytes(size), 86_400)
 
@@ -78,7 +87,7 @@ async def _write_answers(store: RedisStore, *, size: int) -> None:
 class _Redis:
     address: RedisAddress
 
-    async def ask(self, *command: str) -> Any:  # noqa: ANN401 - any answer
+    async def ask(self, *command: str) -> Any:
         link = Link(self.address, timeout_s=_OPTIONS.timeout_s)
         try:
             return await link.call(*command)
@@ -101,3 +110,25 @@ class _Redis:
 
 def _result(of: str, size: float) -> dict[str, Any]:
     return {"of": of, "bytes": round(size, 1), "mib_per_million": round(size * 1e6 / 2**20)}
+
+
+def main() -> None:
+    """Fill the store and print what each part took."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--store", required=True, metavar="URL", help="an empty Redis, which is filled: redis://HOST:PORT"
+    )
+    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="a catalogue to publish there")
+    parser.add_argument("--json", action="store_true", help="one object a line for each measurement")
+    args = parser.parse_args()
+    try:
+        results = asyncio.run(bench_memory(args.store, args.artifact))
+    except IGDError as error:
+        parser.error(str(error))
+    for result in results:
+        text = f"{result['of']:<24}{result['bytes']:>12,.0f} bytes{result['mib_per_million']:>12,} MiB a million"
+        sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from bench.isolation import PeakMemory
+from bench.rivals import make_rivals
+from bench.workload import ContinuationOracle, PathWorkload, random_prefixes
 
 from igd_core.artifact import load_artifact
-from igd_core.bench.isolation import PeakMemory
-from igd_core.bench.rivals import make_rivals
-from igd_core.bench.workload import ContinuationOracle, PathWorkload, random_prefixes
+from igd_core.bench.random_nodes import random_nodes
 from igd_core.search.scores import RowSettings, TrieWeights, child_scores, constrain_logits_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from igd_core.bench.isolation import Report
-    from igd_core.bench.rivals import Constraint
-    from igd_core.catalogue.trie import TokenTrie
+    from bench.isolation import Report
+    from bench.rivals import Constraint
 
 _WARM_UP = 3
 _MIN_ROUNDS = 9
@@ -81,19 +79,6 @@ def _time_kernel(logits: torch.Tensor, weights: TrieWeights, settings: Sequence[
         "constrain_logits_us": constrained,
         "constrain_logits_ratio": constrained / plain,
     }
-
-
-def random_nodes(trie: TokenTrie, rows: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Inner nodes at random depths of random paths, ``(rows,)`` int64."""
-    leaves = rng.integers(trie.num_leaves, size=rows, dtype=np.int32)
-    depths = rng.integers(np.searchsorted(trie.level_start, trie.leaf_node[leaves], side="right") - 1)
-    nodes = np.empty(rows, dtype=np.int64)
-    for depth in np.unique(depths):
-        start, end = trie.level_start[depth : depth + 2]
-        chosen = depths == depth
-        # Nodes of one depth stand in the order of their leaves.
-        nodes[chosen] = start + np.searchsorted(trie.node_first[start:end], leaves[chosen], side="right") - 1
-    return nodes
 
 
 def measure_rival(arguments: Mapping[str, Any], report: Report) -> None:

@@ -1,37 +1,37 @@
-"""`igd bench trie`: what a catalogue costs to build, keep, load and score with, beside what one would otherwise take.
+"""What a catalogue costs to build, keep, load and score with: `python tests/bench/trie.py --help`.
 
-Every measurement runs in a fresh process, so that no peak hides behind an earlier one.
+Beside it what one would otherwise take (`bench.rivals`). Every measurement runs in a fresh process, so that no peak
+hides behind an earlier one.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-from igd_core.bench.isolation import Limits, PeakMemory, run_apart
-from igd_core.bench.workload import PathArrays, PathWorkload
-from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of
-from igd_core.catalogue.trie import TokenTrie
-from igd_core.errors import IGDError
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from bench.isolation import Limits, run_apart  # noqa: E402 - from tests/, by the line above
+
+from igd_core.bench.datasets import VIDEO_GAMES_DIR  # noqa: E402
+from igd_core.cli.numbers import Real, Several, Whole  # noqa: E402
+from igd_core.errors import IGDError  # noqa: E402
+from igd_core.models import smollm2_dir  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from igd_core.bench.isolation import Report
 
 SIZES = (10_000, 100_000, 1_000_000)
 RIVALS = ("transformers", "llguidance", "xgrammar-text", "xgrammar-token")
 
 _OWN_LIMITS = Limits(seconds=1800.0, memory_mib=16384)
-_LOADS = 3
-_LONGEST_PATH = 512  # nothing is cut: a cut path would not be its title's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +100,10 @@ def _bench_ours(setup: TrieBench, n: int, scratch: Path, progress: tqdm[Any]) ->
     vocab_size = 0
     result: dict[str, Any] = {"items": n, "threads": setup.threads}
     for label, task, arguments in (
-        ("tokenise, build and save", "igd_core.bench.trie:prepare", source),
-        ("build", "igd_core.bench.trie:measure_build", {}),
-        ("load", "igd_core.bench.trie:measure_load", {}),
-        ("score kernel", "igd_core.bench.timing:measure_kernel", {"rows": list(_KERNEL_ROWS), "device": setup.device}),
+        ("tokenise, build and save", "bench.trie_tasks:prepare", source),
+        ("build", "bench.trie_tasks:measure_build", {}),
+        ("load", "bench.trie_tasks:measure_load", {}),
+        ("score kernel", "bench.timing:measure_kernel", {"rows": list(_KERNEL_ROWS), "device": setup.device}),
     ):
         progress.set_description(f"{n:,} items: {label}")
         outcome = run_apart(task, {**shared, **arguments, "vocab_size": vocab_size}, _OWN_LIMITS)
@@ -127,117 +127,8 @@ def _bench_rival(setup: TrieBench, name: str, scratch: Path, gave_up: int | None
         "threads": setup.threads,
         "seed": setup.seed,
     }
-    outcome = run_apart("igd_core.bench.timing:measure_rival", arguments, setup.limits)
+    outcome = run_apart("bench.timing:measure_rival", arguments, setup.limits)
     return {"name": name, **outcome.values, "failure": outcome.failure}
-
-
-def prepare(arguments: Mapping[str, Any], report: Report) -> None:
-    """Make titles and counts, tokenise them, save the workload, and build and save an artefact from the text.
-
-    Args:
-        arguments: ``n``, ``seed``, ``items`` (file or None), ``tokenizer_dir``, ``workload`` and ``artifact``
-            (directories to write).
-        report: receives ``tokens_per_path``, ``vocab_size``, ``tokenise`` and ``artifact``.
-    """
-    from igd_core.artifact import BuildOptions, build_artifact, save_artifact
-    from igd_core.bench.synthetic import real_titles, synthetic_titles, zipf_counts
-    from igd_core.catalogue.items import Catalogue
-    from igd_core.catalogue.tokenization import TitleTokenizer
-
-    n, seed = arguments["n"], arguments["seed"]
-    titles = synthetic_titles(real_titles(arguments["items"] and Path(arguments["items"])), n=n, seed=seed)
-    frequency = zipf_counts(n, seed=seed)
-    tokenizer = TitleTokenizer.from_directory(arguments["tokenizer_dir"])
-    memory = PeakMemory()
-    started = time.perf_counter()
-    paths = tokenizer.encode_paths(titles, max_tokens=_LONGEST_PATH)
-    tokenise = {"seconds": time.perf_counter() - started, "peak_mib": memory.peak_mib()}
-    report(tokens_per_path=len(paths.tokens) / n, vocab_size=tokenizer.vocab_size, tokenise=tokenise)
-    PathWorkload(
-        titles=titles,
-        offsets=paths.offsets,
-        tokens=paths.tokens,
-        frequency=frequency,
-        tokenizer_dir=Path(arguments["tokenizer_dir"]),
-        eos_id=tokenizer.eos_id,
-        vocab_size=tokenizer.vocab_size,
-    ).save(Path(arguments["workload"]))
-    catalogue = Catalogue.build(item_ids=[str(i) for i in range(n)], titles=titles, frequency=frequency)
-    started = time.perf_counter()
-    artifact = build_artifact(catalogue, tokenizer, BuildOptions(max_path_tokens=_LONGEST_PATH))
-    built = time.perf_counter()
-    save_artifact(artifact, Path(arguments["artifact"]))
-    saved = time.perf_counter()
-    sizes = {part.name: part.stat().st_size for part in sorted(Path(arguments["artifact"]).iterdir())}
-    report(
-        artifact={
-            "build_with_tokenisation_s": built - started,
-            "save_s": saved - built,
-            "bytes": sum(sizes.values()),
-            "bytes_per_item": sum(sizes.values()) / n,
-            "parts_bytes_per_item": {name: size / n for name, size in sizes.items()},
-        }
-    )
-
-
-def measure_build(arguments: Mapping[str, Any], report: Report) -> None:
-    """Build trie and information gain from tokenised paths; the process has imported numpy and no more.
-
-    Args:
-        arguments: ``workload`` (directory).
-        report: receives ``build``: seconds, the trie's size, ``before_mib`` (with imports, before the paths are read),
-            ``peak_mib`` and their difference ``grown_mib``.
-    """
-    memory = PeakMemory()
-    arrays = PathArrays.load(Path(arguments["workload"]))
-    started = time.perf_counter()
-    trie = TokenTrie.build(arrays.offsets, arrays.tokens)
-    sorted_at = time.perf_counter()
-    InfoGainTable.build(trie, leaf_prior_of(trie, arrays.frequency / arrays.frequency.sum()))
-    ended = time.perf_counter()
-    peak = memory.peak_mib()
-    report(
-        build={
-            "seconds": ended - started,
-            "trie_s": sorted_at - started,
-            "infogain_s": ended - sorted_at,
-            "before_mib": memory.before_mib,
-            "peak_mib": peak,
-            "grown_mib": peak - memory.before_mib,
-            "nodes": trie.num_nodes,
-            "leaves": trie.num_leaves,
-            "depth": trie.depth,
-        }
-    )
-
-
-def measure_load(arguments: Mapping[str, Any], report: Report) -> None:
-    """Open the artefact, with its files in the page cache.
-
-    Args:
-        arguments: ``artifact`` (directory).
-        report: receives ``load``: medians with and without verification, and the memory that one opened artefact added.
-    """
-    from igd_core.artifact import load_artifact
-
-    directory = arguments["artifact"]
-    memory = PeakMemory()
-    opened = [load_artifact(directory)]
-    grown = memory.peak_mib() - memory.before_mib
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(_LOADS):
-        for verify, taken in seconds.items():
-            opened.clear()  # one at a time, and its release is not timed
-            started = time.perf_counter()
-            opened.append(load_artifact(directory, verify=verify))
-            taken.append(time.perf_counter() - started)
-    report(
-        load={
-            "verified_s": float(np.median(seconds[True])),
-            "unverified_s": float(np.median(seconds[False])),
-            "grown_mib": grown,
-        }
-    )
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -274,3 +165,48 @@ def _rival_line(rival: Mapping[str, Any]) -> str:
         off = f"other tokens in {rival['rows_with_foreign']} of {rival['checked_rows']} rows"
         line += "  the token paths" if exact else f"  {off}"
     return line if rival["failure"] is None else f"{line}  {rival['failure']}"
+
+
+def _setup(args: argparse.Namespace) -> TrieBench:
+    from igd_core.engines.embedded.checkpoint import device_of
+
+    items = args.items or (VIDEO_GAMES_DIR / "items.csv" if (VIDEO_GAMES_DIR / "items.csv").is_file() else None)
+    return TrieBench(
+        tokenizer_dir=args.tokenizer or smollm2_dir(),
+        items=items,
+        rivals=tuple(name for name in args.rivals.split(",") if name not in ("", "none")),
+        limits=Limits() if args.limit is None else Limits(seconds=args.limit),
+        device=str(device_of(args.device)),
+    )
+
+
+def main() -> None:
+    """Measure each size and print it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--sizes", type=Several(Whole("sizes", least=1)), default=list(SIZES), metavar="N,N,...", help="of catalogues"
+    )
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="default: SmolLM2's")
+    parser.add_argument(
+        "--items", type=Path, metavar="FILE", help="titles to recombine (default: Video Games or ML-100K)"
+    )
+    parser.add_argument("--rivals", default=",".join(RIVALS), metavar="NAME,...", help="or none (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the score kernel's logits are (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=Real("limit", above=True, most=1e6), metavar="SECONDS", help="for one rival at one size"
+    )
+    parser.add_argument("--json", action="store_true", help="one object a line for each size")
+    args = parser.parse_args()
+    try:
+        setup = _setup(args)
+        if unknown := set(setup.rivals) - set(RIVALS):
+            parser.error(f"rivals: {', '.join(sorted(unknown))}; known are {', '.join(RIVALS)}")
+        results = bench_trie(setup, args.sizes)
+    except IGDError as error:
+        parser.error(str(error))
+    text = "\n".join(map(json.dumps, results)) if args.json else render(results)
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.synthetic import synthetic_titles
+from bench.workload import PathWorkload
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from igd_core.bench.synthetic import synthetic_titles
-from igd_core.bench.workload import PathWorkload
 from igd_core.catalogue.tokenization import TitleTokenizer
 
 EOS = "<|im_end|>"

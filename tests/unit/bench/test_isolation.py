@@ -1,8 +1,7 @@
 from pathlib import Path
 
 import pytest
-
-from igd_core.bench.isolation import Limits, PeakMemory, run_apart
+from bench.isolation import Limits, PeakMemory, run_apart
 
 TASKS = """
 import os, signal, sys, time
@@ -29,7 +28,7 @@ def crash(arguments, report):
     os.kill(os.getpid(), signal.SIGABRT)
 
 def own_peak(arguments, report):
-    from igd_core.bench.isolation import PeakMemory
+    from bench.isolation import PeakMemory
     memory = PeakMemory()
     bytearray(100 << 20)
     report(before=memory.before_mib, peak=memory.peak_mib())

@@ -4,11 +4,10 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from bench.rivals import allowed_tokens, make_rivals
+from bench.workload import ContinuationOracle, PathWorkload, random_prefixes
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-
-from igd_core.bench.rivals import allowed_tokens, make_rivals
-from igd_core.bench.workload import ContinuationOracle, PathWorkload, random_prefixes
 
 Int32: TypeAlias = NDArray[np.int32]
 DictTrie: TypeAlias = dict[int, "DictTrie"]

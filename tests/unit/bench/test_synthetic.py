@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.synthetic import WordChain, real_titles, synthetic_titles, zipf_counts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd_core.bench.synthetic import WordChain, real_titles, synthetic_titles, zipf_counts
 from igd_core.errors import DataError
 
 SOURCE = ("The Last of the Wild", "The Wild Bunch", "Night of the Hunter", "Last Night", "Hunter 2", "Wild Night 2")

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.isolation import Limits
+from bench.trie import TrieBench, _bench_rival, bench_trie, render
+from bench.workload import PathWorkload
 
-from igd_core.bench.isolation import Limits
-from igd_core.bench.timing import random_nodes
-from igd_core.bench.trie import TrieBench, _bench_rival, bench_trie, render
-from igd_core.bench.workload import PathWorkload
+from igd_core.bench.random_nodes import random_nodes
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import IGDError
 from igd_core.ids import NodeId

@@ -79,7 +79,7 @@ def test_every_command_explains_itself_with_no_extra_installed() -> None:
     words = [
         *([name] for name in COMMANDS),
         *(["data", "prepare", source] for source in ("ml-100k", "amazon", "csv")),
-        *(["bench", kind] for kind in ("decode", "passes", "trie", "serve", "store", "vllm")),
+        *(["bench", kind] for kind in ("decode", "serve", "vllm")),
         *(["tune", part] for part in ("merge", "tokenizer")),
     ]
     ends = in_a_bare_environment(["--help"], ["--version"], *([*each, "--help"] for each in words))
@@ -103,7 +103,6 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Pat
         "server": [
             ["serve", *bundle, *model],
             ["keys", "list", "--keys-file", str(tmp_path / "keys.json")],
-            ["bench", "store", *bundle, "--store", "redis://127.0.0.1:1/0"],
             ["publish", *bundle, "--store", "redis://127.0.0.1:1/0"],
         ],
         "train": [["tune", "--recipe", "small-llama", *bundle, "--out", str(tmp_path / "run")]],
