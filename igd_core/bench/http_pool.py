@@ -221,6 +221,7 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
         self._content_type = b""
         self._done: Answer | None = None
+        self._reusable = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # of a stream
@@ -244,7 +245,7 @@ class _Connection(asyncio.Protocol):
             self._finish(Answer(status=0, body=f"no HTTP: {error}".encode()), reusable=False)
             return
         if self._done is not None:
-            self._finish(self._done, reusable=parser.should_keep_alive())
+            self._finish(self._done, reusable=self._reusable)
         elif len(self._body) > _MAX_ANSWER_BYTES:
             self._finish(Answer(status=0, body=b"an answer of more than 16 MiB"), reusable=False)
 
@@ -272,3 +273,4 @@ class _Connection(asyncio.Protocol):
         parser = self._parser
         if parser is not None and (status := parser.get_status_code()) >= 200:
             self._done = Answer(status=status, body=bytes(self._body), content_type=self._content_type)
+            self._reusable = parser.should_keep_alive()  # it says no as soon as this has returned

@@ -12,6 +12,7 @@ each, costs predict the model's time with a median error of 22 %: 88 % lie withi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,18 @@ class DecodingCost:
 
     Attributes:
         artifact: whose.
-        inner: ``(n,)`` int64; nodes with children at each depth below the root, down to the end of a usual path.
-        branching: ``(n,)`` int64; of them, those with more than one child.
+        inner: nodes with children at each depth below the root, down to the end of a usual path. These and the next
+            two are tuples, not arrays: a request takes so few numbers that NumPy's calls would be most of its cost.
+        branching: of them, those with more than one child.
+        levels: the trie's ``level_start``: first node of each depth.
         calls: of the model, in a usual search.
         ordinary: tokens of an ordinary request, calls among them.
     """
 
     artifact: Artifact
-    inner: NDArray[np.int64]
-    branching: NDArray[np.int64]
+    inner: tuple[int, ...]
+    branching: tuple[int, ...]
+    levels: tuple[int, ...]
     calls: float
     ordinary: float = 1.0
 
@@ -61,8 +65,9 @@ class DecodingCost:
         degree = np.diff(trie.row_start[: trie.level_start[len(depths) + 1] + 1])
         made = DecodingCost(
             artifact=artifact,
-            inner=np.add.reduceat(degree > 0, depths, dtype=np.int64),
-            branching=np.add.reduceat(degree > 1, depths, dtype=np.int64),
+            inner=tuple(np.add.reduceat(degree > 0, depths, dtype=np.int64).tolist()),
+            branching=tuple(np.add.reduceat(degree > 1, depths, dtype=np.int64).tolist()),
+            levels=tuple(trie.level_start.tolist()),
             calls=1.0 + usual.decisions,
         )
         prompt = _frame_tokens(artifact) + template.max_history * (usual.length - 1 + len(template.bullet_ids))
@@ -89,15 +94,16 @@ class DecodingCost:
 
     def _tree_tokens(self, beams: int, *, forced: bool = True) -> float:
         if forced:
-            return _LOOK_AHEAD * int(np.minimum(self.inner, beams).sum())
-        return _UNDECIDED * int(np.minimum(self.branching, beams).sum())
+            return _LOOK_AHEAD * sum(min(nodes, beams) for nodes in self.inner)
+        return _UNDECIDED * sum(min(nodes, beams) for nodes in self.branching)
 
     def _prompt_tokens(self, history: Sequence[ItemIndex]) -> int:
         artifact, template = self.artifact, self.artifact.manifest.template
-        shown = np.asarray(template.window(history), dtype=np.int64)
-        nodes = artifact.trie.leaf_node[artifact.leaf_of_item[shown]]
-        depths = np.searchsorted(artifact.trie.level_start, nodes, side="right") - 1
-        return _frame_tokens(artifact) + int(depths.sum()) + len(shown) * (len(template.bullet_ids) - 1)
+        # Memoryviews: Python reads their numbers faster than NumPy's.
+        leaf_of_item, leaf_node = artifact.leaf_of_item.data, artifact.trie.leaf_node.data
+        shown = template.window(history)
+        depths = sum(bisect_right(self.levels, leaf_node[leaf_of_item[item]]) - 1 for item in shown)
+        return _frame_tokens(artifact) + depths + len(shown) * (len(template.bullet_ids) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

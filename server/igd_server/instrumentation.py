@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -156,13 +155,10 @@ class TracedAdmission(Admission):
         super().__init__(max_running, max_waiting, metrics=metrics)
         self._tracing = tracing
 
-    @contextlib.asynccontextmanager
-    async def slot(self, timeout_s: float, turn: Turn | None = None) -> AsyncIterator[float]:
+    async def enter(self, timeout_s: float, turn: Turn) -> str:
         """As admission's."""
-        async with contextlib.AsyncExitStack() as held:
-            with self._tracing.span("igd.queue"):
-                waited_s = await held.enter_async_context(super().slot(timeout_s, turn))
-            yield waited_s
+        with self._tracing.span("igd.queue"):
+            return await super().enter(timeout_s, turn)
 
 
 class TracedEngine:

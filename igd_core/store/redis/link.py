@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as errors
@@ -48,14 +48,19 @@ _Send = Callable[["Redis | RedisCluster"], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A Lua script; Redis knows it by its hash once it has run it."""
+    """A Lua script; Redis knows it by its hash once it has run it.
+
+    Attributes:
+        text: of the script.
+        sha: what EVALSHA calls it.
+    """
 
     text: str
+    sha: str = field(init=False)
 
-    @property
-    def sha(self) -> str:
-        """What EVALSHA calls it."""
-        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __post_init__(self) -> None:
+        """Hash the text once, not at each run."""
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Link:

@@ -81,10 +81,11 @@ class BodyMiddleware:
             context_of(exchange.scope).client_gone = True
             if not serving.cancelled():
                 serving.result()  # raises what the app raised
-        finally:  # also when the server itself cancels this request
-            serving.cancel()
-            watching.cancel()
-            await asyncio.wait((serving, watching))
+        finally:
+            watching.cancel()  # and ends by itself
+            if not serving.done():  # the server itself cancels this request
+                serving.cancel()
+                await asyncio.wait((serving, watching))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.datastructures import Headers
@@ -30,6 +29,7 @@ CLIENT_GONE = 499
 """Status of a request whose client left before its answer, in logs and metrics (nginx's number)."""
 
 _KEY = "igd.context"
+_SERVER_ERROR = INTERNAL_ERROR.status
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 _FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -82,7 +82,7 @@ def refusal(
     """
     context = context_of(scope)
     context.facts["problem"] = kind.name
-    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if kind.status >= _SERVER_ERROR:
         context.facts["cause"] = cause or detail
     return response_of(kind, kind.problem(detail, context.request_id, field=field), headers)
 
@@ -150,7 +150,7 @@ class ContextMiddleware:
         level = _level(route, status, cut="cut" in context.facts)
         if not _log.isEnabledFor(level):
             return
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status >= _SERVER_ERROR:
             context.facts.setdefault("cause", "the route answered so itself")
         fields = {
             "request_id": context.request_id,
@@ -188,11 +188,11 @@ def log_unforeseen(request_id: str, error: Exception) -> None:
 
 def _level(route: str, status: int, *, cut: bool) -> int:
     """Of a request's log line. A probe's answer is told once, when it changes (`not_ready`)."""
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR or cut:
+    if status == _SERVER_ERROR or cut:
         return logging.ERROR
     if route in _QUIET_ROUTES:
         return logging.DEBUG
-    return logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+    return logging.WARNING if status >= _SERVER_ERROR else logging.INFO
 
 
 async def _nothing_more() -> Message:

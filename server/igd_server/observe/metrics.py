@@ -6,6 +6,7 @@ never one.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -66,6 +67,7 @@ class Metrics:
         self._count_requests()
         self._count_answers()
         self._count_store()
+        self._remember_series()
         self._coverage = Coverage(registry)
 
     def _count_requests(self) -> None:
@@ -213,6 +215,16 @@ class Metrics:
             buckets=_LOAD_SECONDS,
         )
 
+    def _remember_series(self) -> None:
+        """By their labels, those that every request adds to: prometheus_client takes 1.8 us to find one, of a dozen."""
+        self._requests_of = functools.cache(self._requests.labels)
+        self._duration_of = functools.cache(self._duration.labels)
+        self._recommendations_of = functools.cache(self._recommendations.labels)
+        self._untuned_of = functools.cache(self._untuned.labels)
+        self._lookups_of = functools.cache(self._lookups.labels)
+        self._store_calls_of = functools.cache(self._store_calls.labels)
+        self._store_seconds_of = functools.cache(self._store_seconds.labels)
+
     def watch_catalogues(self, names: Iterable[str], gauges: Collector) -> None:
         """Show ``gauges`` of what is served, asked at each scrape; and that no version of ``names`` was refused yet."""
         for name, reason in itertools.product(names, get_args(VersionRefusalReason)):
@@ -233,8 +245,8 @@ class Metrics:
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request."""
-        self._requests.labels(route, str(status)).inc()
-        self._duration.labels(route).observe(seconds)
+        self._requests_of(route, str(status)).inc()
+        self._duration_of(route).observe(seconds)
 
     def request_began(self) -> None:
         """Count a request as running."""
@@ -283,11 +295,11 @@ class Metrics:
 
     def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
         """Count an answer; ``variant`` is "" where none are set."""
-        self._recommendations.labels(source, variant, catalogue).inc()
+        self._recommendations_of(source, variant, catalogue).inc()
 
     def observe_untuned(self, *, variant: str, catalogue: str) -> None:
         """Count an answer of a model that was not tuned for its catalogue."""
-        self._untuned.labels(variant, catalogue).inc()
+        self._untuned_of(variant, catalogue).inc()
 
     def observe_items(self, served: Shown, item_ids: bytes) -> None:
         """Note which items an answer showed, a JSON array."""
@@ -305,7 +317,7 @@ class Metrics:
 
     def observe_cache(self, outcome: CacheOutcome) -> None:
         """Count where an answer was looked for."""
-        self._lookups.labels(outcome).inc()
+        self._lookups_of(outcome).inc()
 
     def observe_events(self, outcome: EventOutcome, number: int) -> None:
         """Count events of one request."""
@@ -321,8 +333,8 @@ class Metrics:
 
     def observe_store(self, operation: str, outcome: Outcome, seconds: float) -> None:
         """Count a call of the store; ``operation`` is a method's name."""
-        self._store_calls.labels(operation, outcome).inc()
-        self._store_seconds.labels(operation).observe(seconds)
+        self._store_calls_of(operation, outcome).inc()
+        self._store_seconds_of(operation).observe(seconds)
         if outcome != "cancelled":
             self._store_up.set(outcome != "unavailable")
 

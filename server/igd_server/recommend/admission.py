@@ -118,15 +118,9 @@ class Admission:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         turn = Turn() if turn is None else turn
-        caller = turn.callers[0]
-        if self._has_room(caller):
-            self._refuse_if_crowded(timeout_s, turn)
-            self._queue.accounts.begin(caller)
-            self._take(caller, turn)
-        else:
-            self._refuse_if_in_vain(timeout_s, turn)
-            caller = await self._turn(arrived + timeout_s, turn)
-        started, shared = loop.time(), self._shares.of(caller, loop.time())
+        caller = await self.enter(timeout_s, turn)
+        started = loop.time()
+        shared = self._shares.of(caller, started)
         finished = False
         try:
             if self._metrics is not None:
@@ -140,6 +134,17 @@ class Admission:
             self._pace.observe(caller, now - started, share_s, turn.cost, finished=finished)
             self._release(caller, turn)
             self._pass_on()
+
+    async def enter(self, timeout_s: float, turn: Turn) -> str:
+        """Take a slot, which `slot` gives back, or wait for one; returns at whose expense. Raises as `slot` does."""
+        caller = turn.callers[0]
+        if not self._has_room(caller):
+            self._refuse_if_in_vain(timeout_s, turn)
+            return await self._turn(asyncio.get_running_loop().time() + timeout_s, turn)
+        self._refuse_if_crowded(timeout_s, turn)
+        self._queue.accounts.begin(caller)
+        self._take(caller, turn)
+        return caller
 
     def join(self, turn: Turn, caller: str, deadline: float) -> None:
         """Somebody waits for the same: it is served at the turn of whichever of them comes first."""

@@ -128,6 +128,8 @@ def resolve(
 def _conditions(
     request: RecommendationRequest, attributes: AttributeIndex, warnings: list[RequestWarning]
 ) -> dict[str, Condition]:
+    if not request.filter:
+        return {}
     conditions = conditions_of(request.filter, attributes.types)
     for unknown in attributes.unknown_values(conditions):
         field = f"filter.{unknown.attribute}"

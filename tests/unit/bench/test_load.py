@@ -270,6 +270,19 @@ async def test_the_client_sends_two_thousand_requests_a_second() -> None:
     assert requests.done.max() < 3.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "connections"), [(OK, 1), (OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), 4)]
+)
+async def test_a_connection_is_used_again_unless_the_server_closes_it(answer: bytes, connections: int) -> None:
+    async def say(_: int) -> bytes:
+        return answer
+
+    async with serving(say) as known:
+        requests, _ = await run_open(known, [0.0] * 4, max_connections=1)
+        assert len(known.handlers) == connections
+    assert set(requests.status.tolist()) == {200}
+
+
 async def test_closing_a_pool_leaves_no_connection_open() -> None:
     never = asyncio.Event()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +13,14 @@ from igd_server.recommend.store_guard import StoreGuard
 
 from igd_core.catalogue.attribute_types import AttributeType
 from igd_core.catalogue.conditions import conditions_of
+from igd_core.errors import StoreUnavailable
 from igd_core.ids import ItemIndex
 from igd_core.search.recommender import Query
 from igd_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from igd_core.artifact import Artifact
 
 ROWS = st.lists(st.integers(0, 3).map(ItemIndex), max_size=4)
@@ -290,3 +293,48 @@ async def test_a_store_that_does_not_answer_has_no_answers() -> None:
     async with asyncio.timeout(1.0):
         assert await parts.stored("k") is None
     await parts.background.settle()
+
+
+async def test_answers_of_the_same_moment_reach_the_store_in_few_calls_and_all_of_them_do() -> None:
+    class Counting(MemoryStore):
+        sizes: ClassVar[list[int]] = []
+
+        async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+            self.sizes.append(len(values))
+            await super().put_all(values, ttl_s)
+
+    parts = Parts(memory=Counting(), max_local=0)
+    for number in range(40):
+        parts.cache.keep(f"k{number}", RANKING)
+    await parts.background.settle()
+    assert Counting.sizes == [16, 16, 8]
+    assert all([await parts.stored(f"k{number}") == RANKING for number in range(40)])
+
+
+async def test_a_store_that_refuses_a_write_gets_the_next_one() -> None:
+    class Refusing(MemoryStore):
+        full = True
+
+        async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+            if self.full:
+                raise StoreUnavailable("full")
+            await super().put_all(values, ttl_s)
+
+    store = Refusing()
+    parts = Parts(memory=store, max_local=0)
+    parts.cache.keep("lost", RANKING)
+    await parts.background.settle()
+    store.full = False
+    parts.cache.keep("kept", RANKING)
+    await parts.background.settle()
+    assert await parts.stored("lost") is None
+    assert await parts.stored("kept") == RANKING
+
+
+async def test_what_waits_for_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igd_server.recommend.cache._MAX_UNWRITTEN", 3)
+    parts = Parts(max_local=0)
+    for key in "abcd":
+        parts.cache.keep(key, RANKING)
+    await parts.background.settle()
+    assert [key for key in "abcd" if await parts.stored(key)] == ["a", "b", "c"]
