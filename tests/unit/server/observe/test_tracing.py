@@ -197,7 +197,8 @@ async def test_failures_and_cancellations_are_marked(collector: Collector) -> No
 def test_without_an_endpoint_nothing_of_it_is_imported() -> None:
     # redis-py imports parts of OpenTelemetry by itself where that is installed.
     code = (
-        "import sys, igd_server.process; from igd_server.observe.tracing import Tracing, open_tracing\n"
+        "import sys, igd_server.process; from igd_server.observe.open_tracing import open_tracing\n"
+        "from igd_server.observe.tracing import Tracing\n"
         "assert type(open_tracing(None)) is Tracing\n"
         "assert not {'igd_server.observe.otlp', 'opentelemetry.sdk.trace.export'} & set(sys.modules)"
     )
