@@ -95,7 +95,7 @@ class ApiProblem(ClientError):  # noqa: N818
     """The server's answer is a problem document.
 
     Attributes:
-        kind: last part of its type, ``invalid-field`` or ``overloaded``; docs/how-to/operate.md lists them.
+        kind: last part of its type, ``invalid-field`` or ``overloaded``; docs/reference/problems.md lists them.
         status: HTTP status.
         detail: one line for a person.
         field: the request's field it is about.

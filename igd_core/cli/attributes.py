@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_attribute_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; `attribute_rules` reads them."""
     attributes = parser.add_argument_group(
-        "attributes", "columns of --items beside id and title, which item filters name; docs/explanation/cleaning.md"
+        "attributes", "columns of --items beside id and title, which item filters name; docs/reference/input-files.md"
     )
     attributes.add_argument(
         "--schema",

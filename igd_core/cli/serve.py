@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "serve",
         help="serve recommendations over HTTP",
-        description="Every flag has a variable, --port is IGD_PORT; there are more: docs/how-to/operate.md.",
+        description="Every flag has a variable, --port is IGD_PORT; there are more: docs/reference/settings.md.",
     )
     for flag, metavar, text in _FLAGS:
         parser.add_argument(flag, metavar=metavar, help=text)

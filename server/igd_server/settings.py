@@ -77,58 +77,65 @@ class Settings(BaseSettings):
     """Settings of one server process; immutable, built once, handed to whoever needs them.
 
     Attributes:
-        artifact: the artefact's directory: one catalogue that never changes. Or else:
-        catalogues: names of catalogues in the store, ``films,books``, the default one first; each is replaced while
-            serving when its pointer moves.
-        store: ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``, ``file:///DIRECTORY`` or
-            ``memory://``.
-        store_prefix: begins every key.
-        store_timeout_ms: longest wait for one call of the store, milliseconds.
-        cache_dir: where artefacts from the store are kept; ``IGD_HOME/artifacts`` when absent.
-        state_dir: where attempts to serve a version are recorded; ``cache_dir`` when absent.
-        trial_s: seconds of serving without a fault after which a version has passed its trial; 0: once it is warm.
-        trial_answers: answers of the model after which it has, if that is sooner.
-        canary: the other servers wait until a version has passed on the first one; else until it is served there.
-        takeover_spread_s: seconds within which the other servers then take over, each at a time of its own.
-        poll_s: seconds between looks at the catalogues' pointers, for when a message is lost.
-        model: a checkpoint's directory, or a hub's ``owner/name``.
-        engine: what runs the model: ``tree``, the embedded engine, or ``vllm``.
-        adapters: LoRA adapters of the model that variants may name, as ``tuned=DIR,other=DIR``.
-        vllm: how vLLM is started, as JSON: ``{"max_model_len": 2048}``; see docs/how-to/vllm.md.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
-        dtype: of the weights; ``auto`` is bfloat16 on CUDA, float32 elsewhere.
-        cache_bytes: the embedded engine's budget for key-value caches of past prompts, bytes; 0 keeps none.
-        host: address to listen on.
-        port: 0 takes a free one.
-        max_body_bytes: longest request body, bytes.
-        body_timeout_s: seconds a client may take to send a body.
-        write_timeout_s: seconds a client may take to read an answer.
-        max_unsent_bytes: of answers, that may wait to be read, bytes; a quarter of it for one connection.
-        max_connections: most open connections of one address to ``port``; any number when absent.
-        max_history_items: most item ids in a history.
-        max_batch: most requests in a batch.
-        exclude_seen_titles: whether items that read like one of the history count as seen, where a request is silent.
-        history_max_events: events kept of a user, the latest.
-        history_ttl_days: days after a user's last event at which the history is forgotten.
-        result_ttl_s: seconds for which an answer of the model may be given again to the same question; 0 for never.
-        local_results: answers also kept in this process.
-        attribution_ttl_s: seconds for which an event may name the ``request_id`` that it answers.
-        variants: what users are divided among, as JSON: ``[{"name": "control"}, {"name": "bold", "alpha": 0.4}]``; see
-            `igd_server.variants`.
-        max_running: recommendations in the model at once.
-        max_waiting: recommendations that may wait for that; more are refused.
-        rate_limit: requests a key (or, without keys, an address) may make, as ``600/minute``; none when absent.
-        keys_file: API keys, as `igd keys` writes them.
-        open_access: serve without keys on an address that others can reach.
-        allowed_hosts: host names that requests may name besides this machine's own, as ``igd.example,*.shop.example``;
-            ``*`` for any. Checked where no keys are asked for, or where this is set; see `igd_server.http.hosts`.
-        operations_port: serve ``/metrics`` and ``/v1/admin`` there and not on ``port``.
-        otlp_endpoint: where traces are sent, as ``http://collector:4318/v1/traces``; none when absent.
-        default_timeout_ms: deadline of a request that names none, milliseconds.
-        max_timeout_ms: longest deadline a request may name, milliseconds.
-        keep_alive_s: seconds an idle connection stays open.
-        grace_s: seconds that running requests get when the server is told to stop.
-        log_level: ``info`` writes one line a request.
+        artifact: directory of one artifact: one catalogue that never changes. Give this or ``catalogues``
+        catalogues: names of catalogues in the store, ``films,books``, the default one first; 16 at most
+        store: where artifacts, histories and answers are kept: docs/how-to/redis.md
+        store_prefix: begins every key in Redis; servers that share data share it
+        store_timeout_ms: longest that a request waits for one call of the store
+        cache_dir: where artifacts from the store are kept, ``IGD_HOME/artifacts`` when absent; keep it over restarts
+        state_dir: where attempts to serve a version are on record: docs/how-to/publish.md#how-a-new-version-takes-over;
+            the folder of ``IGD_CACHE_DIR`` when empty
+        trial_s: seconds without a fault after which a new version has passed its trial on a server; 0: as soon as it is
+            warm
+        trial_answers: answers of the model after which a new version has passed, if that is sooner
+        canary: the other servers wait until a version has passed on the first one; ``false``: until it is served there
+        takeover_spread_s: seconds within which the other servers take over a version that has passed, each at a time of
+            its own
+        poll_s: seconds between looks at the catalogues' pointers, for when a message is lost
+        model: checkpoint's directory, or a hub's ``owner/name``
+        engine: what runs the model: ``tree``, the embedded engine, or ``vllm``: docs/how-to/vllm.md
+        adapters: LoRA adapters of the model that variants may name: ``tuned=DIR,other=DIR``; 16 at most
+        vllm: how vLLM is started: ``{"max_model_len": 2048}``; docs/how-to/vllm.md has the options
+        device: what computes: ``cpu``, ``cuda``, ``cuda:1``, ``mps``
+        dtype: type of the weights: ``float32``, ``bfloat16``, ``float16``; ``auto`` is bfloat16 on CUDA, float32
+            elsewhere
+        cache_bytes: the embedded engine's key-value caches of past prompts; 0 keeps none
+        host: address to listen on; another needs ``IGD_KEYS_FILE`` or ``IGD_OPEN_ACCESS=true``
+        port: port to listen on; 0 takes a free one
+        operations_port: ``/metrics`` and ``/v1/admin`` are there, and no longer on ``IGD_PORT``
+        keys_file: API keys, as ``igd keys`` writes them
+        open_access: serve without keys on an address that others reach
+        allowed_hosts: host names to answer to besides this machine's own, ``igd.example,*.shop.example``; ``*`` for
+            any: docs/how-to/keys.md#host-names
+        rate_limit: requests a key (without keys: an address) may make, as ``600/minute``; an entry of a batch is one,
+            ten events are one, more beams are more: docs/how-to/keys.md
+        max_body_bytes: longest request body
+        body_timeout_s: seconds that a request's head may take to arrive, and then its body
+        write_timeout_s: seconds that a client may take to read its answer; then its connection is cut off
+        max_unsent_bytes: bytes of answers that clients have not read; above it, or above a quarter of it for one
+            connection, those for whom most waits are cut off
+        max_connections: most open connections of one address to ``IGD_PORT`` (of IPv6, of a network of 64 bits); any
+            number when absent, as behind a proxy: docs/how-to/operate.md#ports-and-probes
+        max_history_items: most item ids in a history
+        exclude_seen_titles: whether items that read like one of the history count as seen, where a request does not say
+            (``exclude_seen_titles``)
+        max_batch: most requests in a batch
+        history_max_events: events kept of a user, the latest
+        history_ttl_days: days after a user's last event at which the history is forgotten
+        result_ttl_s: seconds for which an answer may be given again to the same question; 0 for never
+        local_results: answers that this process keeps itself
+        attribution_ttl_s: seconds for which an event may name the answer that it follows
+        variants: what users are divided among: ``[{"name": "control", "weight": 9}, {"name": "bold", "alpha": 0.4}]``;
+            a variant may set ``alpha``, ``beams``, ``forced_weight``, ``catalogue`` and ``adapter``
+        max_running: recommendations in the model at once; one more for each four is for callers who have none there
+        max_waiting: recommendations that may wait for that; above it, whoever has most of them is refused
+        default_timeout_ms: deadline of a request that names none
+        max_timeout_ms: longest deadline that a request may name
+        keep_alive_s: seconds that an idle connection stays open; more than the load balancer's own, so that it closes
+            first
+        grace_s: seconds from the signal to stop to the end
+        otlp_endpoint: where traces go, as ``http://collector:4318/v1/traces``; needs ``igd-recommender[tracing]``
+        log_level: least severe lines that are written: ``debug``, ``info`` (one line a request), ``warning``, ``error``
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)

@@ -52,7 +52,7 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
 def test_the_documents_name_the_adapter_that_is_shipped() -> None:
     weights = (shipped_run(RECIPE) / "adapter" / "adapter_model.safetensors").read_bytes()
     root = Path(__file__).parents[2]
-    for document in ("README.md", "docs/reference/http-api.md", "docs/research/results.md"):
+    for document in ("README.md", "docs/reference/http-api.md", "docs/research/accuracy.md"):
         named = set(re.findall(rf"{RECIPE}-([0-9a-f]{{8}})", (root / document).read_text()))
         assert named == {hashlib.sha256(weights).hexdigest()[:8]}, document
 

@@ -1,15 +1,21 @@
-"""Files that the documents and the code's own texts name exist."""
+"""Files, pages and headings that the documents and the code's own texts name are there."""
 
 from __future__ import annotations
 
+import os
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "device" / "README.md"]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [ROOT / "README.md", *PAGES, ROOT / "tests" / "device" / "README.md"]
 NAMED = re.compile(r"`([\w./-]+\.py)`")
+TEXTS = (".py", ".yaml", ".yml", ".toml", ".sh", ".md", "Dockerfile", "Makefile")
 
 
 def exists(name: str, files: frozenset[str]) -> bool:
@@ -17,19 +23,90 @@ def exists(name: str, files: frozenset[str]) -> bool:
     return any(file == name or file.endswith(f"/{name}") for file in files)
 
 
+def plain(document: Path) -> str:
+    """A page without its blocks and spans of code, in which brackets are no links."""
+    text = re.sub(r"^( *)```.*?^\1```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+@cache
+def anchors(document: Path) -> frozenset[str]:
+    """Anchors of a page's headings that are the same on GitHub and on the site."""
+    text = re.sub(r"^( *)```.*?^\1```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        kept = re.sub(r"[^\w\s-]", "", re.sub(r"\]\([^)]*\)", "", heading)).strip().lower()
+        on_github, on_site = kept.replace(" ", "-"), re.sub(r"[-\s]+", "-", kept)
+        if on_github == on_site:
+            found.add(on_site)
+    return frozenset(found)
+
+
+def broken_links(document: Path) -> list[str]:
+    """Links of a page to files or headings that are not there, and from docs/ to what the site does not have."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", plain(document)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        page = Path(os.path.normpath(document.parent / path)) if path else document
+        outside = document.is_relative_to(DOCS) and not page.is_relative_to(DOCS)
+        if outside or not page.is_file() or (anchor and anchor not in anchors(page)):
+            broken.append(target)
+    return broken
+
+
 @pytest.fixture(scope="module")
 def files() -> frozenset[str]:
     return frozenset(
         path.relative_to(ROOT).as_posix()
-        for folder in ("igd_core", "server", "tests", "deploy")
+        for folder in ("igd_core", "server", "tests", "deploy", "docs")
         for path in (ROOT / folder).rglob("*.py")
     )
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_python_file_that_a_document_names_exists(document: Path, files: frozenset[str]) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_page_and_heading_that_a_document_names_is_there(document: Path, files: frozenset[str]) -> None:
     named = NAMED.findall(document.read_text(encoding="utf-8"))
     assert [name for name in named if not exists(name, files)] == []
+    assert broken_links(document) == []
+
+
+def test_a_link_to_a_page_or_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# A heading, here\n## Twice - dashed\n", encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](there.md#a-heading-here) [c](gone.md) [d](there.md#gone) [e](#gone) `[f](code.md)` "
+        "[g](there.md#twice-dashed) [h](https://example.org/x)\n```\n[i](block.md)\n```\n",
+        encoding="utf-8",
+    )
+    assert broken_links(page) == ["gone.md", "there.md#gone", "#gone", "there.md#twice-dashed"]
+
+
+def test_the_site_shows_every_page_once_and_nothing_else() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+    def shown(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        inner = entry.values() if isinstance(entry, dict) else entry
+        assert isinstance(inner, list | type({}.values()))
+        return [page for one in inner for page in shown(one)]
+
+    assert sorted(shown(nav)) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_every_page_that_a_text_of_the_code_names_is_there() -> None:
+    missing = []
+    for folder in ("igd_core", "server", "tests", "deploy"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.name.endswith(TEXTS) and path.is_file():
+                for page, anchor in re.findall(
+                    r"(?<![\w/.-])docs/([\w/-]+\.md)(?:#([\w-]+))?", path.read_text(encoding="utf-8")
+                ):
+                    if not (DOCS / page).is_file() or (anchor and anchor not in anchors(DOCS / page)):
+                        missing.append(f"{path.relative_to(ROOT)}: docs/{page}#{anchor}")
+    assert missing == []
 
 
 def test_every_module_that_a_text_in_the_code_names_exists(files: frozenset[str]) -> None:

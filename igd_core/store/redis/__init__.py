@@ -1,4 +1,4 @@
-"""A store in Redis, for many servers. The only package that imports redis-py; docs/how-to/redis.md shows every key."""
+"""A store in Redis, for many servers. Only this package imports redis-py; docs/reference/store-keys.md shows every key."""
 
 from __future__ import annotations
 

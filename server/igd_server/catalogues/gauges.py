@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DeploymentGauges(Collector):
-    """What is served."""
+    """1 for the catalogue version that is served."""
 
     def __init__(self, deployment: Deployment, on_model: Callable[[ModelIdentity], None]) -> None:
         """``on_model`` is told which model is served, at each look, so that its counters begin at 0."""
@@ -26,20 +26,24 @@ class DeploymentGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One sample of each gauge; the engine's only while there is one."""
         ready = self._deployment.why_not_ready() is None
-        yield GaugeMetricFamily("igd_ready", "1 while recommendations are served.", float(ready))
+        yield GaugeMetricFamily(
+            "igd_ready", "1 while recommendations are served, as /readyz says; else 0.", float(ready)
+        )
         served = self._deployment.serving
         if served:
             engine = next(iter(served.values())).recommender.engine
             yield from _engine(engine.stats())
             self._on_model(engine.identity)
             yield _model(engine.identity)
-        info = GaugeMetricFamily("igd_catalogue_info", "1 for the version served.", labels=("catalogue", "version"))
+        info = GaugeMetricFamily(
+            "igd_catalogue_info", "1 for the catalogue version that is served.", labels=("catalogue", "version")
+        )
         loaded = GaugeMetricFamily(
             "igd_catalogue_loaded_timestamp_seconds",
-            "When the version served took over, in seconds since 1970.",
+            "When the served version took over, in seconds since 1970.",
             labels=("catalogue",),
         )
-        items = GaugeMetricFamily("igd_catalogue_items", "Items of the version served.", labels=("catalogue",))
+        items = GaugeMetricFamily("igd_catalogue_items", "Items of the served version.", labels=("catalogue",))
         for name, catalogue in served.items():
             info.add_metric((name, catalogue.version), 1)
             loaded.add_metric((name,), catalogue.loaded_at.timestamp())
@@ -49,7 +53,9 @@ class DeploymentGauges(Collector):
 
     def _following(self) -> Iterator[GaugeMetricFamily]:
         following = GaugeMetricFamily(
-            "igd_catalogue_following", "0 while its pointer in the store cannot be followed.", labels=("catalogue",)
+            "igd_catalogue_following",
+            "0 while the pointer in the store cannot be followed, or was not read for a minute and three polls.",
+            labels=("catalogue",),
         )
         lag = GaugeMetricFamily(
             "igd_catalogue_lag_seconds",
@@ -66,7 +72,7 @@ class DeploymentGauges(Collector):
 def _model(identity: ModelIdentity) -> GaugeMetricFamily:
     info = GaugeMetricFamily(
         "igd_model_info",
-        "1 for the model, and for each adapter on it; fingerprints are of content.",
+        '1 for the model, and for each adapter on it; adapter "" is the model itself.',
         labels=("model", "adapter", "fingerprint", "engine"),
     )
     for adapter, fingerprint in identity.fingerprints.items():
@@ -78,6 +84,8 @@ def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily("igd_engine_queue", "Model calls waiting.", stats.waiting)
     yield GaugeMetricFamily("igd_engine_sessions", "Recommendations being decoded.", stats.sessions)
     yield GaugeMetricFamily(
-        "igd_engine_versions", "Catalogue versions that the engine has loaded.", len(stats.versions)
+        "igd_engine_versions",
+        "Catalogue versions in the engine; more than catalogues while old ones still have requests.",
+        len(stats.versions),
     )
     yield GaugeMetricFamily("igd_prefix_cache_bytes", "Key-value caches of past prompts.", stats.cache_bytes)

@@ -48,7 +48,7 @@ class Coverage:
         self._shown: dict[str, _Seen] = {}
         self._items = Gauge(
             "igd_catalogue_items_recommended",
-            "Items that have been in an answer since the version took over.",
+            "Items that this server's answers have shown since the version took over.",
             ("catalogue",),
             registry=registry,
         )

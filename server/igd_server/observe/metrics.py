@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own; `docs/how-to/operate.md` lists them all.
+"""Prometheus metrics, in a registry of their own; `docs/reference/metrics.md` lists them all.
 
 Label values are bounded: route templates, statuses, and names that code or settings define. What a client sends is
 never one.
@@ -60,7 +60,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        build = Gauge("igd_build_info", "1; the server's version is a label.", ("version",), registry=registry)
+        build = Gauge("igd_build_info", "1; the release is the label.", ("version",), registry=registry)
         build.labels(RELEASE).set(1)
         self._readers: list[Readers] = []
         registry.register(ReaderGauges(self._readers))
@@ -73,38 +73,49 @@ class Metrics:
     def _count_requests(self) -> None:
         registry = self._registry
         self._requests = Counter(
-            "igd_requests", "HTTP requests; status 499: the client left.", ("route", "status"), registry=registry
+            "igd_requests",
+            "HTTP requests; status 499: the client left; route unmatched: no such path, unreadable: no HTTP.",
+            ("route", "status"),
+            registry=registry,
         )
         self._duration = Histogram(
-            "igd_request_duration_seconds", "From request to response.", ("route",), registry=registry, buckets=_SECONDS
+            "igd_request_duration_seconds",
+            "From the head's arrival to the answer's end.",
+            ("route",),
+            registry=registry,
+            buckets=_SECONDS,
         )
         self._running = Gauge("igd_requests_running", "HTTP requests not yet answered.", registry=registry)
         self._rejected = Counter(
-            "igd_rejected_requests", "Requests turned away, by what they met.", ("reason",), registry=registry
+            "igd_rejected_requests",
+            "Requests turned away: queue-full, expected-wait (503), rate, connections (429), key (401, 403), "
+            "host (421).",
+            ("reason",),
+            registry=registry,
         )
         # An alert cannot see a counter begin: it must be there, at 0, before the first refusal.
         for rejection in get_args(Rejection):
             self._rejected.labels(rejection)
         self._slow_readers = Counter(
             "igd_slow_readers",
-            "Connections cut off because their clients did not read: for too long, or too many bytes.",
+            "Connections cut off: answers unread for too long (time), or too many of them (bytes).",
             ("reason",),
             registry=registry,
         )
         self._limiter_fallbacks = Counter(
             "igd_rate_limit_fallbacks",
-            "Rate checks made by this process alone, because the store could not be asked.",
+            "Rate checks made by this process alone, as Redis did not answer.",
             registry=registry,
         )
         self._keys_valid = Gauge(
             "igd_keys_file_valid",
-            "0 while the keys file cannot be read and the keys before it hold.",
+            "0 while the keys file cannot be used and the keys before it hold.",
             registry=registry,
         )
         self._keys_valid.set(1)
         self._admission_wait = Histogram(
             "igd_admission_wait_seconds",
-            "An admitted recommendation's wait for its place.",
+            "How long an admitted recommendation waited for its place.",
             registry=registry,
             buckets=_SECONDS,
         )
@@ -119,7 +130,7 @@ class Metrics:
         )
         self._recommendations = Counter(
             "igd_recommendations",
-            "Answers, by who ranked them; variant is empty where none are set.",
+            'Answers by model or popularity; variant "" where none are set.',
             ("source", "variant", "catalogue"),
             registry=registry,
         )
@@ -130,13 +141,16 @@ class Metrics:
             registry=registry,
         )
         self._fallbacks = Counter(
-            "igd_fallbacks", "Popularity answers because the model gave none.", ("reason",), registry=registry
+            "igd_fallbacks",
+            "Popularity instead of the model: deadline-exceeded, engine-unavailable, history-unavailable.",
+            ("reason",),
+            registry=registry,
         )
         for code in ("deadline-exceeded", "engine-unavailable", "history-unavailable"):
             self._fallbacks.labels(code)
         self._model_faults = Counter(
             "igd_model_faults",
-            "Model calls whose scores were no answer: not finite, or too few; adapter is empty for the model itself.",
+            'Model calls whose scores were no answer: NaN, infinite, or too few; adapter "" for the model itself.',
             ("model", "adapter"),
             registry=registry,
         )
@@ -145,38 +159,46 @@ class Metrics:
         )
         self._tokens = Counter(
             "igd_model_tokens",
-            "Tokens: computed for prompts, taken from the prompt cache, computed for the catalogue's tree.",
+            "Tokens: prompt (computed), cached (taken from the prompt cache), tree (of the catalogue).",
             ("kind",),
             registry=registry,
         )
         self._queue_seconds = Histogram(
-            "igd_engine_queue_seconds", "A recommendation's wait for the model.", registry=registry, buckets=_SECONDS
+            "igd_engine_queue_seconds",
+            "A recommendation's waits for the model's thread.",
+            registry=registry,
+            buckets=_SECONDS,
         )
         self._model_seconds = Histogram(
             "igd_model_seconds", "A recommendation's time in the model.", registry=registry, buckets=_SECONDS
         )
         self._lookups = Counter(
             "igd_result_lookups",
-            "Where answers were looked for: found in this process, in the store, nowhere, or being computed already.",
+            "Where an answer was found: local, store; joined: it was being computed; miss: nowhere.",
             ("outcome",),
             registry=registry,
         )
-        self._events = Counter("igd_events", "Events of users that were sent.", ("outcome",), registry=registry)
+        self._events = Counter(
+            "igd_events",
+            "Events: accepted, duplicate, refused (answered with an error).",
+            ("outcome",),
+            registry=registry,
+        )
         self._attributed = Counter(
             "igd_attributed_events",
-            "Events on an item of the answer that they name; at most one an item and answer.",
+            "Events on an item of the answer they name; one an item and answer.",
             ("variant", "catalogue"),
             registry=registry,
         )
         self._attributions_dropped = Counter(
-            "igd_attributions_dropped", "Answers that events can no longer be matched with.", registry=registry
+            "igd_attributions_dropped", "Answers whose events can no longer be counted.", registry=registry
         )
 
     def _count_store(self) -> None:
         registry = self._registry
         self._store_calls = Counter(
             "igd_store_calls",
-            "Calls of the store, retries within one not counted.",
+            "Calls of the store: ok, refused (its answer is an error), unavailable, cancelled (the caller left).",
             ("operation", "outcome"),
             registry=registry,
         )
@@ -187,29 +209,31 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
-        self._store_up = Gauge("igd_store_up", "1 if the last call of the store was answered.", registry=registry)
+        self._store_up = Gauge("igd_store_up", "1 if the store answered when it was last asked.", registry=registry)
         self._store_up.set(1)
         self._store_given_up = Counter(
             "igd_store_given_up",
-            "Calls of the store that a request did not wait for: late, or unasked because the store did not answer.",
+            "Calls of the store that a request did not wait for: late, or unasked while the store is silent.",
             ("operation", "reason"),
             registry=registry,
         )
         self._refused_versions = Counter(
             "igd_refused_versions",
-            "Catalogue versions that could not be served.",
+            "Catalogue versions not served: missing, damaged, format, tokenizer, vocabulary, engine, "
+            "unforeseen, attempt-died, canary, faults.",
             ("catalogue", "reason"),
             registry=registry,
         )
         self._attempts_died = Gauge(
             "igd_attempts_died",
-            "Attempts to serve a version that ended with their process, and are on record.",
+            "Attempts to serve a version that ended with their process, and are on record here; 0 "
+            "again when the version passes or is allowed and tried.",
             ("catalogue",),
             registry=registry,
         )
         self._swaps = Histogram(
             "igd_catalogue_swap_seconds",
-            "From seeing a new version to serving it.",
+            "From seeing a version to serving it; its count is the number of swaps.",
             ("catalogue",),
             registry=registry,
             buckets=_LOAD_SECONDS,

@@ -63,7 +63,7 @@ def test_every_alert_fires_in_a_unit_test_of_the_rules() -> None:
 
 
 def test_rules_and_dashboard_ask_for_documented_metrics_only() -> None:
-    documented = set(METRIC.findall((ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")))
+    documented = set(METRIC.findall((ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")))
     asked = set(METRIC.findall(DASHBOARD.read_text(encoding="utf-8")))
     for path in RULES.iterdir():
         asked |= set(METRIC.findall(path.read_text(encoding="utf-8")))
