@@ -3,6 +3,7 @@
 # make check       the gate alone: format, lint, types, import contracts
 # make unit        the tests alone, those of the vLLM engine left out
 # make vllm        the tests of the vLLM engine alone, against a real vLLM on the CPU
+# make docs        the site of docs/ in build/docs, offline; broken links and anchors are errors
 # make setup       the environment alone, in .venv
 # make setup-vllm  an environment with vLLM for the CPU beside it, in .venv-vllm (3.5 GB)
 
@@ -11,6 +12,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VENV_VLLM ?= .venv-vllm
 BIN_VLLM  := $(VENV_VLLM)/bin
+VENV_DOCS ?= .venv-docs
+BIN_DOCS  := $(VENV_DOCS)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PIP    := $(BIN)/python $(PIP_INSTALL)
 PIP_VLLM := $(BIN_VLLM)/python $(PIP_INSTALL)
@@ -28,7 +31,7 @@ PORT ?= 8000
 VLLM_TESTS := tests/unit/engines/test_vllm_processors.py tests/integration/test_vllm_engine.py \
   tests/integration/test_vllm_server.py
 
-.PHONY: demo test check unit vllm setup setup-dev setup-vllm clean
+.PHONY: demo test check unit vllm docs setup setup-dev setup-vllm clean
 
 demo: setup
 	$(BIN)/igd demo --host $(HOST) --port $(PORT)
@@ -44,6 +47,10 @@ unit: setup-dev
 vllm: setup-vllm
 	$(BIN_VLLM)/python -m pytest -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
 
+docs: $(VENV_DOCS)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN_DOCS)/mkdocs build --strict
+	! grep -rlE '<(script|link|img)[^>]*(src|href)="https?://' --include='*.html' build/docs
+
 check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,7 +63,7 @@ setup-dev: $(VENV)/.dev
 
 setup-vllm: $(VENV_VLLM)/.vllm
 
-$(BIN)/python $(BIN_VLLM)/python: %/bin/python:
+$(BIN)/python $(BIN_VLLM)/python $(BIN_DOCS)/python: %/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $*
 
@@ -81,5 +88,9 @@ $(VENV_VLLM)/.vllm: $(BIN_VLLM)/python $(wildcard deploy/locks/*.txt) pyproject.
 	$(PIP_VLLM) --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(VENV_DOCS)/.docs: $(BIN_DOCS)/python deploy/locks/docs.txt
+	$(BIN_DOCS)/python $(PIP_INSTALL) --no-deps -r deploy/locks/docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_DOCS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

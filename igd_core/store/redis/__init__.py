@@ -1,4 +1,4 @@
-"""A store in Redis, for many servers. Only this package imports redis-py; docs/reference/store-keys.md shows every key."""
+"""A store in Redis, for many servers; the only package that imports redis-py. Keys: docs/reference/store-keys.md."""
 
 from __future__ import annotations
 
