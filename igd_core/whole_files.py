@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         yield scratch / "new"
         for path in (scratch / "new").rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
         if target.exists():
             target.rename(scratch / "old")
         (scratch / "new").rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:  # an interrupt too must not leave the old folder in the scratch folder
         if (scratch / "old").exists() and not target.exists():
             (scratch / "old").rename(target)
@@ -37,24 +37,41 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_json(path: Path, data: Mapping[str, Any], *, dense: bool = False) -> None:
-    """Replace ``path`` by ``data``; a reader sees the old file or the new one. ``dense``: no line for each element."""
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[IO[str]]:
+    """A file to write text to, in UTF-8; it takes ``path``'s place when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=None if dense else 1, separators=(",", ":") if dense else None)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            sync_file(file)
         os.replace(name, path)  # noqa: PTH105 - atomic, and `name` is text
     except BaseException:
         os.unlink(name)  # noqa: PTH108
         raise
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def write_json(path: Path, data: Mapping[str, Any], *, dense: bool = False) -> None:
+    """Replace ``path`` by ``data``; a reader sees the old file or the new one. ``dense``: no line for each element."""
+    with replaced_file(path) as file:
+        json.dump(data, file, indent=None if dense else 1, separators=(",", ":") if dense else None)
+        file.write("\n")
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Have what was written to an open file on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, on the disk.
+
+    Raises:
+        OSError: it cannot be opened, or the disk failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

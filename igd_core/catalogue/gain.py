@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import decimal
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,11 +19,23 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.trie import TokenTrie
 
+F = TypeVar("F", bound=np.floating[Any])
+
 SIBLING_EPSILON = 1e-7
 """Keeps the sibling normalisation finite where all siblings gain the same (the reference's constant)."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST_BELOW_ONE = np.nextafter(np.float32(1.0), np.float32(0.0))
+
+
+def decoding_weight(sibling_gain: NDArray[F], alpha: float | NDArray[F]) -> NDArray[F]:
+    """What a token's log-probability is multiplied with: ``1 - alpha * g`` (arXiv 2506.13229).
+
+    Args:
+        sibling_gain: of any shape, in [0, 1).
+        alpha: 0..1; 0 leaves log-probabilities as they are.
+    """
+    return np.asarray(1.0 - alpha * sibling_gain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +46,7 @@ class InfoGainTable:
         information_gain: ``(num_edges,)`` float32, nats, >= 0; exactly 0 where the token rules out no item of positive
             prior, and only there.
         sibling_gain: ``(num_edges,)`` float32 in [0, 1); ``(IG - min) / (max - min + 1e-7)`` over the edges of one
-            node. Decoding multiplies a log-probability by ``1 - alpha * sibling_gain``.
+            node. Decoding multiplies a log-probability by the `decoding_weight` that it gives.
     """
 
     information_gain: NDArray[np.float32]

@@ -20,7 +20,7 @@ from igd_core.errors import CatalogueError
 from igd_core.ids import ItemIndex, LeafIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -97,9 +97,13 @@ class PromptTemplate:
         self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, left_out: int = 0
     ) -> list[int]:
         """Token ids of the prompt for ``history`` (oldest first), without the window's oldest ``left_out`` items."""
+        return self.of_paths(trie.path(LeafIndex(int(leaf_of_item[item]))) for item in self.window(history)[left_out:])
+
+    def of_paths(self, paths: Iterable[Sequence[int]]) -> list[int]:
+        """Token ids of the prompt that shows items by their paths (EOS included): serving and tuning ask the same."""
         ids = list(self.prefix_ids)
-        for item in self.window(history)[left_out:]:
-            ids += [*self.bullet_ids, *trie.path(LeafIndex(int(leaf_of_item[item])))[:-1]]
+        for path in paths:
+            ids += [*self.bullet_ids, *path[:-1]]
         return [*ids, *self.bullet_ids, *self.suffix_ids]
 
     def left_out(

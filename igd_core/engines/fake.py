@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import EngineClosed, EngineError
-from igd_core.ids import NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.identity import ModelIdentity, require_adapter
 from igd_core.search.session import ChildScores, SessionStats, unscored_child
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.ids import NodeId
     from igd_core.search.session import Scoring
 
 _FAKE_CONTEXT_TOKENS = 1 << 20
@@ -112,11 +113,8 @@ class FakeSession:
         trie, leaves = self._artifact.trie, self._scoring.leaves
         result = {}
         for start in nodes:
-            node: NodeId | None = start
-            while node is not None and not trie.is_leaf(node):
+            for node in leaves.forced_chain(trie, start):
                 result[node] = self._score(node) if self._scoring.wants(trie, node) else unscored_child(trie, node)
-                edge = leaves.only_edge(trie, node)
-                node = None if edge is None else NodeId(edge + 1)
         self.stats.rounds += 1
         self.stats.model_tokens += len(result)
         return result
@@ -139,6 +137,6 @@ class FakeSession:
         edges = leaves.open_edges(trie, node)
         logprobs = self.logprobs(node)[edges - int(trie.row_start[node])] / self._scoring.temperature
         gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
-        scores = logprobs * (1.0 - self._scoring.alpha * gains)
+        scores = logprobs * decoding_weight(gains, self._scoring.alpha)
         best = np.argsort(-scores, kind="stable")[: self._scoring.keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.catalogue.gain import decoding_weight
 from igd_core.ids import LeafIndex, NodeId
 from igd_core.search.beam import BeamSearch, Hypothesis
 from igd_core.search.session import ChildScores, SessionStats
@@ -198,6 +199,6 @@ class WeightedView:
             edges, logprobs = edges[admitted], logprobs[admitted]
         if is_forced:  # it gains nothing, so alpha leaves it alone
             return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)
-        scores = logprobs * (1.0 - self._plan.alpha * self._gain[edges].astype(np.float64))
+        scores = logprobs * decoding_weight(self._gain[edges].astype(np.float64), self._plan.alpha)
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

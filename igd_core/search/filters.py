@@ -76,6 +76,13 @@ class LeafFilter:
         edges = self.open_edges(trie, node)
         return EdgeId(int(edges[0])) if len(edges) == 1 else None
 
+    def forced_chain(self, trie: TokenTrie, node: NodeId) -> list[NodeId]:
+        """``node`` and the nodes that forced tokens lead to, as far as one has several open children or is a leaf's."""
+        chain = [node]
+        while (edge := self.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
+            chain.append(NodeId(edge + 1))
+        return chain
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from igd_core.catalogue.attributes import AttributeIndex
+from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import DeadlineExceeded, QueryError
 from igd_core.ids import ItemIndex, LeafIndex
 from igd_core.search.beam import BeamSearch, Hypothesis, require_whole
@@ -292,7 +293,7 @@ class Recommender:
         edges = np.array([step.edge for step in found.steps])
         parents = trie.parents(edges + 1)
         forced = trie.row_start[parents + 1] - trie.row_start[parents] == 1
-        weight = np.where(forced, forced_weight, 1.0 - alpha * gains.sibling_gain[edges].astype(np.float64))
+        weight = np.where(forced, forced_weight, decoding_weight(gains.sibling_gain[edges].astype(np.float64), alpha))
         tokens = tuple(
             ExplainedToken(
                 token_id=int(trie.edge_token[step.edge]),

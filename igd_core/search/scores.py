@@ -1,7 +1,7 @@
 """The score kernel: from a model's logits to weighted log-probabilities of trie children.
 
-Every engine uses these two functions, so the formula stands once: ``score = log p(token) * (1 - alpha * g)`` with
-``log p`` over the FULL vocabulary and g the sibling-normalised information gain (arXiv 2506.13229).
+``score = log p(token) * decoding_weight(g, alpha)`` with ``log p`` over the FULL vocabulary and g the
+sibling-normalised information gain (arXiv 2506.13229).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import ModelFault
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> 
     row = np.repeat(np.arange(len(degree)), degree)
     edge = (start + degree - end)[row] + np.arange(len(row))
     logprob = _gather_log_softmax(logits, row, trie.edge_token[edge], rows.temperature)
-    weight = 1.0 - rows.alpha[row] * trie.sibling_gain[edge]
+    weight = decoding_weight(trie.sibling_gain[edge], rows.alpha[row])
     return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
 
 

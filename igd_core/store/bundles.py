@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 from igd_core.artifact import Manifest, load_artifact
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES
 from igd_core.errors import ArtifactError, StoreError
+from igd_core.whole_files import sync_file
 
 if TYPE_CHECKING:
     from igd_core.artifact.counts import PartRecord
@@ -190,7 +190,7 @@ async def _write_part(file: IO[bytes], name: str, record: PartRecord, layout: La
         raise ArtifactError(
             f"{name}: sha256 {digest.hexdigest()[:12]}, the manifest says {record.sha256[:12]}; altered"
         )
-    await asyncio.to_thread(_sync, file)
+    await asyncio.to_thread(sync_file, file)
 
 
 async def _read_or_fail(read: ReadChunk, chunk: Chunk, most: int) -> bytes:
@@ -208,12 +208,7 @@ def _make_scratch(parent: Path, version: str) -> Path:
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
-        _sync(file)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        sync_file(file)
 
 
 def _swap_in(new: Path, target: Path, aside: Path) -> None:

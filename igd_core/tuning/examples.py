@@ -156,11 +156,8 @@ class _Packing:
         self.artifact = artifact
         self.limits = limits
         self.weights = weights
-        template = artifact.manifest.template
-        self.prefix = np.array(template.prefix_ids, dtype=np.int32)
-        self.bullet = np.array(template.bullet_ids, dtype=np.int32)
-        self.suffix = np.array([*template.bullet_ids, *template.suffix_ids], dtype=np.int32)
-        self.paths: dict[int, tuple[Int32, Float32]] = {}
+        self.template = artifact.manifest.template
+        self.paths: dict[int, tuple[list[int], Float32]] = {}
         self.packs: list[Pack] = []
         self.growing: _Growing | None = None
         self.row_tokens = 0
@@ -177,12 +174,12 @@ class _Packing:
 
     def _window(self, rows: HistoryRows, row: int) -> tuple[int, ...]:
         """Leaves of the history that the prompt shows, and of the target."""
-        template, leaf = self.artifact.manifest.template, self.artifact.leaf_of_item
+        template, leaf = self.template, self.artifact.leaf_of_item
         shown = template.window([ItemIndex(item) for item in rows.history(row).tolist()])
         leaves = [int(leaf[item]) for item in shown]
         target = int(leaf[rows.item[row]])
-        length = len(self.prefix) + len(self.suffix) + len(self._path(target)[0]) - 1
-        lengths = [len(self.bullet) + len(self._path(item)[0]) - 1 for item in leaves]
+        length = len(template.of_paths(())) + len(self._path(target)[0]) - 1
+        lengths = [len(template.bullet_ids) + len(self._path(item)[0]) - 1 for item in leaves]
         over = length + sum(lengths) - self.limits.max_tokens
         if over > 0:
             self.shortened += 1
@@ -195,25 +192,24 @@ class _Packing:
                 )
         return (*leaves, target)
 
-    def _path(self, leaf: int) -> tuple[Int32, Float32]:
+    def _path(self, leaf: int) -> tuple[list[int], Float32]:
         """Token ids of a leaf's path, EOS included, and the information gain of each."""
         if leaf not in self.paths:
             path = self.artifact.trie.path(LeafIndex(leaf))
             gain = gain_of_response(self.artifact.trie, self.artifact.gains, path)
-            self.paths[leaf] = (np.array(path, dtype=np.int32), gain)
+            self.paths[leaf] = (path, gain)
         return self.paths[leaf]
 
     def _add(self, leaves: tuple[int, ...]) -> None:
         response, gain = self._path(leaves[-1])
-        shown = [line for leaf in leaves[:-1] for line in (self.bullet, self._path(leaf)[0][:-1])]
-        tokens = np.concatenate([self.prefix, *shown, self.suffix, response[:-1]])
-        prompt = len(tokens) - len(response) + 1
+        prompt_ids = self.template.of_paths(self._path(leaf)[0] for leaf in leaves[:-1])
+        tokens, prompt = np.array([*prompt_ids, *response[:-1]], dtype=np.int32), len(prompt_ids)
         self.row_tokens += len(tokens)
         if self.growing is None or not self.growing.takes(tokens, prompt, self.limits):
             if self.growing is not None:
                 self.packs.append(self.growing.finish())
             self.growing = _Growing()
-        self.growing.add(tokens, prompt, response)
+        self.growing.add(tokens, prompt, np.array(response, dtype=np.int32))
         self.growing.count(gain == 0, self.weights.of_response(gain))
 
 

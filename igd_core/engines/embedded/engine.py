@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from igd_core.catalogue.tokenization import require_same_tokenizer
 from igd_core.engines.embedded.checkpoint import context_tokens
 from igd_core.engines.embedded.integrity import named, tensors_not_finite
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.engines.embedded.worker import ModelThread
+from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.tuned_prompt import warn_of_other_prompts
-from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelFault
+from igd_core.errors import EngineClosed, EngineError, ModelFault
 from igd_core.ids import ROOT, NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
@@ -91,14 +91,7 @@ class TreeEngine:
         """
         if artifact.version in self._versions:
             return
-        require_same_tokenizer(artifact.manifest.tokenizer_sha256, self._checkpoint.tokenizer)
-        eos_id = self._checkpoint.tokenizer.eos_id
-        if artifact.manifest.eos_id != eos_id:
-            raise ArtifactError(f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {eos_id}")
-        if artifact.manifest.vocab_size > self._vocab_size:
-            raise ArtifactError(
-                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {self._vocab_size}"
-            )
+        require_artifact_fits(artifact, self._checkpoint.tokenizer, self._vocab_size)
         warn_of_other_prompts(self._checkpoint.prompts, artifact, self._checkpoint.tokenizer)
         self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
 
@@ -118,12 +111,9 @@ class TreeEngine:
         loaded = self._versions.get(version)
         if loaded is None:
             raise EngineError(f"catalogue version {version!r} is not loaded")
-        longest = self._context_tokens - loaded.artifact.trie.depth
-        if not 1 <= len(prompt_ids) <= longest:
-            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
-        for token in (min(prompt_ids), max(prompt_ids)):
-            if not 0 <= token < self._vocab_size:  # a GPU that is asked for its embedding is lost to this process
-                raise EngineError(f"the prompt holds token {token}; the model has 0 to {self._vocab_size - 1}")
+        require_prompt_fits(
+            prompt_ids, loaded.artifact, context_tokens=self._context_tokens, vocab_size=self._vocab_size
+        )
         self._opened += 1
         self._open_sessions += 1
         prompt = _Prompt(ids=list(prompt_ids), scoring=scoring, order=self._opened, turn=scoring.turn or Turn())
@@ -214,21 +204,13 @@ class TreeSession:
             self._engine._open_sessions -= 1
             self._engine._thread.finished(self._prompt.turn, self.stats.model_s)
 
-    def _chain(self, node: NodeId) -> list[NodeId]:
-        """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
-        trie, leaves = self._version.artifact.trie, self._prompt.scoring.leaves
-        chain = [node]
-        while (edge := leaves.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
-            chain.append(NodeId(edge + 1))
-        return chain
-
     @torch.inference_mode()
     def _forward(self, nodes: Sequence[NodeId]) -> dict[NodeId, ChildScores]:
         """Runs on the model's thread."""
         if self._closed:
             raise EngineError("the session is closed")
-        scored = [link for node in nodes for link in self._chain(node)]
-        trie = self._version.artifact.trie
+        trie, leaves = self._version.artifact.trie, self._prompt.scoring.leaves
+        scored = [link for node in nodes for link in leaves.forced_chain(trie, node)]
         fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
         new = NewTokens(
             nodes=[NodeId(node) for node in fed.tolist()],

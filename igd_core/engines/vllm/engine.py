@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from igd_core.catalogue.tokenization import TitleTokenizer, require_same_tokenizer
+from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.embedded.integrity import check_folder
+from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
 from igd_core.engines.vllm.forced import ForcedLogprobs
@@ -195,13 +196,8 @@ class VLLMEngine:
         held = self._versions.get(version)
         if held is None or held.retired:
             raise EngineError(f"catalogue version {version!r} is not loaded")
-        longest = self.context_tokens - held.artifact.trie.depth
-        if not 1 <= len(prompt_ids) <= longest:
-            raise EngineError(f"the prompt has {len(prompt_ids)} tokens; 1 to {longest} fit")
         vocab_size = int(self._limits.get_vocab_size())
-        for token in (min(prompt_ids), max(prompt_ids)):
-            if not 0 <= token < vocab_size:  # vLLM's worker would die of it, with everyone's requests
-                raise EngineError(f"the prompt holds token {token}; the model has 0 to {vocab_size - 1}")
+        require_prompt_fits(prompt_ids, held.artifact, context_tokens=self.context_tokens, vocab_size=vocab_size)
         most = int(self._limits.max_logprobs) - 1
         if scoring.keep > most:
             raise EngineError(f"{scoring.keep} children a node are asked for; the engine was started for {most}")
@@ -290,16 +286,8 @@ class VLLMEngine:
         self._adapters_loaded = True
 
     def _check_fit(self, artifact: Artifact) -> None:
-        require_same_tokenizer(artifact.manifest.tokenizer_sha256, self.tokenizer)
-        if artifact.manifest.eos_id != self.tokenizer.eos_id:
-            raise ArtifactError(
-                f"eos: paths end with token {artifact.manifest.eos_id}, the model's is {self.tokenizer.eos_id}"
-            )
         vocab_size = int(self._limits.get_vocab_size())
-        if artifact.manifest.vocab_size > vocab_size:
-            raise ArtifactError(
-                f"vocabulary: the artefact needs {artifact.manifest.vocab_size}, the model has {vocab_size}"
-            )
+        require_artifact_fits(artifact, self.tokenizer, vocab_size)
         widest = int(np.diff(artifact.trie.row_start).max())
         if widest >= vocab_size:
             raise ArtifactError(f"a node has all {vocab_size} tokens as children; the worker needs one that is none")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from igd_core.catalogue.gain import decoding_weight
 from igd_core.engines.vllm.forced import digest
 from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
 from igd_core.errors import EngineClosed, EngineError, ModelFault
-from igd_core.ids import NodeId
 from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.engines.vllm.forced import ForcedLogprobs
     from igd_core.engines.vllm.shares import EngineShares
+    from igd_core.ids import NodeId
     from igd_core.search.fairness import Turn
 
 
@@ -107,7 +108,8 @@ class VLLMSession:
             EngineError: the session is closed, or vLLM failed.
         """
         self._check_open()
-        chains = [self._chain(node) for node in nodes]
+        trie, leaves = self.artifact.trie, self._prompt.scoring.leaves
+        chains = [leaves.forced_chain(trie, node) for node in nodes]
         unwanted = {node for chain in chains for node in chain[:-1] if not self._wants(node)}
         if self._prompt.scoring.temperature != 1.0:
             # Log-probabilities of a prompt are at temperature 1, so every node asks for itself.
@@ -144,14 +146,6 @@ class VLLMSession:
 
     def _wants(self, node: NodeId) -> bool:
         return self._prompt.scoring.wants(self.artifact.trie, node)
-
-    def _chain(self, node: NodeId) -> list[NodeId]:
-        """``node`` and the nodes that forced tokens lead to, as far as one has more than one child or ends."""
-        trie, leaves = self.artifact.trie, self._prompt.scoring.leaves
-        chain = [node]
-        while (edge := leaves.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
-            chain.append(NodeId(edge + 1))
-        return chain
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
         ticket = RoundTicket(round_id=f"{self._prompt.order}-{self.stats.rounds}", size=len(chains))
@@ -291,7 +285,7 @@ class VLLMSession:
 
     def _scores(self, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
         gain = self.artifact.gains.sibling_gain[edges].astype(np.float64)
-        scores = logprobs * (1.0 - self._prompt.scoring.alpha * gain)
+        scores = logprobs * decoding_weight(gain, self._prompt.scoring.alpha)
         best = np.argsort(-scores, kind="stable")
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
 

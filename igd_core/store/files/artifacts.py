@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 import uuid
@@ -27,6 +26,7 @@ from igd_core.store.bundles import (
 from igd_core.store.files.trials import FilesTrials, healed, trials_in
 from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
 from igd_core.store.pointers import Pointer, PointerMove
+from igd_core.whole_files import sync
 
 if TYPE_CHECKING:
     import sqlite3
@@ -278,11 +278,7 @@ def _reader(directory: Path, layout: Layout) -> ReadChunk:
 def _sync_folders(folder: Path) -> None:
     """Make the names of new files and folders as durable as their contents."""
     for path in (folder, folder.parent, folder.parent.parent):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _sweep(parent: Path, gone: set[str], *, kept: set[str]) -> None:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from igd_core.store.names import require_version
+from igd_core.whole_files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +105,7 @@ class Attempts:
             attempt.note(LOADING)
             os.fsync(descriptor)
             unnamed.rename(target)  # from now on it counts, and it is locked
-            _sync_folder(self._folder)
+            sync(self._folder)
         except BaseException:
             for path in (unnamed, target):
                 with contextlib.suppress(OSError):
@@ -175,11 +176,3 @@ def _is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igd_core.store.names import require_version
+from igd_core.whole_files import replaced_file
 
 if TYPE_CHECKING:
     from igd_core.store.base import ArtifactStore
@@ -69,17 +68,8 @@ class VersionFolder:
         Raises:
             OSError: this disk cannot take it.
         """
-        self._parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._parent, prefix=f"{_LAST_SERVED}-")
-        scratch = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(version + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(self._parent / _LAST_SERVED)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with replaced_file(self._parent / _LAST_SERVED) as file:
+            file.write(version + "\n")
 
     def prune(self, keep: Collection[str]) -> None:
         """Delete fetched versions but those to keep, and what interrupted fetches have left."""

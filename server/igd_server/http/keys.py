@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from igd_core.errors import InputError
+from igd_core.whole_files import sync, sync_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,7 @@ def write_keys(path: Path, keys: KeyFile) -> None:
         try:
             _write_like(path, scratch, document.encode())
             scratch.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
@@ -182,16 +183,7 @@ def _write_like(path: Path, scratch: Path, data: bytes) -> None:
                 os.fchown(file.fileno(), before.st_uid, before.st_gid)
             os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode) & 0o660)
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_file(file)
 
 
 def _complaint(error: ValidationError) -> str:
