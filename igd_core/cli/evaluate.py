@@ -20,8 +20,8 @@ from igd_core.search.recommender import MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from igd_core.evaluation.job import EvaluationJob, Summary
-    from igd_core.evaluation.run import RunIdentity
-    from igd_core.evaluation.settings import DecodingSetting, Seen
+    from igd_core.evaluation.methods import DecodingSetting, Seen
+    from igd_core.evaluation.shard import RunIdentity
 
 _BASELINE_DEPTH = 20
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.evaluation.job import BaselineChoice, EvaluationJob, ModelChoice
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import read_rows
-    from igd_core.evaluation.run import RunIdentity, Shard, make_run_folder
+    from igd_core.evaluation.shard import RunIdentity, Shard, make_run_folder
 
     summing = ResultSettings(
         cutoffs=tuple(args.k),
@@ -159,7 +159,7 @@ def _seen(args: argparse.Namespace) -> list[Seen]:
 
 
 def _settings(args: argparse.Namespace) -> list[DecodingSetting]:
-    from igd_core.evaluation.settings import decoding_settings
+    from igd_core.evaluation.methods import decoding_settings
 
     return decoding_settings(
         alphas=args.alphas,

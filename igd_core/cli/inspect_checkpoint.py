@@ -40,8 +40,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_checkpoints(args: argparse.Namespace) -> int:
     """Score targets and decode with each checkpoint, print, draw."""
+    from igd_core.evaluation.methods import decoding_settings
     from igd_core.evaluation.rows import read_rows
-    from igd_core.evaluation.settings import decoding_settings
 
     if args.rows is None:
         raise InputError("--checkpoint needs held-out rows: --rows FILE")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
-    from igd_core.evaluation.settings import Seen
+    from igd_core.evaluation.methods import Seen
     from igd_core.ids import ItemIndex
 
 BASELINES = ("popular", "repeat", "transitions", "itemknn", "sasrec")

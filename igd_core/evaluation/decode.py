@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
-    from igd_core.evaluation.settings import DecodingSetting, Seen
+    from igd_core.evaluation.methods import DecodingSetting, Seen
     from igd_core.ids import ItemIndex
     from igd_core.search.beam import Hypothesis
     from igd_core.search.engine import Engine

@@ -16,8 +16,8 @@ from igd_core.engines.embedded.checkpoint import context_tokens
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.decode import RowDecoder
+from igd_core.evaluation.methods import DecodingSetting
 from igd_core.evaluation.metrics import NONE, discounted_gains, target_ranks
-from igd_core.evaluation.settings import DecodingSetting
 from igd_core.ids import NodeId
 from igd_core.progress import progress
 from igd_core.search.scores import require_finite

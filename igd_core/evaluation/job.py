@@ -20,8 +20,8 @@ from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
 from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
-from igd_core.evaluation.run import ShardRun, checkpoint_sha256, decoding_header
 from igd_core.evaluation.sequences import training_sequences
+from igd_core.evaluation.shard import ShardRun, checkpoint_sha256, decoding_header
 from igd_core.evaluation.shared_session import widest_node
 from igd_core.whole_files import write_json
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.open import EngineOptions
+    from igd_core.evaluation.methods import DecodingSetting, Seen
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import EvaluationRows
-    from igd_core.evaluation.run import RunIdentity, Shard
-    from igd_core.evaluation.settings import DecodingSetting, Seen
+    from igd_core.evaluation.shard import RunIdentity, Shard
     from igd_core.search.engine import Engine
 
     Sequences: TypeAlias = Sequence[NDArray[np.int32]] | None

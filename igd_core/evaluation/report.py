@@ -11,9 +11,9 @@ import numpy as np
 
 from igd_core.errors import DataError
 from igd_core.evaluation.journal import read_journal
+from igd_core.evaluation.methods import Method
 from igd_core.evaluation.metrics import NONE
 from igd_core.evaluation.results import MethodLists, MethodResult
-from igd_core.evaluation.settings import Method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
+    from igd_core.evaluation.methods import Method
     from igd_core.evaluation.rows import EvaluationRows, Slicing
-    from igd_core.evaluation.settings import Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

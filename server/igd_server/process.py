@@ -18,7 +18,7 @@ from prometheus_client import disable_created_metrics
 from igd_core.errors import InputError
 from igd_server.app import create_apps
 from igd_server.catalogues.heap import settle_collector
-from igd_server.http.gate import Gate
+from igd_server.http.draining import DrainableApp
 from igd_server.http.protocol import http_protocol
 from igd_server.http.slow_readers import ReaderLimits
 from igd_server.observe.logs import log_loop_error, log_to_stderr
@@ -89,10 +89,10 @@ class _Process:
     ) -> None:
         self._settings = settings
         self._apps = apps
-        self._gate = Gate(apps.main)
+        self._main_app = DrainableApp(apps.main)
         self._listener = listener
         self._operations_listener = operations_listener
-        self.main = self._server(self._gate, lifespan=True)
+        self.main = self._server(self._main_app, lifespan=True)
         self._stop: _Stop | None = None
         self._stopping = asyncio.Event()
 
@@ -105,7 +105,7 @@ class _Process:
                     self._apps.metrics,
                     head_timeout_s=settings.body_timeout_s,
                     readers=ReaderLimits(timeout_s=settings.write_timeout_s, max_bytes=settings.max_unsent_bytes),
-                    max_connections=settings.max_connections if app is self._gate else None,
+                    max_connections=settings.max_connections if app is self._main_app else None,
                 ),
                 ws="none",
                 lifespan="on" if lifespan else "off",
@@ -171,11 +171,11 @@ class _Process:
         stop, grace_s = self._stop, self._settings.grace_s
         if stop is None:  # the server could not start
             return
-        self._apps.deployment.draining = self._gate.draining = True
+        self._apps.deployment.draining = self._main_app.draining = True
         fields = {"reason": stop.reason, "requests_running": len(self.main.server_state.tasks), "grace_s": grace_s}
         _log.info("draining", extra={"fields": fields})
         while (  # noqa: ASYNC110 - that nothing happens is no event
-            stop.patient and self._gate.quiet_s < _QUIET_S and time.monotonic() < stop.at + grace_s / 2
+            stop.patient and self._main_app.quiet_s < _QUIET_S and time.monotonic() < stop.at + grace_s / 2
         ):
             await asyncio.sleep(_LOOK_S)
         left_s = stop.at + grace_s - time.monotonic()

@@ -60,7 +60,7 @@ def serve(port: int, store: str, directory: Path) -> None:
     from igd_server.app import Sources, create_apps
     from igd_server.catalogues.heap import settle_collector
     from igd_server.catalogues.opening import OpenedModel
-    from igd_server.http.gate import Gate
+    from igd_server.http.draining import DrainableApp
     from igd_server.http.protocol import http_protocol
     from igd_server.observe.logs import log_to_stderr
     from igd_server.settings import Settings
@@ -88,7 +88,7 @@ def serve(port: int, store: str, directory: Path) -> None:
     apps.deployment.on_ready = settle_collector
     protocol = http_protocol(apps.metrics, head_timeout_s=settings.body_timeout_s)
     uvicorn.run(
-        Gate(apps.main),
+        DrainableApp(apps.main),
         port=port,
         http=protocol,
         ws="none",

@@ -56,7 +56,7 @@ from igd_core.engines.vllm.options import VLLMOptions  # noqa: E402
 from igd_core.engines.vllm.question import NodeQuestion, RoundTicket  # noqa: E402
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
-from igd_core.evaluation.settings import DecodingSetting, Seen  # noqa: E402
+from igd_core.evaluation.methods import DecodingSetting, Seen  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex  # noqa: E402
 from igd_core.search.beam import BeamSearch  # noqa: E402
 from igd_core.search.fairness import Turn  # noqa: E402

@@ -19,7 +19,7 @@ MAX_BATCH = 256
 MAX_TIMEOUT_MS = 600_000
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
-Source: TypeAlias = Literal["model", "popularity"]
+AnswerSource: TypeAlias = Literal["model", "popularity"]
 WarningCode: TypeAlias = Literal[
     "unknown-items",
     "unknown-values",
@@ -239,7 +239,7 @@ class AnswerHead(_Response):
         "may mean another model tomorrow; equal fingerprints mean equal models. Absent where the variant's adapter is.",
     )
     variant: str | None = Field(default=None, description="Absent where the server has none.")
-    source: Source
+    source: AnswerSource
     cached: bool = Field(
         description="Computed for an earlier request, or for another at the same time, that asked the same; "
         "`timings` are this request's own."

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from igd_server.catalogues.served import ServedCatalogue
     from igd_server.catalogues.version_folder import VersionFolder
 
-Source: TypeAlias = Literal["store", "disk"]
+VersionOrigin: TypeAlias = Literal["store", "disk"]
 
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 30.0
@@ -332,7 +332,7 @@ class LiveCatalogue:
         directory = await self._folder.fetch(self._around.store, self.name, version)
         return await self._around.loader.load(self.name, version, directory)
 
-    async def _swap(self, served: ServedCatalogue, source: Source, started: float) -> None:
+    async def _swap(self, served: ServedCatalogue, source: VersionOrigin, started: float) -> None:
         before, self.served = self.served, replace(served, name=self.name, loaded_at=datetime.now(UTC))
         if before is not None:
             self._around.versions.leave(before.version)

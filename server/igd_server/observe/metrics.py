@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from igd_core.search.identity import ModelIdentity
     from igd_core.search.session import SessionStats
-    from igd_server.api.schemas import Source
+    from igd_server.api.schemas import AnswerSource
     from igd_server.observe.coverage import Shown
     from igd_server.observe.gauges import AdmissionNumbers, Readers
 
@@ -317,7 +317,7 @@ class Metrics:
         """Count what a model computed and is no answer; ``adapter`` is "" for the model itself."""
         self._model_faults.labels(model, adapter).inc()
 
-    def observe_answer(self, source: Source, *, variant: str, catalogue: str) -> None:
+    def observe_answer(self, source: AnswerSource, *, variant: str, catalogue: str) -> None:
         """Count an answer; ``variant`` is "" where none are set."""
         self._recommendations_of(source, variant, catalogue).inc()
 

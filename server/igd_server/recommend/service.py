@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from igd_core.search.recommender import Query
-    from igd_server.api.schemas import RecommendationRequest, Source, WarningCode
+    from igd_server.api.schemas import AnswerSource, RecommendationRequest, WarningCode
     from igd_server.catalogues.served import ServedCatalogue
     from igd_server.observe.metrics import Metrics
     from igd_server.recommend.attribution import Attribution
@@ -107,7 +107,7 @@ class _Asked:
 class _Ranked:
     """Ranked items, who ranked them, and what that cost this request."""
 
-    source: Source
+    source: AnswerSource
     ranking: Ranking
     cached: bool = False
     stats: SessionStats = field(default_factory=SessionStats)

@@ -7,7 +7,7 @@ for a second; then one call, the probe, asks again while the others go on being 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from igd_core.errors import StoreUnavailable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from igd_core.store.base import HistoryStore, ResultStore
     from igd_core.store.events import Event
+    from igd_server.observe.metrics import GivenUp
 
     class GuardedStore(HistoryStore, ResultStore, Protocol):
         """What requests need of a store."""
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GivenUp: TypeAlias = Literal["late", "unasked"]
 """No answer in time; or not asked, because the store did not answer others."""
 
 _FAILURES_TO_OPEN = 5

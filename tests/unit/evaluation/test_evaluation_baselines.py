@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.evaluation.baselines import Ranker
-    from igd_core.evaluation.settings import Seen
+    from igd_core.evaluation.methods import Seen
 
 # Items 1 and 4 share a title.
 PATHS = [(5, 0), (6, 0), (7, 0), (8, 0), (6, 0)]

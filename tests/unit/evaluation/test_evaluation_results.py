@@ -10,11 +10,11 @@ from factories import artifact_of_paths
 
 from igd_core.errors import InputError
 from igd_core.evaluation.bootstrap import Resampling
+from igd_core.evaluation.methods import DecodingSetting, Method, decoding_settings
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.report import table
 from igd_core.evaluation.results import MethodLists, MethodResult, ResultSettings, reference_name, summarise
 from igd_core.evaluation.rows import EvaluationRows
-from igd_core.evaluation.settings import DecodingSetting, Method, decoding_settings
 from igd_core.ids import ItemIndex
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from igd_core.artifact import Artifact
-    from igd_core.evaluation.settings import Seen
+    from igd_core.evaluation.methods import Seen
 
 PATHS = [(5, 0), (6, 0), (7, 0), (8, 0), (6, 0)]  # items 1 and 4 share a title
 SETTINGS = ResultSettings(cutoffs=(1, 2, 5), reference=None, resampling=Resampling(resamples=200, seed=0))

@@ -13,7 +13,7 @@ from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import EngineError
 from igd_core.evaluation.decode import RowDecoder
-from igd_core.evaluation.settings import DecodingSetting, decoding_settings
+from igd_core.evaluation.methods import DecodingSetting, decoding_settings
 from igd_core.ids import ItemIndex, NodeId
 from igd_core.search.recommender import Query, Recommender
 from igd_core.search.session import Scoring

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PROBES = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 
 
-class Gate:
+class DrainableApp:
     """Wraps an app; knows when the last request came, and closes connections as they answer while ``draining``."""
 
     def __init__(self, app: ASGIApp) -> None:

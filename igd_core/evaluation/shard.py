@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.evaluation.journal import Journal
+    from igd_core.evaluation.methods import DecodingSetting
     from igd_core.evaluation.rows import EvaluationRows
-    from igd_core.evaluation.settings import DecodingSetting
     from igd_core.search.engine import Engine
 
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
