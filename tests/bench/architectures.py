@@ -314,7 +314,7 @@ def document(found: Sequence[Row], how: str) -> str:
     import transformers
 
     counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in ("right", "refused", "WRONG")}
-    head = f"""# Architectures that the embedded engine serves
+    head = f"""# Model architectures that the embedded engine serves
 
 Which checkpoints the engine `tree` serves is decided on the checkpoint, when it is loaded: a pass over a tree of tokens
 must say what the model's own passes say, or the checkpoint is refused by one line. This table shows what comes of that

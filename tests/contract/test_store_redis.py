@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from igd_core.store.base import Store
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "how-to" / "redis.md"
+DOCS = Path(__file__).parents[2] / "docs"
+DOCUMENTATION = DOCS / "how-to" / "redis.md"
 # On a busy machine a write with its fsync may take longer: only what is about waiting in vain waits this short.
 QUICK_S = 0.25
 PATIENCE_S = 1.0  # with the tests of five others on the same two cores
@@ -235,6 +236,18 @@ async def test_a_wrong_password_is_not_told_to_anybody(server: RedisServer) -> N
     await store.close()
 
 
+def check_documented(keys: list[str], server: RedisServer) -> None:
+    """Each key is in the table of docs/reference/store-keys.md with its type, and each row of the store has a key."""
+    rows = re.findall(r"^\| `(igd:\S+)` \| ([a-z ,]+) \|", (DOCS / "reference/store-keys.md").read_text(), re.MULTILINE)
+    of_the_store = {row: kind for row, kind in rows if kind != "channel" and "limits" not in row}
+    seen = set()
+    for key in keys:
+        (row,) = (row for row in of_the_store if re.fullmatch(re.sub(r"NAME|[A-Z_]{3,}", "[^:]+", re.escape(row)), key))
+        assert server.cli("type", key) == of_the_store[row].replace("sorted set", "zset"), key
+        seen.add(row)
+    assert seen == set(of_the_store)
+
+
 async def test_the_permissions_that_the_documentation_names_are_enough(
     server: RedisServer, pristine_bundle: Path, tmp_path: Path
 ) -> None:
@@ -257,6 +270,8 @@ async def test_the_permissions_that_the_documentation_names_are_enough(
             await call(store)
     await store.roll_back("small", version)
     await store.append("bob", [event(number) for number in range(600)])
+    await store.begin_trial("small", version, "me", 5)
+    check_documented(server.cli("keys", "*").splitlines(), server)
     other = open_store(f"redis://ann:pw@127.0.0.1:{server.port}/0", options=replace(OPTIONS, prefix="other"))
     with pytest.raises(StoreError, match="permissions"):
         await other.history("ann")
