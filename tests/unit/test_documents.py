@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,20 @@ def test_every_file_page_and_heading_that_a_document_names_is_there(document: Pa
     named = NAMED.findall(document.read_text(encoding="utf-8"))
     assert [name for name in named if not exists(name, files)] == []
     assert broken_links(document) == []
+    assert run_on(document) == []
+
+
+def run_on(document: Path) -> list[str]:
+    """Lists and tables that follow a line of text at once: GitHub shows them, the site joins them to the text."""
+    lines = ["", *plain(document).splitlines()]
+    starts = re.compile(r"(\d+\.|[-*]|\|) ")
+    belongs = re.compile(r"(\d+\.|[-*]|\|) | {2,}|#|<!--|$")
+    found, inside = [], False
+    for before, line in pairwise(lines):
+        if starts.match(line) and before and not inside and not belongs.match(before):
+            found.append(line)
+        inside = bool(starts.match(line)) or (inside and bool(line))
+    return found
 
 
 def test_a_link_to_a_page_or_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
@@ -80,6 +95,9 @@ def test_a_link_to_a_page_or_a_heading_that_is_not_there_is_found(tmp_path: Path
         "[g](there.md#twice-dashed) [h](https://example.org/x)\n```\n[i](block.md)\n```\n",
         encoding="utf-8",
     )
+    assert run_on(page) == []
+    page.write_text(page.read_text(encoding="utf-8") + "text\n- item\n- item\n\ntext\n| cell |\n", encoding="utf-8")
+    assert run_on(page) == ["- item", "| cell |"]
     assert broken_links(page) == ["gone.md", "there.md#gone", "#gone", "there.md#twice-dashed"]
 
 
