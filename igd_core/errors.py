@@ -48,7 +48,7 @@ class QueryError(InputError):
 
 
 class ArtifactError(IGDError):
-    """An artefact is truncated, altered, foreign, or made for another tokenizer."""
+    """An artifact is truncated, altered, foreign, or made for another tokenizer."""
 
 
 class TuningError(IGDError):

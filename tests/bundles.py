@@ -1,4 +1,4 @@
-"""Saved artefacts to compare, to damage, and to seal again so that they lie consistently."""
+"""Saved artifacts to compare, to damage, and to seal again so that they lie consistently."""
 
 from __future__ import annotations
 

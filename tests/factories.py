@@ -1,4 +1,4 @@
-"""Small real parts for tests: a tokenizer, titles, catalogues, artefacts and models, all made here, none from a hub."""
+"""Small real parts for tests: a tokenizer, titles, catalogues, artifacts and models, all made here, none from a hub."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def flat(paths: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], *, vocab_size: int = 64) -> Artifact:
-    """An artefact around given token paths, without a tokenizer; item i is called ``i``."""
+    """An artifact around given token paths, without a tokenizer; item i is called ``i``."""
     names = [str(row) for row in range(len(paths))]
     catalogue = Catalogue.build(item_ids=names, titles=names, frequency=np.array(frequency))
     trie = TokenTrie.build(*flat(paths))

@@ -51,7 +51,7 @@ def edition(tokenizer: TitleTokenizer, number: int, *, name: str = "films") -> A
 
 
 async def add(store: ArtifactStore, artifact: Artifact, directory: Path, *, catalogue: str | None = None) -> str:
-    """Store an artefact; no pointer names it yet."""
+    """Store an artifact; no pointer names it yet."""
     folder = directory / f"built-{artifact.version}"
     await asyncio.to_thread(save_artifact, artifact, folder)
     return await store.add(folder, catalogue=catalogue)

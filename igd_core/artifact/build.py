@@ -1,4 +1,4 @@
-"""From a catalogue and a tokenizer to an artefact."""
+"""From a catalogue and a tokenizer to an artifact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """Choices that become part of the artefact.
+    """Choices that become part of the artifact.
 
     Attributes:
         name: the catalogue's name.
@@ -64,7 +64,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """An artefact, and the ``spelled`` catalogue that it was made of."""
+    """An artifact, and the ``spelled`` catalogue that it was made of."""
 
     artifact: Artifact
     spelled: SpelledCatalogue

@@ -1,4 +1,4 @@
-"""An artefact in memory: immutable, shared by all requests that began with its version."""
+"""An artifact in memory: immutable, shared by all requests that began with its version."""
 
 from __future__ import annotations
 

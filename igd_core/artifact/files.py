@@ -1,4 +1,4 @@
-"""Artefacts on disk: written whole or not at all, verified part by part, and mapped rather than read."""
+"""Artifacts on disk: written whole or not at all, verified part by part, and mapped rather than read."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _read_bounded(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: not found; is this an artefact's directory?") from None
+        raise ArtifactError(f"{path}: not found; is this an artifact's directory?") from None
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
 

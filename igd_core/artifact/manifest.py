@@ -1,4 +1,4 @@
-"""What an artefact says of itself: JSON, bounded, and hashed into the version's name."""
+"""What an artifact says of itself: JSON, bounded, and hashed into the version's name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Manifest:
         tokenizer_sha256: fingerprint of the tokenizer that made the paths.
         vocab_size: one more than the highest token id of that tokenizer.
         eos_id: last token of every path.
-        model_id: checkpoint the artefact is meant for; empty when any with this tokenizer will do.
+        model_id: checkpoint the artifact is meant for; empty when any with this tokenizer will do.
         alpha: decoding weight used when a request names none.
         smoothing: additive smoothing of the prior, in interactions.
         path_column: what items are spelled by.

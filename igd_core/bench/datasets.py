@@ -35,7 +35,7 @@ class BenchData:
     histories: tuple[tuple[ItemIndex, ...], ...]
 
     def artifact(self, tokenizer: TitleTokenizer) -> Artifact:
-        """The artefact that decoding is measured on."""
+        """The artifact that decoding is measured on."""
         return build_artifact(self.catalogue, tokenizer, BuildOptions(name=self.name))
 
 

@@ -79,10 +79,10 @@ def read_histories(path: Path | Source, reading: Reading = DEFAULT_READING) -> l
 
 
 def made_up_histories(artifact_dir: Path, *, seed: int) -> list[UserHistory]:
-    """Items drawn by their popularity in an artefact, as many as a prompt shows at most.
+    """Items drawn by their popularity in an artifact, as many as a prompt shows at most.
 
     Raises:
-        ArtifactError: no artefact.
+        ArtifactError: no artifact.
     """
     artifact = load_artifact(artifact_dir, verify=False)
     rng = np.random.default_rng(seed)

@@ -81,7 +81,7 @@ class ColumnValues(Sequence["MetadataValue"]):
         kind = arrow_type(self.type)
         if self.type.is_list and array.type == kind:
             # A list's item has another name in a file that Parquet wrote, which Arrow's == passes over: by it, an
-            # artefact that is loaded and saved again would differ.
+            # artifact that is loaded and saved again would differ.
             buffers, values = array.buffers()[:2], array.values
             array = pa.ListArray.from_buffers(kind, len(array), buffers, offset=array.offset, children=[values])
         self.array = array if array.type == kind else array.cast(kind)

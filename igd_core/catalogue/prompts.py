@@ -33,7 +33,7 @@ DEFAULT_BULLET = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
-    """How a history becomes a prompt; part of the artefact, so that serving asks what tuning asked.
+    """How a history becomes a prompt; part of the artifact, so that serving asks what tuning asked.
 
     Attributes:
         prefix_ids: BOS (where the tokenizer has one) and the instruction.
@@ -126,7 +126,7 @@ class PromptTemplate:
         return len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + self.max_history * line
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest; no bullet is left out, so that artefacts without one keep their versions."""
+        """Plain values for the manifest; no bullet is left out, so that artifacts without one keep their versions."""
         values = asdict(self)
         if not self.bullet_ids:
             del values["bullet_ids"]

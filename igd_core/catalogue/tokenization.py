@@ -47,7 +47,7 @@ class TitleTokenizer:
     """A checkpoint's tokenizer, split in two: plain text for titles, and the full one for the operator's own text.
 
     Attributes:
-        fingerprint: sha256 of the canonical ``tokenizer.json``; artefacts and checkpoints are matched by it.
+        fingerprint: sha256 of the canonical ``tokenizer.json``; artifacts and checkpoints are matched by it.
         eos_id: id of the end-of-sequence token.
         bos_ids: ids that the tokenizer itself puts in front of a text; often none.
         vocab_size: one more than the highest id, added tokens included.
@@ -294,12 +294,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_same_tokenizer(built_with: str, serving: TitleTokenizer) -> None:
-    """Refuse an artefact whose paths were made by another tokenizer.
+    """Refuse an artifact whose paths were made by another tokenizer.
 
     Raises:
         ArtifactError: the fingerprints differ.
     """
     if built_with != serving.fingerprint:
         raise ArtifactError(
-            f"tokenizer: the artefact was built with {built_with[:12]}, the model has {serving.fingerprint[:12]}"
+            f"tokenizer: the artifact was built with {built_with[:12]}, the model has {serving.fingerprint[:12]}"
         )

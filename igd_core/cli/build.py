@@ -1,4 +1,4 @@
-"""`igd build`: items and interactions to an artefact."""
+"""`igd build`: items and interactions to an artifact."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd build`."""
     defaults = BuildOptions()
-    parser = subparsers.add_parser("build", help="make an artefact: trie, information-gain table, items")
+    parser = subparsers.add_parser("build", help="make an artifact: trie, information-gain table, items")
     parser.add_argument("--items", type=Path, required=True, metavar="FILE", help="item_id, title, any other columns")
     parser.add_argument(
         "--interactions",
@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="the checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--name", default=defaults.name, help="the catalogue's name (default: %(default)s)")
-    parser.add_argument("--model-id", default="", metavar="NAME", help="checkpoint this artefact is meant for")
+    parser.add_argument("--model-id", default="", metavar="NAME", help="checkpoint this artifact is meant for")
     parser.add_argument("--title-column", default="title", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--path-column", metavar="NAME", help="what spells an item for the model (default: its title)")
     parser.add_argument(
@@ -262,7 +262,7 @@ def _unspellable(built: Built, catalogue: Catalogue, rows: NDArray[np.int64]) ->
 
 
 def summary(artifact: Artifact) -> dict[str, object]:
-    """What people ask first of an artefact."""
+    """What people ask first of an artifact."""
     counts = artifact.manifest.counts
     return {
         "version": artifact.version,

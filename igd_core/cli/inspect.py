@@ -1,4 +1,4 @@
-"""`igd inspect`: what an artefact's tokens decide, and what checkpoints make of them: table, JSON and picture."""
+"""`igd inspect`: what an artifact's tokens decide, and what checkpoints make of them: table, JSON and picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd inspect`."""
-    parser = subparsers.add_parser("inspect", help="information-gain statistics of an artefact, and a plot")
+    parser = subparsers.add_parser("inspect", help="information-gain statistics of an artifact, and a plot")
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="to print tokens as text")
     parser.add_argument(

@@ -31,7 +31,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=Whole("limit", least=1), default=200, metavar="N", help="random rows (default: %(default)s)"
     )
     group.add_argument("--seed", type=seed(), default=0)
-    group.add_argument("--alpha", type=alpha(), help="compared with 0 (default: the artefact's)")
+    group.add_argument("--alpha", type=alpha(), help="compared with 0 (default: the artifact's)")
     group.add_argument("--beams", type=beams(), default=10)
     group.add_argument("--device", default="auto")
     group.add_argument("--dtype", default="auto")

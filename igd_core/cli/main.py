@@ -21,13 +21,13 @@ BROKEN_PIPE = 128 + 13
 # Module and help of each: what one command needs the list of all must not wait for.
 COMMANDS = {
     "data": ("data", "turn raw data into items and (history, target) rows"),
-    "build": ("build", "make an artefact: trie, information-gain table, items"),
-    "inspect": ("inspect", "information-gain statistics of an artefact, and a plot"),
+    "build": ("build", "make an artifact: trie, information-gain table, items"),
+    "inspect": ("inspect", "information-gain statistics of an artifact, and a plot"),
     "tune": ("tune", "tune a checkpoint or an adapter with the IGD loss"),
     "evaluate": ("evaluate", "HR and NDCG of a checkpoint and of baselines on held-out rows"),
     "compare": ("compare", "what tuning and decoding add, from evaluations of several checkpoints"),
     "recommend": ("recommend", "recommend for one history"),
-    "publish": ("publish", "put an artefact into a store, for servers to take"),
+    "publish": ("publish", "put an artifact into a store, for servers to take"),
     "versions": ("publish", "list the versions in a store"),
     "rollback": ("publish", "make servers return to an earlier version"),
     "allow": ("publish", "let servers try a version again that one refused or did not come back from"),

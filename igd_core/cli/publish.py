@@ -37,10 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     shared.add_argument("--json", action="store_true")
 
     publish = subparsers.add_parser(
-        "publish", parents=[shared], help="put an artefact into a store, for servers to take"
+        "publish", parents=[shared], help="put an artifact into a store, for servers to take"
     )
     publish.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="what `igd build` wrote")
-    publish.add_argument("--catalogue", metavar="NAME", help="the name to publish it under (default: the artefact's)")
+    publish.add_argument("--catalogue", metavar="NAME", help="the name to publish it under (default: the artifact's)")
     publish.add_argument("--no-activate", action="store_true", help="store it, and let servers stay where they are")
     publish.set_defaults(run=_run(_publish))
 

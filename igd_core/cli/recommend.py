@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
     parser.add_argument("--k", type=wanted(), help="items wanted (default: 10, or as many as can come back)")
     parser.add_argument("--beams", type=beams(), default=10)
-    parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artefact's)")
+    parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artifact's)")
     parser.add_argument("--temperature", type=Real("temperature", least=0.01, most=MAX_TEMPERATURE), default=1.0)
     parser.add_argument("--length-penalty", type=Real("length_penalty", most=MAX_LENGTH_PENALTY), default=0.0)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`igd tune`: rows, an artefact and a checkpoint to a tuned model or adapter; and what goes with it."""
+"""`igd tune`: rows, an artifact and a checkpoint to a tuned model or adapter; and what goes with it."""
 
 from __future__ import annotations
 

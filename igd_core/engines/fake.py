@@ -61,7 +61,7 @@ class FakeEngine:
         return _FAKE_CONTEXT_TOKENS
 
     async def load(self, artifact: Artifact) -> None:
-        """Any artefact will do."""
+        """Any artifact will do."""
         self._artifacts[artifact.version] = artifact
 
     async def unload(self, version: str) -> None:

@@ -25,7 +25,7 @@ def require_artifact_fits(artifact: Artifact, tokenizer: TitleTokenizer, vocab_s
     if manifest.eos_id != tokenizer.eos_id:
         raise ArtifactError(f"eos: paths end with token {manifest.eos_id}, the model's is {tokenizer.eos_id}")
     if manifest.vocab_size > vocab_size:
-        raise ArtifactError(f"vocabulary: the artefact needs {manifest.vocab_size}, the model has {vocab_size}")
+        raise ArtifactError(f"vocabulary: the artifact needs {manifest.vocab_size}, the model has {vocab_size}")
 
 
 def require_prompt_fits(prompt_ids: Sequence[int], artifact: Artifact, *, context_tokens: int, vocab_size: int) -> None:

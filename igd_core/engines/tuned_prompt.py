@@ -46,7 +46,7 @@ class TunedCatalogue:
 
     @staticmethod
     def of(artifact: Artifact) -> TunedCatalogue:
-        """That of an artefact."""
+        """That of an artifact."""
         hashes = sorted(_title_hashes(artifact))
         return TunedCatalogue(name=artifact.manifest.name, sample=tuple(hashes[:_SAMPLE]))
 

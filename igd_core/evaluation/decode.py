@@ -44,7 +44,7 @@ class RowAnswer:
 
 
 class RowDecoder:
-    """Decodes rows under a fixed list of settings, on an engine that has the artefact loaded."""
+    """Decodes rows under a fixed list of settings, on an engine that has the artifact loaded."""
 
     def __init__(
         self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None

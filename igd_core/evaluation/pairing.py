@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from igd_core.evaluation.ranks import RankedRun
 
 _OF_THE_SAMPLE = frozenset({"limit", "seed"})
-_NOT_OF_ROWS = frozenset({"artifact"})  # another tokenizer makes another artefact of the same titles
+_NOT_OF_ROWS = frozenset({"artifact"})  # another tokenizer makes another artifact of the same titles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

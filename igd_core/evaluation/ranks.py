@@ -43,7 +43,7 @@ class MethodRanks:
 class RankedRun:
     """An evaluation's ranks, and what says on which rows.
 
-    Runs whose ``identity`` is the same but for the artefact can be paired: another tokenizer makes another artefact of
+    Runs whose ``identity`` is the same but for the artifact can be paired: another tokenizer makes another artifact of
     the same titles.
 
     Attributes:

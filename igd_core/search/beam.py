@@ -85,7 +85,7 @@ class BeamSearch:
         """Start at the root.
 
         Args:
-            trie: of the artefact version the session was opened with.
+            trie: of the artifact version the session was opened with.
             beams: K, >= 1. When fewer than K leaves are admitted, all of them come back.
             length_penalty: 0 ranks by summed score (D3), 1 by its mean over tokens, EOS included (BIGRec).
             forced_weight: 0..1, what the log-probability of a token without siblings counts. 1 is the method; with 0 a

@@ -20,7 +20,7 @@ class EngineStats:
     Attributes:
         waiting: model calls queued.
         sessions: sessions open.
-        versions: artefact versions loaded.
+        versions: artifact versions loaded.
         cache_bytes: bytes of prompt key-value cache kept for reuse.
         healthy: whether the engine can answer.
     """
@@ -33,7 +33,7 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """Runs a checkpoint for many sessions and several artefact versions at once."""
+    """Runs a checkpoint for many sessions and several artifact versions at once."""
 
     @property
     def model_id(self) -> str:

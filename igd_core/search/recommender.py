@@ -1,6 +1,6 @@
 """From a history to ranked items: prompt, filters, search, and the items of each path.
 
-A `Recommender` binds one engine to the artefact versions it serves. It knows item rows, not item ids, users or HTTP.
+A `Recommender` binds one engine to the artifact versions it serves. It knows item rows, not item ids, users or HTTP.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Query:
         history: item rows, oldest first; the prompt's template decides how many of them it shows.
         k: items wanted, 1..100 and at most the catalogue's size.
         beams: width of the search, 1..200; raised to ``k`` where smaller.
-        alpha: rebalancing towards decisive tokens, 0..1; None takes the artefact's.
+        alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
         temperature: divides the logits, in (0, 10].
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
@@ -148,7 +148,7 @@ class Recommendation:
 
 
 class Recommender:
-    """Serves one artefact version on an engine that has it loaded."""
+    """Serves one artifact version on an engine that has it loaded."""
 
     def __init__(self, artifact: Artifact, engine: Engine) -> None:
         """Index ids and attributes, sort by popularity: seconds at a million items, so not on an event loop."""

@@ -42,7 +42,7 @@ class TrieWeights:
 
     @staticmethod
     def of(artifact: Artifact) -> TrieWeights:
-        """The artefact's own arrays, mapped from its files."""
+        """The artifact's own arrays, mapped from its files."""
         return TrieWeights(
             row_start=artifact.trie.row_start,
             edge_token=artifact.trie.edge_token,

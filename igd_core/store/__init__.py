@@ -1,1 +1,1 @@
-"""Where artefacts, histories and answers are kept."""
+"""Where artifacts, histories and answers are kept."""

@@ -1,4 +1,4 @@
-"""What the server keeps outside itself: artefacts, histories, and answers it may need again.
+"""What the server keeps outside itself: artifacts, histories, and answers it may need again.
 
 One protocol, three implementations under one contract suite (`tests/contract/test_store.py`): `memory` (one process,
 nothing survives), `files` (one machine, no service needed) and `redis` (many servers).
@@ -40,8 +40,8 @@ class StoreOptions:
 
     Attributes:
         prefix: begins every key in Redis; letters, digits and ``_.:-``.
-        timeout_s: longest wait for one call; not for artefacts' parts.
-        bulk_timeout_s: longest wait for one chunk of an artefact's part.
+        timeout_s: longest wait for one call; not for artifacts' parts.
+        bulk_timeout_s: longest wait for one chunk of an artifact's part.
         chunk_bytes: into pieces of this size parts are cut; a little below 8 MiB, so that a chunk and its header fill
             one of the allocator's size classes and not half of the next (10 MiB).
         history: bounds on what is kept of one user.
@@ -56,7 +56,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVersion:
-    """An artefact version that is stored whole.
+    """An artifact version that is stored whole.
 
     Attributes:
         version: content hash.
@@ -78,13 +78,13 @@ class StoredVersion:
 
 
 class ArtifactStore(Protocol):
-    """Artefact versions by catalogue name, and for each catalogue one pointer to the version to serve.
+    """Artifact versions by catalogue name, and for each catalogue one pointer to the version to serve.
 
     A version is visible once all its parts are stored, and a pointer only ever names a visible version.
     """
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Verify the artefact in ``directory`` and store it; returns its version.
+        """Verify the artifact in ``directory`` and store it; returns its version.
 
         Adding it again changes nothing, but that stored parts which were damaged are whole again.
 

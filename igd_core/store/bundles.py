@@ -1,4 +1,4 @@
-"""Artefacts on their way into a store and out again: cut into chunks, and put together whole or not at all."""
+"""Artifacts on their way into a store and out again: cut into chunks, and put together whole or not at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """An artefact's directory that has been verified.
+    """An artifact's directory that has been verified.
 
     Attributes:
         directory: where it is.

@@ -93,7 +93,7 @@ class MemoryStore(MemoryResults):
         self._histories: OrderedDict[str, tuple[float, dict[str, Event]]] = OrderedDict()
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Keep a copy of the artefact's files."""
+        """Keep a copy of the artifact's files."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
         shelf = self._shelves.setdefault(require_catalogue_name(catalogue or bundle.manifest.name), _Shelf())

@@ -105,7 +105,7 @@ class Backbone:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a checkpoint's tokenizer files, as they are: an artefact is matched by their hash."""
+    """Copy a checkpoint's tokenizer files, as they are: an artifact is matched by their hash."""
     for name in _TOKENIZER_FILES:
         if (source / name).is_file() and not (target / name).exists():
             shutil.copyfile(source / name, target / name)
@@ -131,7 +131,7 @@ def load_backbone(
         raise InputError(f"adapter: {adapter} to go on from, and nothing says that an adapter is tuned (--lora-rank)")
     if settings.from_config is not None:
         if tokenizer_dir is None:
-            raise InputError("tokenizer: a model from scratch needs the directory of the artefact's tokenizer")
+            raise InputError("tokenizer: a model from scratch needs the directory of the artifact's tokenizer")
         return _from_scratch(settings, tokenizer_dir, device)
     if name is None:
         raise InputError("model: a checkpoint is needed, or from_config for a model from scratch")

@@ -20,7 +20,7 @@ class RunInputs:
     """Where everything comes from and goes to.
 
     Attributes:
-        artifact: directory of the artefact.
+        artifact: directory of the artifact.
         train: history rows to tune on.
         valid: history rows to stop by.
         out: the run's folder.

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def prune_tokenizer(artifact: Artifact, tokenizer_dir: Path, out: Path) -> TitleTokenizer:
-    """Write a smaller byte-level BPE tokenizer to ``out`` and return it; rebuild the artefact with it.
+    """Write a smaller byte-level BPE tokenizer to ``out`` and return it; rebuild the artifact with it.
 
     Raises:
         InputError: ``out`` exists.
-        ArtifactError: the artefact was built with another tokenizer.
+        ArtifactError: the artifact was built with another tokenizer.
         ModelError: not a BPE tokenizer.
     """
     if out.exists():

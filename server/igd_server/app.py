@@ -56,7 +56,7 @@ class Sources:
 
     Attributes:
         open_model: loads the checkpoint; may block.
-        read_artifact: reads and verifies an artefact; may block.
+        read_artifact: reads and verifies an artifact; may block.
         web_directory: the page's files.
     """
 

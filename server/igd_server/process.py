@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
     Raises:
         InputError: an address cannot be listened on.
         EngineError: the engine has ended while serving; raised when the server has drained.
-        IGDError: the artefact or the model cannot be loaded.
+        IGDError: the artifact or the model cannot be loaded.
     """
     log_to_stderr(settings.log_level)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # half of all series would be times at which others began

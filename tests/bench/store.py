@@ -51,7 +51,7 @@ async def bench_memory(url: str, artifact: Path) -> list[dict[str, Any]]:
     grown = await redis.growth(lambda store: store.add(artifact, catalogue="bench"))
     items, stored = manifest.counts.items, sum(record.bytes for record in manifest.parts.values())
     share = {"items": items, "version": manifest.version, "overhead": round(grown / stored - 1, 4)}
-    results = [_result("item of an artefact", grown / items) | share]
+    results = [_result("item of an artifact", grown / items) | share]
     for count in _EVENTS:
         grown = await redis.growth(partial(_write_histories, count=count))
         results.append(_result(f"user with {count} events", grown / _MADE))

@@ -142,7 +142,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
             f"{header}, {result['threads']} threads",
             f"  tokenise           {result['tokenise']['seconds']:9.2f} s    (apart)",
             f"  trie and IG        {build['seconds']:9.2f} s    {memory}",
-            f"  artefact           {artifact['bytes_per_item']:9.1f} bytes an item",
+            f"  artifact           {artifact['bytes_per_item']:9.1f} bytes an item",
             f"  load               {load['verified_s']:9.3f} s    {load['unverified_s']:.3f} s unverified",
         ]
         lines += [

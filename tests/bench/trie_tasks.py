@@ -23,7 +23,7 @@ _LONGEST_PATH = 512  # nothing is cut: a cut path would not be its title's
 
 
 def prepare(arguments: Mapping[str, Any], report: Report) -> None:
-    """Make titles and counts, tokenise them, save the workload, and build and save an artefact from the text.
+    """Make titles and counts, tokenise them, save the workload, and build and save an artifact from the text.
 
     Args:
         arguments: ``n``, ``seed``, ``items`` (file or None), ``tokenizer_dir``, ``workload`` and ``artifact``
@@ -104,11 +104,11 @@ def measure_build(arguments: Mapping[str, Any], report: Report) -> None:
 
 
 def measure_load(arguments: Mapping[str, Any], report: Report) -> None:
-    """Open the artefact, with its files in the page cache.
+    """Open the artifact, with its files in the page cache.
 
     Args:
         arguments: ``artifact`` (directory).
-        report: receives ``load``: medians with and without verification, and the memory that one opened artefact added.
+        report: receives ``load``: medians with and without verification, and the memory that one opened artifact added.
     """
     from igd_core.artifact import load_artifact
 

@@ -62,17 +62,17 @@ async def test_waiting_calls_of_a_closing_engine_end_with_engine_closed(tree: Su
     await closing
 
 
-async def test_an_artefact_of_another_tokenizer_is_refused(
+async def test_an_artifact_of_another_tokenizer_is_refused(
     tree: Subject, definition: dict[str, Any], artifact: Artifact
 ) -> None:
     foreign_definition = {**definition, "added_tokens": definition["added_tokens"][:-1]}
     foreign = build_artifact(make_catalogue(5), TitleTokenizer(foreign_definition, EOS), BuildOptions())
-    with pytest.raises(ArtifactError, match="tokenizer: the artefact was built with"):
+    with pytest.raises(ArtifactError, match="tokenizer: the artifact was built with"):
         await tree.engine.load(foreign)
     assert tree.engine.stats().versions == (artifact.version,)
 
 
-async def test_an_artefact_whose_paths_end_with_another_token_is_refused(tree: Subject, artifact: Artifact) -> None:
+async def test_an_artifact_whose_paths_end_with_another_token_is_refused(tree: Subject, artifact: Artifact) -> None:
     other = replace(artifact, version="other", manifest=replace(artifact.manifest, eos_id=artifact.manifest.eos_id + 1))
     with pytest.raises(ArtifactError, match="eos: paths end with token"):
         await tree.engine.load(other)
@@ -80,7 +80,7 @@ async def test_an_artefact_whose_paths_end_with_another_token_is_refused(tree: S
 
 async def test_token_ids_outside_the_models_vocabulary_are_refused(tree: Subject, artifact: Artifact) -> None:
     larger = replace(artifact, version="larger", manifest=replace(artifact.manifest, vocab_size=5000))
-    with pytest.raises(ArtifactError, match=r"vocabulary: the artefact needs 5000, the model has \d+"):
+    with pytest.raises(ArtifactError, match=r"vocabulary: the artifact needs 5000, the model has \d+"):
         await tree.engine.load(larger)
 
 

@@ -96,7 +96,7 @@ async def published(store: Store, *bundles: Path) -> list[str]:
     return [version_of(bundle) for bundle in bundles]
 
 
-# Artefacts
+# Artifacts
 
 
 async def test_a_version_comes_back_byte_for_byte(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ async def test_the_same_version_added_by_many_at_once_is_stored_once(
     assert contents(await stores[0].fetch("small", version, tmp_path)) == contents(versions[0])
 
 
-async def test_catalogues_are_apart_and_may_be_named_otherwise_than_their_artefact(
+async def test_catalogues_are_apart_and_may_be_named_otherwise_than_their_artifact(
     store: Store, versions: Sequence[Path], tmp_path: Path
 ) -> None:
     version = await store.add(versions[0], catalogue="games-canary_2.1")
@@ -558,7 +558,7 @@ async def test_names_that_are_no_catalogues_get_no_further(
         lambda: store.hold(name, version, "me", 1),
         lambda: store.prune(name, keep=1),
     ]
-    if name:  # an empty one means the artefact's own
+    if name:  # an empty one means the artifact's own
         calls.append(lambda: store.add(versions[0], catalogue=name))
     for call in calls:
         with pytest.raises(InputError, match="catalogue"):

@@ -1,4 +1,4 @@
-"""A publisher that is killed between an artefact's parts and its record: nothing of it is visible or in the way."""
+"""A publisher that is killed between an artifact's parts and its record: nothing of it is visible or in the way."""
 
 from __future__ import annotations
 

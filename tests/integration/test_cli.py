@@ -1,4 +1,4 @@
-"""`igd` as a person runs it: files in, artefact, picture, recommendations that an outsider can compute again."""
+"""`igd` as a person runs it: files in, artifact, picture, recommendations that an outsider can compute again."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ BODY = {"history": ["1", "3"], "k": 5}
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any], tokenizer: TitleTokenizer) -> Path:
-    """A folder with an artefact, a model and an adapter of it."""
+    """A folder with an artifact, a model and an adapter of it."""
     root: Path = tmp_path_factory.mktemp("first")
     tiny_checkpoint("llama-fp32", tokenizer).model.save_pretrained(root / "current")
     (root / "current" / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")

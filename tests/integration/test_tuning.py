@@ -61,7 +61,7 @@ def model_dir(
 
 @pytest.fixture(scope="module")
 def data_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """items.csv, rows in which the next item is the one with the next number, and an artefact."""
+    """items.csv, rows in which the next item is the one with the next number, and an artifact."""
     directory: Path = tmp_path_factory.mktemp("data")
     catalogue = make_catalogue(60)
     ids = catalogue.item_ids

@@ -79,7 +79,7 @@ def artifact(built: Path) -> Artifact:
     return load_artifact(built)
 
 
-def test_types_travel_from_the_file_to_the_artefact(artifact: Artifact) -> None:
+def test_types_travel_from_the_file_to_the_artifact(artifact: Artifact) -> None:
     assert {name: kind.name for name, kind in artifact.catalogue.types.items()} == TYPES
     values = {name: list(column) for name, column in artifact.catalogue.metadata.items()}
     assert values["price"] == [1.0, 2.5, 0.0, 1.0, 100.0]

@@ -459,18 +459,18 @@ async def until(condition: Callable[[], bool], timeout_s: float = 20.0, pause_s:
             await asyncio.sleep(pause_s)
 
 
-async def test_artefacts_that_do_not_fit_the_model_are_refused(
+async def test_artifacts_that_do_not_fit_the_model_are_refused(
     vllm: Subject, artifact: Artifact, definition: dict[str, Any]
 ) -> None:
     foreign_definition = {**definition, "added_tokens": definition["added_tokens"][:-1]}
     foreign = build_artifact(make_catalogue(5), TitleTokenizer(foreign_definition, EOS), BuildOptions())
-    with pytest.raises(ArtifactError, match="tokenizer: the artefact was built with"):
+    with pytest.raises(ArtifactError, match="tokenizer: the artifact was built with"):
         await vllm.engine.load(foreign)
     eos = replace(artifact, version="eos", manifest=replace(artifact.manifest, eos_id=artifact.manifest.eos_id + 1))
     with pytest.raises(ArtifactError, match="eos: paths end with token"):
         await vllm.engine.load(eos)
     larger = replace(artifact, version="larger", manifest=replace(artifact.manifest, vocab_size=5000))
-    with pytest.raises(ArtifactError, match=r"vocabulary: the artefact needs 5000, the model has \d+"):
+    with pytest.raises(ArtifactError, match=r"vocabulary: the artifact needs 5000, the model has \d+"):
         await vllm.engine.load(larger)
     assert vllm.engine.stats().versions == (artifact.version,)
 

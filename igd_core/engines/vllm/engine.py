@@ -58,7 +58,7 @@ class _Version:
 
 
 class VLLMEngine:
-    """Runs a checkpoint in vLLM, for many sessions and several artefact versions at once. Belongs to one event loop."""
+    """Runs a checkpoint in vLLM, for many sessions and several artifact versions at once. Belongs to one event loop."""
 
     def __init__(
         self,

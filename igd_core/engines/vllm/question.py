@@ -43,7 +43,7 @@ class NodeQuestion:
     """Asks for the best children of one node.
 
     Attributes:
-        version: artefact version, loaded in the worker.
+        version: artifact version, loaded in the worker.
         node: whose children to score; no leaf.
         alpha: weight of the rebalancing, 0..1.
         temperature: divides the logits, > 0.

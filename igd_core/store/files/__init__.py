@@ -1,4 +1,4 @@
-"""A store in one directory: artefacts as folders, everything else in a SQLite database beside them.
+"""A store in one directory: artifacts as folders, everything else in a SQLite database beside them.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Artefacts as folders; a database says which of them count, and where the pointers are."""
+"""Artifacts as folders; a database says which of them count, and where the pointers are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FilesArtifacts(FilesTrials):
         self._chunk_bytes = chunk_bytes
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Copy the artefact into a folder of its own, then name that folder in the database."""
+        """Copy the artifact into a folder of its own, then name that folder in the database."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
         catalogue = require_catalogue_name(catalogue or bundle.manifest.name)

@@ -1,4 +1,4 @@
-"""Artefacts in Redis: chunks first, then the version's record, then the pointer."""
+"""Artifacts in Redis: chunks first, then the version's record, then the pointer."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class RedisArtifacts(RedisTrials):
         self._channel = f"{prefix}:changes"
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Upload the artefact's files, then record the version."""
+        """Upload the artifact's files, then record the version."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
         catalogue = catalogue or bundle.manifest.name

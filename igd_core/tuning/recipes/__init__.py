@@ -1,4 +1,4 @@
-"""Recipes: one file says where the rows come from, how the artefact is built, and how the model is tuned.
+"""Recipes: one file says where the rows come from, how the artifact is built, and how the model is tuned.
 
 description: a line for people
 model: checkpoint, or `smollm2`; absent with tuning.from_config
@@ -40,8 +40,8 @@ class Recipe:
         name: of the file.
         description: a line for people.
         model: checkpoint to start from.
-        data: ``source`` and what it takes; empty where artefact and rows are given.
-        build: of the artefact.
+        data: ``source`` and what it takes; empty where artifact and rows are given.
+        build: of the artifact.
         tuning: of the run.
     """
 
@@ -60,7 +60,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeFolders:
-    """What a recipe made: the artefact's folder, the rows, and where the run goes."""
+    """What a recipe made: the artifact's folder, the rows, and where the run goes."""
 
     artifact: Path
     train: Path
@@ -105,7 +105,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], tokenizer: Path) -> RecipeFolders:
-    """Raw files to rows (``out/data``) and to an artefact (``out/artifact``); what is there already is kept.
+    """Raw files to rows (``out/data``) and to an artifact (``out/artifact``); what is there already is kept.
 
     Args:
         recipe: with a data source.
@@ -153,7 +153,7 @@ def _preparation(recipe: Recipe) -> Preparation:
 
 
 def build_options(recipe: Recipe) -> BuildOptions:
-    """How the recipe builds its artefact.
+    """How the recipe builds its artifact.
 
     Raises:
         InputError: an unknown setting.

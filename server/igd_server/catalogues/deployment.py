@@ -55,7 +55,7 @@ class Deployment:
     (``Settings.catalogues``), which follow their pointers.
 
     Attributes:
-        failure: why starting failed, if it did: the model, or the directory's artefact; or that the engine has ended
+        failure: why starting failed, if it did: the model, or the directory's artifact; or that the engine has ended
             while serving, which none comes back from in this process.
         on_failure: called when starting fails, or when the engine has ended.
         on_ready: called once, when every catalogue is served or known to have nothing to serve.

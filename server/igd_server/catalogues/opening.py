@@ -75,7 +75,7 @@ def open_model(settings: Settings) -> OpenedModel:
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
-    """Load an artefact into the engine and recommend once; the engine forgets it again if anything fails.
+    """Load an artifact into the engine and recommend once; the engine forgets it again if anything fails.
 
     Raises:
         ArtifactError: made for another tokenizer or model.

@@ -1,4 +1,4 @@
-"""A catalogue version that is served: its artefact on the engine, and what requests ask of it."""
+"""A catalogue version that is served: its artifact on the engine, and what requests ask of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ServedCatalogue:
     """One catalogue version, warm; a request keeps the one that it began with.
 
     Attributes:
-        name: under which it is served; its artefact may have been built under another.
-        recommender: its artefact on the engine.
+        name: under which it is served; its artifact may have been built under another.
+        recommender: its artifact on the engine.
         titles: the search through its titles.
         token_texts: of a text and the token ids of its path, what each token reads as.
         attributes: types of what items can be filtered by, by name.
@@ -45,12 +45,12 @@ class ServedCatalogue:
 
     @property
     def version(self) -> str:
-        """Its artefact's content hash."""
+        """Its artifact's content hash."""
         return self.recommender.artifact.version
 
     @property
     def artifact(self) -> Artifact:
-        """Its artefact."""
+        """Its artifact."""
         return self.recommender.artifact
 
     @property
@@ -65,5 +65,5 @@ class ServedCatalogue:
 
     @property
     def model(self) -> ModelIdentity:
-        """What its answers depend on beside the artefact and the request."""
+        """What its answers depend on beside the artifact and the request."""
         return self.recommender.engine.identity

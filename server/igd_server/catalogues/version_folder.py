@@ -26,7 +26,7 @@ _ABANDONED_AFTER_S = 3600.0
 class VersionFolder:
     """``PARENT/VERSION`` for each version, and marks beside them. Methods that are not async block.
 
-    Only versions that were fetched into it are ever deleted: somebody's own artefacts may lie there too. Several
+    Only versions that were fetched into it are ever deleted: somebody's own artifacts may lie there too. Several
     servers may share it: they follow the same pointers, and a version stays mapped by those that serve it.
     """
 

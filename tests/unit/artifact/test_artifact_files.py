@@ -130,7 +130,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_by_name(bundle: Path, name: 
 
 
 def test_a_directory_that_holds_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"manifest.json: not found; is this an artefact's directory\?"):
+    with pytest.raises(ArtifactError, match=r"manifest.json: not found; is this an artifact's directory\?"):
         load_artifact(tmp_path)
     with pytest.raises(ArtifactError, match="not found"):
         load_artifact(tmp_path / "nowhere")

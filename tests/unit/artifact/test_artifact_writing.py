@@ -126,7 +126,7 @@ def test_an_empty_directory_is_filled_and_a_file_is_kept(small_artifact: Artifac
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_loaded_artefact_goes_on_while_its_directory_is_replaced(
+def test_a_loaded_artifact_goes_on_while_its_directory_is_replaced(
     small_artifact: Artifact, artifact: Artifact, bundle: Path
 ) -> None:
     loaded = load_artifact(bundle)
@@ -134,6 +134,6 @@ def test_a_loaded_artefact_goes_on_while_its_directory_is_replaced(
     assert_same_artifact(loaded, small_artifact)
 
 
-def test_a_loaded_artefact_can_be_saved_again(pristine_bundle: Path, tmp_path: Path) -> None:
+def test_a_loaded_artifact_can_be_saved_again(pristine_bundle: Path, tmp_path: Path) -> None:
     save_artifact(load_artifact(pristine_bundle), tmp_path / "deeper" / "copy")
     assert contents(tmp_path / "deeper" / "copy") == contents(pristine_bundle)

@@ -270,7 +270,7 @@ def test_histories_are_read_as_prepared_and_empty_ones_left_out(histories: Path)
         read_histories(histories)
 
 
-def test_made_up_histories_hold_items_of_the_artefact_the_popular_ones_more_often(pristine_bundle: Path) -> None:
+def test_made_up_histories_hold_items_of_the_artifact_the_popular_ones_more_often(pristine_bundle: Path) -> None:
     from igd_core.artifact import load_artifact
 
     artifact = load_artifact(pristine_bundle)

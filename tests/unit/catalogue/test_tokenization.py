@@ -218,7 +218,7 @@ def test_an_eos_token_outside_the_vocabulary_is_refused(definition: dict[str, An
         TitleTokenizer(definition, "</s>")
 
 
-def test_an_artefact_of_another_tokenizer_is_refused(tokenizer: TitleTokenizer) -> None:
+def test_an_artifact_of_another_tokenizer_is_refused(tokenizer: TitleTokenizer) -> None:
     require_same_tokenizer(tokenizer.fingerprint, tokenizer)
     with pytest.raises(ArtifactError, match=f"built with abcdef012345, the model has {tokenizer.fingerprint[:12]}"):
         require_same_tokenizer("abcdef0123456789", tokenizer)

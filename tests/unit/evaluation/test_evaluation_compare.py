@@ -220,7 +220,7 @@ def test_runs_on_other_rows_are_refused_by_name(trials: dict[str, list[Trial]], 
         compare(pair(trials), Question(), FEW)
 
 
-def test_artefacts_may_differ_since_another_tokenizer_makes_another(trials: dict[str, list[Trial]]) -> None:
+def test_artifacts_may_differ_since_another_tokenizer_makes_another(trials: dict[str, list[Trial]]) -> None:
     expected = compare(pair(trials), Question(), FEW)
     trial = trials["tuned"][1]
     identity = {**trial.test.identity, "artifact": "v2"}

@@ -310,7 +310,7 @@ def test_every_token_of_an_item_is_explained(films: Artifact, forced_weight: flo
     assert decided_nothing > 0, "a choice between popular and cold items gains nothing, and is no forced one"
 
 
-def test_alpha_is_the_artefacts_where_a_query_names_none(films: Artifact) -> None:
+def test_alpha_is_the_artifacts_where_a_query_names_none(films: Artifact) -> None:
     history = items(3, 9)
     assert ask(films, Query(history=history)) == ask(films, Query(history=history, alpha=0.3))
     assert ask(films, Query(history=history)) != ask(films, Query(history=history, alpha=0.0))

@@ -1,4 +1,4 @@
-"""Every packaged recipe on a hundred made-up raw reviews: rows, artefact, one step of a tiny model, a record."""
+"""Every packaged recipe on a hundred made-up raw reviews: rows, artifact, one step of a tiny model, a record."""
 
 from __future__ import annotations
 
