@@ -7,11 +7,9 @@ import time
 
 from igd_core.artifact import build_artifact, save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
-from igd_core.datasets.movielens import read_movielens
-from igd_core.datasets.rows import item_frequency
 from igd_core.extras import require_modules
 from igd_core.models import igd_home, smollm2_dir
-from igd_core.tuning.recipes import build_options, read_recipe
+from igd_core.tuning.recipes import build_options, read_recipe, recipe_catalogue
 from igd_core.tuning.shipped import merged_checkpoint
 
 RECIPE = "ml-100k-smollm2-lora"
@@ -41,10 +39,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"tuned on MovieLens-100K: the adapter of recipe {RECIPE}, merged into the model on first use")
     model = merged_checkpoint(RECIPE, base)
     say(f"model: {model}")
-    movielens = read_movielens()
-    catalogue = movielens.catalogue.with_frequency(item_frequency(movielens.interactions, movielens.catalogue))
-    options = build_options(read_recipe(RECIPE))  # the prompts that it was tuned on
-    artifact = build_artifact(catalogue, TitleTokenizer.from_directory(model), options)
+    recipe = read_recipe(RECIPE)  # the very catalogue and prompts that it was tuned and evaluated on
+    artifact = build_artifact(recipe_catalogue(recipe), TitleTokenizer.from_directory(model), build_options(recipe))
     out = igd_home() / "artifacts" / "ml-100k" / artifact.version
     save_artifact(artifact, out, replace=True)
     say(f"catalogue: {artifact.manifest.counts.items} films, version {artifact.version}, in {out}")

@@ -21,7 +21,7 @@ import numpy as np
 
 from igd_core.datasets.attribute_schema import LIST_SEPARATOR, schema_path, schema_text
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
-from igd_core.datasets.split import split_by_time, split_leave_one_out
+from igd_core.datasets.split import split_as
 from igd_core.errors import DataError
 from igd_core.whole_files import replaced_folder
 
@@ -61,7 +61,7 @@ def write_prepared(
     """
     _check_target(out, force=force)
     _check_item_ids(catalogue)
-    split = split_by_time(interactions) if how.split == "time" else split_leave_one_out(interactions)
+    split = split_as(how.split, interactions)
     positions = {"train": split.train, "valid": split.valid, "test": split.test}
     rows = {part: history_rows(interactions, at, max_history=how.max_history) for part, at in positions.items()}
     training = interactions.take(split.train)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -28,6 +28,15 @@ class Split:
     train: NDArray[np.intp]
     valid: NDArray[np.intp]
     test: NDArray[np.intp]
+
+
+def split_as(how: Literal["time", "leave-one-out"], interactions: Interactions) -> Split:
+    """`split_by_time` or `split_leave_one_out`, by name.
+
+    Raises:
+        DataError: the interactions cannot be split so.
+    """
+    return split_by_time(interactions) if how == "time" else split_leave_one_out(interactions)
 
 
 def split_by_time(interactions: Interactions) -> Split:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from igd_core.artifact import build_artifact
+from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.errors import InputError
 from igd_core.models import SMOLLM2, smollm2_dir
-from igd_core.tuning.recipes import build_options, read_recipe
+from igd_core.tuning.recipes import build_options, read_recipe, recipe_catalogue
 from igd_core.tuning.settings import TuningSettings
 from igd_core.tuning.shipped import merged_checkpoint, shipped_names, shipped_run
 
@@ -55,6 +57,16 @@ def test_the_documents_name_the_adapter_that_is_shipped() -> None:
     for document in ("README.md", "docs/reference/http-api.md", "docs/research/accuracy.md"):
         named = set(re.findall(rf"{RECIPE}-([0-9a-f]{{8}})", (root / document).read_text()))
         assert named == {hashlib.sha256(weights).hexdigest()[:8]}, document
+
+
+def test_the_demo_serves_the_catalogue_that_its_figures_are_of() -> None:
+    recipe = read_recipe(RECIPE)
+    tokenizer = TitleTokenizer.from_directory(smollm2_dir())
+    served = build_artifact(recipe_catalogue(recipe), tokenizer, build_options(recipe)).version
+    assert served == json.loads((shipped_run(RECIPE) / "run.json").read_text())["artifact"]["version"]
+    root = Path(__file__).parents[2]
+    for document in ("README.md", "docs/reference/http-api.md"):
+        assert f'"catalogue":"ml-100k","version":"{served}"' in (root / document).read_text(), document
 
 
 def test_an_adapter_is_merged_once_and_changes_what_the_model_says(

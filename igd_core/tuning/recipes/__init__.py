@@ -22,6 +22,7 @@ from igd_core.datasets.movielens import read_movielens
 from igd_core.datasets.prepared import Preparation, write_prepared
 from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.rows import item_frequency
+from igd_core.datasets.split import split_as
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,6 +131,17 @@ def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], toke
         )
         save_artifact(artifact, built)
     return RecipeFolders(artifact=built, train=data / "train.csv", valid=data / "valid.csv", run=out / "run")
+
+
+def recipe_catalogue(recipe: Recipe, *, files: Mapping[str, Path] | None = None) -> Catalogue:
+    """The items of a recipe's source, counted in its training split alone: those of the artifact that it tunes on.
+
+    Raises:
+        InputError: a raw file is missing, or holds what cannot be used.
+    """
+    catalogue, interactions = _read_source(recipe, files or {})
+    training = interactions.take(split_as(_preparation(recipe).split, interactions).train)
+    return catalogue.with_frequency(item_frequency(training, catalogue))
 
 
 def _read_source(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Catalogue, Interactions]:
