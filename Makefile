@@ -24,6 +24,10 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # CPU time (two modules of the server, twice: 9.6 and 10.4 s became 17.1 and 16.2), so the other tests run without.
 COVERED := catalogue search artifact
 CORE_TESTS := tests/unit/artifact tests/unit/catalogue tests/unit/search $(wildcard tests/unit/test_*.py)
+# Two modules at a time on two cores, four at most. A module stays with one worker: its server, browser or Prometheus
+# takes longer to start than most of its tests.
+WORKERS ?= auto
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
@@ -39,8 +43,8 @@ demo: setup
 test: check unit vllm
 
 unit: setup-dev
-	$(BIN)/python -m pytest $(CORE_TESTS) $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
-	$(BIN)/python -m pytest $(CORE_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS) $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
+	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS:%=--ignore=%)
 
 # After the others: both cores are the engine's while it starts. vLLM leaves its ZeroMQ contexts to the garbage collector,
 # which may come to them when no test is left to forgive it.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from igd_core.search.engine import Engine
     from igd_core.store.base import ArtifactStore
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PATIENT = StoreOptions(timeout_s=PATIENCE_S)
 """For stores of files: a write waits for the disk, and on a busy machine now and then for long."""
 _ITEMS = 12

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 SEED = 4
 EXAMPLES = 10
 ADMITTED = {200, 202, 204, 404}
-# 422: no document can say which versions are stored.
-ADMITTED_BY = {"POST /v1/admin/catalogues/{name}:allow": ADMITTED | {422}}
+# 422: no document can say which versions are stored. Who lacks the scope gets 403 whatever the body.
+ADMITTED_BY = dict.fromkeys(
+    ("POST /v1/admin/catalogues/{name}:allow", "POST /v1/admin/catalogues/{name}:rollback"), ADMITTED | {422}
+)
 NEEDED = {
     "POST /v1/recommendations": "recommend",
     "POST /v1/recommendations:batch": "recommend",

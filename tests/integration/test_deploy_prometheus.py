@@ -172,7 +172,7 @@ def test_promtool_accepts_the_configuration_and_the_rules_and_their_unit_tests()
     for command in (
         ["check", "config", "prometheus.yml"],
         ["check", "rules", *(f"rules/{path.name}" for path in RULES.iterdir())],
-        ["test", "rules", "rules_test.yml"],
+        ["test", "rules", "rules_test.yml", "rules_days_test.yml"],
     ):
         done = subprocess.run([tool, *command], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

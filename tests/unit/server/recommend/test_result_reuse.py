@@ -243,7 +243,7 @@ async def test_servers_share_their_answers_through_redis_and_mistrust_what_is_da
 async def test_a_store_in_trouble_costs_a_request_its_timeout_once_and_most_requests_nothing(
     run: Run, redis: RedisServer, trouble: str
 ) -> None:
-    timeout_s = 0.2
+    timeout_s = 0.4
     with redis:
         async with run(store=redis.url, store_timeout_ms=int(timeout_s * 1000)) as running:
             event = {"user_id": "u", "item_id": "1", "timestamp": 1_700_000_000_000}
