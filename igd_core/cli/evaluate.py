@@ -16,7 +16,7 @@ from igd_core.cli.recommend import add_engine_arguments, engine_options
 from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
 from igd_core.models import igd_home
-from igd_core.search.recommender import MAX_LENGTH_PENALTY
+from igd_core.search.query import MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from igd_core.evaluation.job import EvaluationJob, Summary

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from igd_core.errors import InputError
-from igd_core.search.recommender import MAX_BEAMS, MAX_K
+from igd_core.search.query import MAX_BEAMS, MAX_K
 
 MOST = 2**31 - 1
 """Of what has no narrower bound."""

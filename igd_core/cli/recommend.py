@@ -18,16 +18,8 @@ from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError, QueryError
-from igd_core.search.recommender import (
-    MAX_LENGTH_PENALTY,
-    MAX_TEMPERATURE,
-    Query,
-    Recommendation,
-    RecommendedItem,
-    Recommender,
-    admitted,
-    check_query,
-)
+from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, Query, check_query
+from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted
 
 if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
@@ -174,7 +166,7 @@ def to_json(
 ) -> dict[str, Any]:
     """Everything an outsider needs to compute the scores again; ``adapter`` is the one it was ranked with."""
     return {
-        "version": answer.version,
+        "version": answer.query.version,
         "model": opened.engine.model_id,
         "model_fingerprint": opened.engine.identity.fingerprint(adapter),
         "source": answer.source,
@@ -187,18 +179,19 @@ def to_json(
 
 def _warnings(answer: Recommendation, opened: OpenEngine) -> list[dict[str, Any]]:
     """What of the request is not in the answer, as the server says it."""
-    if not answer.left_out:
+    left_out = answer.query.left_out
+    if not left_out:
         return []
     detail = (
-        f"the oldest {answer.left_out} of the items that a prompt shows do not fit into the model's "
+        f"the oldest {left_out} of the items that a prompt shows do not fit into the model's "
         f"{opened.engine.context_tokens} tokens and were left out"
     )
     if answer.source == "popularity":
         detail += "; nothing is left to ask the model about, so popularity answers"
-    return [{"code": "history-shortened", "detail": detail, "field": "history", "count": answer.left_out}]
+    return [{"code": "history-shortened", "detail": detail, "field": "history", "count": left_out}]
 
 
-def _item_json(rank: int, found: RecommendedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
+def _item_json(rank: int, found: RankedItem, artifact: Artifact, opened: OpenEngine) -> dict[str, Any]:
     catalogue = artifact.catalogue
     texts = opened.tokenizer.token_texts(catalogue.texts[found.item], [token.token_id for token in found.tokens])
     return {

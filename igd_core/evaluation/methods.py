@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
-from igd_core.search.recommender import MAX_BEAMS, MAX_LENGTH_PENALTY
+from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from igd_core.search.recommender import MAX_BEAMS
+from igd_core.search.query import MAX_BEAMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

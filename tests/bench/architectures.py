@@ -35,7 +35,8 @@ from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ModelError
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

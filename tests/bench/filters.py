@@ -27,7 +27,8 @@ from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.engines.fake import FakeEngine
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -39,7 +39,8 @@ from igd_core.bench.http_pool import Target  # noqa: E402
 from igd_core.bench.load import LoadLimits, closed_loop, open_loop, planned_arrivals  # noqa: E402
 from igd_core.catalogue.tokenization import TitleTokenizer  # noqa: E402
 from igd_core.engines.fake import FakeEngine  # noqa: E402
-from igd_core.search.recommender import Query, Recommendation, Recommender  # noqa: E402
+from igd_core.search.query import Query, ResolvedQuery  # noqa: E402
+from igd_core.search.recommender import Recommendation, Recommender  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,14 +106,14 @@ def make_decoding_free(artifact: Artifact) -> None:
     async def decoded() -> Recommendation:
         engine = FakeEngine()
         await engine.load(artifact)
-        return await Recommender(artifact, engine).recommend(Query(history=[0]))  # type: ignore[list-item]
+        return await Recommender(artifact, engine).recommend(Query(history=[0], explain=False))  # type: ignore[list-item]
 
     constant = asyncio.run(decoded())
 
-    async def recommend(_: Recommender, __: Query, **_more: object) -> Recommendation:
+    async def answer(_: Recommender, __: ResolvedQuery, **_more: object) -> Recommendation:
         return constant
 
-    Recommender.recommend = recommend  # type: ignore[method-assign,assignment]
+    Recommender.answer = answer  # type: ignore[method-assign,assignment]
 
 
 @dataclass(slots=True)

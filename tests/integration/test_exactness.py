@@ -19,7 +19,8 @@ from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
 from igd_core.models import smollm2_dir
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from igd_core.search.recommender import Recommendation

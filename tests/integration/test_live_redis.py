@@ -14,7 +14,7 @@ from redis_server import RedisServer
 
 from igd_core.errors import StoreUnavailable
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
 from igd_core.store.base import StoreOptions
 from igd_core.store.open import open_store
 
@@ -74,7 +74,7 @@ async def under_load(deployment: Deployment) -> AsyncIterator[Load]:
             with deployment.lease() as served:
                 found = await served.recommender.recommend(query)
                 ids = [served.catalogue.item_ids[item.item] for item in found.items]
-            assert found.version == served.version
+            assert found.query.version == served.version
             assert len(ids) == 3
             assert len({item_id.split("-")[1] for item_id in ids}) == 1
             load.answers += 1

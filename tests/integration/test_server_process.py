@@ -16,7 +16,8 @@ from server_process import Bundle, ServerProcess, make_bundle
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

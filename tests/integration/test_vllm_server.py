@@ -26,7 +26,8 @@ from igd_core.artifact import load_artifact, save_artifact  # noqa: E402
 from igd_core.engines.embedded.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.embedded.engine import TreeEngine  # noqa: E402
 from igd_core.ids import ItemIndex  # noqa: E402
-from igd_core.search.recommender import Query, Recommender  # noqa: E402
+from igd_core.search.query import Query  # noqa: E402
+from igd_core.search.recommender import Recommender  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

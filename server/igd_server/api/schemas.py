@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
-from igd_core.search.recommender import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
+from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
 from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.user_ids import user_id_of
 
@@ -226,8 +226,8 @@ class Timings(_Response):
     model_tokens: int = Field(description="Tokens that went through the model.")
 
 
-class AnswerHead(_Response):
-    """What an answer says before its items."""
+class RecommendationResponse(_Response):
+    """Ranked items and who ranked them."""
 
     request_id: str
     catalogue: str
@@ -244,18 +244,8 @@ class AnswerHead(_Response):
         description="Computed for an earlier request, or for another at the same time, that asked the same; "
         "`timings` are this request's own."
     )
-
-
-class AnswerTail(_Response):
-    """What an answer says after its items."""
-
     warnings: list[RequestWarning] | None = None
     timings: Timings
-
-
-class RecommendationResponse(AnswerTail, AnswerHead):
-    """Ranked items and who ranked them."""
-
     items: list[RecommendedItem]
 
 

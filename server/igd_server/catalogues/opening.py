@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import ArtifactError, EngineError
-from igd_core.search.recommender import MAX_K, Query, Recommender
+from igd_core.search.query import MAX_K, Query
+from igd_core.search.recommender import Recommender
 from igd_server.catalogues.served import ServedCatalogue
 from igd_server.catalogues.titles import TitleSearch
 
@@ -147,13 +148,14 @@ async def _warm(served: ServedCatalogue, adapters: Sequence[str]) -> None:
         EngineError: what came was no answer of the model's.
     """
     num_items, most_shown = len(served.catalogue), served.artifact.manifest.template.max_history
-    popular = served.recommender.popular(Query(history=[], k=min(num_items, most_shown, MAX_K)))
+    recommender = served.recommender
+    popular = recommender.popular(recommender.resolve(Query(history=[], k=min(num_items, most_shown, MAX_K))))
     history = [item.item for item in popular.items]
     query = Query(history=history, k=min(10, num_items), exclude_seen=False)
     for adapter in (None, *adapters):
-        answer = await served.recommender.recommend(query, adapter=adapter)
+        answer = await recommender.recommend(query, adapter=adapter)
         if answer.source != "model":
-            context = served.recommender.engine.context_tokens
+            context = recommender.engine.context_tokens
             raise EngineError(
                 f"no title of a history fits into the model's {context} tokens beside the longest path of the catalogue"
             )

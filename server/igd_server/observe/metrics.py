@@ -28,7 +28,7 @@ from igd_server.observe.coverage import Coverage
 from igd_server.observe.gauges import AdmissionGauges, ReaderGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from prometheus_client.registry import Collector
 
@@ -325,9 +325,9 @@ class Metrics:
         """Count an answer of a model that was not tuned for its catalogue."""
         self._untuned_of(variant, catalogue).inc()
 
-    def observe_items(self, served: Shown, item_ids: bytes) -> None:
-        """Note which items an answer showed, a JSON array."""
-        self._coverage.observe(served, item_ids)
+    def observe_items(self, served: Shown, rows: Sequence[int]) -> None:
+        """Note which items of the catalogue's version an answer showed."""
+        self._coverage.observe(served, rows)
 
     def observe_decoding(self, stats: SessionStats) -> None:
         """Count what the model did for one recommendation."""

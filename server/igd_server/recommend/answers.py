@@ -1,96 +1,140 @@
-"""Answers as they go over the wire: the ranked items are encoded once, the rest of an answer for each request."""
+"""Answers as they go over the wire: the ranked items are encoded once, the rest of an answer for each request.
+
+`igd_server.api.schemas.RecommendationResponse` documents what is written here; it is written straight from the ranked
+items, without a model in between.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from igd_server.api.schemas import AnswerHead, AnswerTail, ExplainedToken, RecommendedItem, Timings
+from igd_core.search.session import SessionStats
+from igd_server.recommend.attribution import marks_of
 from igd_server.recommend.cache import Ranking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from igd_core.search.recommender import RecommendedItem as RankedItem
-    from igd_core.search.session import SessionStats
+    from igd_core.search.recommender import RankedItem
+    from igd_server.api.schemas import AnswerSource
     from igd_server.catalogues.served import ServedCatalogue
+    from igd_server.recommend.resolve import Asked
 
-_ITEMS = TypeAdapter(list[RecommendedItem])
-_ITEM_IDS = TypeAdapter(list[str])
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One `igd_server.api.schemas.RecommendationResponse`, with its items encoded already."""
+    """One `igd_server.api.schemas.RecommendationResponse`, with its items encoded already.
 
-    head: AnswerHead
+    Attributes:
+        asked: what it answers.
+        source: who ranked.
+        ranking: the items.
+        cached: whether it was computed for another request.
+        stats: what it cost this one in the model.
+        waited_s: seconds that were waited for a place there.
+    """
+
+    asked: Asked
+    source: AnswerSource
     ranking: Ranking
-    tail: AnswerTail
+    cached: bool = False
+    stats: SessionStats = field(default_factory=SessionStats)
+    waited_s: float = 0.0
 
     def facts(self) -> dict[str, str | bool]:
         """For the log."""
-        head = self.head
+        asked = self.asked
         facts: dict[str, str | bool] = {
-            "source": head.source,
-            "version": head.version,
-            "catalogue": head.catalogue,
-            "cached": head.cached,
+            "source": self.source,
+            "version": asked.resolved.version,
+            "catalogue": asked.served.name,
+            "cached": self.cached,
         }
-        return facts if head.variant is None else {**facts, "variant": head.variant}
+        return facts if asked.variant is None else {**facts, "variant": asked.variant.name}
 
     def json(self) -> bytes:
-        """The response's body."""
-        head = self.head.model_dump_json(exclude_none=True).encode()
-        tail = self.tail.model_dump_json(exclude_none=True).encode()
-        return b'%b,"items":%b,%b' % (head[:-1], self.ranking.items, tail[1:])
+        """The response's body; its timings end now."""
+        asked, resolved = self.asked, self.asked.resolved
+        head: dict[str, Any] = {
+            "request_id": asked.request_id,
+            "catalogue": asked.served.name,
+            "version": resolved.version,
+            "model": asked.served.model_id,
+            "model_fingerprint": resolved.model,
+            "variant": None if asked.variant is None else asked.variant.name,
+            "source": self.source,
+            "cached": self.cached,
+        }
+        tail = {"warnings": asked.warnings or None, "timings": self._timings()}
+        return b'%b,"items":%b,%b' % (_encoded(head)[:-1], self.ranking.items, _encoded(tail)[1:])
+
+    def _timings(self) -> dict[str, float]:
+        stats = self.stats
+        return {
+            "total_ms": _milliseconds(asyncio.get_running_loop().time() - self.asked.started),
+            "queue_ms": _milliseconds(self.waited_s + stats.queue_s),
+            "model_ms": _milliseconds(stats.model_s),
+            "rounds": stats.rounds,
+            "prompt_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cached_tokens,
+            "model_tokens": stats.model_tokens,
+        }
 
 
-def ranking_of(items: Sequence[RankedItem], served: ServedCatalogue, *, explain: bool) -> Ranking:
-    """Ranked items by id and title; with ``explain``, every token of those that the model ranked."""
+def ranking_of(items: Sequence[RankedItem], served: ServedCatalogue) -> Ranking:
+    """Ranked items by id and title, with the tokens that they come with."""
     catalogue = served.catalogue
+    ids = [[catalogue.item_ids[row] for row in (item.item, *item.duplicates)] for item in items]
     sent = [
-        RecommendedItem(
-            item_id=catalogue.item_ids[item.item],
-            title=catalogue.titles[item.item],
-            rank=rank,
-            score=item.score,
-            duplicates=[catalogue.item_ids[other] for other in item.duplicates] or None,
-            explanation=_explanation(item, served) if explain and item.tokens else None,
+        _present(
+            {
+                "item_id": item_id,
+                "title": catalogue.titles[item.item],
+                "rank": rank,
+                "score": item.score,
+                "duplicates": duplicates or None,
+                "explanation": _explanation(item, served) if item.tokens else None,
+            }
         )
-        for rank, item in enumerate(items, start=1)
+        for rank, (item, (item_id, *duplicates)) in enumerate(zip(items, ids, strict=True), start=1)
     ]
-    item_ids = [item_id for item in sent for item_id in (item.item_id, *(item.duplicates or ()))]
-    return Ranking(items=_ITEMS.dump_json(sent, exclude_none=True), item_ids=_ITEM_IDS.dump_json(item_ids))
-
-
-def timings_of(stats: SessionStats, *, total_s: float, waited_s: float) -> Timings:
-    """What an answer cost: ``waited_s`` for a place in the model, the rest in it."""
-    return Timings(
-        total_ms=_milliseconds(total_s),
-        queue_ms=_milliseconds(waited_s + stats.queue_s),
-        model_ms=_milliseconds(stats.model_s),
-        rounds=stats.rounds,
-        prompt_tokens=stats.prompt_tokens,
-        cached_tokens=stats.cached_tokens,
-        model_tokens=stats.model_tokens,
+    return Ranking(
+        items=_JSON.dump_json(sent),
+        rows=tuple(int(row) for item in items for row in (item.item, *item.duplicates)),
+        marks=marks_of([item_id for each in ids for item_id in each]),
     )
 
 
-def _explanation(item: RankedItem, served: ServedCatalogue) -> list[ExplainedToken]:
+def _explanation(item: RankedItem, served: ServedCatalogue) -> list[dict[str, Any]]:
     texts = served.token_texts(served.catalogue.texts[item.item], [token.token_id for token in item.tokens])
     return [
-        ExplainedToken(
-            token=text,
-            token_id=token.token_id,
-            logprob=token.logprob,
-            information_gain=token.information_gain,
-            weight=token.weight,
-            forced=token.forced,
+        _present(
+            {
+                "token": text,
+                "token_id": token.token_id,
+                "logprob": token.logprob,
+                "information_gain": token.information_gain,
+                "weight": token.weight,
+                "forced": token.forced,
+            }
         )
         for text, token in zip(texts, item.tokens, strict=True)
     ]
+
+
+def _encoded(part: dict[str, Any]) -> bytes:
+    return _JSON.dump_json(_present(part), exclude_none=True)
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are absent from an answer."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _milliseconds(seconds: float) -> float:

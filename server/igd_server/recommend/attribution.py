@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
 import math
 import zlib
 from collections import OrderedDict
@@ -69,9 +67,8 @@ class Attribution:
         self._notes: dict[str, bytes] = {}
         self._recent: OrderedDict[str, bytes] = OrderedDict()  # not in the store
 
-    def remember(self, request_id: str, *, variant: str, catalogue: str, item_ids: bytes) -> None:
-        """Note what an answer showed: ``item_ids`` is a JSON array of strings."""
-        marks = _marks(item_ids)
+    def remember(self, request_id: str, *, variant: str, catalogue: str, marks: bytes) -> None:
+        """Note what an answer showed, by `marks_of` its items."""
         if not marks:
             return
         self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack())
@@ -160,9 +157,9 @@ def _key(request_id: str) -> str:
     return f"answer:{request_id}"
 
 
-@functools.lru_cache(maxsize=1024)  # of answers that are given again
-def _marks(item_ids: bytes) -> bytes:
-    return b"".join(map(_mark, json.loads(item_ids)[:_MAX_ITEMS]))
+def marks_of(item_ids: Sequence[str]) -> bytes:
+    """What notes call the items of an answer, 4 bytes each: by id, as events do, whatever version they came from."""
+    return b"".join(map(_mark, item_ids[:_MAX_ITEMS]))
 
 
 def _mark(item_id: str) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import struct
 import time
 import zlib
@@ -14,19 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
-from igd_core.release import RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from igd_core.artifact import Artifact
-    from igd_core.search.recommender import Query
     from igd_server.recommend.background import Background
     from igd_server.recommend.store_guard import StoreGuard
 
-_FORMAT = b"igd2"
+_FORMAT = b"igd3"
 _CHECKSUM = struct.Struct(">4sI")
-_HEAD = struct.Struct(">dI")
+_HEAD = struct.Struct(">dII")  # when it was made, how many rows, how many bytes of marks
+_ROW_BYTES = 4
 _MAX_LOCAL_BYTES = 64 << 20
 _LANE = "results"
 # A call of Redis is a tenth of what a computed answer costs the server; written together, several answers share one.
@@ -41,56 +37,13 @@ class Ranking:
 
     Attributes:
         items: a JSON array of `igd_server.api.schemas.RecommendedItem`.
-        item_ids: a JSON array of all ids in it, duplicates included.
+        rows: of all items in it, duplicates included; of the catalogue's version that the key names.
+        marks: of the same items, for events that name the answer (`igd_server.recommend.attribution.marks_of`).
     """
 
     items: bytes
-    item_ids: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What an answer depends on.
-
-    Attributes:
-        query: resolved; its deadline does not count.
-        artifact: the version asked.
-        model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow.
-        explain: whether the answer's tokens are explained.
-        left_out: oldest items of the window that the model's context has no room for: servers may give it less.
-    """
-
-    query: Query
-    artifact: Artifact
-    model: str
-    explain: bool = False
-    left_out: int = 0
-
-    def key(self) -> str:
-        """Equal for two questions if and only if they are the same: 64 hexadecimal digits.
-
-        What cannot matter is not in it: of the history, the window that the prompt shows and the set of items that may
-        not come back; of lists that are sets, the order and repetitions.
-        """
-        query, manifest = self.query, self.artifact.manifest
-        same = [
-            RELEASE,  # another may score, round or encode otherwise
-            self.artifact.version,
-            self.model,
-            self.explain,
-            list(manifest.template.window(query.history)),
-            self.left_out,
-            sorted(query.barred(self.artifact)),
-            None if query.allow is None else sorted(set(query.allow)),
-            [[name, condition.canonical()] for name, condition in sorted(query.attributes.items())],
-            query.k,
-            max(query.beams, query.k),
-            float(manifest.alpha if query.alpha is None else query.alpha) + 0.0,  # -0.0 becomes 0.0
-            float(query.temperature),
-            float(query.length_penalty) + 0.0,
-            float(query.forced_weight) + 0.0,
-        ]
-        return hashlib.sha256(json.dumps(same).encode()).hexdigest()
+    rows: tuple[int, ...]
+    marks: bytes
 
 
 class ResultCache:
@@ -186,11 +139,13 @@ def _name(key: str) -> str:
 
 
 def _size(ranking: Ranking) -> int:
-    return len(ranking.items) + len(ranking.item_ids)
+    return len(ranking.items) + _ROW_BYTES * len(ranking.rows) + len(ranking.marks)
 
 
 def _packed(made_at: float, ranking: Ranking) -> bytes:
-    body = _HEAD.pack(made_at, len(ranking.item_ids)) + ranking.item_ids + ranking.items
+    rows = struct.pack(f">{len(ranking.rows)}I", *ranking.rows)
+    head = _HEAD.pack(made_at, len(ranking.rows), len(ranking.marks))
+    body = b"".join((head, rows, ranking.marks, ranking.items))
     return _CHECKSUM.pack(_FORMAT, zlib.crc32(body)) + body
 
 
@@ -199,6 +154,8 @@ def _unpacked(value: bytes) -> tuple[float, Ranking] | None:
     body = value[_CHECKSUM.size :]
     if len(body) < _HEAD.size or value[: _CHECKSUM.size] != _CHECKSUM.pack(_FORMAT, zlib.crc32(body)):
         return None
-    made_at, ids_length = _HEAD.unpack_from(body)
-    payload = body[_HEAD.size :]
-    return made_at, Ranking(items=payload[ids_length:], item_ids=payload[:ids_length])
+    made_at, num_rows, num_marks = _HEAD.unpack_from(body)
+    marks_at = _HEAD.size + _ROW_BYTES * num_rows
+    items_at = marks_at + num_marks
+    rows = struct.unpack_from(f">{num_rows}I", body, _HEAD.size)
+    return made_at, Ranking(items=body[items_at:], rows=rows, marks=body[marks_at:items_at])

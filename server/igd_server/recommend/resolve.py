@@ -1,36 +1,61 @@
-"""From a request to a query of item rows: whose history, which variant, and what had to be passed over."""
+"""From a request to what it comes to: whose history, which variant, and what had to be passed over."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from igd_core.catalogue.attributes import AttributeIndex
 from igd_core.catalogue.conditions import conditions_of
 from igd_core.errors import QueryError
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
 from igd_server.api.schemas import RequestWarning
 from igd_server.variants import Variant, assign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from igd_core.catalogue.attributes import AttributeIndex
     from igd_core.catalogue.conditions import Condition
     from igd_core.catalogue.items import Catalogue
     from igd_core.ids import ItemIndex
+    from igd_core.search.query import ResolvedQuery
     from igd_server.api.schemas import RecommendationRequest
+    from igd_server.catalogues.served import ServedCatalogue
     from igd_server.settings import Settings
 
 _SAMPLE = 5
 _AS_REQUESTED = Variant(name="as-requested")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedRequest:
-    """A query for the recommender; ``warnings`` tell what of the request is not in it."""
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """One request on its way; ``started``, ``deadline`` and ``store_by`` are times of the event loop.
 
-    query: Query
-    warnings: tuple[RequestWarning, ...]
+    Attributes:
+        request: what was sent.
+        request_id: under which it is answered and logged.
+        caller: whose share of the model it is taken from.
+        variant: gives what the request leaves open; None where there are none.
+        served: the catalogue's version that it began with.
+        timeout_s: seconds that it has.
+        started: when it came.
+        deadline: when the model's answer comes too late.
+        store_by: when the store's comes too late.
+        warnings: what was passed over, and why the model did not answer.
+        resolved: what it comes to; set by `resolve`, once its history is known.
+    """
+
+    request: RecommendationRequest
+    request_id: str
+    caller: str
+    variant: Variant | None
+    served: ServedCatalogue
+    timeout_s: float
+    started: float
+    deadline: float
+    store_by: float
+    warnings: list[RequestWarning] = field(default_factory=list)
+    resolved: ResolvedQuery = field(init=False)
 
 
 def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> Variant | None:
@@ -64,51 +89,34 @@ def timeout_s_of(request: RecommendationRequest, settings: Settings) -> float:
     return timeout_ms / 1000
 
 
-def resolve(
-    request: RecommendationRequest,
-    catalogue: Catalogue,
-    settings: Settings,
-    *,
-    stored: Sequence[str] | None = None,
-    variant: Variant | None = None,
-    attributes: AttributeIndex | None = None,
-) -> ResolvedRequest:
-    """Look up every item id and apply this server's bounds; the query gets no deadline.
+def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = None) -> None:
+    """Look up every item id, apply this server's bounds and settle what the request comes to.
+
+    What had to be passed over is among ``asked.warnings``.
 
     Args:
-        request: what was sent.
-        catalogue: whose items are meant.
+        asked: the request; its ``resolved`` is set.
         settings: this server's.
         stored: the user's stored history, oldest first, where that is to be used instead of the request's. Items that
             are not in the catalogue are skipped even under ``strict``: they may be another's.
-        variant: gives what the request leaves open.
-        attributes: of the catalogue's items; None to make one.
 
     Raises:
         QueryError: a value above a bound, a condition that is not of its attribute's type, or an unknown item or value
             under ``strict``; names the field.
     """
+    request, recommender = asked.request, asked.served.recommender
     if len(request.history) > settings.max_history_items:
         raise QueryError(
             "history", f"{len(request.history)} items; this server takes at most {settings.max_history_items}"
         )
-    warnings: list[RequestWarning] = []
-
-    def rows(field: str, item_ids: Sequence[str], *, strict: bool = request.strict) -> list[ItemIndex]:
-        found = [(item_id, catalogue.index_of(item_id)) for item_id in item_ids]
-        unknown = [item_id for item_id, row in found if row is None]
-        if unknown:
-            warning = unknown_items(field, unknown)
-            if strict:
-                raise QueryError(field, warning.detail)
-            warnings.append(warning)
-        return [row for _, row in found if row is not None]
-
-    variant = variant or _AS_REQUESTED
+    variant = asked.variant or _AS_REQUESTED
     forced_weight = variant.forced_weight if request.forced_weight is None else request.forced_weight
+    history = (
+        _rows(asked, "history", request.history) if stored is None else _rows(asked, "user_id", stored, strict=False)
+    )
     query = Query(
-        history=rows("history", request.history) if stored is None else rows("user_id", stored, strict=False),
-        k=_count(request, catalogue),
+        history=history,
+        k=_count(request, asked.served.catalogue),
         beams=request.beams if variant.beams is None or "beams" in request.model_fields_set else variant.beams,
         alpha=variant.alpha if request.alpha is None else request.alpha,
         temperature=request.temperature,
@@ -118,11 +126,26 @@ def resolve(
         exclude_seen_titles=(
             settings.exclude_seen_titles if request.exclude_seen_titles is None else request.exclude_seen_titles
         ),
-        exclude=rows("exclude", request.exclude),
-        allow=None if request.allow is None else rows("allow", request.allow),
-        attributes=_conditions(request, attributes or AttributeIndex(catalogue.metadata, catalogue.types), warnings),
+        exclude=_rows(asked, "exclude", request.exclude),
+        allow=None if request.allow is None else _rows(asked, "allow", request.allow),
+        attributes=_conditions(request, recommender.attributes, asked.warnings),
+        explain=request.explain,
     )
-    return ResolvedRequest(query=query, warnings=tuple(warnings))
+    asked.resolved = recommender.resolve(query, adapter=variant.adapter)
+    if asked.resolved.left_out:
+        asked.warnings.append(shortened_history(asked.resolved.left_out, recommender.engine.context_tokens))
+
+
+def _rows(asked: Asked, field: str, item_ids: Sequence[str], *, strict: bool | None = None) -> list[ItemIndex]:
+    """Rows of those in the catalogue; the others are warned of, or refused under ``strict``, the request's if None."""
+    catalogue = asked.served.catalogue
+    found = [catalogue.index_of(item_id) for item_id in item_ids]
+    if None in found:
+        warning = unknown_items(field, [item_id for item_id, row in zip(item_ids, found, strict=True) if row is None])
+        if asked.request.strict if strict is None else strict:
+            raise QueryError(field, warning.detail)
+        asked.warnings.append(warning)
+    return [row for row in found if row is not None]
 
 
 def _conditions(

@@ -7,37 +7,34 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from igd_core.catalogue.conditions import num_values
 from igd_core.errors import DeadlineExceeded, EngineError, IGDError, ModelFault, StoreError
 from igd_core.search.cost import ORDINARY_BEAMS
 from igd_core.search.fairness import NOBODY, Turn
+from igd_core.search.identity import require_adapter
 from igd_core.search.recommender import MANY_VALUES
-from igd_core.search.session import SessionStats
 from igd_server.api.problems import finding_of
-from igd_server.api.schemas import AnswerHead, AnswerTail, RequestWarning
+from igd_server.api.schemas import RequestWarning
 from igd_server.recommend.admission import Overloaded
-from igd_server.recommend.answers import Answer, ranking_of, timings_of
-from igd_server.recommend.cache import Question, Ranking
+from igd_server.recommend.answers import Answer, ranking_of
 from igd_server.recommend.faults import ModelFaults
-from igd_server.recommend.resolve import resolve, shortened_history, timeout_s_of, variant_of
+from igd_server.recommend.resolve import Asked, resolve, timeout_s_of, variant_of
 from igd_server.recommend.single_flight import Flights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from igd_core.search.recommender import Query
-    from igd_server.api.schemas import AnswerSource, RecommendationRequest, WarningCode
+    from igd_server.api.schemas import RecommendationRequest, WarningCode
     from igd_server.catalogues.served import ServedCatalogue
     from igd_server.observe.metrics import Metrics
     from igd_server.recommend.attribution import Attribution
     from igd_server.recommend.cache import ResultCache
     from igd_server.recommend.histories import Histories
     from igd_server.settings import Settings
-    from igd_server.variants import Variant
 
 ServedOf: TypeAlias = "Callable[[str | None], ServedCatalogue]"
 """A catalogue by name; the default one for None."""
@@ -82,38 +79,6 @@ class ServiceParts:
     metrics: Metrics
 
 
-@dataclass(slots=True, kw_only=True)
-class _Asked:
-    """One request on its way; ``deadline`` and ``store_by`` are times of the event loop."""
-
-    request: RecommendationRequest
-    request_id: str
-    caller: str
-    variant: Variant | None
-    served: ServedCatalogue
-    timeout_s: float
-    started: float
-    deadline: float
-    store_by: float
-    warnings: list[RequestWarning] = field(default_factory=list)
-
-    @property
-    def adapter(self) -> str | None:
-        """Of the model, if the variant names one."""
-        return None if self.variant is None else self.variant.adapter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ranked:
-    """Ranked items, who ranked them, and what that cost this request."""
-
-    source: AnswerSource
-    ranking: Ranking
-    cached: bool = False
-    stats: SessionStats = field(default_factory=SessionStats)
-    waited_s: float = 0.0
-
-
 class RecommendationService:
     """Answers requests."""
 
@@ -122,7 +87,7 @@ class RecommendationService:
         self._parts = parts
         self._faults = ModelFaults(parts.metrics)
         # What one request's own deadline ended, another's may still be long enough for.
-        self._flights: Flights[_Ranked] = Flights(personal=(Overloaded, DeadlineExceeded))
+        self._flights: Flights[Answer] = Flights(personal=(Overloaded, DeadlineExceeded))
         self._turns: dict[str, Turn] = {}  # of the work under each key, while the model is asked
 
     @contextlib.contextmanager
@@ -154,41 +119,17 @@ class RecommendationService:
             StoreError: the history cannot be read, and the request wants no fallback.
         """
         asked = self._taken_on(request, request_id, served_of, caller)
-        ranked = await self._rank(asked)
-        variant, served = "" if asked.variant is None else asked.variant.name, asked.served
-        self._parts.metrics.observe_answer(ranked.source, variant=variant, catalogue=served.name)
-        untuned = served.untuned.get(asked.adapter) if ranked.source == "model" else None
-        if untuned is not None:
-            self._parts.metrics.observe_untuned(variant=variant, catalogue=served.name)
-            asked.warnings.append(RequestWarning(code="model-untuned", detail=untuned))
-        self._parts.metrics.observe_items(served, ranked.ranking.item_ids)
-        self._parts.attribution.remember(
-            request_id, variant=variant, catalogue=served.name, item_ids=ranked.ranking.item_ids
-        )
-        return Answer(
-            head=AnswerHead(
-                request_id=request_id,
-                catalogue=served.name,
-                version=served.version,
-                model=served.model_id,
-                model_fingerprint=served.model.fingerprints.get(asked.adapter),
-                variant=variant or None,
-                source=ranked.source,
-                cached=ranked.cached,
-            ),
-            ranking=ranked.ranking,
-            tail=AnswerTail(
-                warnings=asked.warnings or None,
-                timings=timings_of(ranked.stats, total_s=_now() - asked.started, waited_s=ranked.waited_s),
-            ),
-        )
+        await self._resolve(asked)
+        answer = await self._rank(asked)
+        self._observe(answer)
+        return answer
 
-    def _taken_on(self, request: RecommendationRequest, request_id: str, served_of: ServedOf, caller: str) -> _Asked:
+    def _taken_on(self, request: RecommendationRequest, request_id: str, served_of: ServedOf, caller: str) -> Asked:
         settings = self._settings
         variant = variant_of(request, settings.variants)
         timeout_s = timeout_s_of(request, settings)
         now = _now()
-        return _Asked(
+        return Asked(
             request=request,
             request_id=request_id,
             caller=caller,
@@ -200,51 +141,41 @@ class RecommendationService:
             store_by=now + min(timeout_s, settings.store_timeout_ms / 1000),
         )
 
-    async def _rank(self, asked: _Asked) -> _Ranked:
-        """With the model where there is a history, or by popularity."""
-        request, served = asked.request, asked.served
+    async def _resolve(self, asked: Asked) -> None:
         stored = await self._stored_history(asked)
-        resolving = functools.partial(
-            resolve,
-            request,
-            served.catalogue,
-            self._settings,
-            stored=stored,
-            variant=asked.variant,
-            attributes=served.recommender.attributes,
-        )
-        many = num_values(request.filter) > MANY_VALUES
-        resolved = await asyncio.to_thread(resolving) if many else resolving()
-        asked.warnings += resolved.warnings
-        query = resolved.query
-        left_out = self._left_out(query, asked)
-        if left_out < len(served.artifact.manifest.template.window(query.history)):
+        if num_values(asked.request.filter) > MANY_VALUES:
+            await asyncio.to_thread(resolve, asked, self._settings, stored=stored)
+        else:
+            resolve(asked, self._settings, stored=stored)
+
+    async def _rank(self, asked: Asked) -> Answer:
+        """With the model where there is a history, or by popularity."""
+        if asked.resolved.shown:
             try:
-                question = Question(
-                    query=query,
-                    artifact=served.artifact,
-                    model=served.model.fingerprint(asked.adapter),
-                    explain=request.explain,
-                    left_out=left_out,
-                )
-                return await self._asked_before_or_now(question, asked)
+                return await self._asked_before_or_now(asked)
             except EngineError as error:
-                if not request.fallback:
+                if not asked.request.fallback:
                     raise
                 code: WarningCode = "deadline-exceeded" if isinstance(error, DeadlineExceeded) else "engine-unavailable"
                 self._fall_back(asked, code, error)
-        popular = await served.recommender.popularity(query)
-        return _Ranked(source="popularity", ranking=ranking_of(popular.items, served, explain=False))
+        popular = await asked.served.recommender.popularity(asked.resolved)
+        return Answer(asked=asked, source="popularity", ranking=ranking_of(popular.items, asked.served))
 
-    def _left_out(self, query: Query, asked: _Asked) -> int:
-        """How many items of the history's window do not fit into the model's context; it is told."""
-        recommender = asked.served.recommender
-        left_out = recommender.left_out(query.history)
-        if left_out:
-            asked.warnings.append(shortened_history(left_out, recommender.engine.context_tokens))
-        return left_out
+    def _observe(self, answer: Answer) -> None:
+        """Count it, and note what it shows."""
+        asked, served, metrics = answer.asked, answer.asked.served, self._parts.metrics
+        variant = "" if asked.variant is None else asked.variant.name
+        metrics.observe_answer(answer.source, variant=variant, catalogue=served.name)
+        untuned = served.untuned.get(asked.resolved.adapter) if answer.source == "model" else None
+        if untuned is not None:
+            metrics.observe_untuned(variant=variant, catalogue=served.name)
+            asked.warnings.append(RequestWarning(code="model-untuned", detail=untuned))
+        metrics.observe_items(served, answer.ranking.rows)
+        self._parts.attribution.remember(
+            asked.request_id, variant=variant, catalogue=served.name, marks=answer.ranking.marks
+        )
 
-    async def _stored_history(self, asked: _Asked) -> list[str] | None:
+    async def _stored_history(self, asked: Asked) -> list[str] | None:
         """The user's item ids; None where the request itself says what history is meant."""
         request = asked.request
         if request.user_id is None or "history" in request.model_fields_set:
@@ -257,57 +188,58 @@ class RecommendationService:
             self._fall_back(asked, "history-unavailable", error)
             return []
 
-    async def _asked_before_or_now(self, question: Question, asked: _Asked) -> _Ranked:
+    async def _asked_before_or_now(self, asked: Asked) -> Answer:
         observe = self._parts.metrics.observe_cache
-        key = question.key()
+        require_adapter(asked.resolved.adapter, asked.served.model.adapters)
+        key = asked.resolved.key()
         kept = self._parts.results.local(key)
         if kept is not None:
             observe("local")
-            return _Ranked(source="model", ranking=kept, cached=True)
+            return Answer(asked=asked, source="model", ranking=kept, cached=True)
         try:
             async with asyncio.timeout_at(asked.deadline) as limit:
                 if (turn := self._turns.get(key)) is not None:
                     self._parts.slots.join(turn, asked.caller, asked.deadline)
-                landed = await self._flights.join(key, lambda: self._work(key, question, asked))
+                answer = await self._flights.join(key, lambda: self._work(key, asked))
         except TimeoutError:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(f"no answer within {asked.timeout_s:g} s") from None
-        if landed.joined:
+        if answer.asked is not asked:
             observe("joined")
-            return _Ranked(source="model", ranking=landed.value.ranking, cached=True)
-        observe("store" if landed.value.cached else "miss")
-        return landed.value
+            return Answer(asked=asked, source="model", ranking=answer.ranking, cached=True)
+        observe("store" if answer.cached else "miss")
+        return answer
 
-    async def _work(self, key: str, question: Question, asked: _Asked) -> _Ranked:
+    async def _work(self, key: str, asked: Asked) -> Answer:
         """Ask the store and then the model, for ``asked`` and whoever joins; both may outlive it, its lease does not.
 
         Nor need it: whoever still waits for this has a lease of the same version.
         """
-        parts, served = self._parts, asked.served
+        parts, served, resolved = self._parts, asked.served, asked.resolved
         kept = await parts.results.stored(key, by=asked.store_by)
         if kept is not None:
-            return _Ranked(source="model", ranking=kept, cached=True)
-        cost = served.recommender.cost(question.query)
+            return Answer(asked=asked, source="model", ranking=kept, cached=True)
+        cost = served.recommender.cost(resolved)
         parts.metrics.observe_cost(cost)
         turn = self._turns[key] = Turn(callers=(asked.caller,), deadline=asked.deadline, cost=cost)
         try:
             async with parts.slots.slot(asked.deadline - _now(), turn) as waited_s:
                 with served.watch.answer():
-                    found = await served.recommender.recommend(question.query, adapter=asked.adapter, turn=turn)
+                    found = await served.recommender.answer(resolved, turn=turn)
         except ModelFault as fault:
-            self._faults.note(fault, model=served.model_id, adapter=asked.adapter)
+            self._faults.note(fault, model=served.model_id, adapter=resolved.adapter)
             raise
         finally:
             if self._turns.get(key) is turn:
                 del self._turns[key]
         if found.stats.rounds:
             parts.metrics.observe_decoding(found.stats)
-        ranking = ranking_of(found.items, served, explain=question.explain)
+        ranking = ranking_of(found.items, served)
         parts.results.keep(key, ranking)
-        return _Ranked(source="model", ranking=ranking, stats=found.stats, waited_s=waited_s)
+        return Answer(asked=asked, source="model", ranking=ranking, stats=found.stats, waited_s=waited_s)
 
-    def _fall_back(self, asked: _Asked, code: WarningCode, error: IGDError) -> None:
+    def _fall_back(self, asked: Asked, code: WarningCode, error: IGDError) -> None:
         detail = finding_of(error).detail
         self._parts.metrics.observe_fallback(code)
         _log.warning(

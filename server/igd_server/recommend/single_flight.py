@@ -21,14 +21,6 @@ class _Flight(Generic[T]):
     waiting: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landed(Generic[T]):
-    """What the work came to; ``joined``: it was begun for somebody else."""
-
-    value: T
-    joined: bool
-
-
 class Flights(Generic[T]):
     """Work in progress, by key. It belongs to no caller: it goes on while anybody waits, and ends when all have left.
 
@@ -43,7 +35,7 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> Landed[T]:
+    async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What ``work()`` returns or raises, or what the work under ``key`` does that is going on already.
 
         A caller may leave, by being cancelled, at any time: the others are none the wiser.
@@ -68,7 +60,7 @@ class Flights(Generic[T]):
                 if not joined:
                     raise EngineError("the work was interrupted")
             elif not joined or not isinstance(flight.work.exception(), self._personal):
-                return Landed(value=flight.work.result(), joined=joined)
+                return flight.work.result()
 
     def _end(self, key: Hashable, flight: _Flight[T]) -> None:
         """From now on the key means new work."""

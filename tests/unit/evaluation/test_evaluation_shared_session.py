@@ -15,7 +15,8 @@ from igd_core.errors import EngineError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.methods import DecodingSetting, decoding_settings
 from igd_core.ids import ItemIndex, NodeId
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ async def test_an_empty_history_is_answered_with_popularity(artifact: Artifact) 
     engine = FakeEngine()
     await engine.load(artifact)
     answer = await RowDecoder(engine, artifact, SETTINGS[:1]).answer([])
-    popular = Recommender(artifact, engine).popular(Query(history=[], k=4))
+    recommender = Recommender(artifact, engine)
+    popular = recommender.popular(recommender.resolve(Query(history=[], k=4)))
     assert answer.lists[0] == tuple(found.item for found in popular.items)
     assert answer.rounds == 0
 

@@ -21,7 +21,8 @@ from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.errors import DeadlineExceeded, ModelFault, QueryError
 from igd_core.ids import ItemIndex
 from igd_core.search import recommender
-from igd_core.search.recommender import MAX_BEAMS, MAX_K, Query, Recommendation, Recommender
+from igd_core.search.query import MAX_BEAMS, MAX_K, Query
+from igd_core.search.recommender import Recommendation, Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -375,11 +376,11 @@ def test_the_oldest_items_leave_a_prompt_that_the_model_has_no_room_for(films: A
     history = items(*range(10))
     whole = len(films.prompt(history))
     depth = films.trie.depth
-    assert ask(films, Query(history=history), short_engine(whole + depth)).left_out == 0
+    assert ask(films, Query(history=history), short_engine(whole + depth)).query.left_out == 0
     for tokens in range(len(films.prompt([])) + depth, whole + depth):
         answer = ask(films, Query(history=history), short_engine(tokens))
         gone = next(count for count in range(11) if len(films.prompt(history[count:])) + depth <= tokens)
-        assert answer.left_out == gone
+        assert answer.query.left_out == gone
         assert answer.source == ("model" if gone < 10 else "popularity")
         assert list(answer.prompt_ids) == (films.prompt(history[gone:]) if gone < 10 else [])
         assert not set(returned(answer)) & set(history), "what is not shown is still seen"

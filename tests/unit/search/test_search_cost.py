@@ -11,7 +11,8 @@ from factories import artifact_of_paths
 from igd_core.engines.fake import FakeEngine
 from igd_core.ids import ItemIndex
 from igd_core.search.cost import DecodingCost
-from igd_core.search.recommender import Query, Recommender
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact
@@ -62,6 +63,6 @@ async def test_expected_tree_tokens_follow_the_measured_ones(artifact: Artifact)
         query = Query(history=rows(3), k=1, beams=beams)
         stats = (await recommender.recommend(query)).stats
         ratios.append((stats.model_tokens - stats.prompt_tokens) / recommender.costs._tree_tokens(beams))
-        assert recommender.cost(query) > 0
+        assert recommender.cost(recommender.resolve(query)) > 0
     assert max(ratios) / min(ratios) < 3, ratios
     assert np.median(ratios) == pytest.approx(1.0, rel=0.6)

@@ -21,7 +21,7 @@ from publishing import (
 
 from igd_core.errors import EngineError, QueryError
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ async def test_under_load_every_answer_is_of_one_version_while_versions_are_swap
                 with deployment.lease() as served:
                     found = await served.recommender.recommend(QUERY)
                     ids = [served.catalogue.item_ids[item.item] for item in found.items]
-                assert found.version == served.version
+                assert found.query.version == served.version
                 assert len(ids) == 5
                 assert len({item_id.split("-")[1] for item_id in ids}) == 1
                 seen.add(served.version)

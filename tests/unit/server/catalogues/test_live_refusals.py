@@ -16,7 +16,7 @@ from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ArtifactError, EngineError
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
 from igd_core.store.files import FilesStore
 from igd_core.store.pointers import Pointer
 
@@ -137,7 +137,7 @@ async def test_a_version_for_another_model_is_refused_and_the_real_engine_serves
         assert next(iter(live.refusals)).reason == reason
         with deployment.lease() as served:
             found = await served.recommender.recommend(Query(history=[ItemIndex(1)], k=3))
-        assert (found.version, len(found.items)) == (good, 3)
+        assert (found.query.version, len(found.items)) == (good, 3)
         assert engine.stats().versions == (good,)
 
 

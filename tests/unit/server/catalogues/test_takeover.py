@@ -12,7 +12,7 @@ from publishing import BreakableStore, WatchedEngine, add, deployed, edition, pu
 
 from igd_core.errors import EngineClosed, EngineError, QueryError
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

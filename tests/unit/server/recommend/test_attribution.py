@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from igd_server.recommend.attribution import Attribution
+from igd_server.recommend.attribution import Attribution, marks_of
 from igd_server.recommend.background import Background
 from igd_server.recommend.store_guard import StoreGuard
 from igd_server.variants import Variant
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from films import Run, Running
 
+ONE = marks_of(["1"])
 VARIANTS = (Variant(name="a"), Variant(name="b", alpha=0.9))
 
 
@@ -102,8 +102,7 @@ async def test_an_entry_of_a_batch_and_a_duplicate_of_an_item_count_too(run: Run
 async def test_each_shown_item_counts_once_however_often_it_is_taken(shown: set[str], posts: list[list[str]]) -> None:
     counts = Counts()
     made, background = attribution(counts)
-    quoted = ",".join(f'"{item}"' for item in sorted(shown))
-    made.remember("r", variant="v", catalogue="c", item_ids=f"[{quoted}]".encode())
+    made.remember("r", variant="v", catalogue="c", marks=marks_of(sorted(shown)))
     for post in posts:
         made.attribute("r", post)
     await background.settle()
@@ -120,7 +119,7 @@ async def test_nobody_waits_for_it_and_what_is_too_much_is_dropped() -> None:
     counts = Counts()
     made, background = attribution(counts, store=Hanging())
     for number in range(1010):
-        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b'["1"]')
+        made.remember(f"r-{number}", variant="", catalogue="c", marks=ONE)
     assert counts.dropped == 10
     async with asyncio.timeout(5):
         await background.settle()
@@ -132,11 +131,11 @@ async def test_too_much_to_do_behind_answers_is_dropped_and_counted() -> None:
     made, background = attribution(counts, max_waiting=2)
     background.offer("other", lambda: asyncio.sleep(0))
     background.offer("other", lambda: asyncio.sleep(0))
-    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    made.remember("r", variant="", catalogue="c", marks=ONE)
     made.attribute("r", ["1"])
     assert counts.dropped == 2
     await background.settle()
-    made.remember("s", variant="", catalogue="c", item_ids=b'["1"]')
+    made.remember("s", variant="", catalogue="c", marks=ONE)
     made.attribute("s", ["1"])
     await background.settle()
     assert (counts.attributed, counts.dropped) == ({("", "c"): 1}, 2)
@@ -153,7 +152,7 @@ async def test_answers_of_the_same_moment_are_written_in_one_call() -> None:
     counts, store = Counts(), Counted()
     made, background = attribution(counts, store=store)
     for number in range(100):
-        made.remember(f"r-{number}", variant=f"v-{number % 3}", catalogue="c", item_ids=b'["1"]')
+        made.remember(f"r-{number}", variant=f"v-{number % 3}", catalogue="c", marks=ONE)
     for number in range(100):
         made.attribute(f"r-{number}", ["1"])
     await background.settle()
@@ -172,7 +171,7 @@ async def test_what_the_store_does_not_take_is_not_counted() -> None:
 
     counts, store = Counts(), ReadOnly()
     made, background = attribution(counts, store=store)
-    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    made.remember("r", variant="", catalogue="c", marks=ONE)
     await background.settle()
     store.frozen = True
     made.attribute("r", ["1"])
@@ -201,12 +200,12 @@ async def test_without_variants_nothing_is_written_until_an_event_names_an_answe
     counts, store = Counts(), Written()
     made, background = attribution(counts, store=store, variants=False)
     for number in range(5000):
-        made.remember(f"r-{number}", variant="", catalogue="c", item_ids=b'["1","2"]')
+        made.remember(f"r-{number}", variant="", catalogue="c", marks=marks_of(["1", "2"]))
     await background.settle()
     assert store.sizes == []
     assert len(made._recent) == 4096, "bounded"
     made.attribute("r-1000", ["2", "3"])
-    made.remember("next", variant="", catalogue="c", item_ids=b'["1","2"]')
+    made.remember("next", variant="", catalogue="c", marks=marks_of(["1", "2"]))
     made.attribute("next", ["1"])
     await background.settle()
     assert counts.attributed == {("", "c"): 2}
@@ -221,7 +220,7 @@ async def test_when_events_name_answers_no_longer_notes_stay_in_the_process() ->
     made.attribute("nobody", ["1"])
     await background.settle()
     await asyncio.sleep(0.05)
-    made.remember("r", variant="", catalogue="c", item_ids=b'["1"]')
+    made.remember("r", variant="", catalogue="c", marks=ONE)
     await background.settle()
     assert (store.sizes, len(made._recent)) == ([], 1)
 
@@ -229,13 +228,9 @@ async def test_when_events_name_answers_no_longer_notes_stay_in_the_process() ->
 async def test_a_note_is_small_and_an_answer_without_items_has_none() -> None:
     counts, store = Counts(), Written()
     made, background = attribution(counts, store=store)
-    made.remember("empty", variant="v", catalogue="c", item_ids=b"[]")
-    made.remember(
-        "ten", variant="bold", catalogue="films", item_ids=json.dumps([f"item-{n}" * 20 for n in range(10)]).encode()
-    )
-    made.remember(
-        "many", variant="v" * 64, catalogue="c" * 64, item_ids=json.dumps([str(n) for n in range(9000)]).encode()
-    )
+    made.remember("empty", variant="v", catalogue="c", marks=b"")
+    made.remember("ten", variant="bold", catalogue="films", marks=marks_of([f"item-{n}" * 20 for n in range(10)]))
+    made.remember("many", variant="v" * 64, catalogue="c" * 64, marks=marks_of([str(n) for n in range(9000)]))
     await background.settle()
     assert [size <= bound for size, bound in zip(store.sizes, (60, 1200), strict=True)] == [True, True]
     made.attribute("many", ["3", "8999", "x"])

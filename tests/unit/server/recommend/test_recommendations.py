@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import EOS
 from films import GENRES, HOSTILE_TITLE, ITEM_IDS, NUM_ITEMS, TITLES, RecordingEngine
-from igd_server.api.schemas import RecommendationRequest
+from igd_server.api.schemas import RecommendationRequest, RecommendationResponse
+from igd_server.catalogues.served import ServedCatalogue
+from igd_server.catalogues.titles import TitleSearch
 from igd_server.instrumentation import TracedAdmission
 from igd_server.recommend import service as recommending
-from igd_server.recommend.resolve import resolve
+from igd_server.recommend.resolve import Asked, resolve
 from igd_server.settings import Settings
+from igd_server.variants import Variant
 
+from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.catalogue.items import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import QueryError
 from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -54,6 +61,27 @@ async def test_an_answer_says_what_ranked_which_items_and_what_it_cost(run: Run)
     }  # fmt: skip
     assert timings["rounds"] >= 1
     assert timings["model_tokens"] > timings["prompt_tokens"] > 0
+
+
+async def test_an_answer_is_written_as_it_is_documented(run: Run) -> None:
+    async with run(variants=(Variant(name="a"),)) as running:
+        asked: dict[str, Any] = {"history": ["1", "ghost"], "k": NUM_ITEMS, "beams": NUM_ITEMS}
+        answers = [
+            (await running.recommend(**asked, explain=explain, exclude_seen=False, forced_weight=weight)).content
+            for explain, weight in ((True, 1.0), (True, 0.0), (False, 1.0), (False, 1.0))
+        ]
+        answers.append((await running.recommend(explain=True)).content)
+    for answer in answers:
+        document = RecommendationResponse.model_validate_json(answer, strict=True)
+        assert json.loads(answer) == document.model_dump(exclude_none=True), "a field that is not in the document"
+    found = [RecommendationResponse.model_validate_json(answer) for answer in answers]
+    # All that may be absent was there, and was absent elsewhere: or this test would show nothing.
+    tokens = [token for item in found[1].items for token in item.explanation or ()]
+    assert {token.logprob is None for token in tokens} == {True, False}
+    assert {item.duplicates is None for item in found[0].items} == {True, False}
+    assert [answer.items[0].explanation is None for answer in found] == [False, False, True, True, True]
+    assert [answer.warnings is None for answer in found] == [False] * 4 + [True]
+    assert [answer.cached for answer in found] == [False, False, False, True, False]
 
 
 async def test_the_answer_is_the_recommenders_own(run: Run) -> None:
@@ -212,12 +240,35 @@ async def test_k_may_be_as_large_as_the_catalogue(run: Run) -> None:
     assert exactly.status_code == 200
 
 
-def test_a_k_that_nobody_asked_for_fits_the_smallest_catalogue() -> None:
+def test_a_k_that_nobody_asked_for_fits_the_smallest_catalogue(tokenizer: TitleTokenizer) -> None:
     catalogue = Catalogue.build(item_ids=["a", "b"], titles=["A", "B"])
-    settings = Settings(artifact=Path("a"), model="m")
-    assert resolve(RecommendationRequest(), catalogue, settings).query.k == 2
+    served = ServedCatalogue(
+        name="two",
+        recommender=Recommender(build_artifact(catalogue, tokenizer, BuildOptions(smoothing=1.0)), FakeEngine()),
+        titles=TitleSearch(catalogue),
+        token_texts=tokenizer.token_texts,
+        attributes={},
+        loaded_at=datetime.now(UTC),
+    )
+
+    def k_of(**fields: Any) -> int:
+        asked = Asked(
+            request=RecommendationRequest(**fields),
+            request_id="r",
+            caller="",
+            variant=None,
+            served=served,
+            timeout_s=1.0,
+            started=0.0,
+            deadline=1.0,
+            store_by=1.0,
+        )
+        resolve(asked, Settings(artifact=Path("a"), model="m"))
+        return asked.resolved.k
+
+    assert k_of() == 2
     with pytest.raises(QueryError, match="k: 3 items wanted"):
-        resolve(RecommendationRequest(k=3), catalogue, settings)
+        k_of(k=3)
 
 
 async def test_a_title_that_holds_a_control_token_and_quotes_reaches_the_model_as_plain_text(

@@ -1,173 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from igd_server.recommend.background import Background
-from igd_server.recommend.cache import Question, Ranking, ResultCache
+from igd_server.recommend.cache import Ranking, ResultCache
 from igd_server.recommend.store_guard import StoreGuard
 
-from igd_core.catalogue.attribute_types import AttributeType
-from igd_core.catalogue.conditions import conditions_of
 from igd_core.errors import StoreUnavailable
-from igd_core.ids import ItemIndex
-from igd_core.search.recommender import Query
 from igd_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from igd_core.artifact import Artifact
-
-ROWS = st.lists(st.integers(0, 3).map(ItemIndex), max_size=4)
-# Few values, so that equal questions are met often; and pairs that Python takes for equal, or nearly.
-TYPES = {"x": AttributeType(base="number"), "y": AttributeType(base="text")}
-FEW = st.sampled_from([1, 1.0, 0, -0.0, 1.5, 2])
-NUMBERS = st.lists(FEW, min_size=1, max_size=3) | st.fixed_dictionaries(
-    {"gte": FEW}, optional={"gt": FEW, "none_of": st.lists(FEW, min_size=1, max_size=2), "exists": st.booleans()}
-)
-TEXTS = st.lists(st.sampled_from(["1", "a", "b"]), min_size=1, max_size=3)
-QUERIES = st.builds(
-    Query,
-    history=st.lists(st.integers(0, 2).map(ItemIndex), max_size=12),
-    k=st.integers(1, 2),
-    beams=st.integers(1, 3),
-    alpha=st.sampled_from([None, 0.2, 0, 0.0, -0.0, 0.5]),
-    temperature=st.sampled_from([1, 1.0, 2.0]),
-    length_penalty=st.sampled_from([0, 0.0, 1.0]),
-    forced_weight=st.sampled_from([1, 1.0, 0, 0.5]),
-    exclude_seen=st.booleans(),
-    exclude_seen_titles=st.booleans(),
-    exclude=ROWS,
-    allow=st.none() | ROWS,
-    attributes=st.fixed_dictionaries({}, optional={"x": NUMBERS, "y": TEXTS}).map(
-        lambda asked: conditions_of(asked, TYPES)
-    ),
-    timeout_s=st.sampled_from([None, 1.0, 2.0]),
-)
-QUERY_FIELDS = tuple(Query.__dataclass_fields__)
-FIELDS = ("model", "explain", "version", *QUERY_FIELDS)
-QUESTIONS = st.tuples(QUERIES, st.sampled_from(["m", "n"]), st.booleans(), st.booleans())
-
-
-def normal(artifact: Artifact, asked: tuple[Query, str, bool]) -> Any:
-    """What the answer can depend on, as Python compares it."""
-    query, model, explain = asked
-    shown = tuple(artifact.manifest.template.window(query.history))
-    return (
-        artifact.version,
-        model,
-        explain,
-        shown,
-        frozenset(query.exclude) | seen_by(artifact, query),
-        None if query.allow is None else frozenset(query.allow),
-        query.attributes,
-        query.k,
-        max(query.k, query.beams),
-        artifact.manifest.alpha if query.alpha is None else query.alpha,
-        query.temperature,
-        query.length_penalty,
-        query.forced_weight,
-    )
-
-
-def seen_by(artifact: Artifact, query: Query) -> frozenset[ItemIndex]:
-    titles = artifact.catalogue.titles
-    history = set(query.history) if query.exclude_seen else set()
-    read = {titles[row] for row in history} if query.exclude_seen_titles else set()
-    return frozenset(history | {ItemIndex(row) for row, title in enumerate(titles) if title in read})
-
-
-def key_of(artifact: Artifact, asked: tuple[Query, str, bool]) -> str:
-    query, model, explain = asked
-    return Question(query=query, artifact=artifact, model=model, explain=explain).key()
-
-
-@settings(max_examples=500)
-@given(one=QUESTIONS, other=QUESTIONS, fields=st.lists(st.sampled_from(FIELDS), max_size=2))
-def test_keys_are_equal_if_and_only_if_the_questions_are_the_same(
-    small_artifact: Artifact, artifact: Artifact, one: Any, other: Any, fields: list[str]
-) -> None:
-    # All but one or two fields are the first question's: two that are drawn apart are hardly ever the same.
-    query = replace(one[0], **{name: getattr(other[0], name) for name in fields if name in QUERY_FIELDS})
-    rest = [other[at] if name in fields else one[at] for at, name in enumerate(FIELDS[:3], start=1)]
-    first, second = one[:3], (query, *rest[:2])
-    versions = [small_artifact if chosen else artifact for chosen in (one[3], rest[2])]
-    is_same = normal(versions[0], first) == normal(versions[1], second)
-    assert (key_of(versions[0], first) == key_of(versions[1], second)) == is_same
-
-
-@given(data=st.data(), query=QUERIES)
-def test_what_cannot_change_the_answer_does_not_change_the_key(
-    artifact: Artifact, data: st.DataObject, query: Query
-) -> None:
-    template = artifact.manifest.template
-    hidden = len(query.history) - len(template.window(query.history))
-    shown = list(query.history[hidden:])
-    barred = [*query.exclude, *seen_by(artifact, query)]
-    reordered = data.draw(st.permutations(barred)) + barred[:1]
-    other = Query(
-        # What the prompt does not show is left out of the answer by another field here.
-        history=[*data.draw(st.lists(st.just(ItemIndex(3)), min_size=hidden, max_size=hidden)), *shown],
-        exclude_seen=False,
-        exclude=reordered,
-        allow=None if query.allow is None else [*reversed(query.allow), *query.allow],
-        attributes=dict(reversed(list(query.attributes.items()))),
-        k=query.k,
-        beams=data.draw(st.integers(1, query.k)) if query.beams <= query.k else query.beams,
-        alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
-        temperature=twin(query.temperature),
-        length_penalty=twin(query.length_penalty),
-        forced_weight=twin(query.forced_weight),
-        timeout_s=0.5,
-    )
-    assert key_of(artifact, (query, "m", False)) == key_of(artifact, (other, "m", False))
-
-
-def twin(value: Any) -> Any:
-    """Another value that equals this one, where Python has one."""
-    if isinstance(value, str):
-        return value
-    if value == 0:
-        return -0.0
-    if value == 1 and value is not True:
-        return True
-    return float(value)
-
-
-def test_what_reads_like_the_history_is_part_of_the_question_and_not_how_it_came_to_be_left_out(
-    artifact: Artifact,
-) -> None:
-    titles = artifact.catalogue.titles
-    first, second = next((a, b) for b in range(len(titles)) for a in range(b) if titles[a] == titles[b])
-    history = [ItemIndex(first)]
-    with_twin = key_of(artifact, (Query(history=history), "m", False))
-    alone = key_of(artifact, (Query(history=history, exclude_seen_titles=False), "m", False))
-    by_id = Query(history=history, exclude=[ItemIndex(second)], exclude_seen_titles=False)
-    assert with_twin != alone
-    assert {titles.count(titles[first])} == {2}
-    assert key_of(artifact, (by_id, "m", False)) == with_twin
-
-
-def test_a_new_event_of_a_user_is_another_question(artifact: Artifact) -> None:
-    history = [ItemIndex(row) for row in range(30)]
-    keys = {
-        Question(query=Query(history=history[:length], exclude_seen=exclude_seen), artifact=artifact, model="m").key()
-        for length in range(31)
-        for exclude_seen in (True, False)
-    }
-    assert len(keys) == 2 * 31 - 1  # without a history there is nothing to leave out
-
-
-def test_what_another_release_wrote_is_never_read(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    question = Question(query=Query(history=[ItemIndex(0)]), artifact=small_artifact, model="m")
-    now = question.key()
-    monkeypatch.setattr("igd_server.recommend.cache.RELEASE", "0.0.1")
-    assert question.key() != now
 
 
 async def test_what_the_format_before_held_is_none() -> None:
@@ -176,12 +23,12 @@ async def test_what_the_format_before_held_is_none() -> None:
     await parts.background.settle()
     written = await parts.memory.get("result:k")
     assert written is not None
-    assert written[:4] == b"igd2"
-    await parts.memory.put("result:k", b"igd1" + written[4:], 60.0)
+    assert written[:4] == b"igd3"
+    await parts.memory.put("result:k", b"igd2" + written[4:], 60.0)
     assert await Parts(memory=parts.memory).stored("k") is None
 
 
-RANKING = Ranking(items=b'[{"item_id":"7"}]', item_ids=b'["7"]')
+RANKING = Ranking(items=b'[{"item_id":"7"}]', rows=(7, 70_000), marks=b"seven of 10s")
 
 
 class Parts:
@@ -244,7 +91,7 @@ async def test_the_answers_asked_for_last_are_the_ones_kept() -> None:
 
 async def test_few_large_answers_are_kept_where_many_small_ones_would_be() -> None:
     parts = Parts(max_local=1000)
-    large = Ranking(items=b"x" * (30 << 20), item_ids=b"[]")
+    large = Ranking(items=b"x" * (30 << 20), rows=(), marks=b"")
     for key in "abc":
         parts.cache.keep(key, large)
     parts.cache.keep("c", large)

@@ -1,0 +1,186 @@
+"""What is asked, and what that means: a `Query` as callers write it, and the `ResolvedQuery` that it comes to.
+
+A query leaves things open: the catalogue has an alpha of its own, beams are no fewer than items, a prompt shows only
+the end of a history. They are settled here, once. The key of a kept answer, the cost, the search, popularity and the
+response all read the settled value, so none of them can mean something else than the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING
+
+from igd_core.catalogue.conditions import Condition
+from igd_core.errors import QueryError
+from igd_core.release import RELEASE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.conditions import Conditions
+    from igd_core.ids import ItemIndex
+    from igd_core.search.engine import Engine
+
+MAX_K = 100
+MAX_BEAMS = 200
+MAX_TEMPERATURE = 10.0
+MAX_LENGTH_PENALTY = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request for recommendations.
+
+    Attributes:
+        history: item rows, oldest first; the prompt's template decides how many of them it shows.
+        k: items wanted, 1..100 and at most the catalogue's size.
+        beams: width of the search, 1..200; raised to ``k`` where smaller.
+        alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
+        temperature: divides the logits, in (0, 10].
+        length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
+        forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
+        exclude_seen: leave out items of the whole ``history``.
+        exclude_seen_titles: with ``exclude_seen``, leave out also what reads like them (`Artifact.reading_like`).
+        exclude: further items to leave out.
+        allow: the only items that may come back; None for all.
+        attributes: conditions on items' attributes, all of which must hold (`igd_core.catalogue.conditions`).
+        explain: whether items of the model come back with their tokens.
+        timeout_s: seconds after which DeadlineExceeded is raised; None for no limit.
+    """
+
+    history: Sequence[ItemIndex]
+    k: int = 10
+    beams: int = 10
+    alpha: float | None = None
+    temperature: float = 1.0
+    length_penalty: float = 0.0
+    forced_weight: float = 1.0
+    exclude_seen: bool = True
+    exclude_seen_titles: bool = True
+    exclude: Sequence[ItemIndex] = ()
+    allow: Sequence[ItemIndex] | None = None
+    attributes: Conditions = field(default_factory=dict)
+    explain: bool = True
+    timeout_s: float | None = None
+
+    def barred(self, artifact: Artifact) -> tuple[int, ...]:
+        """Item rows that may not come back, ascending: ``exclude``, and what of the catalogue counts as seen."""
+        if not self.exclude_seen:
+            return tuple(sorted({*self.exclude}))
+        seen = artifact.reading_like(self.history) if self.exclude_seen_titles else self.history
+        return tuple(sorted({*self.exclude, *seen}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedQuery:
+    """All that an answer depends on, and nothing that it does not: equal ones have equal answers.
+
+    Sets are sorted and without repetitions, numbers are floats where they may be, and nothing is left open. Of a
+    history, that is what the prompt shows and what may not come back.
+
+    Attributes:
+        version: of the catalogue.
+        model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow.
+            None where the engine has no such adapter, so that popularity alone can answer.
+        shown: item rows that the prompt shows, oldest first: the history's window without ``left_out``. Popularity
+            answers where there is none.
+        left_out: the window's oldest items, which the model's context has no room for.
+        k: items wanted.
+        beams: width of the search, at least ``k``.
+        alpha: rebalancing towards decisive tokens.
+        temperature: divides the logits.
+        length_penalty: the exponent of a path's length.
+        forced_weight: what forced tokens count.
+        barred: item rows that may not come back, ascending.
+        allowed: the only item rows that may, ascending; None for all.
+        conditions: on attributes, by name.
+        explain: whether items come back with their tokens.
+        adapter: what the engine calls ``model``'s adapter; None for the model itself. Two names of one content are the
+            same, so it does not count.
+    """
+
+    version: str
+    model: str | None
+    shown: tuple[ItemIndex, ...]
+    left_out: int
+    k: int
+    beams: int
+    alpha: float
+    temperature: float
+    length_penalty: float
+    forced_weight: float
+    barred: tuple[int, ...]
+    allowed: tuple[int, ...] | None
+    conditions: tuple[tuple[str, Condition], ...]
+    explain: bool
+    adapter: str | None = field(default=None, compare=False)
+
+    @staticmethod
+    def of(query: Query, artifact: Artifact, engine: Engine, *, adapter: str | None = None) -> ResolvedQuery:
+        """Settle what the query leaves open; 10 us for a history of ten items.
+
+        Raises:
+            QueryError: a value out of range; names the field.
+        """
+        check_query(query, artifact)
+        manifest, history = artifact.manifest, query.history
+        left_out = artifact.left_out(history, engine.context_tokens)
+        return ResolvedQuery(
+            version=artifact.version,
+            model=engine.identity.fingerprints.get(adapter),
+            shown=tuple(manifest.template.window(history)[left_out:]),
+            left_out=left_out,
+            k=query.k,
+            beams=max(query.beams, query.k),
+            alpha=_canonical(manifest.alpha if query.alpha is None else query.alpha),
+            temperature=_canonical(query.temperature),
+            length_penalty=_canonical(query.length_penalty),
+            forced_weight=_canonical(query.forced_weight),
+            barred=query.barred(artifact),
+            allowed=None if query.allow is None else tuple(sorted({*query.allow})),
+            conditions=tuple(sorted(query.attributes.items(), key=itemgetter(0))),
+            explain=query.explain,
+            adapter=adapter,
+        )
+
+    def key(self) -> str:
+        """Equal for two queries of one release if and only if they are equal: 64 hexadecimal digits."""
+        return hashlib.sha256(_ENCODER.encode((RELEASE, *_compared(self))).encode()).hexdigest()
+
+
+# Every field that counts, those still to come included. Another release may score, round or encode otherwise.
+_compared = attrgetter(*(each.name for each in fields(ResolvedQuery) if each.compare))
+_ENCODER = json.JSONEncoder(default=Condition.canonical)
+
+
+def _canonical(value: float) -> float:
+    return float(value) + 0.0  # -0.0 becomes 0.0
+
+
+def check_query(query: Query, artifact: Artifact) -> None:
+    """Refuse values out of range; needs no model.
+
+    Raises:
+        QueryError: names the field, the value and the range.
+    """
+    num_items = len(artifact.catalogue)
+    _require_range("k", query.k, 1, min(MAX_K, num_items))
+    _require_range("beams", query.beams, 1, MAX_BEAMS)
+    if query.alpha is not None:
+        _require_range("alpha", query.alpha, 0.0, 1.0)
+    _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
+    _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
+    _require_range("forced_weight", query.forced_weight, 0.0, 1.0)
+    for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
+        if items and not (min(items) >= 0 and max(items) < num_items):
+            wrong = next(item for item in items if not 0 <= item < num_items)
+            raise QueryError(name, f"item row {wrong} is not in the catalogue of {num_items}")
+
+
+def _require_range(name: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:  # NaN fails this too
+        raise QueryError(name, f"{value} is not in {lowest}..{highest}")
