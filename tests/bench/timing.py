@@ -26,7 +26,6 @@ _WARM_UP = 3
 _MIN_ROUNDS = 9
 _NODE_SAMPLES = 16
 _MAX_ROUNDS = 200
-_ROUND_BUDGET_S = 6.0
 _CHECKED_PROBES = 20
 _MICRO = 1e6
 
@@ -39,8 +38,8 @@ def measure_kernel(arguments: Mapping[str, Any], report: Report) -> None:
     last two to the first.
 
     Args:
-        arguments: ``artifact`` (directory), ``rows`` (list), ``vocab_size``, ``threads``, ``seed``, ``device`` (where
-            the logits are).
+        arguments: ``artifact`` (directory), ``rows`` (list), ``vocab_size``, ``threads``, ``seconds`` (at
+            each number of rows), ``seed``, ``device`` (where the logits are).
         report: receives the results.
     """
     torch.set_num_threads(arguments["threads"])
@@ -55,16 +54,18 @@ def measure_kernel(arguments: Mapping[str, Any], report: Report) -> None:
             RowSettings(node=random_nodes(artifact.trie, rows, rng), alpha=np.full(rows, 0.2, dtype=np.float32))
             for _ in range(_NODE_SAMPLES)
         ]
-        measured.append({"rows": rows, **_time_kernel(logits, weights, settings)})
+        measured.append({"rows": rows, **_time_kernel(logits, weights, settings, seconds=arguments["seconds"])})
         report(kernel=measured)
 
 
-def _time_kernel(logits: torch.Tensor, weights: TrieWeights, settings: Sequence[RowSettings]) -> dict[str, float]:
+def _time_kernel(
+    logits: torch.Tensor, weights: TrieWeights, settings: Sequence[RowSettings], *, seconds: float
+) -> dict[str, float]:
     scratch = torch.empty_like(logits)
     samples: list[tuple[float, float, float]] = []
     started = time.perf_counter()
     while len(samples) < _WARM_UP + _MIN_ROUNDS or (
-        len(samples) < _MAX_ROUNDS and time.perf_counter() - started < _ROUND_BUDGET_S
+        len(samples) < _MAX_ROUNDS and time.perf_counter() - started < seconds
     ):
         nodes = settings[len(samples) % len(settings)]
         plain_us = _elapsed_us(torch.log_softmax, logits, -1)

@@ -19,6 +19,7 @@ def test_bench_reports_every_part_and_what_a_rival_could_not_do(tiny_tokenizer_d
         rivals=("transformers", "no such rival"),
         limits=Limits(seconds=60.0),
         threads=1,
+        kernel_s=0.0,
     )
     (result,) = json.loads(json.dumps(bench_trie(setup, [60])))
     assert result["items"] == result["build"]["leaves"] == 60
