@@ -57,7 +57,7 @@ def test_a_small_file_whose_footer_says_that_it_is_large_is_refused_by_its_foote
     compression: str, bundle: Path
 ) -> None:
     rows = pq.read_metadata(bundle / "items.parquet").num_rows
-    texts = pa.array([chr(97 + row % 26) * (200 << 20) for row in range(2)] + ["x"] * (rows - 2))
+    texts = pa.array([chr(97 + row % 26) * (80 << 20) for row in range(2)] + ["x"] * (rows - 2))
     data = with_column(bundle, texts, compression=compression)
     assert len(data) < 1 << 20
     reseal(bundle, "items.parquet", data)
