@@ -108,8 +108,7 @@ class VLLMSession:
             EngineError: the session is closed, or vLLM failed.
         """
         self._check_open()
-        trie, leaves = self.artifact.trie, self._prompt.scoring.leaves
-        chains = [leaves.forced_chain(trie, node) for node in nodes]
+        chains = [self._chain(node) for node in nodes]
         unwanted = {node for chain in chains for node in chain[:-1] if not self._wants(node)}
         if self._prompt.scoring.temperature != 1.0:
             # Log-probabilities of a prompt are at temperature 1, so every node asks for itself.
@@ -146,6 +145,10 @@ class VLLMSession:
 
     def _wants(self, node: NodeId) -> bool:
         return self._prompt.scoring.wants(self.artifact.trie, node)
+
+    def _chain(self, node: NodeId) -> list[NodeId]:
+        """``node`` and the nodes that forced tokens lead to; the benchmark's token-wise session takes the jump away."""
+        return self._prompt.scoring.leaves.forced_chain(self.artifact.trie, node)
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
         ticket = RoundTicket(round_id=f"{self._prompt.order}-{self.stats.rounds}", size=len(chains))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import pytest
 
 from igd_core.bench.vllm import _Run, _summarise
-from igd_core.bench.vllm_ways import Cost, driven
+from igd_core.bench.vllm_ways import Cost, _CountedSession, _TokenwiseSession, driven
 from igd_core.cli.main import main
+from igd_core.engines.vllm.session import VLLMSession
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,3 +59,11 @@ def test_bad_numbers_are_refused_before_anything_starts(
 ) -> None:
     assert main(["bench", "vllm", *flags]) == 2
     assert capsys.readouterr().err == f"igd: {message}\n"
+
+
+@pytest.mark.parametrize("kind", [_CountedSession, _TokenwiseSession])
+def test_what_a_measured_session_does_otherwise_is_what_the_session_itself_does(kind: type[VLLMSession]) -> None:
+    """Else a method that was renamed there goes on unmeasured."""
+    changed = {name for name, value in vars(kind).items() if isinstance(value, FunctionType)}
+    assert changed
+    assert changed <= set(dir(VLLMSession))
