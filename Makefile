@@ -46,10 +46,10 @@ unit: setup-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS) $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
 	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS:%=--ignore=%)
 
-# After the others: both cores are the engine's while it starts. vLLM leaves its ZeroMQ contexts to the garbage collector,
+# After the others: both cores are the engines' while they start, two at a time (16 MiB of cache each). vLLM leaves its ZeroMQ contexts to the garbage collector,
 # which may come to them when no test is left to forgive it.
 vllm: setup-vllm
-	$(BIN_VLLM)/python -m pytest -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
+	$(BIN_VLLM)/python -m pytest $(PARALLEL) -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
 
 docs: $(VENV_DOCS)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN_DOCS)/mkdocs build --strict
