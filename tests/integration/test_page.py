@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Route
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.tokenization import TitleTokenizer
@@ -564,6 +564,7 @@ async def test_everything_can_be_done_from_the_keyboard(visit: Open) -> None:
     await keys.press("Escape")
     await expect(page.get_by_role("listbox")).to_be_hidden()
     await keys.type("star")
+    await expect(page.locator("#found .title")).to_have_text([title for title in ALL_TITLES if "star" in title.lower()])
     await expect(page.locator("#found li").first).to_have_attribute("aria-selected", "true")
     await keys.press("ArrowDown")
     await keys.press("Enter")
@@ -586,6 +587,34 @@ async def test_everything_can_be_done_from_the_keyboard(visit: Open) -> None:
     await page.locator("#skip").focus()
     await keys.press("Enter")
     await expect(page.locator("#results")).to_be_focused()
+
+
+async def test_the_arrow_keys_choice_stays_when_the_answer_to_more_letters_comes_after_it(visit: Open) -> None:
+    page = (await visit()).page
+    found = page.locator("#found li")
+    held, pressed = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        held.set()
+        await pressed.wait()
+        await route.continue_()
+
+    search = page.get_by_role("combobox", name="Add an item by title")
+    await search.fill("alien")
+    await expect(found).to_have_count(3)
+    await page.route("**/v1/items?*aliens*", hold)
+    await search.fill("aliens")
+    await held.wait()
+    await search.press("ArrowDown")
+    await expect(found.nth(1)).to_have_attribute("aria-selected", "true")
+    pressed.set()
+    await expect(found).to_have_count(1)
+    await expect(found).to_have_attribute("aria-selected", "true")
+    await search.fill("alien")
+    await expect(found).to_have_count(3)
+    await expect(found.nth(1)).to_have_attribute("aria-selected", "true")
+    await search.press("Enter")
+    await expect(page.locator("#history .title")).to_have_text(["Aliens"])
 
 
 async def test_titles_are_text_whatever_is_in_them(visit: Open) -> None:

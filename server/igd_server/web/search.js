@@ -12,6 +12,7 @@ export function searchField({ isTaken, onPick, onProblem }) {
   const note = byId("search-note");
   let items = [];
   let active = -1;
+  let moved = false; // whether an arrow key marked the active one
   let shown = null; // the query that `items` answers
   let running = null;
 
@@ -19,6 +20,7 @@ export function searchField({ isTaken, onPick, onProblem }) {
     running?.abort();
     items = [];
     active = -1;
+    moved = false;
     shown = null;
     list.hidden = true;
     list.replaceChildren();
@@ -42,7 +44,8 @@ export function searchField({ isTaken, onPick, onProblem }) {
     onPick(item);
   }
 
-  function show(query) {
+  /** Shows `items`, the answer to `query`, and marks the one at index `marked`, if any. */
+  function show(query, marked) {
     list.replaceChildren(
       ...items.map((item, index) =>
         element(
@@ -62,8 +65,7 @@ export function searchField({ isTaken, onPick, onProblem }) {
     list.hidden = items.length === 0;
     input.setAttribute("aria-expanded", String(items.length > 0));
     input.removeAttribute("aria-activedescendant");
-    // Enter takes the best match of what was typed; nothing is preselected in the list of popular items.
-    activate(query && items.length ? 0 : -1);
+    activate(marked);
     if (items.length) note.textContent = `${items.length} found${query ? "" : ": the most popular"}.`;
     else note.textContent = query ? "No other title has that in it." : "";
   }
@@ -77,9 +79,14 @@ export function searchField({ isTaken, onPick, onProblem }) {
       const found = await findItems(query, Math.min(100, MOST * 4), signal);
       // Whoever left the field meanwhile wants no list over the page.
       if (signal.aborted || document.activeElement !== input) return;
+      const chosen = moved ? items[active] : undefined;
       shown = query;
       items = found.filter((item) => !isTaken(item)).slice(0, MOST);
-      show(query);
+      // The arrow keys' choice stays while it is still among the answers: they may come after the key was pressed.
+      const kept = items.findIndex((item) => item.item_id === chosen?.item_id);
+      moved = kept >= 0;
+      // Otherwise Enter takes the best match of what was typed; nothing is preselected in the list of popular items.
+      show(query, moved ? kept : query && items.length ? 0 : -1);
     } catch (error) {
       if (signal.aborted) return;
       close();
@@ -111,6 +118,7 @@ export function searchField({ isTaken, onPick, onProblem }) {
       search();
     } else if (step) {
       event.preventDefault();
+      moved = true;
       activate(active < 0 && step < 0 ? items.length - 1 : (active + step + items.length) % items.length);
     } else if (event.key === "Enter") {
       event.preventDefault();
