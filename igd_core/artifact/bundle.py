@@ -92,12 +92,12 @@ class Artifact:
         """Token ids of the prompt for ``history``, oldest first, without its window's oldest ``left_out`` items."""
         return self.manifest.template.build(history, self.trie, self.leaf_of_item, left_out=left_out)
 
-    def left_out(self, history: Sequence[ItemIndex], context_tokens: int) -> int:
-        """How many of the oldest items that a prompt would show it cannot show in ``context_tokens``.
+    def num_left_out(self, history: Sequence[ItemIndex], context_tokens: int) -> int:
+        """How many of the window's oldest items the prompt must leave out to fit a model's context.
 
-        That leaves room for the longest path. With all of them left out, nothing of the history fits.
+        Room for the longest path is kept. If not even the newest item fits, that is all of the window.
         """
         template, room = self.manifest.template, context_tokens - self.trie.depth
         if template.longest(self.trie.depth) <= room:  # as a rule: nothing needs to be counted
             return 0
-        return template.left_out(history, self.trie, self.leaf_of_item, max_tokens=room)
+        return template.num_left_out(history, self.trie, self.leaf_of_item, max_tokens=room)

@@ -22,7 +22,7 @@ from igd_core.artifact.structure import check_structure
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue.gain import InfoGainTable
 from igd_core.catalogue.items import Catalogue
-from igd_core.catalogue.texts import Texts
+from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.whole_files import replaced_folder
@@ -243,11 +243,11 @@ def _items_from_parquet(path: Path, manifest: Manifest) -> Catalogue:
         raise ArtifactError(f"items.parquet: {error}") from None
 
 
-def _texts(column: pa.ChunkedArray) -> Texts:
+def _texts(column: pa.ChunkedArray) -> PackedTexts:
     whole = column.combine_chunks()
     _, at, data = whole.buffers()
     starts = np.frombuffer(at, np.int32)[whole.offset : whole.offset + len(whole) + 1]
-    return Texts(b"" if data is None else data.to_pybytes(), starts)
+    return PackedTexts(b"" if data is None else data.to_pybytes(), starts)
 
 
 def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""What an artifact says of itself: JSON, bounded, and hashed into the version's name."""
+"""The manifest of an artifact: what it was built with, its files by sha256, and its version, a hash of all that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SCALARS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything about a bundle but its arrays.
+    """All of a bundle but its arrays, and the sha256 of the files that hold those.
 
     Attributes:
         name: the catalogue's name, for people.
@@ -65,7 +65,11 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """Content hash: equal bundles have equal versions, and nothing in a bundle can change without it."""
+        """Content hash: the first 16 hex digits of sha256 over every field of this manifest, as sorted JSON.
+
+        The fields hold the sha256 of each file (`parts`), so the hash covers items, trie and gains as well. Equal
+        bundles have equal versions; whatever changes in a bundle changes its version.
+        """
         return hashlib.sha256(_canonical(self._body())).hexdigest()[:VERSION_LENGTH]
 
     def to_bytes(self) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.catalogue.texts import Texts
+from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.errors import CatalogueError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ItemRows:
         rows: ``(num_items,)`` int32; both are memoryviews, whose numbers Python reads faster than NumPy's.
     """
 
-    ids: Texts
+    ids: PackedTexts
     mask: int
     start: memoryview
     rows: memoryview
@@ -52,7 +52,7 @@ class ItemRows:
         start = np.zeros(mask + 2, np.int32)
         np.cumsum(np.bincount(buckets, minlength=mask + 1), out=start[1:])
         rows = np.argsort(buckets, kind="stable").astype(np.int32)
-        return ItemRows(ids=Texts.of(item_ids), mask=mask, start=start.data, rows=rows.data)
+        return ItemRows(ids=PackedTexts.of(item_ids), mask=mask, start=start.data, rows=rows.data)
 
     def find(self, item_id: str) -> int | None:
         """Row of an item, or None; 0.2 us if it was found lately, else 1 us."""

@@ -72,7 +72,7 @@ class Catalogue:
         metadata: Mapping[str, Sequence[MetadataValue]] | None = None,
         types: Mapping[str, AttributeType] | None = None,
     ) -> Catalogue:
-        """A catalogue with every value checked. Titles and texts must be clean already (`igd_core.datasets.text`).
+        """A catalogue with every value checked. Titles and texts must be clean already (`igd_core.datasets.cleaning`).
 
         A metadata column without a type gets that of its values.
 

@@ -82,7 +82,7 @@ class PromptTemplate:
         )
 
     def window(self, history: Sequence[ItemIndex]) -> Sequence[ItemIndex]:
-        """The newest items that the prompt shows: at most ``max_history``, and old ones leave in whole blocks.
+        """Shorten a history to the newest items: at most ``max_history``, and old ones leave in whole blocks.
 
         Which items stay depends on the history's length alone, so the prompt of a growing history keeps its prefix
         for ``drop_block`` events.
@@ -106,12 +106,12 @@ class PromptTemplate:
             ids += [*self.bullet_ids, *path[:-1]]
         return [*ids, *self.bullet_ids, *self.suffix_ids]
 
-    def left_out(
+    def num_left_out(
         self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, max_tokens: int
     ) -> int:
-        """How many of the window's oldest items must leave for the prompt to have at most ``max_tokens``.
+        """How many of the window's oldest items the prompt cannot show in ``max_tokens``; `build` leaves them out.
 
-        Tuning shortens its rows in the same way. All of the window, where even that is not enough.
+        Tuning shortens its rows in the same way. The whole window, where not even the newest item fits.
         """
         shown = self.window(history)
         leaves = leaf_of_item[np.asarray(shown, dtype=np.int64)]

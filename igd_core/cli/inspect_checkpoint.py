@@ -108,7 +108,7 @@ def _inspect(
         return bias, effect
 
     context = context_tokens(checkpoint.model.config)
-    return *asyncio.run(both()), sum(artifact.left_out(history, context) > 0 for history in rows.histories)
+    return *asyncio.run(both()), sum(artifact.num_left_out(history, context) > 0 for history in rows.histories)
 
 
 def _print(biases: dict[str, TokenBias], effects: dict[str, AlphaEffect]) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.catalogue.items import Catalogue
+from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.interactions import Interactions
-from igd_core.datasets.text import clean_title
 from igd_core.errors import DataError
 from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 

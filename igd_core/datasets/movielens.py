@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from igd_core.catalogue.items import Catalogue
+from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.interactions import Interactions
-from igd_core.datasets.text import clean_title
 from igd_core.errors import DataError
 
 _WHEEL = "recbole"

@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from igd_core.catalogue.attribute_columns import ColumnValues
 from igd_core.catalogue.items import Catalogue, item_id_fault
 from igd_core.datasets.attribute_schema import SHOWN, rules_beside, with_flags
+from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.faults import Faults, shown
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.datasets.tables import open_table
-from igd_core.datasets.text import clean_title
 from igd_core.datasets.times import TimeColumn
 from igd_core.errors import CatalogueError, DataError
 

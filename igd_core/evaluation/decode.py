@@ -69,7 +69,7 @@ class RowDecoder:
             "excluded": ItemFilter.of(barred=list(artifact.reading_like(history))),
         }
         leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
-        left_out = artifact.left_out(history, self._engine.context_tokens)
+        left_out = artifact.num_left_out(history, self._engine.context_tokens)
         if left_out == len(artifact.manifest.template.window(history)):
             popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)

@@ -125,7 +125,7 @@ def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRo
     edges = {row: trie.edges_to(NodeId(int(trie.leaf_node[leaf[row]]))) for row in known}
     context = context_tokens(checkpoint.model.config)
     prompts = {
-        row: artifact.prompt(rows.histories[row], left_out=artifact.left_out(rows.histories[row], context))
+        row: artifact.prompt(rows.histories[row], left_out=artifact.num_left_out(rows.histories[row], context))
         for row in known
     }
     sequences = {row: prompts[row] + trie.edge_token[edges[row]].tolist() for row in known}

@@ -128,7 +128,7 @@ class ResolvedQuery:
         """
         check_query(query, artifact)
         manifest, history = artifact.manifest, query.history
-        left_out = artifact.left_out(history, engine.context_tokens)
+        left_out = artifact.num_left_out(history, engine.context_tokens)
         return ResolvedQuery(
             version=artifact.version,
             model=engine.identity.fingerprints.get(adapter),

@@ -28,7 +28,7 @@ _BLOCK_LOGITS_CUDA = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrieWeights:
-    """A trie and its weights, in the host's memory: which children a row has is known before its logits are.
+    """What scoring needs of a trie, in the host's memory: which children a row has is known before its logits are.
 
     Attributes:
         row_start: ``(num_nodes + 1,)`` int32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from functools import cache
@@ -112,6 +113,40 @@ def test_the_site_shows_every_page_once_and_nothing_else() -> None:
         return [page for one in inner for page in shown(one)]
 
     assert sorted(shown(nav)) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def defined_in(path: Path) -> frozenset[str]:
+    """Names of a module's functions, classes and their methods (``Class.method``)."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+            names |= {f"{node.name}.{each.name}" for each in methods}
+    return frozenset(names)
+
+
+def wrong_places(text: str) -> list[str]:
+    """Rows of a table ``| behaviour | `file` | `name`, ... |`` whose file or names are not in the code."""
+    wrong = []
+    for file, cell in re.findall(r"^\|[^|]+\| `([\w/.]+)` \|([^|]+)\|$", text, re.MULTILINE):
+        defined = defined_in(ROOT / file) if (ROOT / file).is_file() else frozenset()
+        wrong += [f"{file}: {name}" for name in re.findall(r"`([\w.]+)`", cell) if name not in defined]
+    return wrong
+
+
+def test_the_map_says_of_every_behaviour_where_the_code_decides_it() -> None:
+    _, _, table = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8").partition("## Where behaviour")
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 30
+    assert all(re.fullmatch(r"\|[^|`]+\| `[\w/.]+` \| `[^|]+ \|", row) for row in rows)
+    assert wrong_places(table) == []
+
+
+def test_a_behaviour_that_moved_away_is_found() -> None:
+    there, gone = "| a | `tests/films.py` | `Running`, `gone` |", "| b | `tests/gone.py` | `C.d` |"
+    assert wrong_places(f"{there}\n{gone}\n") == ["tests/films.py: gone", "tests/gone.py: C.d"]
 
 
 def test_every_page_that_a_text_of_the_code_names_is_there() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from igd_core.catalogue.item_rows import ItemRows
 from igd_core.catalogue.items import Catalogue, MetadataValue, prior
-from igd_core.catalogue.texts import Texts
+from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.errors import CatalogueError
 
 
@@ -139,11 +139,11 @@ def test_rows_that_were_found_lately_are_remembered_within_a_bound(monkeypatch: 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20), st.slices(20))
 def test_texts_are_a_sequence_of_their_texts(values: list[str], some: slice) -> None:
-    texts = Texts.of(values)
+    texts = PackedTexts.of(values)
     assert [texts[at] for at in range(len(texts))] == list(texts) == texts[:] == values
     assert [texts[at - len(texts)] for at in range(len(texts))] == values
     assert texts[some] == values[some]
-    assert Texts.of(texts) is texts
+    assert PackedTexts.of(texts) is texts
     for outside in (len(texts), -len(texts) - 1):
         with pytest.raises(IndexError, match=f"text {outside} of"):
             texts[outside]

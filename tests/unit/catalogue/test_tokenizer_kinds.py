@@ -13,7 +13,7 @@ from tokenizer_kinds import KINDS, SPECIAL, gemma, llama, tokenizer_of, unigram,
 from igd_core.catalogue.control_tokens import plain_definition, role_tokens, steers
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.tokenization import PathFault, TitleTokenizer
-from igd_core.datasets.text import clean_title
+from igd_core.datasets.cleaning import clean_title
 from igd_core.errors import CatalogueError
 
 if TYPE_CHECKING:

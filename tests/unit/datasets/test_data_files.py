@@ -27,10 +27,10 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.cli.main import main
 from igd_core.cli.reading import add_reading_arguments, reading_of
 from igd_core.datasets import tables
+from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.readers import count_items, read_interactions, read_items
 from igd_core.datasets.sources import Reading, opened
 from igd_core.datasets.tables import open_table
-from igd_core.datasets.text import clean_title
 from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:

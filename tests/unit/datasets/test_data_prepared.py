@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_core.catalogue.items import Catalogue, MetadataValue
+from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.prepared import Preparation, write_prepared
 from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
 from igd_core.datasets.split import split_by_time
-from igd_core.datasets.text import clean_title
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,4 +1,8 @@
-"""The one way in which text from a file becomes text that people are shown and a model spells."""
+"""How titles, and other texts that spell items, are cleaned: one function for every file and data set.
+
+A cleaned title is both shown to people and spelled by the model. After a change of these rules the same items get other
+titles, so a catalogue built again gets another version; versions already published keep the titles they have.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _STRAY_JOINER = re.compile(rf"(?<![^\x00-\x7f\s{_JOINERS}])[{_JOINERS}]")
 
 
 def clean_title(raw: str) -> str:
-    r"""Text on one line, without anything invisible; may come out empty.
+    r"""Clean a title: one line, nothing invisible, no stray white space. The result may be empty.
 
     - HTML entities that end in a semicolon are unescaped (``&amp;``, ``&reg;``, ``&#39;``).
     - Control characters, line and paragraph separators turn into spaces. No newline survives: it ends an item's path.
@@ -39,7 +43,8 @@ def clean_title(raw: str) -> str:
 
 def _clean_once(raw: str) -> str:
     text = _ENTITY.sub(_unescape, raw)
-    if not text.isprintable():  # most titles are: skips the walk over characters
+    # Most titles are printable and skip the walk over characters: all that `_visible` changes is unprintable.
+    if not text.isprintable():
         text = _STRAY_JOINER.sub("", "".join(map(_visible, text)))
     return " ".join(unicodedata.normalize("NFC", text).split())
 

@@ -1,4 +1,4 @@
-"""A column of text as its bytes and where each begins: no Python string until one is asked for."""
+"""Many texts packed into one byte string, with where each begins; a Python string is made when one is read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Texts(Sequence[str]):
-    """Texts in one byte string: 4 bytes for each, and its own.
+class PackedTexts(Sequence[str]):
+    """A sequence of texts that takes the bytes of each and 4 more.
 
     Attributes:
         data: all texts, UTF-8.
@@ -26,14 +26,14 @@ class Texts(Sequence[str]):
         self.at = at.data
 
     @staticmethod
-    def of(texts: Sequence[str]) -> Texts:
-        """These texts; themselves if they are held so already."""
-        if isinstance(texts, Texts):
+    def of(texts: Sequence[str]) -> PackedTexts:
+        """Pack these texts; texts that are packed already come back as they are."""
+        if isinstance(texts, PackedTexts):
             return texts
         encoded = [text.encode() for text in texts]
         at = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(each) for each in encoded], out=at[1:])
-        return Texts(b"".join(encoded), at)
+        return PackedTexts(b"".join(encoded), at)
 
     def __len__(self) -> int:
         return len(self.at) - 1

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from igd_core.datasets.text import clean_title
+from igd_core.datasets.cleaning import _visible, clean_title
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,8 @@ def test_a_clean_title_is_one_trimmed_nfc_line_without_control_characters(raw: s
     assert clean == " ".join(clean.split(" ")).strip()
     assert unicodedata.is_normalized("NFC", clean)
     clean.encode("utf-8")
+
+
+def test_whatever_the_walk_over_characters_changes_is_unprintable_or_the_walk_would_be_skipped() -> None:
+    every = map(chr, range(sys.maxunicode + 1))
+    assert [char for char in every if _visible(char) != char and char.isprintable()] == []
