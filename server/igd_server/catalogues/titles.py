@@ -8,28 +8,19 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from igd_core.ids import ItemIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from igd_core.catalogue.items import Catalogue
 
 _APOSTROPHES = str.maketrans("", "", "'’‘`´")
-_ASCII_APOSTROPHES = b"'`"
-# What `normalised` does to ASCII, for `bytes.translate`; other bytes, and ends of lines, stay.
-_ASCII = bytes(
-    code if code >= 128 or code == ord("\n") else ord(chr(code).lower() if chr(code).isalnum() else " ")
-    for code in range(256)
-)
-_SPACES = re.compile(rb" {2,}")
-_TITLES_AT_ONCE = 512
-# A search through these bytes takes 0.3 ms, and holds the interpreter's lock for all of it.
-_WINDOW = 512 << 10
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+# Of one page. A search through it takes 0.3 ms, and holds the interpreter's lock for all of it.
+_PAGE_TITLES = 16384
 _LET_OTHERS_RUN_S = 5e-5
-_MAX_INT32 = 2**31 - 1
 
 
 def normalised(text: str) -> str:
@@ -41,32 +32,23 @@ def normalised(text: str) -> str:
     text = text.translate(_APOSTROPHES).casefold()
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    if not text.replace(" ", "").isalnum():
-        text = "".join(char if char.isalnum() else " " for char in text)
-    return " ".join(text.split())
+    return _BETWEEN_WORDS.sub(" ", text).strip()
 
 
 class TitleSearch:
-    """All titles in one byte string, in order of popularity: a scan meets the most popular matches first and stops.
+    """All titles as text, in order of popularity: a scan meets the most popular matches first and stops.
 
-    1,000,000 titles of 39 characters are 48 MB: 40 MB of text, 8 MB to find lines in it. A query that is met often
-    takes well under 1 ms, one that is met nowhere 30 ms, one that is met only inside words 60 ms: so not on an event
-    loop. On another thread a scan keeps the interpreter from the event loop for 5 ms at most, the making of it for 20.
+    What SQLite's FTS5 or tantivy would do instead is measured in docs/explanation/libraries.md. A query that is met
+    nowhere reads all of the text, 20 ms for 200,000 titles: so not on an event loop.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        """Normalise every title (1.5 us each)."""
+        """Normalise every title (5 us each)."""
         self._order = np.argsort(-catalogue.frequency, kind="stable").astype(np.int32)
-        # Joined and put in order outside the interpreter: one long call of it would stop the event loop meanwhile.
-        lines = pa.concat_arrays(list(_normalised_lines(catalogue.titles))).take(pa.array(self._order))
-        _, starts, text = lines.buffers()
-        start = np.frombuffer(starts, dtype=np.int64)[: len(catalogue) + 1]
-        size = int(start[-1])
-        self._start = start.astype(np.int32 if size <= _MAX_INT32 else np.int64)
-        self._text = bytearray(size)  # one that grows takes an eighth more
-        for begin in range(0, size, _WINDOW):
-            end = min(begin + _WINDOW, size)
-            self._text[begin:end] = memoryview(text)[begin:end]
+        pages = np.split(self._order, range(_PAGE_TITLES, len(self._order), _PAGE_TITLES))
+        titles = catalogue.titles
+        # A line begins with a space, so that " war" finds the words that begin so.
+        self._pages = ["".join(f"\n {normalised(titles[item])}" for item in page.tolist()).encode() for page in pages]
 
     def find(self, query: str, *, limit: int, offset: int = 0) -> Sequence[ItemIndex]:
         """Items whose title holds ``query``: first where it begins a word, then where it stands inside one.
@@ -82,51 +64,28 @@ class TitleSearch:
         return [ItemIndex(int(self._order[row])) for row in rows[offset:wanted]]
 
     def _rows(self, needle: bytes, wanted: int) -> list[int]:
-        first = self._find(needle, 0)
-        if first < 0:
-            return []
-        rows = self._scan(b" " + needle, wanted, start=first - 1)  # a line begins with a space, so first > 0
+        holding = []
+        for number, page in enumerate(self._pages):
+            if needle in page:
+                holding.append(number)
+            time.sleep(_LET_OTHERS_RUN_S)  # else the event loop waits 5 ms for the interpreter
+        rows = self._scan(holding, b" " + needle, wanted)
         if len(rows) < wanted:
             known = set(rows)
-            rows += [row for row in self._scan(needle, wanted, start=first) if row not in known]
+            rows += [row for row in self._scan(holding, needle, wanted) if row not in known]
         return rows
 
-    def _scan(self, needle: bytes, most: int, *, start: int) -> list[int]:
-        """The first ``most`` lines from byte ``start`` on that hold ``needle``."""
+    def _scan(self, numbers: Sequence[int], needle: bytes, most: int) -> list[int]:
+        """The first ``most`` rows, by popularity, of these pages' lines that hold ``needle``."""
         rows: list[int] = []
-        at = self._find(needle, start)
-        while at >= 0 and len(rows) < most:
-            row = int(np.searchsorted(self._start, at, side="right")) - 1
-            rows.append(row)
-            at = self._find(needle, int(self._start[row + 1])) if len(rows) < most else -1
+        for number in numbers:
+            page = self._pages[number]
+            row, line, at = number * _PAGE_TITLES - 1, 0, page.find(needle)
+            while at >= 0:
+                row, line = row + page.count(b"\n", line, at), at
+                rows.append(row)
+                if len(rows) == most:
+                    return rows
+                end = page.find(b"\n", at)
+                at = page.find(needle, end) if end >= 0 else -1
         return rows
-
-    def _find(self, needle: bytes, start: int) -> int:
-        """``bytes.find`` that lets other threads run every now and then."""
-        while start < len(self._text):
-            end = start + _WINDOW
-            at = self._text.find(needle, start, end + len(needle) - 1)
-            if at >= 0:
-                return at
-            start = end
-            if start < len(self._text):
-                time.sleep(_LET_OTHERS_RUN_S)
-        return -1
-
-
-def _normalised_lines(titles: Sequence[str]) -> Iterator[pa.LargeBinaryArray]:
-    """A line per title, many lines at a time: a few long calls instead of many short ones.
-
-    A line begins with a space, so that " war" finds the words that begin so; there may be one at its end too.
-    """
-    for begin in range(0, len(titles), _TITLES_AT_ONCE):
-        some = titles[begin : begin + _TITLES_AT_ONCE]
-        text = "\n ".join(title if title.isascii() else normalised(title) for title in some)
-        if text.count("\n") != len(some) - 1:  # a title of several lines
-            text = "\n ".join(map(normalised, some))
-        lines = _SPACES.sub(b" ", f" {text}\n".encode().translate(_ASCII, _ASCII_APOSTROPHES))
-        ends = np.flatnonzero(np.frombuffer(lines, dtype=np.uint8) == ord("\n"))
-        starts = np.concatenate(([0], ends + 1), dtype=np.int64)
-        yield pa.LargeBinaryArray.from_buffers(
-            pa.large_binary(), len(some), [None, pa.py_buffer(starts), pa.py_buffer(lines)]
-        )

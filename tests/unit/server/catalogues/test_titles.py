@@ -33,15 +33,13 @@ def found_by_looking(lines: list[str], query: str) -> list[int]:
 @given(
     lines=st.lists(st.text(LETTERS, max_size=6), min_size=1, max_size=20),
     query=st.text(LETTERS, min_size=1, max_size=4).filter(lambda text: bool(normalised(text))),
-    window=st.integers(1, 12),
-    at_once=st.integers(1, 7),
+    page=st.integers(1, 7),
 )
 def test_wherever_the_text_is_cut_every_title_that_holds_the_query_is_found(
-    lines: list[str], query: str, window: int, at_once: int
+    lines: list[str], query: str, page: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(titles, "_WINDOW", window)
-        patch.setattr(titles, "_TITLES_AT_ONCE", at_once)
+        patch.setattr(titles, "_PAGE_TITLES", page)
         patch.setattr(titles, "_LET_OTHERS_RUN_S", 0)
         found = TitleSearch(catalogue_of(lines)).find(query, limit=len(lines))
     assert list(found) == found_by_looking(lines, query)
