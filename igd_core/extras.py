@@ -11,10 +11,9 @@ EXTRA_OF_MODULE: Final = {
         ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client", "httpx", "redis"),
         "server",
     ),
-    **dict.fromkeys(("limits", "httptools", "uvloop"), "server"),
+    **dict.fromkeys(("limits", "httptools", "uvloop", "opentelemetry"), "server"),
     **dict.fromkeys(("peft", "yaml"), "train"),
     "implicit": "eval",
-    "opentelemetry": "tracing",
     "vllm": "vllm",
 }
 """Each module that an extra brings, to the smallest extra that does."""

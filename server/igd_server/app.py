@@ -37,7 +37,7 @@ from igd_server.http.routes.web import WEB_DIRECTORY, add_docs, add_page
 from igd_server.instrumentation import ObservedStore, TracedAdmission, TracedEngine
 from igd_server.observe.logs import cause_of
 from igd_server.observe.metrics import Metrics
-from igd_server.observe.open_tracing import open_tracing
+from igd_server.observe.tracing import open_tracing
 from igd_server.services import RequestServices
 
 if TYPE_CHECKING:

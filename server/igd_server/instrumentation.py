@@ -223,7 +223,7 @@ class TracedSession:
         with self._tracing.span("igd.round") as span:
             scores = await self._session.expand(nodes)
             after = self._session.stats
-            span.add(
+            span.set_attributes(
                 {
                     "igd.nodes": len(nodes),
                     "igd.tokens": after.model_tokens - tokens,

@@ -19,11 +19,11 @@ from igd_server.observe.tracing import Tracing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.trace import Span
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from igd_server.observe.metrics import Metrics
-    from igd_server.observe.tracing import Span
 
 CLIENT_GONE = 499
 """Status of a request whose client left before its answer, in logs and metrics (nginx's number)."""
@@ -138,8 +138,8 @@ class ContextMiddleware:
             status = CLIENT_GONE
         route, method = _route_template(scope), scope["method"]
         self._metrics.observe_request(route, status, seconds)
-        span.rename(f"{method} {route}")
-        span.add(
+        span.update_name(f"{method} {route}")
+        span.set_attributes(
             {
                 "http.request.method": method,
                 "http.route": route,

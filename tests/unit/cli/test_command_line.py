@@ -227,7 +227,9 @@ import importlib.metadata, sys
 def no_metadata(name):
     raise importlib.metadata.PackageNotFoundError(name)
 importlib.metadata.distribution = importlib.metadata.version = no_metadata
-import igd_server.process, igd_server.observe.otlp
+import igd_server.process
+from igd_server.observe.tracing import open_tracing
+open_tracing("http://127.0.0.1:1/v1/traces").close()
 from igd_core.cli.main import main
 main(["--version"])
 """
