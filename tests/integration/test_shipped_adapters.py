@@ -46,6 +46,7 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     assert {part: told[part] for part in told if part != "format"} == {
         part: template[part] for part in ("prefix_ids", "bullet_ids", "suffix_ids")
     }
+    assert (run / "run.json").stat().st_size <= 5_000, "the losses of single steps stay out of the package"
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
     assert losses
     assert min(losses) < record["history"][0]["loss"]
