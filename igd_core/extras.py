@@ -8,7 +8,7 @@ from typing import Final
 EXTRA_OF_MODULE: Final = {
     **dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "core"),
     **dict.fromkeys(
-        ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "prometheus_client", "httpx", "redis"),
+        ("fastapi", "starlette", "uvicorn", "pydantic_settings", "prometheus_client", "httpx", "redis"),
         "server",
     ),
     **dict.fromkeys(("limits", "httptools", "uvloop", "opentelemetry"), "server"),
@@ -19,7 +19,7 @@ EXTRA_OF_MODULE: Final = {
 """Each module that an extra brings, to the smallest extra that does."""
 
 # What a command needs beyond the smallest: told at once, or its user installs one extra after the other.
-_EXTRA_OF_COMMAND: Final = {"demo": "server,train", "keys": "server", "serve": "server", "tune": "train"}
+_EXTRA_OF_COMMAND: Final = {"demo": "server,train", "serve": "server", "tune": "train"}
 
 
 def what_to_install(missing: ModuleNotFoundError, command: str) -> str | None:

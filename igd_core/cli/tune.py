@@ -5,42 +5,52 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from igd_core.cli.numbers import Real, Whole, seed
+from pydantic import Field
+
+from igd_core.checked_settings import CheckedSettings, Directory, File, Flag
+from igd_core.cli.flags import add_flags, given
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
-from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
 from igd_core.tuning.inputs import RunInputs
-from igd_core.tuning.recipes import Recipe, prepare_recipe, read_config, read_recipe, recipe_names
-from igd_core.tuning.run import tune
-from igd_core.tuning.settings import PRECISIONS, SCHEDULES, LoraSettings, TuningSettings
-from igd_core.tuning.weights import WEIGHTINGS
+from igd_core.tuning.settings import TuningSettings
 
-_WHOLE_NUMBERS = {
-    "epochs": "passes over the rows, at most",
-    "batch": "rows of an optimiser step",
-    "micro_batches": "forward passes a step is split into; more take less memory",
-    "warmup_steps": "steps until the learning rate is reached",
-    "patience": "epochs without a better validation loss before the run ends",
-    "max_tokens": "longest prompt with its response",
-    "pack_tokens": "most tokens of rows computed together",
-    "pack_rows": "most rows computed together",
-    "rows_per_user": "of each user, the newest N rows alone (0: all)",
-    "train_rows": "use this many, drawn by the seed",
-    "valid_rows": "use this many, drawn by the seed",
-    "save_every": "steps between checkpoints",
-    "seed": "of weights, dropout and order",
-}
-_NUMBERS = {
-    "beta": "weight of a zero-IG token, above 0 and at most 1 (1: plain supervised tuning)",
-    "lr": "learning rate",
-    "weight_decay": "of AdamW",
-    "max_grad_norm": "0 leaves gradients as they are",
-}
+if TYPE_CHECKING:
+    from igd_core.datasets.sources import Reading
+    from igd_core.tuning.recipes import Recipe
+
+
+class TuneInputs(CheckedSettings):
+    """What a run is made of; the settings of the tuning itself are `TuningSettings`."""
+
+    recipe: Annotated[str, Flag(metavar="NAME|FILE")] | None = Field(
+        default=None, description="settings to start from: a file, or a name that docs/how-to/tune.md lists"
+    )
+    artifact: Directory | None = Field(default=None, description="what `igd build` wrote")
+    model: Annotated[str, Flag(metavar="DIR")] | None = Field(
+        default=None, description="checkpoint to start from: a directory or a hub id"
+    )
+    adapter: Directory | None = Field(default=None, description="adapter to go on from, instead of a new one")
+    train: File | None = Field(default=None, description="history rows")
+    valid: File | None = Field(default=None, description="history rows to stop by")
+    out: Directory | None = Field(default=None, description="folder of the run")
+    reviews: File | None = Field(default=None, description="raw file of an Amazon recipe (json.gz)")
+    metadata: File | None = Field(default=None, description="raw file of an Amazon recipe (json.gz)")
+    resume: bool = Field(default=False, description="go on with the run in --out")
+    dry_run: bool = Field(default=False, description="everything but the backbone: one step of a tiny random model")
+    tokenizer: Directory | None = Field(
+        default=None,
+        description="of a model from scratch (default: SmolLM2's), or what `igd build --extend-tokenizer` wrote",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+    on_unknown_item: Literal["error", "drop"] = Field(
+        default="error", description="a row whose target is not in the catalogue refuses the file, or is left out"
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,59 +69,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     merge.add_argument("--json", action="store_true")
     merge.set_defaults(run=_merge)
 
-    parser.add_argument("--recipe", metavar="NAME|FILE", help=f"settings to start from: {', '.join(recipe_names())}")
-    parser.add_argument("--artifact", type=Path, metavar="DIR")
-    parser.add_argument("--model", metavar="DIR", help="checkpoint to start from: a directory or a hub id")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="adapter to go on from, instead of a new one")
-    parser.add_argument("--train", type=Path, metavar="FILE", help="history rows")
-    parser.add_argument("--valid", type=Path, metavar="FILE", help="history rows to stop by")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--reviews", type=Path, metavar="FILE", help="raw file of an Amazon recipe (json.gz)")
-    parser.add_argument("--metadata", type=Path, metavar="FILE", help="raw file of an Amazon recipe (json.gz)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="everything but the backbone: one step of a tiny random model"
-    )
-    parser.add_argument(
-        "--from-config", type=Path, metavar="FILE", help="shape of a small Llama from scratch (json, yaml)"
-    )
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        metavar="DIR",
-        help="of a model from scratch (default: SmolLM2's), or what `igd build --extend-tokenizer` wrote for --model",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
-    parser.add_argument("--on-unknown-item", choices=("error", "drop"), default="error", help="default: %(default)s")
-    defaults = TuningSettings()
-    ranges = {name: Real(name) for name in _NUMBERS} | {name: Whole(name) for name in _WHOLE_NUMBERS} | {"seed": seed()}
-    for name, text in {**_NUMBERS, **_WHOLE_NUMBERS}.items():
-        shown = f"{text} (default: {getattr(defaults, name):g})"
-        parser.add_argument(_flag(name), type=ranges[name], metavar="N", help=shown)
-    parser.add_argument(
-        "--weighting", choices=WEIGHTINGS, help=f"which tokens count less (default: {defaults.weighting})"
-    )
-    parser.add_argument("--schedule", choices=SCHEDULES, help=f"default: {defaults.schedule}")
-    parser.add_argument("--precision", choices=PRECISIONS, help=f"default: {defaults.precision}")
-    parser.add_argument(
-        "--share-prompts", action=argparse.BooleanOptionalAction, help="compute what rows share once (default: on)"
-    )
-    parser.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--four-bit", action=argparse.BooleanOptionalAction, help="frozen weights in 4 bits (CUDA)")
-    lora = LoraSettings()
-    parser.add_argument(
-        "--lora-rank", type=Whole("lora_rank"), metavar="N", help="tune an adapter of this rank; 0: every weight"
-    )
-    parser.add_argument(
-        "--lora-alpha", type=Real("lora_alpha", above=True), metavar="N", help=f"default: {lora.alpha:g}"
-    )
-    parser.add_argument(
-        "--lora-dropout", type=Real("lora_dropout", most=1.0), metavar="N", help=f"default: {lora.dropout:g}"
-    )
-    parser.add_argument("--lora-targets", metavar="NAME,...", help="default: all-linear")
-    parser.add_argument(
-        "--lora-layers", type=Whole("lora_layers"), metavar="N", help="the topmost N layers alone (default: all)"
-    )
+    add_flags(parser, TuneInputs)
+    add_flags(parser, TuningSettings)
     parser.add_argument("--json", action="store_true", help="print the run record")
     add_reading_arguments(parser)
     parser.set_defaults(run=run)
@@ -119,17 +78,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Tune, print what came out."""
+    from igd_core.datasets.sources import opened
+    from igd_core.tuning.recipes import Recipe, read_recipe
+    from igd_core.tuning.run import tune
+
     require_modules("torch", "transformers", "yaml")
-    recipe = read_recipe(args.recipe) if args.recipe else Recipe()
-    settings = settings_of(args, recipe)
-    inputs = _inputs(args, recipe, settings)
-    if args.dry_run:
+    asked = TuneInputs.read(given(args, TuneInputs))
+    recipe = read_recipe(asked.recipe) if asked.recipe else Recipe()
+    settings = settings_of(given(args, TuningSettings), recipe)
+    inputs = _inputs(asked, recipe, settings, reading_of(args))
+    if asked.dry_run:
         from igd_core.tuning.dry import dry_settings
 
         settings = dry_settings(settings)
         inputs = dataclasses.replace(inputs, model=None, adapter=None)
     with opened([inputs.train, inputs.valid]) as (train, valid):
-        record = tune(dataclasses.replace(inputs, train=train, valid=valid), settings, resume=args.resume, tell=tell)
+        record = tune(dataclasses.replace(inputs, train=train, valid=valid), settings, resume=asked.resume, tell=tell)
     if args.json:
         print(json.dumps(record))
         return 0
@@ -138,46 +102,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(args: argparse.Namespace, recipe: Recipe) -> TuningSettings:
-    """The recipe's settings, with the flags given instead of them.
+def settings_of(values: Mapping[str, Any], recipe: Recipe) -> TuningSettings:
+    """The recipe's settings, with ``values`` instead of them where they say something.
 
     Raises:
         InputError: a value out of range, an unknown name, or LoRA's flags without a rank.
     """
-    switches = ["share_prompts", "gradient_checkpointing", "four_bit"]
-    names = [*_NUMBERS, *_WHOLE_NUMBERS, "weighting", "schedule", "precision", *switches]
-    values: dict[str, Any] = {
-        **recipe.tuning,
-        **{name: value for name in names if (value := getattr(args, name)) is not None},
-    }
-    if args.from_config is not None:
-        values["from_config"] = read_config(args.from_config)
-    given = {
-        name: value
-        for name in ("rank", "alpha", "dropout", "targets", "layers")
-        if (value := getattr(args, f"lora_{name}")) is not None
-    }
-    if given.get("rank") == 0:
-        values["lora"] = None
-    elif given:
-        if "targets" in given:
-            given["targets"] = tuple(given["targets"].split(","))
-        if not values.get("lora") and "rank" not in given:
+    merged = {**recipe.tuning, **values}
+    if "lora" in values:
+        if not recipe.tuning.get("lora") and "rank" not in values["lora"]:
             raise InputError("lora: these flags need --lora-rank")
-        values["lora"] = {**(values.get("lora") or {}), **given}
-    return TuningSettings.from_json(values)
+        merged["lora"] = {**(recipe.tuning.get("lora") or {}), **values["lora"]}
+    return TuningSettings.read(merged, where="tuning")
 
 
-def _inputs(args: argparse.Namespace, recipe: Recipe, settings: TuningSettings) -> RunInputs:
-    if args.out is None:
+def _inputs(asked: TuneInputs, recipe: Recipe, settings: TuningSettings, reading: Reading) -> RunInputs:
+    if asked.out is None:
         raise InputError("out: a folder for the run is needed")
-    model = None if settings.from_config is not None else args.model or recipe.model
+    model = None if settings.from_config is not None else asked.model or recipe.model
     if model == "smollm2":
         model = str(smollm2_dir())
-    tokenizer = args.tokenizer
+    tokenizer = asked.tokenizer
     if tokenizer is None and settings.from_config is not None:
         tokenizer = smollm2_dir()
-    artifact, train, valid = args.artifact, args.train, args.valid
+    artifact, train, valid, out = asked.artifact, asked.train, asked.valid, asked.out
     if artifact is None and recipe.source is not None:
         if tokenizer is None:
             if model is None:
@@ -185,18 +133,18 @@ def _inputs(args: argparse.Namespace, recipe: Recipe, settings: TuningSettings) 
             from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 
             tokenizer = resolve_checkpoint(model)
-        files = {name: path for name in ("reviews", "metadata") if (path := getattr(args, name)) is not None}
-        folders = prepare_recipe(recipe, args.out, files=files, tokenizer=tokenizer)
+        files = {name: path for name in ("reviews", "metadata") if (path := getattr(asked, name)) is not None}
+        from igd_core.tuning.recipes import prepare_recipe
+
+        folders = prepare_recipe(recipe, out, files=files, tokenizer=tokenizer)
         artifact, train, valid = folders.artifact, train or folders.train, valid or folders.valid
         out = folders.run
-    else:
-        out = args.out
-    for name, path in (("artifact", artifact), ("train", train), ("valid", valid)):
-        if path is None:
-            raise InputError(f"{name}: is needed")
+    if artifact is None or train is None or valid is None:
+        needed = {"artifact": artifact, "train": train, "valid": valid}
+        raise InputError(f"{next(name for name, path in needed.items() if path is None)}: is needed")
     return RunInputs(
-        artifact=artifact, train=train, valid=valid, out=out, model=model, adapter=args.adapter,
-        tokenizer=tokenizer, device=args.device, on_unknown=args.on_unknown_item, reading=reading_of(args),
+        artifact=artifact, train=train, valid=valid, out=out, model=model, adapter=asked.adapter,
+        tokenizer=tokenizer, device=asked.device, on_unknown=asked.on_unknown_item, reading=reading,
     )  # fmt: skip
 
 
@@ -218,10 +166,6 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,8 +18,7 @@ TINY_SHAPE = {
 
 def dry_settings(settings: TuningSettings) -> TuningSettings:
     """The same loss, rows and batches on a tiny random Llama: one epoch of at most one step."""
-    return dataclasses.replace(
-        settings,
+    return settings.replaced(
         from_config=TINY_SHAPE,
         lora=None,
         four_bit=False,

@@ -155,8 +155,8 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")
         parts.remove("model")  # wherever it lies
-    with_defaults = TuningSettings().to_json() | before.get("settings", {})  # of settings that are younger than the run
-    before = {**before, "settings": with_defaults}
+    recorded = TuningSettings.read(before.get("settings", {}), where="settings of the run to resume")
+    before = {**before, "settings": recorded.to_json()}  # with the defaults of settings that are younger than the run
     for part in parts:
         if before.get(part) == now[part]:
             continue

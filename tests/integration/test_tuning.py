@@ -92,7 +92,7 @@ def changed(inputs: RunInputs, **values: Any) -> RunInputs:
 
 
 def quick(**values: Any) -> TuningSettings:
-    return TuningSettings.from_json(QUICK.to_json() | values)
+    return TuningSettings.read(QUICK.to_json() | values)
 
 
 def command(inputs: RunInputs, *more: str) -> list[str]:
@@ -478,4 +478,4 @@ def test_four_bits_need_cuda(inputs: RunInputs) -> None:
 
 def test_a_bad_flag_is_one_line_and_exit_code_two(inputs: RunInputs, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(inputs, "--beta", "0")) == 2
-    assert capsys.readouterr().err.startswith("igd: beta: 0; it must lie above 0")
+    assert capsys.readouterr().err == "igd: beta: 0 is not in 0..1, 0 itself left out\n"

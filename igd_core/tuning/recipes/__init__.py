@@ -24,6 +24,7 @@ from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.rows import item_frequency
 from igd_core.datasets.split import split_as
 from igd_core.errors import InputError
+from igd_core.tuning.mapping_files import read_mapping
 
 if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
@@ -83,7 +84,7 @@ def read_recipe(name: str) -> Recipe:
     path = _FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not path.is_file():
         raise InputError(f"recipe {name!r}: no such file, and not one of {', '.join(recipe_names())}")
-    content = _read_yaml(path)
+    content = read_mapping(path)
     unknown = sorted(set(content) - {part.name for part in fields(Recipe)})
     if unknown:
         raise InputError(f"{path}: there is no part {unknown[0]!r} in a recipe")
@@ -94,15 +95,6 @@ def read_recipe(name: str) -> Recipe:
     if recipe.source not in (None, *_SOURCES):
         raise InputError(f"{path}: data source {recipe.source!r}; one of {', '.join(_SOURCES)}")
     return recipe
-
-
-def read_config(path: Path) -> Mapping[str, Any]:
-    """The shape of a model from scratch, from json or yaml.
-
-    Raises:
-        InputError: not a mapping.
-    """
-    return _read_yaml(path)
 
 
 def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], tokenizer: Path) -> RecipeFolders:
@@ -175,15 +167,3 @@ def build_options(recipe: Recipe) -> BuildOptions:
     if unknown:
         raise InputError(f"recipe {recipe.name!r}: build has no setting {unknown[0]!r}")
     return BuildOptions(**{"name": recipe.name, **recipe.build})
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a mapping")
-    return content

@@ -102,7 +102,6 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Pat
         ],
         "server": [
             ["serve", *bundle, *model],
-            ["keys", "list", "--keys-file", str(tmp_path / "keys.json")],
             ["publish", *bundle, "--store", "redis://127.0.0.1:1/0"],
         ],
         "train": [["tune", "--recipe", "small-llama", *bundle, "--out", str(tmp_path / "run")]],
@@ -116,11 +115,14 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Pat
 
 def test_what_needs_no_extra_works_without(pristine_bundle: Path, tmp_path: Path) -> None:
     store = f"file://{tmp_path / 'store'}"
-    inspected, published = in_a_bare_environment(
+    keys = ["--keys-file", str(tmp_path / "keys.json"), "--json"]
+    inspected, made, published = in_a_bare_environment(
         ["inspect", "--artifact", str(pristine_bundle), "--json"],
+        ["keys", "create", "--name", "shop", "--scopes", "recommend", *keys],
         ["publish", "--artifact", str(pristine_bundle), "--store", store, "--json"],
     )
     assert (inspected[0], json.loads(inspected[1])["items"]) == (0, 24)
+    assert (made[0], json.loads(made[1])["name"]) == (0, "shop")
     assert (published[0], json.loads(published[1])["catalogue"]) == (0, "small")
 
 
@@ -144,6 +146,7 @@ def test_help_imports_nothing_and_takes_a_moment() -> None:
     outside = {
         "numpy",
         "pyarrow",
+        "pydantic",
         "tokenizers",
         "safetensors",
         "tqdm",
@@ -214,7 +217,7 @@ def test_messages_know_an_extra_of_every_module_that_the_code_imports() -> None:
                     imported |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and not node.level:
                     imported.add(str(node.module).partition(".")[0])
-    always = {"numpy", "pyarrow", "safetensors", "tokenizers", "tqdm", "matplotlib", "huggingface_hub"}
+    always = {"numpy", "pyarrow", "pydantic", "safetensors", "tokenizers", "tqdm", "matplotlib", "huggingface_hub"}
     own_message = {"bitsandbytes", "scipy"}
     behind_another = {"typing_extensions"}
     known = {*extras.EXTRA_OF_MODULE, *always, *own_message, *behind_another, *sys.stdlib_module_names}

@@ -55,7 +55,7 @@ def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
     name: str, raw: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = read_recipe(name)
-    settings = TuningSettings.from_json(recipe.tuning)
+    settings = TuningSettings.read(recipe.tuning)
     assert settings.beta == PAPER_BETA[name.split("-")[1]]
     assert (settings.lr, settings.batch, settings.epochs, settings.warmup_steps) == (1e-4, 128, 3, 20)
     assert (settings.patience, settings.max_tokens, recipe.build["max_history"]) == (1, 512, 10)
@@ -78,7 +78,7 @@ def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name not in AMAZON])
 def test_the_recipes_for_a_cpu_are_valid(name: str) -> None:
     recipe = read_recipe(name)
-    settings = TuningSettings.from_json(recipe.tuning)
+    settings = TuningSettings.read(recipe.tuning)
     assert build_options(recipe).name == recipe.build.get("name", name)
     assert not settings.four_bit
     assert settings.precision == ("bf16" if name == "ml-100k-smollm2-lora" else "fp32")
@@ -102,7 +102,7 @@ def test_a_recipe_that_says_something_else_is_refused(tmp_path: Path, text: str,
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        TuningSettings.from_json(read_recipe(str(path)).tuning)
+        TuningSettings.read(read_recipe(str(path)).tuning, where="tuning")
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:

@@ -1,0 +1,202 @@
+"""Settings that are written once: name, type, range, default and words of a field make its flag, its page, its checks.
+
+``epochs: Count = Field(default=3, description="passes over the rows, at most")`` in a `CheckedSettings` is all there is
+to write: `igd_core.cli.flags` makes ``--epochs`` of it, and `CheckedSettings.read` takes it from a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from igd_core.errors import InputError
+from igd_core.ranges import MOST, MOST_REAL, MOST_SEED, Real, Whole
+
+_OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """How a field stands on the command line, where its type does not say it; a part of the field's ``Annotated``.
+
+    Attributes:
+        metavar: stands for the value in the help.
+        read: from the flag's text to the field's value; None for what the field's type takes as text.
+        shows_default: whether the help ends with it.
+    """
+
+    metavar: str | None = None
+    read: Callable[[str], object] | None = None
+    shows_default: bool = True
+
+
+def comma_separated(value: object) -> object:
+    """``"a, b"`` is two words; what is no text stays as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Amount = Annotated[float, Field(ge=0, le=MOST_REAL)]
+PositiveAmount = Annotated[float, Field(gt=0, le=MOST_REAL)]
+Words = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(comma_separated), Flag(metavar="NAME,...")]
+Directory = Annotated[Path, Field(strict=False), Flag(metavar="DIR")]
+File = Annotated[Path, Field(strict=False), Flag(metavar="FILE")]
+
+
+class CheckedSettings(BaseModel):
+    """Values that are checked when they are set and never change; names that are no field are refused.
+
+    Types are strict: a yaml file writes ``1e-4`` as text and ``yes`` as true, and neither is what was meant. `read` is
+    for what people wrote; the class itself raises pydantic's ``ValidationError``, a mistake of the caller's code.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """Check ``values`` by name, as a file or flags give them; ``where`` is what a message calls the whole.
+
+        Raises:
+            InputError: an unknown name, or a value of another type or out of range; one line that names both.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise InputError(_complaint(cls, dict(error.errors()[0]), where)) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, inverse of `read`."""
+        return self.model_dump(mode="json")
+
+    def replaced(self, **changes: object) -> Self:
+        """A copy with other values, checked as the first ones were."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate(values | changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A field, told apart for flags and messages.
+
+    Attributes:
+        path: names of the field and of the fields it lies in: ``("lora", "rank")``.
+        info: the field as pydantic has it.
+        kind: its type, without ``Annotated`` and without ``None``.
+        flag: how it stands on the command line.
+        bounds: what ``Field`` says of a number: ``ge``, ``gt``, ``le``, ``lt``.
+    """
+
+    path: tuple[str, ...]
+    info: FieldInfo
+    kind: Any
+    flag: Flag
+    bounds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the flag's value and in a file: ``lora_rank``."""
+        return "_".join(self.path)
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The texts that it may be, where they are listed."""
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else None
+
+    @property
+    def element(self) -> Setting | None:
+        """One of its values, where it holds several."""
+        if typing.get_origin(self.kind) is not tuple:
+            return None
+        return _setting(self.path, FieldInfo.from_annotation(typing.get_args(self.kind)[0]))
+
+    @property
+    def range(self) -> Whole | Real | None:
+        """Of a number."""
+        bounds = self.bounds
+        if self.kind is int:
+            return Whole(self.name, least=int(bounds.get("ge", 0)), most=int(bounds.get("le", MOST)))
+        if self.kind is not float:
+            return None
+        return Real(
+            self.name,
+            least=bounds.get("gt", bounds.get("ge", 0.0)),
+            most=bounds.get("lt", bounds.get("le", MOST_REAL)),
+            above="gt" in bounds,
+            below="lt" in bounds,
+        )
+
+
+def settings_in(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Every field of ``model``, in its order; fields of models within it in that one's place."""
+    for name, info in model.model_fields.items():
+        setting = _setting((*path, name), info)
+        if isinstance(setting.kind, type) and issubclass(setting.kind, BaseModel):
+            yield from settings_in(setting.kind, setting.path)
+        else:
+            yield setting
+
+
+def _setting(path: tuple[str, ...], info: FieldInfo) -> Setting:
+    kind, metadata = info.annotation, list(info.metadata)
+    while True:
+        if typing.get_origin(kind) is Annotated:
+            kind, *more = typing.get_args(kind)
+            metadata += [part for at in more for part in (at.metadata if isinstance(at, FieldInfo) else [at])]
+        elif typing.get_origin(kind) in (types.UnionType, typing.Union):
+            (kind,) = (one for one in typing.get_args(kind) if one is not types.NoneType)
+        else:
+            break
+    bounds = {name: getattr(at, name) for at in metadata for name in ("ge", "gt", "le", "lt") if hasattr(at, name)}
+    flag = next((at for at in metadata if isinstance(at, Flag)), Flag())
+    return Setting(path=path, info=info, kind=kind, flag=flag, bounds=bounds)
+
+
+def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str) -> str:
+    """One line on what pydantic found: the name, the value and what is needed."""
+    path = tuple(part for part in found["loc"] if isinstance(part, str))  # without places in lists
+    name, known = ".".join(path), {setting.path: setting for setting in settings_in(model)}
+    if found["type"] == "extra_forbidden":
+        beside = [at[-1] for at in known if at[:-1] == path[:-1]]
+        near = difflib.get_close_matches(path[-1], beside, n=1)
+        inside = ".".join(path[:-1]) or where
+        said = f"there is no setting {path[-1]!r}" + (f"; is {near[0]!r} meant?" if near else "")
+        return f"{inside}: {said}" if inside else said
+    if found["type"] == "value_error":
+        return f"{name}: " * bool(name) + str(found["ctx"]["error"])
+    if found["type"] == "missing":
+        return f"{name}: is needed"
+    setting = known.get(path)
+    return f"{name}: {_misfit((setting.element or setting) if setting else None, found)}"
+
+
+def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
+    """What of a value does not fit."""
+    value, number = found["input"], setting.range if setting else None
+    if number is not None and found["type"] in _OUT_OF_RANGE:
+        return f"{value if isinstance(value, int) else format(value, 'g')} is not in {number}"
+    if setting is not None and setting.choices:
+        return f"{reprlib.repr(value)}; one of {', '.join(setting.choices)}"
+    said = f"{reprlib.repr(value)} is a {type(value).__name__}"
+    if number is None:
+        return f"{said}; {found['msg'].lower()}"
+    kind = "whole number" if isinstance(number, Whole) else "number"
+    return f"{said}; a {kind} in {number} is needed{_as_number(value)}"
+
+
+def _as_number(value: object) -> str:
+    """Advice on a text that yaml does not take for a number."""
+    try:
+        return f" ({float(value)!r} without quotes)" if isinstance(value, str) else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,76 @@
+"""Flags made of settings: `add_flags` gives each field of a model its flag, `given` reads back those that were used.
+
+A flag has no default of its own: what was not given is not there, so that a recipe, a file or the model may say it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from igd_core.checked_settings import Setting, settings_in
+from igd_core.ranges import Several
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pydantic import BaseModel
+
+
+def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel], *, without: Collection[str] = ()) -> None:
+    """Add a flag for each setting of ``model`` but those named in ``without``."""
+    for setting in settings_in(model):
+        if setting.name not in without:
+            parser.add_argument(
+                "--" + setting.name.replace("_", "-"),
+                dest=setting.name,
+                default=argparse.SUPPRESS,
+                help=_help(setting),
+                **_kind(setting),
+            )
+
+
+def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The settings that the flags name, nested as the model is."""
+    values: dict[str, Any] = {}
+    for setting in settings_in(model):
+        if hasattr(args, setting.name):
+            *outer, name = setting.path
+            inside = values
+            for part in outer:
+                inside = inside.setdefault(part, {})
+            inside[name] = getattr(args, setting.name)
+    return values
+
+
+def _kind(setting: Setting) -> dict[str, Any]:
+    """What argparse has to know of a setting beside its name and its words."""
+    if setting.kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if setting.choices:
+        return {"choices": setting.choices}
+    element = setting.element
+    number = (element or setting).range
+    if setting.flag.read is not None:
+        return {"type": setting.flag.read, "metavar": setting.flag.metavar}
+    if number is not None:
+        kind = Several(number) if element else number
+        return {"type": kind, "metavar": setting.flag.metavar or ("N,..." if element else "N")}
+    return {"metavar": setting.flag.metavar}
+
+
+def _help(setting: Setting) -> str:
+    words, default = setting.info.description or "", setting.info.get_default()
+    is_nothing = default is None or default is False or default == ()
+    if setting.info.is_required() or is_nothing or not setting.flag.shows_default:
+        return words.replace("%", "%%")
+    shown = f"default: {_shown(default)}"
+    return (f"{words} ({shown})" if words else shown).replace("%", "%%")
+
+
+def _shown(value: object) -> str:
+    if value is True:
+        return "on"
+    if isinstance(value, (int, float)):
+        return f"{value:g}"
+    return ",".join(map(_shown, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,100 @@
+"""A field of a model is all that a setting takes: its flag and help come of it, and one refusal for flags and files."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from igd_core.checked_settings import CheckedSettings, Count, Directory, Words
+from igd_core.cli.flags import add_flags, given
+from igd_core.errors import InputError
+from igd_core.tuning.settings import TuningSettings
+
+
+class Rope(CheckedSettings):
+    strands: Count = Field(default=3, description="twisted together")
+    ends: Words = Field(default=("frayed", "cut"), description="what they look like")
+
+
+class Kite(CheckedSettings):
+    span: float = Field(default=1.5, gt=0, lt=9, description="from tip to tip, 100% of it")
+    tails: tuple[Count, ...] = Field(default=(2,), strict=False, description="lengths to try")
+    shape: Literal["delta", "box"] = Field(default="delta", description="of the frame")
+    lit: bool = Field(default=True, description="fly at night")
+    shed: Directory | None = Field(default=None, description="where it is kept")
+    rope: Rope | None = Field(default=None, description="what holds it")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="fly")
+    add_flags(made, Kite)
+    return made
+
+
+def test_each_field_has_a_flag_with_its_words_and_its_default() -> None:
+    text = " ".join(parser().format_help().split())
+    for told in (
+        "--span N from tip to tip, 100% of it (default: 1.5)",
+        "--tails N,... lengths to try (default: 2)",
+        "--shape {delta,box} of the frame (default: delta)",
+        "--lit, --no-lit fly at night (default: on)",
+        "--shed DIR where it is kept --rope-strands",
+        "--rope-strands N twisted together (default: 3)",
+        "--rope-ends NAME,... what they look like (default: frayed,cut)",
+    ):
+        assert told in text
+
+
+def test_what_the_flags_say_is_what_a_file_would_say() -> None:
+    words = "--span 2 --tails 4,4,5 --no-lit --shed attic --rope-strands 7 --rope-ends new,dry"
+    flags = Kite.read(given(parser().parse_args(words.split()), Kite))
+    file = {"span": 2, "tails": [4, 5], "lit": False, "shed": "attic", "rope": {"strands": 7, "ends": ["new", "dry"]}}
+    assert flags == Kite.read(file)
+    assert Kite.read(flags.to_json()) == flags
+    assert given(parser().parse_args([]), Kite) == {}
+    assert Kite.read({}) == Kite()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"span": 0}, "span: 0 is not in 0..9, 0 itself left out, 9 itself left out"),
+        ({"span": float("nan")}, "span: nan is not in 0..9, 0 itself left out, 9 itself left out"),
+        (
+            {"span": "2e0"},
+            "span: '2e0' is a str; a number in 0..9, 0 itself left out, 9 itself left out is needed (2.0 ",
+        ),
+        ({"span": "wide"}, "span: 'wide' is a str; a number in 0..9"),
+        ({"tails": [2, 0]}, "tails: 0 is not in 1..2147483647"),
+        ({"tails": [True]}, "tails: True is a bool; a whole number in 1..2147483647 is needed"),
+        ({"shape": "sphere"}, "shape: 'sphere'; one of delta, box"),
+        ({"lit": "yes"}, "lit: 'yes' is a str; input should be a valid boolean"),
+        ({"rope": {"strands": 0}}, "rope.strands: 0 is not in 1.."),
+        ({"rope": {"strand": 2}}, "rope: there is no setting 'strand'; is 'strands' meant?"),
+        ({"rope": 3}, "rope: 3 is a int"),
+        ({"colour": "red"}, "kites.toml: there is no setting 'colour'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_name_and_value(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Kite.read(values, where="kites.toml")
+    assert str(refused.value).startswith(told)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_copy_is_checked_like_the_first_and_neither_changes() -> None:
+    kite = Kite(rope=Rope())
+    assert kite.replaced(span=3.0) == Kite(span=3.0, rope=Rope())
+    with pytest.raises(ValidationError):
+        kite.replaced(span=10.0)
+    with pytest.raises(ValidationError):
+        kite.span = 2.0  # type: ignore[misc]
+
+
+def test_every_setting_of_tuning_has_words() -> None:
+    fields = [*TuningSettings.model_fields.values()]
+    assert len(fields) > 20
+    assert all(field.description for field in fields)
