@@ -91,7 +91,7 @@ def test_a_copy_is_checked_like_the_first_and_neither_changes() -> None:
     with pytest.raises(ValidationError):
         kite.replaced(span=10.0)
     with pytest.raises(ValidationError):
-        kite.span = 2.0  # type: ignore[misc]
+        kite.span = 2.0
 
 
 def test_every_setting_of_tuning_has_words() -> None:
