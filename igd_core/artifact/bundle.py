@@ -65,7 +65,7 @@ class Artifact:
             shared_titles=None if catalogue.texts is catalogue.titles else SharedTitles.of_titles(catalogue.titles),
         )
 
-    def reading_like(self, items: Sequence[int]) -> set[int]:
+    def of_same_path_or_title(self, items: Sequence[int]) -> set[int]:
         """Rows of all that the model or people cannot tell from one of ``items``: of the same path, or the same title.
 
         ``items`` are among them.

@@ -1,1 +1,1 @@
-"""Items and how they are spelled: token paths of titles, their prefix tree and its gain, attributes, prompts."""
+"""The catalogue: items and attributes, the token paths that spell them, their prefix tree and its gains, prompts."""

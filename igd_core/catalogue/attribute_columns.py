@@ -1,4 +1,4 @@
-"""One attribute of all items, as Arrow holds it: 1 to 8 bytes a value, and no Python object until one is asked for."""
+"""One attribute of all items as an Arrow column: 1 to 8 bytes a value, which becomes a Python object only when read."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _ARROW: Final[dict[BaseType, pa.DataType]] = {
     "datetime": pa.timestamp("us", "UTC"),
 }
 _NUMBERS: Final[dict[BaseType, pa.DataType]] = {"date": pa.int32(), "datetime": pa.int64()}
-"""What values that are text outside are as numbers (`igd_core.catalogue.attribute_types.Comparable`)."""
+"""The number that stands for a JSON value that is text (see `igd_core.catalogue.attribute_types.Comparable`)."""
 
 
 def arrow_type(kind: AttributeType) -> pa.DataType:
-    """How a column of that type is stored."""
+    """The Arrow type of a column of attribute type ``kind``."""
     base = _ARROW[kind.base]
     return pa.list_(base) if kind.is_list else base
 
 
 def attribute_type(stored: pa.DataType) -> AttributeType:
-    """The type of a stored column; one that never had a value (an earlier release's) counts as text.
+    """The attribute type of a stored column. A column without a single value, of an earlier release, counts as text.
 
     Raises:
-        ValueError: no attribute is stored so.
+        ValueError: Arrow's type is none that attributes are stored as.
     """
     is_list = bool(pa.types.is_list(stored))
     base = stored.value_type if is_list else stored
@@ -48,10 +48,10 @@ def attribute_type(stored: pa.DataType) -> AttributeType:
 
 
 def array_of(values: Sequence[MetadataValue], kind: AttributeType) -> pa.Array:
-    """Values as Arrow holds them: without a copy where they come from there.
+    """Store values in an Arrow array; a `ColumnValues` hands over its own array without a copy.
 
     Raises:
-        pa.ArrowException, OverflowError, ValueError: a value is not of that type, or beyond what is stored.
+        pa.ArrowException, OverflowError, ValueError: a value is not of that type, or too large for it.
     """
     if isinstance(values, ColumnValues) and values.array.type == arrow_type(kind):
         return values.array
@@ -69,7 +69,7 @@ def array_of(values: Sequence[MetadataValue], kind: AttributeType) -> pa.Array:
 
 
 class ColumnValues(Sequence["MetadataValue"]):
-    """A stored column as a sequence of JSON values: those of a list in a tuple, None where there is none."""
+    """A stored column as a sequence of JSON values; a list is a tuple, a missing value None."""
 
     def __init__(self, array: pa.Array) -> None:
         """``array``: of a type that `attribute_type` knows.
@@ -80,7 +80,7 @@ class ColumnValues(Sequence["MetadataValue"]):
         self.type = attribute_type(array.type)
         kind = arrow_type(self.type)
         if self.type.is_list and array.type == kind:
-            # A list's item has another name in a file that Parquet wrote, which Arrow's == passes over: by it, an
+            # Parquet renames a list's inner field, which Arrow's == ignores. Compare the names as well: else an
             # artifact that is loaded and saved again would differ.
             buffers, values = array.buffers()[:2], array.values
             array = pa.ListArray.from_buffers(kind, len(array), buffers, offset=array.offset, children=[values])
@@ -104,7 +104,7 @@ class ColumnValues(Sequence["MetadataValue"]):
         return self._value(self._plain[index].as_py())
 
     def __iter__(self) -> Iterator[MetadataValue]:
-        # Piece by piece: converting a million at once keeps the interpreter lock for half a second.
+        # In pieces: converting a million values at once holds the interpreter lock for half a second.
         for begin in range(0, len(self), _PIECE):
             yield from self[begin : begin + _PIECE]
 

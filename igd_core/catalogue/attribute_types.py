@@ -1,7 +1,7 @@
-"""Types of item attributes, and what a value of each looks like in JSON.
+"""Types of item attributes, and the two forms of their values.
 
-A value has two forms. Outside (files, HTTP, `Catalogue.metadata`) it is JSON: text, a number, true or false; dates and
-times are ISO 8601 text. Inside, where values are compared, it is a `Comparable` that orders as the type does.
+JSON is the form in files, in HTTP and in `Catalogue.metadata`: text, a number, true or false; dates and times are
+ISO 8601 text. `Comparable` is the form for comparing: it sorts as the type does.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeType:
-    """The type of an attribute's values: of the one that an item has, or of each in its list."""
+    """The type of an attribute: of an item's one value, or of each value in its list."""
 
     base: BaseType
     is_list: bool = False
 
     @property
     def name(self) -> str:
-        """As files, flags and the API spell it: ``integer``, ``list-of-text``."""
+        """The type's name in files, flags and the API, such as ``integer`` or ``list-of-text``."""
         return _LIST_PREFIX * self.is_list + self.base
 
     @staticmethod
     def of(name: str) -> AttributeType:
-        """The type of that name.
+        """The type with this name.
 
         Raises:
-            ValueError: there is none; names those that there are.
+            ValueError: no type has it; the message names all types.
 
         >>> AttributeType.of("list-of-date")
         AttributeType(base='date', is_list=True)
@@ -72,12 +72,12 @@ class AttributeType:
 
 
 def comparable(base: BaseType, value: object) -> Comparable:
-    """A JSON value of that type as what it is compared by.
+    """Turn a JSON value of type ``base`` into the form that is compared.
 
     No type takes another's values: ``true`` is no 1, ``"2001"`` is no 2001, and 1.5 is no integer (1.0 is, as in JSON).
 
     Raises:
-        ValueError: a value of another type; says so in words that follow the value.
+        ValueError: the value is of another type; the message continues a sentence that begins with the value.
     """
     match base, value:
         case "text", str():
@@ -96,7 +96,7 @@ def comparable(base: BaseType, value: object) -> Comparable:
 
 
 def in_json(base: BaseType, value: Comparable) -> JsonScalar:
-    """The JSON value that is compared by ``value``; times in UTC.
+    """Turn a compared form back into JSON; times in UTC.
 
     >>> in_json("date", comparable("date", "2001-05-17"))
     '2001-05-17'
@@ -121,7 +121,7 @@ def _noun(base: BaseType) -> str:
 
 
 def _number(value: float) -> int | float:
-    """A whole one as int, so that 1 and 1.0 are one and -0.0 is 0."""
+    """A whole number becomes an int, so that 1 and 1.0 are equal and -0.0 is 0."""
     if isinstance(value, int) and abs(value) >= _TOO_LARGE:
         raise ValueError("is too large for a number")
     if not math.isfinite(value):

@@ -1,7 +1,7 @@
-"""Items by the values of their attributes: sorted values, and two binary searches for a range of them.
+"""Find items by the values of their attributes: distinct values are sorted, and a range takes two binary searches.
 
-An attribute takes 4 bytes a value, and 16 a distinct value (text: 12 and its bytes). A condition touches one byte an
-item, and the values that it matches.
+An attribute takes 4 bytes a value, and 16 a distinct value (text: 12 and its bytes). Evaluating a condition touches
+one byte an item, and the values that match.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _SHOWN_CHARS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownValues:
-    """Values that a filter names and no item has: most likely misspelt.
+    """Values that a filter names and no item has; probably misspelt.
 
     Attributes:
         attribute: its name.
         values: in JSON, sorted.
-        nearest: values of items that come closest to some of them, the best first.
+        nearest: the most similar values that items do have, best first.
     """
 
     attribute: str
@@ -57,17 +57,17 @@ class UnknownValues:
 
 
 class AttributeIndex:
-    """Items by attribute; at a million items this takes a second an attribute, so not on an event loop."""
+    """Index of items by attribute. Building takes a second an attribute at a million items: not on an event loop."""
 
     def __init__(self, metadata: Mapping[str, Sequence[MetadataValue]], types: Mapping[str, AttributeType]) -> None:
-        """``metadata``: columns by name, row i of each is item i; ``types``: of each of them."""
+        """``metadata``: columns by name, one value an item; ``types``: the type of each column."""
         self._columns = {
             name: _indexed(array_of(column, types[name]), types[name]) for name, column in metadata.items()
         }
         self.types = dict(types)
 
     def matching(self, conditions: Conditions) -> NDArray[np.int64]:
-        """Item rows for which all conditions hold; sorted, int64. Without a condition, none.
+        """Rows of the items that meet all conditions, sorted, int64; none where there is no condition.
 
         Raises:
             QueryError: no such attribute.
@@ -76,7 +76,7 @@ class AttributeIndex:
         return np.empty(0, np.int64) if admitted is None else np.flatnonzero(admitted)
 
     def admitted(self, conditions: Conditions) -> NDArray[np.bool_] | None:
-        """For which items all conditions hold, ``(num_items,)`` bool; None without a condition.
+        """Whether each item meets all conditions, ``(num_items,)`` bool; None without a condition.
 
         Raises:
             QueryError: no such attribute.
@@ -92,7 +92,7 @@ class AttributeIndex:
         return admitted
 
     def unknown_values(self, conditions: Conditions) -> list[UnknownValues]:
-        """What conditions name one by one and no item has, by attribute; for a few, what comes closest."""
+        """Values that conditions name and no item has, by attribute; for a few of them, the most similar values."""
         found = []
         guesses = _GUESSES
         for name, condition in conditions.items():
@@ -115,7 +115,7 @@ class AttributeIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Column:
-    """Where the values of one attribute stand.
+    """One attribute: its distinct values, and the rows of each.
 
     Attributes:
         num_items: of the catalogue.
@@ -130,7 +130,7 @@ class _Column:
     rows: NDArray[np.int32]
 
     def matching(self, condition: Condition) -> NDArray[np.bool_]:
-        """For which items the condition holds, ``(num_items,)`` bool."""
+        """Whether each item meets the condition, ``(num_items,)`` bool."""
         admitted = np.ones(self.num_items, bool)
         if condition.any_of is not None:
             admitted &= self._with_one_of(condition.any_of)
@@ -144,18 +144,18 @@ class _Column:
         return admitted
 
     def position(self, value: Comparable) -> int | None:
-        """Where the value is among the distinct ones; None if no item has it."""
+        """Index of ``value`` among the distinct ones; None if no item has it."""
         at = self._before(value)
         return at if at < len(self.distinct) and self._at(at) == value else None
 
     def nearest(self, value: Comparable) -> list[Comparable]:
-        """Values that items have and that come closest to ``value``, at most three."""
+        """At most three values of items that are most similar to ``value``."""
         if not isinstance(value, str):
             at = self._before(value)
             return [self._at(near) for near in (at - 1, at) if 0 <= near < len(self.distinct)]
         if len(self.distinct) <= _ALL_COMPARED:
             return list(nearest(value, [self._at(at) for at in range(len(self.distinct))]))
-        # Among many, those that begin alike, in any of the usual cases.
+        # Among many values, compare only those with the same beginning, in any usual case.
         candidates = dict.fromkeys(
             self._at(near)
             for spelled in dict.fromkeys((value, value.capitalize(), value.title(), value.lower(), value.upper()))
@@ -168,7 +168,7 @@ class _Column:
         return self._with((at, at + 1) for value in values if (at := self.position(value)) is not None)
 
     def _with(self, ranges: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-        """Items that have one of the distinct values in one of the ranges."""
+        """Items with a distinct value in one of the ranges."""
         found = np.zeros(self.num_items, bool)
         for first, end in ranges:
             found[self.rows[self.start[first] : self.start[max(first, end)]]] = True
@@ -189,7 +189,7 @@ class _Column:
         return bisect_right(range(len(self.distinct)), value, key=self._at)
 
     def _at(self, position: int) -> Any:  # noqa: ANN401 - text or a number, as the column is
-        # As Python's own numbers, which compare exactly: 2**53 + 1 is no float64, 2**63 no int64.
+        # As Python numbers, which compare exactly: 2**53 + 1 is no float64, 2**63 no int64.
         value = self.distinct[position]
         return value.as_py() if isinstance(value, pa.Scalar) else value.item()
 
@@ -218,7 +218,7 @@ def _indexed(array: pa.Array, kind: AttributeType) -> _Column:
 
 
 def _numbered(values: pa.Array, kind: AttributeType) -> tuple[pa.StringArray | NDArray[Any], NDArray[np.integer[Any]]]:
-    """The distinct values, ascending, and of each value the position among them."""
+    """The distinct values, ascending, and the index of each item's value among them."""
     if kind.base == "text":
         # UTF-8 sorts as its code points do, and so does Python's text.
         encoded = pc.utf8_normalize(values, form="NFC").dictionary_encode()

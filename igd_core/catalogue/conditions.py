@@ -1,4 +1,4 @@
-"""What a request asks of items' attributes: conditions as clients write them, and as they are compared.
+"""Conditions on items' attributes: as clients write them, and as the index evaluates them.
 
     {"genres": "Comedy"}                                    one value
     {"genres": ["Comedy", "Drama"]}                         one of several
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_FILTER_COLUMNS = 16
 MAX_FILTER_VALUES = 100
 MAX_FILTER_CHARS = 1024
-"""Of one text value, and of an attribute's name."""
+"""Characters of one text value, and of an attribute's name."""
 
 OPERATORS: Final = ("any_of", "none_of", "gte", "gt", "lte", "lt", "exists")
 _BOUNDS: Final = ("gte", "gt", "lte", "lt")
@@ -40,7 +40,7 @@ _COMPARED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """One end of a range; ``strict``: the value itself lies outside."""
+    """One end of a range; with ``strict``, the value itself lies outside."""
 
     value: Comparable
     strict: bool = False
@@ -48,13 +48,13 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What an item's values of one attribute must be; equal conditions are equal objects, however they were written.
+    """A condition on one attribute. Equal conditions are equal objects, however a client wrote them.
 
     Attributes:
         any_of: sorted; the item has one of these.
         none_of: sorted; the item has none of these, and perhaps no value at all.
-        lower: one and the same value of the item lies above this and below ``upper``.
-        upper: see ``lower``.
+        lower: the same one value of the item lies above this and below ``upper``.
+        upper: as ``lower``.
         exists: whether the item has a value; an empty list is none.
     """
 
@@ -65,25 +65,25 @@ class Condition:
     exists: bool | None = None
 
     def canonical(self) -> list[Any]:
-        """As JSON, the same for equal conditions and no others."""
+        """The condition as JSON; equal conditions, and only they, have equal JSON."""
         bounds = [None if bound is None else [bound.value, bound.strict] for bound in (self.lower, self.upper)]
         return [self.any_of, self.none_of, *bounds, self.exists]
 
 
 Conditions: TypeAlias = Mapping[str, Condition]
-"""By attribute; all must hold."""
+"""Conditions by attribute; all must hold."""
 
 
 def conditions_of(written: object, types: Mapping[str, AttributeType]) -> dict[str, Condition]:
-    """A filter as written, checked against the catalogue's attributes.
+    """Check a filter as a client wrote it against the catalogue's attributes.
 
     Args:
         written: JSON as above: an object of attributes, each with a value, a list of values, or an object of operators.
-        types: of the attributes there are.
+        types: the catalogue's attributes.
 
     Raises:
-        QueryError: names the field, the value and the attribute's type; or an attribute that there is not, and the
-            nearest ones; or what is too much of something.
+        QueryError: names the field, the value and the attribute's type; or an unknown attribute and the most similar
+            ones; or which limit the filter exceeds.
     """
     if not isinstance(written, Mapping):
         raise QueryError("filter", f"{_shown(written)} is no object of attributes")
@@ -93,7 +93,7 @@ def conditions_of(written: object, types: Mapping[str, AttributeType]) -> dict[s
 
 
 def shape_error(asked: object) -> str | None:
-    """What is wrong with one attribute's part of a filter, whatever the attribute's type; None if nothing is."""
+    """What is wrong with one attribute's part of a filter, whatever the attribute's type; None if nothing."""
     if isinstance(asked, Mapping):
         if not asked:
             return f"no operator; there are {', '.join(OPERATORS)}"
@@ -156,7 +156,7 @@ def _operand(field: str, operator: str, operand: Any, kind: AttributeType) -> An
         return tuple(sorted({_typed(field, value, kind) for value in operand}))
     if kind.base == "boolean":
         raise QueryError(field, f"{_shown(operand)}: the attribute is {kind.name}, which has no order")
-    # Whole numbers lie above 1.5, though none is it.
+    # 1.5 is no whole number, but whole numbers lie above it.
     return _typed(field, operand, AttributeType(base="number") if kind.base == "integer" else kind, told=kind)
 
 
@@ -175,10 +175,10 @@ def _tightest(bounds: Sequence[Bound], choose: Callable[..., Any]) -> Bound | No
 
 
 def _settled(bound: Bound | None, base: BaseType, *, step: int) -> Bound | None:
-    """Among whole values a range includes its ends, so that "above 4" and "from 5" are one; ``step`` leads inwards."""
+    """Make a bound of whole numbers include its end: "above 4" becomes "from 5"; ``step`` points into the range."""
     if bound is None or base not in _WHOLE_TYPES or isinstance(bound.value, str):
         return bound
-    if isinstance(bound.value, float):  # not whole: comparable() makes whole numbers ints
+    if isinstance(bound.value, float):  # not whole: `comparable` makes whole numbers ints
         return Bound(value=math.ceil(bound.value) if step > 0 else math.floor(bound.value))
     return Bound(value=bound.value + step * bound.strict)
 
@@ -195,10 +195,10 @@ def _known(name: object, types: Mapping[str, AttributeType]) -> AttributeType:
 
 
 def nearest(text: str, known: Sequence[str]) -> list[str]:
-    """Up to three of ``known`` that read most like ``text``, whatever their case; the best first.
+    """Up to three of ``known`` that are most similar to ``text``, ignoring case, best first.
 
-    Comparing two texts of 60 characters takes up to 0.2 ms, and an event loop may wait for this: of many, only those
-    that share most pairs of characters are compared.
+    Comparing two texts of 60 characters takes up to 0.2 ms, and this may run on an event loop: among many texts, only
+    those that share the most pairs of characters are compared.
     """
     wanted = text[:_SHOWN_CHARS].casefold()
     by_folded: dict[str, str] = {}
@@ -212,17 +212,17 @@ def nearest(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _pairs(text: str) -> set[str]:
-    """Pairs of characters that follow each other, begin and end included."""
+    """Pairs of adjacent characters, begin and end included."""
     return set(map("".join, pairwise(f"\0{text}\0")))
 
 
 def _shared(one: set[str], other: set[str]) -> float:
-    """Dice's coefficient."""
+    """Dice's coefficient of two sets of pairs."""
     return 2 * len(one & other) / (len(one) + len(other))
 
 
 def num_values(written: Mapping[str, object]) -> int:
-    """How many values a filter as written names; its check takes 0.03 ms for each."""
+    """How many values a filter names, before it is checked; checking takes 0.03 ms for each."""
     lists = [list(asked.values()) if isinstance(asked, Mapping) else [asked] for asked in written.values()]
     return sum(len(each) if isinstance(each, list) else 1 for operands in lists for each in operands)
 

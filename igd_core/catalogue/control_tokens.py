@@ -1,8 +1,9 @@
-"""Which tokens steer a model, and a tokenizer that reads none of them out of plain text.
+"""Tell control tokens, which steer a model, from text; make a tokenizer that finds none of them in a text.
 
 A checkpoint marks most tokens that steer it (``<|im_end|>``) as special, and leaves out some (``<tool_call>`` of Qwen
 3, ``[multimodal]`` of Gemma 3). Others of its added tokens are text and no more: Gemma's runs of newlines and spaces,
-words that somebody added. A token steers unless it is unmarked and is made of what words are made of.
+words that somebody added. An added token counts as control if it is marked special, has a role, or has characters
+that words have not.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _WORD_CHARACTERS = frozenset("\u2581-'\u2019.,!&")  # U+2581 is sentencepiece's 
 
 
 def role_tokens(config: dict[str, Any]) -> frozenset[str]:
-    """Contents of the tokens that ``tokenizer_config.json`` gives a role (EOS, padding ...)."""
+    """Tokens to which ``tokenizer_config.json`` gives a role (EOS, padding ...)."""
     named = [config.get(role) for role in _ROLES]
     contents = [each.get("content") if isinstance(each, dict) else each for each in named]
     return frozenset(content for content in contents if isinstance(content, str))
 
 
-def steers(token: dict[str, Any], roles: Collection[str] = ()) -> bool:
-    """Whether an entry of ``added_tokens`` is a control token."""
+def is_control_token(token: dict[str, Any], roles: Collection[str] = ()) -> bool:
+    """Whether an entry of ``added_tokens`` is a control token: special, with a role, or not made of word characters."""
     content: str = token["content"]
     if token.get("special", False) or content in roles:
         return True
@@ -43,14 +44,14 @@ def _belongs_to_words(char: str) -> bool:
 
 
 def plain_definition(definition: dict[str, Any], roles: Collection[str] = ()) -> dict[str, Any]:
-    """``tokenizer.json`` of a tokenizer that reads text alone: nothing in a text is matched as a control token.
+    """``tokenizer.json`` of a tokenizer for plain text, which matches nothing in a text as a control token.
 
     Added tokens that are text stay, under their ids. Control tokens leave the added tokens, and the pieces that BPE and
     Unigram can put a text together from: ``</s>`` is a piece of many a vocabulary. Word vocabularies stay as they are.
     """
     added = definition.get("added_tokens") or []
-    kept = [token for token in added if not steers(token, roles)]
-    control = {token["content"]: int(token["id"]) for token in added if steers(token, roles)}
+    kept = [token for token in added if not is_control_token(token, roles)]
+    control = {token["content"]: int(token["id"]) for token in added if is_control_token(token, roles)}
     model = _without_pieces(definition.get("model") or {}, control)
     return {
         **definition,
@@ -61,7 +62,7 @@ def plain_definition(definition: dict[str, Any], roles: Collection[str] = ()) ->
 
 
 def unknown_id(definition: dict[str, Any]) -> int | None:
-    """Id of the token that stands for what has no piece; None where the model has none."""
+    """Id of the unknown token, which stands for text without a piece; None where the vocabulary has none."""
     model = definition.get("model") or {}
     vocab = model.get("vocab")
     if isinstance(vocab, list):
@@ -71,7 +72,7 @@ def unknown_id(definition: dict[str, Any]) -> int | None:
 
 
 def _unreadable(token_id: int) -> str:
-    """A piece that no text holds: a path's text has one newline, at its end."""
+    """A piece that occurs in no text: two newlines, where an item's text has only one, at its end."""
     return f"\n{token_id}\n"
 
 
@@ -98,7 +99,7 @@ def _merged(merge: str | list[str]) -> set[str]:
 
 
 def _with_pieces(model: dict[str, Any], kept: dict[str, int]) -> dict[str, Any]:
-    """The same ids for what stays: without the others, tokenizers would number the added tokens anew."""
+    """Keep the ids of what stays: without the removed pieces, tokenizers would number the added tokens anew."""
     vocab = model.get("vocab")
     missing = {content: at for content, at in kept.items() if isinstance(vocab, dict) and content not in vocab}
     if isinstance(vocab, dict):

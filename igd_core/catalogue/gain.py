@@ -1,4 +1,4 @@
-"""How decisive each token is: information gain about the item, and the decoding weight made from it.
+"""Information gain of every token, and the decoding weight that alpha and the gain make.
 
 Source: arXiv 2506.13229. The prior stays normalised over the whole catalogue, never over a subtree, and items that
 share a path are one outcome, so ``H(node)`` is a sum over the node's leaf range: one difference of a cumulative sum.
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=np.floating[Any])
 
 SIBLING_EPSILON = 1e-7
-"""Keeps the sibling normalisation finite where all siblings gain the same (the reference's constant)."""
+"""Keeps the sibling normalisation finite where all siblings have the same gain (the reference's constant)."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST_BELOW_ONE = np.nextafter(np.float32(1.0), np.float32(0.0))
 
 
 def decoding_weight(sibling_gain: NDArray[F], alpha: float | NDArray[F]) -> NDArray[F]:
-    """What a token's log-probability is multiplied with: ``1 - alpha * g`` (arXiv 2506.13229).
+    """The factor of a token's log-probability: ``1 - alpha * g`` (arXiv 2506.13229).
 
     Args:
         sibling_gain: of any shape, in [0, 1).
@@ -53,7 +53,7 @@ class InfoGainTable:
     sibling_gain: NDArray[np.float32]
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Every array by its attribute name: what is stored, and all that is stored."""
+        """The arrays that an artifact stores, by attribute name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @staticmethod
@@ -72,20 +72,20 @@ class InfoGainTable:
         degree = np.diff(trie.row_start)
         parent = np.repeat(np.arange(trie.num_nodes, dtype=np.int32), degree)
         gain = entropy[parent] - entropy[1:]
-        # Whether a token decides anything is a question about sets, not about floats: compare item counts.
+        # Whether a token rules out an item is a question of sets: compare item counts, not floats.
         possible = _range_sum(trie, _cumulative(leaf_prior > 0, np.int64))
         decides = possible[parent] != possible[1:]
         gain = np.where(decides, np.maximum(gain, _SMALLEST), 0.0)
         sibling_gain = _normalise_siblings(gain, degree, trie.row_start).astype(np.float32)
         return InfoGainTable(
             information_gain=gain.astype(np.float32),
-            # float32 rounds a gain of some nats up to 1. Then alpha 1 would weigh with 0, and 0 x -inf is no score.
+            # float32 rounds a gain of a few nats up to 1. With alpha 1 the weight would be 0, and 0 x -inf is no score.
             sibling_gain=np.minimum(sibling_gain, _LARGEST_BELOW_ONE),
         )
 
 
 def node_entropy(trie: TokenTrie, leaf_prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy left at each node, ``(num_nodes,)`` float64, nats: ``H(y) = -sum p(i) ln p(i)`` over the leaves below.
+    """Entropy at each node, ``(num_nodes,)`` float64, nats: ``H(y) = -sum p(i) ln p(i)`` over the leaves below.
 
     ``p`` is normalised over the whole catalogue (arXiv 2506.13229); a leaf with prior 0 adds 0.
     """
@@ -98,9 +98,9 @@ def node_entropy(trie: TokenTrie, leaf_prior: NDArray[np.float64]) -> NDArray[np
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of positive ``values``, the same to the bit on every machine.
 
-    Gains are part of what a version's name is a hash of. numpy's own logarithm is not promised to agree in its last bit
-    between processors, and a gain is a difference of sums of these. A decimal one is rounded correctly everywhere.
-    Priors are ratios of counts, so few are distinct (40 us each).
+    A version hashes the gains. numpy does not promise that its logarithm agrees in the last bit between processors,
+    and a gain is a difference of sums of logarithms. A decimal logarithm is rounded correctly everywhere.
+    Priors are ratios of counts, so there are few distinct ones (40 us each).
     """
     distinct, place = np.unique(values, return_inverse=True)
     with decimal.localcontext(prec=20):

@@ -1,4 +1,4 @@
-"""From an item's id to its row: 6 to 8 bytes an item beside the ids themselves, where a dict of strings takes 120."""
+"""A hash index from item ids to rows: 6 to 8 bytes an item besides the ids, where a dict of strings takes 120."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MOST_RECENT = 8192  # 1 MB
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ItemRows:
-    """Rows by the hash of their id, in at least half as many buckets as items: a look-up compares two ids or so.
+    """Rows grouped by the hash of their id, in half as many buckets as items or more: a look-up compares about 2 ids.
 
-    Hashes are this process's own, so nobody outside can choose ids that share a bucket. Ids that were found lately are
-    in a dict: most requests name popular items, and such a look-up takes a quarter of the time.
+    Python salts its hashes in each process, so no client can choose ids that share a bucket. A dict keeps the ids found
+    last: most requests name popular items, and such a look-up takes a quarter of the time.
 
     Attributes:
-        ids: of every row.
-        mask: number of buckets less 1; they are a power of two.
+        ids: id of every row.
+        mask: number of buckets less 1; the number is a power of two.
         start: ``(mask + 2,)`` int32; rows of bucket b are ``rows[start[b]:start[b + 1]]``.
         rows: ``(num_items,)`` int32; both are memoryviews, whose numbers Python reads faster than NumPy's.
     """
@@ -40,10 +40,10 @@ class ItemRows:
 
     @staticmethod
     def of(item_ids: Sequence[str]) -> ItemRows:
-        """Index them; 0.5 s for a million.
+        """Build the index; 0.5 s for a million items.
 
         Raises:
-            CatalogueError: an id stands twice.
+            CatalogueError: two rows have the same id.
         """
         codes = np.fromiter(map(hash, item_ids), dtype=np.int64, count=len(item_ids))
         _check_distinct(item_ids, codes)
@@ -55,12 +55,12 @@ class ItemRows:
         return ItemRows(ids=PackedTexts.of(item_ids), mask=mask, start=start.data, rows=rows.data)
 
     def find(self, item_id: str) -> int | None:
-        """Row of an item, or None; 0.2 us if it was found lately, else 1 us."""
+        """Row of an item, or None if no item has the id; 0.2 us if it was found lately, else 1 us."""
         row = self._recent.get(item_id)
         return self._sought(item_id) if row is None else row
 
     def _sought(self, item_id: str) -> int | None:
-        # A lone surrogate, which no id holds, is no error here either.
+        # A lone surrogate is in no id; here it must not be an encoding error either.
         wanted = item_id.encode("utf-8", "surrogatepass")
         bucket = hash(item_id) & self.mask
         data, at = self.ids.data, self.ids.at
@@ -74,7 +74,7 @@ class ItemRows:
 
 
 def _check_distinct(item_ids: Sequence[str], codes: NDArray[np.int64]) -> None:
-    """Ids of one hash are compared; others differ."""
+    """Raise if two ids are equal; only ids with equal hashes are compared."""
     order = np.argsort(codes, kind="stable")
     is_same = np.diff(codes[order]) == 0
     suspects = order[np.append(is_same, False) | np.insert(is_same, 0, False)] if is_same.any() else order[:0]

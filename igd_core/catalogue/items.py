@@ -1,4 +1,4 @@
-"""Items: what they are called, what spells them, how often they were chosen, what they can be filtered by."""
+"""Items: ids, titles, the texts that spell them, how often each was chosen, and their metadata."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _RESERVED_COLUMNS = frozenset({"item_id", "title"})
 class Catalogue:
     """The items, in file order; row i of every attribute is `ItemIndex` i. Immutable: all requests share one copy.
 
-    `build` checks every value. The constructor checks only that the lengths agree: it is for a catalogue that was
-    built, saved and is loaded again.
+    `build` checks every value. The constructor checks only that all lengths agree: it is for catalogues that `build`
+    made, read back from an artifact.
 
     Items may share a title, or a text: they become one outcome when paths are built. Cold items have frequency 0.
 
     Attributes:
         item_ids: unique, 1 to 256 printable characters.
         titles: what people are shown; one line, never empty.
-        texts: what an item is spelled by for the model; the titles unless another column was chosen.
+        texts: what spells an item for the model; the titles unless another column was chosen.
         frequency: ``(num_items,)`` int64, read-only; interactions in the training split.
-        metadata: further columns by name: what items can be filtered by.
-        types: of each of these columns.
+        metadata: further columns by name, which filters use.
+        types: the attribute type of each of these columns.
     """
 
     item_ids: Sequence[str]
@@ -72,9 +72,9 @@ class Catalogue:
         metadata: Mapping[str, Sequence[MetadataValue]] | None = None,
         types: Mapping[str, AttributeType] | None = None,
     ) -> Catalogue:
-        """A catalogue with every value checked. Titles and texts must be clean already (`igd_core.datasets.cleaning`).
+        """Make a catalogue and check every value. Titles and texts must be clean (`igd_core.datasets.cleaning`).
 
-        A metadata column without a type gets that of its values.
+        A metadata column without a type gets the type of its values.
 
         Raises:
             CatalogueError: no items; an id that is empty, repeated, too long, padded or holds invisible characters;
@@ -107,10 +107,10 @@ class Catalogue:
         return len(self.item_ids)
 
     def build_index(self) -> None:
-        """Make `index_of` fast from now on; 0.5 s for a million items, so not done by a mere load.
+        """Build the index that `index_of` needs; 0.5 s for a million items, so loading does not do it.
 
         Raises:
-            CatalogueError: an id stands twice.
+            CatalogueError: two rows have the same id.
         """
         object.__setattr__(self, "_rows", ItemRows.of(self.item_ids))  # whole or not at all, for other threads
 
@@ -154,11 +154,11 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SharedTitles:
-    """The items whose title another item has, too; 12 bytes for each of them and nothing for the others.
+    """Which items share their title with another; 12 bytes for each such item, nothing for the others.
 
     Attributes:
-        codes: ``(m,)`` int64, ascending; hashes of their titles, of this process.
-        rows: ``(m,)`` int32 item rows, in that order.
+        codes: ``(m,)`` int64, ascending; hashes of the titles, valid in this process only.
+        rows: ``(m,)`` int32; the item row behind each hash.
     """
 
     codes: NDArray[np.int64]
@@ -166,7 +166,7 @@ class SharedTitles:
 
     @staticmethod
     def of_titles(titles: Sequence[str]) -> SharedTitles:
-        """Find them; 0.5 s for a million titles."""
+        """Find items that share a title; 0.5 s for a million titles."""
         codes = np.fromiter(map(hash, titles), dtype=np.int64, count=len(titles))
         order = np.argsort(codes, kind="stable")
         is_same = np.diff(codes[order]) == 0
@@ -174,7 +174,7 @@ class SharedTitles:
         return SharedTitles(codes=codes[shared], rows=shared.astype(np.int32))
 
     def of(self, titles: Sequence[str], row: int) -> list[int]:
-        """Rows of the items with the title of item ``row``, that item among them; empty if no other has it."""
+        """Rows of all items with the title of item ``row``, itself included; empty if it is the only one."""
         title = titles[row]
         first = np.searchsorted(self.codes, hash(title))
         end = np.searchsorted(self.codes, hash(title), side="right")
@@ -184,8 +184,8 @@ class SharedTitles:
 def prior(frequency: NDArray[np.integer], smoothing: float = 0.0) -> NDArray[np.float64]:
     """p(i) = (freq(i) + smoothing) / sum_j (freq(j) + smoothing), ``(num_items,)`` float64 (arXiv 2506.13229).
 
-    Additive smoothing is not the paper's: above 0 it tells cold items (freq 0) apart, which have p = 0 otherwise. Items
-    that share a path are still apart here: the sum of their p is the prior of that path.
+    Additive smoothing is ours, not the paper's: above 0, cold items (freq 0) have a small p instead of 0. Items that
+    share a path each have their own p here; the path's prior is their sum.
 
     Raises:
         CatalogueError: smoothing is negative or not finite, or everything is 0.
@@ -202,7 +202,7 @@ def prior(frequency: NDArray[np.integer], smoothing: float = 0.0) -> NDArray[np.
 
 
 def item_id_fault(item_id: str) -> str:
-    """Why an id cannot stand in a catalogue, going on from the id; "" where it can."""
+    """What is wrong with an item id, as the end of a sentence that begins with the id; "" if nothing."""
     if not item_id:
         return "is empty"
     if len(item_id) > MAX_ITEM_ID_CHARS:

@@ -1,12 +1,11 @@
-"""Prompts as token ids: operator's text, then the titles of the history, one per line.
+"""Prompts as token ids: the operator's instruction, then the titles of the history, one a line.
 
 Pieces are concatenated as ids, never as text, so no title can forge a control token or leave its line. A history item
 is spelled by its own trie path without EOS, so the model reads in the prompt exactly what it would write.
 
-What a model writes is a path with EOS. Where a prompt ends as soon as its last line does, one text (the history up to
-that line's end) is followed by EOS in the row that asked for the line, and by the next title in the row after it: tuned
-on both, a model can be sure of neither. A bullet in front of every line, the one to be written included, tells them
-apart: a line that goes on to the next one is followed by the bullet.
+A bullet begins every line, also the one that the model is to write. Without it, the text up to the end of a line is
+followed by EOS in the training row that asks for that line, and by the next title in the row after it: tuned on
+both, a model can be sure of neither. With it, a line that is not the last is followed by the bullet.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ DEFAULT_BULLET = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
-    """How a history becomes a prompt; part of the artifact, so that serving asks what tuning asked.
+    """How a history becomes a prompt; part of the artifact, so that serving and tuning use the same.
 
     Attributes:
         prefix_ids: BOS (where the tokenizer has one) and the instruction.
-        bullet_ids: what each line of the history begins with, and what the prompt ends with after them.
-        suffix_ids: what follows the history; empty for a plain continuation, which reuses most of a returning
-            user's prompt.
-        max_history: most items a prompt shows, >= 1.
-        drop_block: items dropped at once when the history outgrows the window, 1..max_history. With 1 the window
-            slides at each event and no prompt is a prefix of the next.
+        bullet_ids: begin each line of the history, and end the prompt.
+        suffix_ids: follow the history. Empty for a plain continuation, which lets a returning user's prompt reuse most
+            of the previous one.
+        max_history: most items that a prompt shows, >= 1.
+        drop_block: how many items leave at once when the history outgrows the window, 1..max_history. With 1 the window
+            slides at each event, and no prompt is a prefix of the next.
     """
 
     prefix_ids: tuple[int, ...]
@@ -69,7 +68,7 @@ class PromptTemplate:
         max_history: int = 10,
         drop_block: int | None = None,
     ) -> PromptTemplate:
-        """Tokenise the operator's text once; control tokens in it are meant and kept.
+        """Tokenise the operator's text once; control tokens in it take effect.
 
         ``drop_block`` defaults to half the window, rounded up.
         """
@@ -100,7 +99,7 @@ class PromptTemplate:
         return self.of_paths(trie.path(LeafIndex(int(leaf_of_item[item]))) for item in self.window(history)[left_out:])
 
     def of_paths(self, paths: Iterable[Sequence[int]]) -> list[int]:
-        """Token ids of the prompt that shows items by their paths (EOS included): serving and tuning ask the same."""
+        """Token ids of the prompt whose lines are these paths (EOS included); used in serving and in tuning."""
         ids = list(self.prefix_ids)
         for path in paths:
             ids += [*self.bullet_ids, *path[:-1]]
@@ -121,12 +120,12 @@ class PromptTemplate:
         return 0 if over <= 0 else min(len(shown), int(np.searchsorted(ends, over)) + 1)
 
     def longest(self, depth: int) -> int:
-        """Tokens of the longest prompt there can be where no path is longer than ``depth``, EOS included."""
+        """Tokens of the longest possible prompt where no path is longer than ``depth``, EOS included."""
         line = len(self.bullet_ids) + depth - 1
         return len(self.prefix_ids) + len(self.bullet_ids) + len(self.suffix_ids) + self.max_history * line
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest; no bullet is left out, so that artifacts without one keep their versions."""
+        """Plain values for the manifest, without an empty bullet: artifacts from before bullets keep their versions."""
         values = asdict(self)
         if not self.bullet_ids:
             del values["bullet_ids"]

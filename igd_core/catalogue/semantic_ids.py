@@ -1,4 +1,4 @@
-"""Semantic IDs: paths of codes such as ``<a_12><b_7>``, each of them one token of a tokenizer that knows them."""
+"""Semantic IDs: items spelled by codes such as ``<a_12><b_7>``, each one token of the tokenizer."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _BESIDE = ("special_tokens_map.json", "chat_template.jinja")
 
 
 def codes_of(texts: Iterable[str]) -> list[str]:
-    """The codes that stand in ``texts``, each once, in the order of their levels and numbers."""
+    """The distinct codes in ``texts``, sorted by level and number."""
     found = {code for text in texts for code in _CODES.findall(text)}
     return sorted(found, key=lambda code: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", code)])
 
 
 def are_semantic_ids(texts: Iterable[str]) -> bool:
-    """Whether every text consists of codes and nothing else."""
+    """Whether every text consists of codes alone."""
     return all(map(_NOTHING_ELSE.fullmatch, texts))
 
 
 def require_codes(tokenizer: TitleTokenizer, texts: Sequence[str], item_ids: Sequence[str]) -> None:
-    """Refuse codes that the tokenizer would spell by their characters.
+    """Refuse codes that the tokenizer lacks as tokens and would spell by their characters.
 
     Raises:
-        CatalogueError: names the first, its item, and how many there are.
+        CatalogueError: names the first such code, its item, and how many there are.
     """
     codes = codes_of(texts)
     lacking = {code for code in codes if tokenizer.id_of(code) is None}
@@ -55,7 +55,7 @@ def require_codes(tokenizer: TitleTokenizer, texts: Sequence[str], item_ids: Seq
 
 
 def extend_tokenizer(tokenizer: TitleTokenizer, directory: Path, out: Path, *, codes: Sequence[str]) -> TitleTokenizer:
-    """Write ``tokenizer``, read from ``directory``, with ``codes`` among its tokens, behind the ids that it has.
+    """Add ``codes`` to ``tokenizer``, read from ``directory``, after its highest id, and write the result to ``out``.
 
     Raises:
         ModelError: ``out`` holds something else, or ids would change.

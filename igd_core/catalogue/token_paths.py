@@ -1,4 +1,4 @@
-"""Token paths of texts, what can be wrong with one, and what the tokenizers library does not say by itself."""
+"""Token paths of texts, their possible faults, and checks that the tokenizers library does not make."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BYTE_PIECES = [f"<0x{value:02X}>" for value in range(256)]
-"""What a vocabulary with byte fallback calls its bytes."""
+"""The name of each byte in a vocabulary with byte fallback."""
 
 FaultKind: TypeAlias = Literal["no piece", "control token", "line break", "nothing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathFault:
-    """Why a text has no path of its own.
+    """Why a text cannot have a token path.
 
     Attributes:
         item: its row.
-        kind: characters without a piece; a control token, or a line break, that is read in it; or nothing left of it.
+        kind: characters without a piece; text that reads as a control token or a line break; or no token is left.
         what: those characters, or that token.
     """
 
@@ -35,7 +35,7 @@ class PathFault:
 
     @property
     def summary(self) -> str:
-        """As ``reason``, without what is this text's own."""
+        """The reason without the text's own characters, for counting."""
         match self.kind:
             case "no piece":
                 return "holds characters that the tokenizer has no piece for"
@@ -46,7 +46,7 @@ class PathFault:
 
     @property
     def reason(self) -> str:
-        """For people, without naming the item."""
+        """The reason, for people, without naming the item."""
         match self.kind:
             case "no piece":
                 return f"the tokenizer has no piece for {self.what!r}"
@@ -58,13 +58,13 @@ class PathFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPaths:
-    """Token path of each item, EOS included.
+    """The token path of each item, EOS included.
 
     Attributes:
         offsets: ``(n + 1,)`` int64; path i is ``tokens[offsets[i]:offsets[i + 1]]``.
         tokens: ``(offsets[-1],)`` int32.
         truncated: items whose text was cut to fit.
-        faults: at most one an item, by row; the paths of these are not to be used.
+        faults: at most one an item, by row; the paths of these items must not be used.
     """
 
     offsets: NDArray[np.int64]
@@ -74,7 +74,7 @@ class TokenPaths:
 
 
 def spells(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether every byte of ``text`` is in a token; byte-pair encoding leaves out what it does not know."""
+    """Whether tokens cover every byte of ``text``; byte-pair encoding silently drops what it has no piece for."""
     normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
     parts = tokenizer.pre_tokenizer.pre_tokenize_str(normalized) if tokenizer.pre_tokenizer else [(normalized, None)]
     for part, _ in parts:
@@ -85,7 +85,7 @@ def spells(tokenizer: Tokenizer, text: str) -> bool:
 
 
 def encoded(reader: Tokenizer, lines: list[str]) -> Iterator[list[int] | None]:
-    """Token ids of each line; None for a line that the model cannot take."""
+    """Token ids of each line; None for a line that the tokenizer's model cannot encode."""
     try:
         encodings = reader.encode_batch_fast(lines, add_special_tokens=False)
     except Exception:  # noqa: BLE001 - tokenizers raises nothing more exact, and does not say of which line
@@ -100,12 +100,12 @@ def encoded(reader: Tokenizer, lines: list[str]) -> Iterator[list[int] | None]:
 
 
 def sliced(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """A part of ``text`` for each token; joined, they are ``text``.
+    """Split ``text`` into a part for each token; joined, the parts are ``text``.
 
     Args:
         text: what was tokenised.
-        spans: first character and end of each token. White space that no token covers belongs to the next one; of
-            tokens that share characters, the last has them.
+        spans: first character and end of each token. White space that no token covers goes to the next token; where
+            tokens share characters, the last one gets them.
     """
     parts, begin = [], 0
     starts = [*(first for first, _ in spans[1:]), len(text)]
@@ -119,13 +119,13 @@ def sliced(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def agreement(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
+    """How many leading characters two texts share."""
     shorter = min(len(one), len(other))
     return next((at for at in range(shorter) if one[at] != other[at]), shorter)
 
 
 def is_complete(definition: dict[str, Any]) -> bool:
-    """Whether any text can be spelled: a piece for each byte."""
+    """Whether the vocabulary has a piece for every byte, so that it can spell any text."""
     model = definition.get("model") or {}
     vocab = model.get("vocab")
     pieces = {piece[0] for piece in vocab} if isinstance(vocab, list) else set(vocab or ())

@@ -1,9 +1,8 @@
-"""Titles to token paths, with text that can never become a control token.
+"""Titles to token paths; no title can become a control token.
 
-A tokenizer's added tokens (``<|im_end|>``, ``</s>``, tool tags) are matched in plain text by default. Here titles are
-read by a tokenizer that has none of those that steer a model (`control_tokens`), so a title that spells
-``<|im_end|>`` becomes the ordinary tokens of those characters. Semantic-ID catalogues, whose paths consist of such
-tokens, opt in.
+A tokenizer matches its added tokens (``<|im_end|>``, ``</s>``, tool tags) in plain text by default. Titles are read by
+a copy of the tokenizer without control tokens (`control_tokens`), so ``<|im_end|>`` in a title becomes ordinary tokens
+of those characters. Catalogues of semantic IDs, whose paths consist of added tokens, opt in.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from igd_core.catalogue.control_tokens import plain_definition, role_tokens, steers, unknown_id
+from igd_core.catalogue.control_tokens import is_control_token, plain_definition, role_tokens, unknown_id
 from igd_core.catalogue.token_paths import (
     BYTE_PIECES,
     FaultKind,
@@ -40,21 +39,21 @@ __all__ = ["TERMINATOR", "PathFault", "TitleTokenizer", "TokenPaths", "read_json
 TERMINATOR = "\n"
 """Ends every title, before EOS, as in the reference."""
 
-_CHUNK = 1 << 16  # titles encoded at once: the tokenizer's own results are ten times the size of the ids
+_CHUNK = 1 << 16  # titles encoded at once: the library's own results take ten times the memory of the ids
 
 
 class TitleTokenizer:
-    """A checkpoint's tokenizer, split in two: plain text for titles, and the full one for the operator's own text.
+    """A checkpoint's tokenizer twice: without control tokens for titles, and in full for the operator's own text.
 
     Attributes:
-        fingerprint: sha256 of the canonical ``tokenizer.json``; artifacts and checkpoints are matched by it.
+        fingerprint: sha256 of the canonical ``tokenizer.json``; an artifact serves only models with an equal one.
         eos_id: id of the end-of-sequence token.
-        bos_ids: ids that the tokenizer itself puts in front of a text; often none.
+        bos_ids: ids that the tokenizer itself puts before a text; often none.
         vocab_size: one more than the highest id, added tokens included.
     """
 
     def __init__(self, definition: dict[str, Any], eos_token: str, *, roles: Sequence[str] = ()) -> None:
-        """``roles``: further tokens that steer, whatever ``definition`` says of them (BOS, padding ...)."""
+        """``roles``: further tokens to treat as control tokens, such as BOS and padding."""
         definition = {**definition, "truncation": None, "padding": None}
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
@@ -62,7 +61,7 @@ class TitleTokenizer:
         added = definition.get("added_tokens") or []
         self._added = frozenset(int(token["id"]) for token in added)
         named = {eos_token, *roles}
-        control = [token for token in added if steers(token, named)]
+        control = [token for token in added if is_control_token(token, named)]
         self._control = frozenset(int(token["id"]) for token in control)
         self._roles = frozenset(int(token["id"]) for token in control if token["content"] in named)
         self._plain = _parse_tokenizer(plain_definition(definition, named))
@@ -104,27 +103,27 @@ class TitleTokenizer:
         return list(self._full.encode(text, add_special_tokens=False).ids)
 
     def id_of(self, token: str) -> int | None:
-        """Id of a token by its content; None where the tokenizer does not hold it as one."""
+        """Id of a token by its text; None where the vocabulary has no such token."""
         found: int | None = self._full.token_to_id(token)
         return found
 
     def extends(self, other: TitleTokenizer) -> bool:
-        """Whether all tokens of ``other`` are here under their ids, and what is new has higher ones."""
+        """Whether every token of ``other`` has the same id here, and every new token a higher one."""
         ours, theirs = (each._full.get_vocab(with_added_tokens=True) for each in (self, other))
         added = (at for token, at in ours.items() if token not in theirs)
         return bool(theirs.items() <= ours.items()) and min(added, default=other.vocab_size) >= other.vocab_size
 
     def token_text(self, token_id: int) -> str:
-        """What one token reads as behind another; parts of a character read as U+FFFD."""
+        """The text of one token in the middle of a line; a part of a character reads as U+FFFD."""
         before = self.text(self._letter)
         return self.text([*self._letter, token_id]).removeprefix(before)
 
     def token_texts(self, text: str, ids: Sequence[int]) -> list[str]:
-        """What each token of the path that spells ``text`` reads as.
+        """The text of each token of the path that spells ``text``.
 
         Joined, they are ``text`` as far as the path goes, a newline where the path has one, and EOS's own name. A
-        character that several tokens spell is the last one's; the others read as nothing. A path that this tokenizer
-        would not make of ``text`` is decoded instead.
+        character that several tokens spell goes to the last of them; the others get "". Ids that are not this
+        tokenizer's path of ``text`` are decoded instead.
         """
         if not ids:
             return []
@@ -149,18 +148,18 @@ class TitleTokenizer:
         return str(self._full.id_to_token(token_id))
 
     def _decoded(self, ids: Sequence[int]) -> list[str]:
-        """What each token adds to the text of those before it."""
+        """The text that each token adds to that of the tokens before it."""
         whole, read, texts = self.text(ids), 0, []
         for count in range(1, len(ids) + 1):
             so_far = self.text(ids[:count]) if count < len(ids) else whole
-            # The part of a character that is not all there yet reads as U+FFFD, and agrees with nothing.
+            # An incomplete character reads as U+FFFD, which agrees with nothing.
             end = max(read, agreement(whole, so_far))
             texts.append(whole[read:end])
             read = end
         return texts
 
     def text(self, ids: Sequence[int]) -> str:
-        """What several tokens read as, control tokens included."""
+        """The text of several tokens, control tokens included."""
         return str(self._full.decode(ids, skip_special_tokens=False))
 
     def encode_paths(
@@ -212,14 +211,14 @@ class TitleTokenizer:
         return TokenPaths(offsets=offsets, tokens=flat, truncated=truncated, faults=found)
 
     def _read_bos(self) -> list[int]:
-        """What the tokenizer adds in front of a text, though BOS may be the token that ends one."""
+        """Ids that the tokenizer puts before a text. A tokenizer may use one token as both BOS and EOS."""
         if next(encoded(self._full, ["a"])):
             encoding = self._full.encode("a", add_special_tokens=True)
             return list(encoding.ids[: list(encoding.special_tokens_mask).index(0)])
         return [token for token in self._full.encode("", add_special_tokens=True).ids if token != self.eos_id]
 
     def _read_newline(self) -> list[int]:
-        """How a text's newline is spelled behind it: read alone, it may get a token of its own for the beginning."""
+        """Ids of a newline behind a text. Alone, the newline may get another token, for the beginning of a text."""
         alone, before, after = encoded(self._plain, [TERMINATOR, "a", "a" + TERMINATOR])
         if before is None or after is None or after[: len(before)] != before:
             return alone or []
@@ -228,7 +227,7 @@ class TitleTokenizer:
     def _misread(
         self, texts: Sequence[str], offsets: NDArray[np.int64], tokens: NDArray[np.int32], forbidden: frozenset[int]
     ) -> Iterator[PathFault]:
-        """Paths that hold a token which is not of their text, and paths that hold none."""
+        """Find paths with a token that their text does not have, and paths without a token."""
         inside = np.ones(len(tokens), dtype=bool)
         inside[offsets[1:] - 1] = False  # the EOS that ends each path
         spelled = (self._plain.token_to_id(text) for text in (TERMINATOR, BYTE_PIECES[ord(TERMINATOR)]))
@@ -238,7 +237,7 @@ class TitleTokenizer:
         inside[ends[~np.isin(tokens[ends], list(forbidden))]] = False
         unknown = set() if self._unknown_id is None else {self._unknown_id}
         suspect = np.isin(tokens, np.fromiter(forbidden | breaks | unknown, dtype=np.int32))
-        for at in np.flatnonzero(inside & suspect)[::-1]:  # the first of a path wins
+        for at in np.flatnonzero(inside & suspect)[::-1]:  # the first fault of a path wins
             item, token = int(np.searchsorted(offsets, at, side="right")) - 1, int(tokens[at])
             if token in unknown:
                 yield PathFault(item=item, kind="no piece", what=self._unknown_text(texts[item]))
@@ -250,20 +249,20 @@ class TitleTokenizer:
                 yield PathFault(item=item, kind="nothing")
 
     def _unknown_text(self, text: str) -> str:
-        """The part of ``text`` that stands behind the token for what has no piece."""
+        """The parts of ``text`` that became the unknown token."""
         encoding = self._plain.encode(text, add_special_tokens=False)
         spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token == self._unknown_id]
         return " ".join(dict.fromkeys(text[first:end] for first, end in spans))
 
     def _lost_characters(self, texts: Sequence[str], first: int) -> Iterator[PathFault]:
-        """Texts with characters that byte-pair encoding passes over without a word."""
+        """Find texts with characters that byte-pair encoding drops silently."""
         lost = {char for char in set().union(*texts) if not self._holds(char)} if self._drops else set()
         for item, text in enumerate(texts if lost else (), start=first):
             if not lost.isdisjoint(text):
                 yield PathFault(item=item, kind="no piece", what="".join(dict.fromkeys(c for c in text if c in lost)))
 
     def _holds(self, char: str) -> bool:
-        """Whether ``char`` has a piece, or bytes that have one."""
+        """Whether the vocabulary has a piece for ``char``, or for its bytes."""
         if char not in self._held:
             self._held[char] = char.isspace() or spells(self._plain, char)
         return self._held[char]
@@ -277,7 +276,7 @@ def _parse_tokenizer(definition: dict[str, Any]) -> Tokenizer:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of a tokenizer's files.
+    """Read one of a tokenizer's JSON files.
 
     Raises:
         ModelError: it is missing, or no JSON object.
@@ -294,7 +293,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_same_tokenizer(built_with: str, serving: TitleTokenizer) -> None:
-    """Refuse an artifact whose paths were made by another tokenizer.
+    """Refuse an artifact that was built with another tokenizer.
 
     Raises:
         ArtifactError: the fingerprints differ.

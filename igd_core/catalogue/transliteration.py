@@ -1,4 +1,4 @@
-"""Other characters for one that a tokenizer has no piece for: what people would write, the most like it first."""
+"""Replacements for a character that a tokenizer has no piece for, the most natural first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LETTER = re.compile(r"(?:LATIN|GREEK|CYRILLIC) (?P<case>SMALL|CAPITAL) (?:LETTE
 
 
 def written_otherwise(char: str) -> Iterator[str]:
-    """What may stand for ``char``: usual punctuation, its letters without marks, its name, its number.
+    """Replacements for ``char``: usual punctuation, its letters without marks, its name, its number.
 
     >>> [next(written_otherwise(char)) for char in "\u00e9\u00f8\u2019\u00df"]
     ['e', 'o', "'", 'ss']

@@ -1,8 +1,8 @@
 """The prefix tree of a catalogue's token paths, as flat arrays.
 
-Numbering does the work. Paths are sorted once and nodes are numbered breadth first, so edge ``e`` leads to node
-``e + 1`` and needs no target array; every node covers a contiguous range of the sorted paths, so a question about
-"all items below this node" is a difference of two entries of a cumulative sum.
+Paths are sorted once and nodes are numbered breadth first. So edge ``e`` leads to node ``e + 1`` and needs no target
+array; and every node covers a contiguous range of the sorted paths, so a sum over all items below a node is a
+difference of two entries of a cumulative sum.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TokenTrie:
 
     @property
     def num_edges(self) -> int:
-        """Edges; one fewer than nodes."""
+        """Edges: one fewer than nodes."""
         return len(self.edge_token)
 
     @property
@@ -78,28 +78,28 @@ class TokenTrie:
         return len(self.level_start) - 2
 
     def arrays(self) -> dict[str, Int32]:
-        """Every array by its attribute name: what is stored, and all that is stored."""
+        """The arrays that an artifact stores, by attribute name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def children(self, node: NodeId) -> range:
-        """Edges that leave ``node``, as a range of edge ids; their nodes are one higher each."""
+        """Edges that leave ``node``, as a range of edge ids; edge e leads to node e + 1."""
         return range(int(self.row_start[node]), int(self.row_start[node + 1]))
 
     def is_leaf(self, node: NodeId) -> bool:
-        """Whether ``node`` ends a path."""
+        """Whether a path ends at ``node``."""
         return bool(self.row_start[node] == self.row_start[node + 1])
 
     def child(self, node: NodeId, token: int) -> NodeId | None:
-        """Node reached from ``node`` by ``token``, or None; a binary search in the row."""
+        """The node that ``token`` leads to from ``node``, or None; a binary search in the row."""
         start, end = int(self.row_start[node]), int(self.row_start[node + 1])
         edge = start + int(np.searchsorted(self.edge_token[start:end], np.int32(token)))
         return NodeId(edge + 1) if edge < end and self.edge_token[edge] == token else None
 
     def parents(self, nodes: NDArray[np.integer[Any]]) -> Int64:
-        """Parent of each node, shape of ``nodes``, int64; the root must not be asked for."""
+        """The parent of each node, shape of ``nodes``, int64; the root has none and must not be passed."""
         edges = np.asarray(nodes, dtype=np.int32) - np.int32(1)
-        # Leaves have empty rows; the last row that starts at or before the edge is the one that holds it. A needle of
-        # another type than the array's would make numpy copy the whole array: 15 ms instead of 15 us at 10 M nodes.
+        # Leaves have empty rows; the last row that starts at or before the edge holds it. Give searchsorted a needle of
+        # the array's own type, or numpy copies the array: 15 ms instead of 15 us at 10 M nodes.
         return np.searchsorted(self.row_start, edges, side="right") - 1
 
     def edges_to(self, node: NodeId) -> list[EdgeId]:
@@ -143,7 +143,7 @@ class TokenTrie:
 def _check_paths(offsets: Int64, tokens: Int32) -> None:
     if len(offsets) < 2:
         raise CatalogueError("a catalogue needs at least one item")
-    if len(tokens) >= _MAX_NODES:  # each makes a node at most, and node ids are int32
+    if len(tokens) >= _MAX_NODES:  # a token makes at most one node, and node ids are int32
         raise CatalogueError(f"the paths hold {len(tokens)} tokens; fewer than {_MAX_NODES} fit")
     if offsets[0] != 0 or offsets[-1] != len(tokens):
         raise CatalogueError(f"path offsets run from {offsets[0]} to {offsets[-1]}, tokens number {len(tokens)}")
@@ -155,10 +155,10 @@ def _check_paths(offsets: Int64, tokens: Int32) -> None:
 
 
 class _Builder:
-    """Sorts the paths depth by depth, and reads each depth's nodes off the sorted order.
+    """Sort the paths depth by depth, and read each depth's nodes off the sorted order.
 
-    ``order`` holds items at their sorted positions as far as known. ``active`` are the positions whose paths go on
-    at this depth, and ``group`` is the rank, among this depth's nodes, of the node that each stands on.
+    ``order`` holds items at their sorted positions as far as known. ``active`` are the positions of paths longer than
+    this depth; ``group`` is the number, among this depth's nodes, of each one's node.
     """
 
     def __init__(self, offsets: Int64, tokens: Int32) -> None:

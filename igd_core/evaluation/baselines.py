@@ -167,7 +167,7 @@ def ranked_lists(
         scores = ranker.scores(part)
         if seen == "excluded":
             for row, history in enumerate(part):
-                scores[row, list(artifact.reading_like(history))] = -np.inf
+                scores[row, list(artifact.of_same_path_or_title(history))] = -np.inf
         scores = scores[:, trie.leaf_items]
         best = np.maximum.reduceat(scores, trie.leaf_start[:-1], axis=1)
         for row in range(len(part)):

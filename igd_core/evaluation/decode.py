@@ -66,7 +66,7 @@ class RowDecoder:
         artifact = self._artifact
         filters: dict[Seen, ItemFilter] = {
             "allowed": ItemFilter.of(),
-            "excluded": ItemFilter.of(barred=list(artifact.reading_like(history))),
+            "excluded": ItemFilter.of(barred=list(artifact.of_same_path_or_title(history))),
         }
         leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
         left_out = artifact.num_left_out(history, self._engine.context_tokens)

@@ -44,7 +44,7 @@ class Query:
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
         exclude_seen: leave out items of the whole ``history``.
-        exclude_seen_titles: with ``exclude_seen``, leave out also what reads like them (`Artifact.reading_like`).
+        exclude_seen_titles: with ``exclude_seen``, leave out items of the same path or title too.
         exclude: further items to leave out.
         allow: the only items that may come back; None for all.
         attributes: conditions on items' attributes, all of which must hold (`igd_core.catalogue.conditions`).
@@ -71,7 +71,7 @@ class Query:
         """Item rows that may not come back, ascending: ``exclude``, and what of the catalogue counts as seen."""
         if not self.exclude_seen:
             return tuple(sorted({*self.exclude}))
-        seen = artifact.reading_like(self.history) if self.exclude_seen_titles else self.history
+        seen = artifact.of_same_path_or_title(self.history) if self.exclude_seen_titles else self.history
         return tuple(sorted({*self.exclude, *seen}))
 
 

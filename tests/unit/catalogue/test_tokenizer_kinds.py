@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, SPECIAL, gemma, llama, tokenizer_of, unigram, wordpiece
 
-from igd_core.catalogue.control_tokens import plain_definition, role_tokens, steers
+from igd_core.catalogue.control_tokens import is_control_token, plain_definition, role_tokens
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.tokenization import PathFault, TitleTokenizer
 from igd_core.datasets.cleaning import clean_title
@@ -117,7 +117,7 @@ def test_nothing_is_explained_by_no_tokens() -> None:
     ],
 )
 def test_only_tokens_that_steer_a_model_are_control_tokens(token: dict[str, Any], *, expected: bool) -> None:
-    assert steers(token, {"PAD"}) == expected
+    assert is_control_token(token, {"PAD"}) == expected
 
 
 def test_roles_are_read_in_either_spelling() -> None:

@@ -260,8 +260,8 @@ def test_items_of_one_title_spelled_apart_and_of_two_titles_spelled_alike_are_se
         frequency=np.arange(6, 0, -1),
     )
     artifact = build_artifact(catalogue, tokenizer, BuildOptions())
-    assert [artifact.reading_like(items(row)) for row in range(6)] == [{0, 1, 2}] * 3 + [{3, 4}] * 2 + [{5}]
-    assert artifact.reading_like([]) == set()
+    assert [artifact.of_same_path_or_title(items(row)) for row in range(6)] == [{0, 1, 2}] * 3 + [{3, 4}] * 2 + [{5}]
+    assert artifact.of_same_path_or_title([]) == set()
     assert sorted(returned(ask(artifact, Query(history=items(1, 4), k=6, beams=6)))) == [5]
     apart = Query(history=items(1, 4), k=6, beams=6, exclude_seen_titles=False)
     assert sorted(returned(ask(artifact, apart))) == [0, 2, 3, 5]
