@@ -1,4 +1,4 @@
-"""One versioned, checksummed bundle: trie, information-gain table, items and manifest."""
+"""The artifact: one versioned, checksummed bundle of trie, information gains, items and manifest."""
 
 from igd_core.artifact.build import BuildOptions, Built, build_artifact, build_reported
 from igd_core.artifact.bundle import Artifact

@@ -1,7 +1,7 @@
-"""How large a bundle's parts may be, packed and unpacked, by what its manifest counts: known before anything is read.
+"""Size limits of a bundle's parts, packed and unpacked. They follow from the manifest's counts and are checked first.
 
-A part is hashed, but whoever wrote the hash may have written a bomb: a column of one long text a million times is a few
-kilobytes of Parquet, and gigabytes of memory.
+A part's hash does not protect: whoever wrote it may have written a bomb. A column of one long text a million times is a
+few kilobytes of Parquet, and gigabytes of memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENTRY_BYTES = 4
 
 
 def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
-    """Check that the manifest's numbers can be a bundle's, each and together.
+    """Check that the manifest's sizes are possible for a bundle, each alone and all together.
 
     Raises:
         ArtifactError: names the field and its value.
@@ -54,14 +54,14 @@ def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
 
 
 def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
-    """Check what a Parquet file of items unpacks to, without unpacking repeated texts.
+    """Check what a Parquet file of items unpacks to, without unpacking texts that it repeats.
 
-    Its own footer is asked first, then the headers of its pages, which must not say more; then it is read with each
-    different text once, and the sum of all is told from that.
+    The footer is checked first, then the headers of the pages, which must agree with it. Then the file is read with
+    each distinct text once, and the total is computed from that.
 
     Raises:
-        ArtifactError: other rows than the manifest counts, too many columns, more bytes than a part of
-            ``packed_bytes`` may unpack to, or a page of more than the footer says.
+        ArtifactError: the file has other rows than the manifest counts, too many columns, more bytes than a part of
+            ``packed_bytes`` may unpack to, or a page larger than the footer says.
         ArrowException: it is no Parquet file.
     """
     most = most_unpacked(packed_bytes)
@@ -93,20 +93,20 @@ def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
 
 
 def read_items(path: Path) -> pa.Table:
-    """What such a file holds, column by column on this thread: several threads would keep 25 MB of what they freed.
+    """Read the file column by column on this thread: several threads would keep 25 MB of memory that they have freed.
 
     Raises:
         ArrowException: it is no Parquet file.
-        KeyError: two columns of one name.
+        KeyError: two columns have one name.
     """
-    # `pq.read_table` imports pandas where there is one, which takes 25 MB and a second.
+    # `pq.read_table` imports pandas if it is installed: 25 MB and a second.
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         return pa.table({name: file.read(columns=[name], use_threads=False).column(name) for name in names})
 
 
 def most_unpacked(packed_bytes: int) -> int:
-    """Bytes that a part of so many bytes may unpack to."""
+    """The most bytes that a part of ``packed_bytes`` may unpack to."""
     return _SLACK_BYTES + _UNPACKED_TIMES * packed_bytes
 
 

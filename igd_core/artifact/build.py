@@ -1,4 +1,4 @@
-"""From a catalogue and a tokenizer to an artifact."""
+"""Build an artifact from a catalogue and a tokenizer."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class BuildOptions:
 
     Attributes:
         name: the catalogue's name.
-        model_id: checkpoint it is meant for, if one.
+        model_id: the checkpoint it is meant for, if any.
         alpha: default decoding weight, 0..1.
         smoothing: interactions added to every item's count, >= 0.
         max_path_tokens: longest path; longer texts are cut.
         allow_added_tokens: paths may hold a checkpoint's own added tokens (semantic IDs).
         on_unspellable: what becomes of an item whose text the tokenizer cannot spell (`spell_catalogue`).
-        path_column: where the texts come from.
-        instruction: text in front of the history.
+        path_column: the column that the texts come from.
+        instruction: text before the history.
         bullet: text in front of each line, the one to be written included (`igd_core.catalogue.prompts`).
-        suffix: text behind the history.
+        suffix: text after the history.
         max_history: most items a prompt shows.
         drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.
     """
@@ -64,7 +64,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """An artifact, and the ``spelled`` catalogue that it was made of."""
+    """An artifact, and the ``spelled`` catalogue that it was built from."""
 
     artifact: Artifact
     spelled: SpelledCatalogue
@@ -74,15 +74,15 @@ def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: Bui
     """Tokenise, build the trie and the information-gain table, and name the result by its content.
 
     Raises:
-        UnspellableError: texts without a path of their own.
+        UnspellableError: the tokenizer cannot spell some texts.
         CatalogueError: a path that is a prefix of another, semantic IDs that are no tokens, or no positive prior.
     """
     return build_reported(catalogue, tokenizer, options).artifact
 
 
 def build_reported(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Built:
-    """As `build_artifact`, and what became of texts that the tokenizer cannot spell."""
-    prior(catalogue.frequency, options.smoothing)  # refuses counts of nothing before the titles are read
+    """As `build_artifact`, and report the texts that the tokenizer could not spell."""
+    prior(catalogue.frequency, options.smoothing)  # raises if nothing was ever chosen, before the titles are tokenised
     spelled = spell_catalogue(
         catalogue,
         tokenizer,

@@ -1,4 +1,4 @@
-"""An artifact in memory: immutable, shared by all requests that began with its version."""
+"""An artifact in memory: immutable, shared by all requests to its version."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ class Artifact:
         gains: information gain per edge.
         leaf_of_item: ``(num_items,)`` int32.
         leaf_prior: ``(num_leaves,)`` float64; share of interactions, smoothed as the manifest says.
-        shares_path: a byte for each item, 1 where another has its path; read at every request, faster than an array.
-        shared_titles: which titles several items have; None where titles spell the paths, so that such items share one.
+        shares_path: a byte for each item, 1 where another item has the same path; read in every request, faster than an
+            array.
+        shared_titles: which items share a title; None where titles spell the paths, so that such items share a path
+            too.
     """
 
     version: str
@@ -66,9 +68,9 @@ class Artifact:
         )
 
     def of_same_path_or_title(self, items: Sequence[int]) -> set[int]:
-        """Rows of all that the model or people cannot tell from one of ``items``: of the same path, or the same title.
+        """Rows of all items that share the path or the title of one of ``items``, which no user can tell apart.
 
-        ``items`` are among them.
+        ``items`` themselves are included.
         """
         found = {*items}
         if self.shared_titles is not None:
@@ -84,7 +86,7 @@ class Artifact:
         return found
 
     def popular_leaves(self) -> NDArray[np.int32]:
-        """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int32; sorts them all."""
+        """Leaves by falling prior, ties in catalogue order, ``(num_leaves,)`` int32; sorts all of them."""
         first_item = np.minimum.reduceat(self.trie.leaf_items, self.trie.leaf_start[:-1])
         return np.asarray(np.lexsort((first_item, -self.leaf_prior)), np.int32)
 
@@ -98,6 +100,6 @@ class Artifact:
         Room for the longest path is kept. If not even the newest item fits, that is all of the window.
         """
         template, room = self.manifest.template, context_tokens - self.trie.depth
-        if template.longest(self.trie.depth) <= room:  # as a rule: nothing needs to be counted
+        if template.longest(self.trie.depth) <= room:  # usually: nothing needs to be counted
             return 0
         return template.num_left_out(history, self.trie, self.leaf_of_item, max_tokens=room)

@@ -1,4 +1,4 @@
-"""What a manifest counts: a bundle's files, and the sizes of its arrays."""
+"""What a manifest counts: the files of a bundle, and the sizes of its arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRecord:
-    """A file of the bundle: ``sha256`` (hex) over its ``bytes`` bytes."""
+    """A file of the bundle: its ``bytes``, and the ``sha256`` (hex) of them."""
 
     sha256: str
     bytes: int

@@ -1,4 +1,4 @@
-"""Artifacts on disk: written whole or not at all, verified part by part, and mapped rather than read."""
+"""Artifacts on disk: written atomically, verified part by part, and memory-mapped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPart:
-    """A part's bytes and what the manifest says of them."""
+    """A part's bytes, and its record in the manifest."""
 
     data: bytes
     record: PartRecord
@@ -60,7 +60,7 @@ def encode_parts(catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) ->
 def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False) -> None:
     """Write the bundle so that ``directory`` appears complete or not at all.
 
-    A directory that already holds this version is left as it is.
+    If the directory already holds this version, nothing is written.
 
     Raises:
         ArtifactError: ``directory`` exists and holds something else, and ``replace`` is False.
@@ -81,8 +81,8 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
 
     Args:
         directory: holds ``manifest.json`` and the parts it names.
-        verify: hash every part and check the arrays' structure. Without it only sizes, shapes and dtypes are checked;
-            for a directory that this machine has verified before.
+        verify: hash every part and check the arrays' structure. False checks sizes, shapes and dtypes alone; for a
+            directory that this machine has verified before.
 
     Raises:
         ArtifactError: names the part and the reason.
@@ -139,10 +139,10 @@ def _check_part(path: Path, record: PartRecord, *, hashed: bool) -> None:
 
 
 def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """Map a safetensors file; ``expected`` gives each tensor's dtype name, and no other tensor may be there.
+    """Map a safetensors file. ``expected`` gives each tensor's dtype name; any other tensor is refused.
 
-    safetensors' own numpy reader copies. Pages are private (mode "c"), so torch takes the arrays as writable without
-    a copy and nothing reaches the file.
+    safetensors' own numpy reader copies. The map is private (mode "c"): torch takes the arrays as writable without a
+    copy, and nothing is written to the file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

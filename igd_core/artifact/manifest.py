@@ -40,10 +40,10 @@ class Manifest:
         tokenizer_sha256: fingerprint of the tokenizer that made the paths.
         vocab_size: one more than the highest token id of that tokenizer.
         eos_id: last token of every path.
-        model_id: checkpoint the artifact is meant for; empty when any with this tokenizer will do.
+        model_id: the checkpoint that the artifact is meant for; empty if any checkpoint with this tokenizer will do.
         alpha: decoding weight used when a request names none.
-        smoothing: additive smoothing of the prior, in interactions.
-        path_column: what items are spelled by.
+        smoothing: interactions added to every item's count in the prior.
+        path_column: the column that spells items.
         entropy_nats: entropy of the catalogue's prior, H(root).
         template: the prompt's token ids.
         counts: sizes.
@@ -73,7 +73,7 @@ class Manifest:
         return hashlib.sha256(_canonical(self._body())).hexdigest()[:VERSION_LENGTH]
 
     def to_bytes(self) -> bytes:
-        """The manifest file."""
+        """The bytes of the manifest file."""
         body = {"format": FORMAT, "format_version": FORMAT_VERSION, "version": self.version, **self._body()}
         return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
 
@@ -85,7 +85,7 @@ class Manifest:
         """Parse and check a manifest file.
 
         Raises:
-            ArtifactError: foreign, of another format version, incomplete, or altered (its version does not match).
+            ArtifactError: not an artifact, another format version, incomplete, or altered (the version does not match).
         """
         body = _parse(data)
         if body.pop("format", None) != FORMAT:
@@ -109,7 +109,7 @@ class Manifest:
             raise ArtifactError(f"manifest.json: {type(error).__name__}: {error}") from None
         if version != computed:
             raise ArtifactError(f"manifest.json: altered; it says version {version!r}, its content is {computed!r}")
-        if data != manifest.to_bytes():  # white space, and keys or spellings that parsing forgives
+        if data != manifest.to_bytes():  # white space, and whatever else JSON parsing forgives
             raise ArtifactError(f"manifest.json: altered; not as version {version!r} was written")
         if set(parts) != set(PART_NAMES):
             raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(PART_NAMES)}")

@@ -1,4 +1,4 @@
-"""Items that a model cannot tell apart: how many share a path, which, and why."""
+"""Items that share a path, so that a model cannot tell them apart: how many, which, and why."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Why: TypeAlias = Literal["the same text", "cut to the same beginning", "the same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedPath:
-    """One path of several items.
+    """One path that several items have.
 
     Attributes:
-        why: what makes them one.
+        why: what makes the items share it.
         item_ids: a few of them, the most popular first.
-        titles: of these.
-        items: how many they are.
+        titles: their titles.
+        items: how many items have the path.
     """
 
     why: Why
@@ -37,7 +37,7 @@ class SharedPath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedPaths:
-    """All of a catalogue: ``paths`` that several items have, these ``items``, and those that most items have."""
+    """A catalogue's shared paths: the number of ``paths`` and of ``items`` on them, and those with the most items."""
 
     paths: int
     items: int
@@ -45,7 +45,7 @@ class SharedPaths:
 
 
 def shared_paths(artifact: Artifact) -> SharedPaths:
-    """Count them, and give the five that most items have."""
+    """Count shared paths, and describe the five with the most items."""
     sizes = np.diff(artifact.trie.leaf_start)
     shared = np.flatnonzero(sizes > 1)
     largest = shared[np.argsort(-sizes[shared], kind="stable")[:_EXAMPLES]]

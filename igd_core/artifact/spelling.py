@@ -1,4 +1,4 @@
-"""The texts of a catalogue as token paths, and what becomes of those that a tokenizer cannot spell."""
+"""Tokenise the texts of a catalogue; refuse, skip or rewrite those that the tokenizer cannot spell."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SHOWN = 5
 
 
 class UnspellableError(CatalogueError):
-    """Items whose text has no path of its own under this tokenizer.
+    """Some items have texts that this tokenizer cannot spell.
 
     Attributes:
-        faults: by row.
+        faults: one an item, by row.
     """
 
     def __init__(self, faults: tuple[PathFault, ...], catalogue: Catalogue) -> None:
-        """Names the first five by their ids."""
+        """The message names the first five items."""
         named = "; ".join(f"item {catalogue.item_ids[fault.item]!r}: {fault.reason}" for fault in faults[:_SHOWN])
         more = f"; and {len(faults) - _SHOWN:,} more" if len(faults) > _SHOWN else ""
         super().__init__(named + more)
@@ -37,13 +37,13 @@ class UnspellableError(CatalogueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpelledCatalogue:
-    """Items with a path each.
+    """A catalogue in which every item has a path.
 
     Attributes:
         catalogue: the items that are left, with the texts that spell them.
-        paths: of these, in their order.
-        faults: what was wrong with texts as they were given, by the rows of the catalogue that was given.
-        written: of the rows that were not left out for it, the text that was taken instead.
+        paths: their token paths, in the same order.
+        faults: faults of the texts as given, by rows of the catalogue as given.
+        written: the text used instead, by row; without the items left out.
     """
 
     catalogue: Catalogue
@@ -64,15 +64,15 @@ def spell_catalogue(
 
     Args:
         catalogue: whose ``texts`` are read.
-        tokenizer: reads them.
+        tokenizer: makes the paths.
         max_tokens: longest path.
         allow_added_tokens: texts may hold the tokenizer's added tokens (semantic IDs).
-        on_unspellable: what becomes of a text that has no path of its own: an error, the item is left out, or other
-            characters are written for those that have no piece.
+        on_unspellable: for a text that the tokenizer cannot spell, raise (``error``), leave the item out (``skip``), or
+            replace the characters without a piece (``spell``).
 
     Raises:
-        UnspellableError: with ``error``; or with ``spell``, where nothing else can be written.
-        CatalogueError: semantic IDs that are no tokens of this tokenizer, or no item is left.
+        UnspellableError: with ``error``; with ``spell``, if no replacement can be spelled either.
+        CatalogueError: semantic IDs that are not tokens of this tokenizer, or no item is left.
     """
     if allow_added_tokens or are_semantic_ids(catalogue.texts):
         require_codes(tokenizer, catalogue.texts, catalogue.item_ids)
@@ -106,7 +106,7 @@ def spell_catalogue(
 
 
 class _Speller:
-    """Writes other characters for those that a tokenizer cannot spell."""
+    """Replaces characters that the tokenizer cannot spell."""
 
     def __init__(self, tokenizer: TitleTokenizer, *, allow_added_tokens: bool) -> None:
         self._tokenizer = tokenizer
@@ -114,7 +114,7 @@ class _Speller:
         self._instead: dict[str, str | None] = {}
 
     def respelled(self, text: str) -> str | None:
-        """A text without faults; None where none is found."""
+        """The text without faults; None if no replacement is found."""
         for _ in range(_ROUNDS):
             fault = self._fault(text)
             if fault is None:
@@ -123,10 +123,10 @@ class _Speller:
             if fault.kind in {"no piece", "nothing"}:
                 for char in dict.fromkeys(fault.what or text):
                     instead = self._instead_of(char)
-                    if instead is None:  # leaving it out would make another word of what is left
+                    if instead is None:  # dropping the character would change the word
                         return None
                     text = text.replace(char, instead)
-            else:  # a token that the text spells: no longer with a space in it
+            else:  # text that reads as a control token: break it with a space
                 text = text.replace(fault.what, f"{fault.what[:1]} {fault.what[1:]}")
             text = " ".join(text.split())
             if not text or text == before:

@@ -1,4 +1,4 @@
-"""Whether stored arrays are a trie's. A bundle can be whole and still lie: no index may lead outside its array."""
+"""Check that stored arrays form a trie. A file with a correct hash can still hold wrong indices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def check_structure(trie: TokenTrie, vocab_size: int, part: str) -> None:
-    """Check every array of a trie whose arrays have the right lengths, none of them 0.
+    """Check every array of a trie. The arrays must have the right lengths, none of them 0.
 
     Raises:
-        ArtifactError: an index leads outside its array, or edges lead back up; names the array.
+        ArtifactError: an index points outside its array, or an edge leads back up; names the array.
     """
     for name, sound in _checks(trie, vocab_size):
         if not sound:
@@ -28,10 +28,10 @@ def check_structure(trie: TokenTrie, vocab_size: int, part: str) -> None:
 
 
 def _checks(trie: TokenTrie, vocab_size: int) -> Iterator[tuple[str, bool]]:
-    """One array after another, since later checks index with arrays that earlier ones found sound."""
+    """One array after another: later checks index with arrays that earlier checks found sound."""
     start, end = trie.row_start[:-1], trie.row_start[1:]
     is_leaf = start == end
-    # Edge e leads to node e + 1: rows that begin behind their own node cannot lead back, so every walk ends.
+    # Edge e leads to node e + 1: if rows begin behind their own node, no edge leads back, and every walk ends.
     downward = is_leaf | (start >= np.arange(trie.num_nodes))
     yield "row_start", _runs(trie.row_start, 0, trie.num_edges) and bool((start <= end).all() and downward.all())
     yield "edge_token", bool(trie.edge_token.min() >= 0 and trie.edge_token.max() < vocab_size)
@@ -50,5 +50,5 @@ def _runs(array: NDArray[np.int32], first: int, last: int) -> bool:
 
 
 def _rises(array: NDArray[np.int32]) -> bool:
-    # Not np.diff: int32 differences wrap around, and array elements far outside would pass.
+    # Not np.diff: int32 differences wrap around, so elements far outside the array would pass.
     return bool((array[:-1] < array[1:]).all())

@@ -1,1 +1,1 @@
-"""Raw files to a catalogue, interactions, time-ordered splits and (history, target) rows."""
+"""Raw files to a catalogue, interactions, splits by time and (history, target) rows."""

@@ -1,7 +1,7 @@
 """Amazon reviews (2018 release, McAuley lab) from the raw files: one JSON object a line, gzipped or not.
 
-Reviews: ``reviewerID``, ``asin``, ``overall``, ``unixReviewTime``. Metadata: ``asin``, ``title``. Nothing of it may be
-redistributed: it is read where the user has put it.
+Reviews: ``reviewerID``, ``asin``, ``overall``, ``unixReviewTime``. Metadata: ``asin``, ``title``. The data must not be
+redistributed, so it is read where the user has put it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AmazonOptions:
 
     Attributes:
         begin: first day (UTC), ``YYYY-MM-DD``; empty for no bound.
-        end: first day no longer in it; likewise.
+        end: first day after the last one, ``YYYY-MM-DD``; empty for no bound.
         core: each user and each item that stays has at least this many reviews; 1 keeps all.
     """
 
@@ -51,7 +51,7 @@ class AmazonOptions:
             raise DataError(f"begin: {self.begin} is not before end {self.end}")
 
     def window(self) -> tuple[float, float]:
-        """First second, and first second after."""
+        """First second inside the window, and first second after it."""
         return (
             _seconds("begin", self.begin) if self.begin else -np.inf,
             _seconds("end", self.end) if self.end else np.inf,
@@ -60,11 +60,11 @@ class AmazonOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmazonData:
-    """What the raw files held.
+    """The reviews and items that stay.
 
     Attributes:
-        catalogue: items that stay, in order of their first review.
-        interactions: reviews that stay, in time order, then file order.
+        catalogue: the items, in order of their first review.
+        interactions: the reviews, in time order, then file order.
         reviews: lines of the reviews file.
         untitled: reviews left out because their item has no usable title.
     """
@@ -76,7 +76,7 @@ class AmazonData:
 
 
 def read_amazon(reviews: Path, metadata: Path, options: AmazonOptions) -> AmazonData:
-    """Reviews inside the window, of items with a title, cut down to the core.
+    """Read the reviews inside the window, of items with a title, and cut them down to the core.
 
     A title that is web-page debris (markup, script) or longer than 400 characters counts as none. A user who reviews an
     item again is counted once, the first time.
@@ -131,7 +131,7 @@ def read_amazon(reviews: Path, metadata: Path, options: AmazonOptions) -> Amazon
 
 
 def usable_title(raw: object) -> str:
-    """A cleaned title, or "" where it is none."""
+    """The cleaned title, or "" where it is not usable as one."""
     if not isinstance(raw, str) or any(mark in raw for mark in _MARKUP):
         return ""
     title = clean_title(raw)
@@ -181,7 +181,7 @@ def _review(path: Path, number: int, line: bytes) -> tuple[str, str, int, float]
     rating = entry.get("overall", np.nan)
     written = entry.get("unixReviewTime")
     if isinstance(written, int) and not isinstance(written, bool) and written < EARLIEST_S:
-        time = written  # outside of any window
+        time = written  # outside any window
     else:
         try:
             time = instant_of(written).us // 1_000_000

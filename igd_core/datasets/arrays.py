@@ -1,6 +1,6 @@
-"""Cells to columns of a few types: text is `string`, lists are `list`, whole numbers are integers.
+"""Cells as Arrow columns of a few types: text is `string`, lists are `list`, whole numbers are integers.
 
-Bytes that are no text, and lone surrogates of JSON, become NUL characters: whoever asks for such a cell refuses it.
+Bytes that are not text, and lone surrogates of JSON, become NUL characters: reading such a cell later is a fault.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def text_array(cells: Sequence[str]) -> pa.Array:
 
 
 def json_array(cells: Sequence[Any]) -> pa.Array:
-    """Values of one key of JSON lines; where they are of several types, they become text."""
+    """Values of one key of JSON lines; values of several types become text."""
     kinds = {type(cell) for cell in cells if cell is not None}
     try:
         if kinds == {list}:
@@ -49,7 +49,7 @@ def json_array(cells: Sequence[Any]) -> pa.Array:
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table; a column whose type changes on the way, as in JSON lines, becomes numbers or else text."""
+    """Join tables; a column whose type changes between them, as in JSON lines, becomes numbers or else text."""
     columns = {}
     for name in tables[0].column_names:
         parts = [plain(table.column(name)) for table in tables]
@@ -63,7 +63,7 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column of any file as one of a few types; a type that has no place here stays as it is."""
+    """Convert a column of any file to one of a few types; any other type stays as it is."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
@@ -89,7 +89,7 @@ def _whole_decimals(array: pa.Array) -> pa.Array:
     texts = array.cast(pa.string())
     try:
         return texts.cast(pa.int64())
-    except pa.ArrowException:  # longer: an identifier
+    except pa.ArrowException:  # too long for an integer: an identifier
         return texts
 
 

@@ -1,7 +1,7 @@
-"""Cells of a column to values of an attribute: by the type that a rule gives, or else by the one that they show.
+"""Read the cells of a column as attribute values, of the type that a rule gives or that most cells show.
 
-What most cells show is the type of all: a cell that does not read as one of them is a fault, reported with its row, and
-never a reason to take the whole column for text.
+The type that most cells show is the type of the column. A cell that does not fit is a fault, reported with its row; it
+never turns the whole column into text.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _TRUE: Final = ("true", "1", "yes")
 _FALSE: Final = ("false", "0", "no")
 _SHOWN: Final[tuple[BaseType, ...]] = ("boolean", "integer", "number", "date", "datetime")
 _CODES_SHARE = 50
-"""Digits with a zero in front are codes ("007") where at least one cell in this many is one, and else a fault."""
+"""Digits after a leading zero are codes ("007") if at least one cell in this many has them; else they are faults."""
 _EXACT_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """A column read.
+    """A column as read.
 
     Attributes:
-        values: one of the type `arrow_type(type)` for each cell.
-        type: the attribute's.
-        misfits: rows whose cell, or a value of it, is not of that type, ascending.
-        misfit: text of each of these, as it stands in the file.
-        filled: cells that hold something.
-        told: whether a rule or the file itself gives the type.
-        otherwise: conventions by which misfits are numbers (`decimals.read_by`). Where the type is a text that no rule
-            asks for, the column would be numbers by them, and the misfits are the cells that need one.
+        values: a value of the type `arrow_type(type)` for each cell.
+        type: the attribute's type.
+        misfits: rows with a cell that is not of that type, or has a value that is not, ascending.
+        misfit: the text of each of these cells.
+        filled: how many cells are not empty.
+        told: whether a rule, or the file itself, gives the type.
+        otherwise: conventions by which the misfits are numbers (`decimals.read_by`). For a column that reads as text
+            only because no rule names a convention, the misfits are the cells that need one.
     """
 
     values: pa.Array
@@ -64,16 +64,16 @@ class Cells:
 
 
 class UnusableColumn(ValueError):  # noqa: N818 - the name says what it is
-    """A column of a kind that no attribute can hold; the message is Arrow's name of it."""
+    """The column's type cannot be an attribute; the message is Arrow's name of the type."""
 
 
 def read_cells(column: pa.Array, rule: ColumnRule) -> Cells:
-    """Read a column of a csv, Parquet or JSON file, dictionaries decoded.
+    """Read a column of a csv, Parquet or JSON file, its dictionaries decoded.
 
-    A text column has the type of its cells: whole numbers, numbers, booleans (true, false), dates (2001-05-17) or times
-    with a zone (2001-05-17T10:00:00Z), where more than half of the filled ones are; text where not. Numbers are read by
-    the rule's convention. Other columns have their own type. Empty cells, nulls, NaN and texts that the rule calls
-    missing are no values.
+    A text column has the type that more than half of its filled cells show: whole numbers, numbers, booleans (true,
+    false), dates (2001-05-17) or times with a zone (2001-05-17T10:00:00Z); else text. The rule's convention reads the
+    numbers. Other columns keep their own type. Empty cells, nulls, NaN and texts that the rule calls missing give no
+    value.
 
     Raises:
         UnusableColumn: no attribute can hold its values.
@@ -148,7 +148,7 @@ def _read_text(cells: pa.Array, rule: ColumnRule) -> Cells:
 
 
 def _read_joined(cells: pa.Array, rule: ColumnRule, kind: AttributeType) -> Cells:
-    """Lists whose values stand in one cell, with a separator between them."""
+    """Read lists whose values are joined by a separator in one cell."""
     split = pc.split_pattern(cells, rule.separator or LIST_SEPARATOR)
     parts, rows = pc.utf8_trim_whitespace(split.flatten()), pc.list_parent_indices(split).to_numpy()
     kept = pc.invert(pc.is_in(parts, value_set=pa.array(["", *sorted(rule.missing)], pa.string())))
@@ -169,7 +169,7 @@ def _read_joined(cells: pa.Array, rule: ColumnRule, kind: AttributeType) -> Cell
 
 
 def _grouped(values: pa.Array, rows: NDArray[np.int64], count: int) -> pa.Array:
-    """Lists of the values of each row; nulls are left out."""
+    """Group values into a list for each row; nulls are dropped."""
     valid = values.is_valid()
     values, rows = values.filter(valid), rows[valid.to_numpy(zero_copy_only=False)]
     offsets = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=count)))).astype(np.int32)
@@ -177,7 +177,7 @@ def _grouped(values: pa.Array, rows: NDArray[np.int64], count: int) -> pa.Array:
 
 
 def _shown_type(cells: pa.Array) -> BaseType:
-    """The type that more than half of the filled cells read as, the narrowest first; else text."""
+    """The type that more than half of the filled cells show, the narrowest first; else text."""
     filled = len(cells) - cells.null_count
     if int(_matches(cells, _LEADING_ZERO).sum()) * _CODES_SHARE >= max(filled, 1):
         return "text"
@@ -192,7 +192,7 @@ def _shown_type(cells: pa.Array) -> BaseType:
 
 
 def _told(base: BaseType, cells: pa.Array) -> _Parsed:
-    """Cells as values of a type that a rule gives, null where one is not, and which ones are."""
+    """Read cells as values of a type that a rule gives (null where a cell is not one), and say which cells are."""
     match base:
         case "text":
             return cells, np.ones(len(cells), bool)
@@ -207,7 +207,7 @@ def _told(base: BaseType, cells: pa.Array) -> _Parsed:
 
 
 def _shown(base: BaseType, cells: pa.Array) -> _Parsed:
-    """As `_told`, where nobody says the type: 0 and 1 are no booleans, 007 and 2**63 no numbers."""
+    """As `_told` without a rule: 0 and 1 are not booleans, 007 and 2**63 not numbers."""
     if base == "boolean":
         return _booleans(cells, _TRUE[:1], _FALSE[:1])
     values, fits = _told(base, cells)
@@ -238,11 +238,11 @@ def _is_text(stored: pa.DataType) -> bool:
 
 
 def _own_values(values: pa.Array, base: BaseType) -> tuple[pa.Array, NDArray[np.bool_]]:
-    """Values of a typed column as attributes hold them, and which of them those can hold."""
+    """Convert the values of a typed column, and say which of them an attribute can hold."""
     target = arrow_type(AttributeType(base=base))
     if base == "number":
         if pa.types.is_float32(values.type):
-            values = values.cast(pa.string())  # 9.99 stays 9.99, and does not become 9.989999771118164
+            values = values.cast(pa.string())  # 9.99 stays 9.99 instead of 9.989999771118164
         values = values.cast(target)
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, target), values)
         fits = pc.is_finite(values)
@@ -258,7 +258,7 @@ def _own_values(values: pa.Array, base: BaseType) -> tuple[pa.Array, NDArray[np.
 
 
 def _in_calendar(values: pa.Array, target: pa.DataType) -> tuple[pa.Array, pa.Array]:
-    """Years 1 to 9999, which ISO 8601 spells; times without a zone are taken for UTC, and cut to microseconds."""
+    """Keep years 1 to 9999, which ISO 8601 can write; times without a zone count as UTC and are cut to microseconds."""
     is_date = pa.types.is_date(values.type)
     values = values.cast(target if is_date else pa.timestamp(values.type.unit, "UTC"))
     year = pc.year(values)
@@ -274,7 +274,7 @@ def _as_text(values: pa.Array, base: BaseType) -> pa.Array:
 
 
 def _integers(cells: pa.Array) -> _Parsed:
-    whole = pc.replace_substring_regex(cells, r"\.0+$", "")  # as floats with gaps are exported
+    whole = pc.replace_substring_regex(cells, r"\.0+$", "")  # whole numbers with gaps are often exported as floats
     fits = _matches(whole, _WHOLE)
     far = fits & _matches(whole, rf"^-?[0-9]{{{_EXACT_DIGITS + 1},}}$")
     for at in np.flatnonzero(far).tolist():
@@ -286,7 +286,7 @@ def _numbers(cells: pa.Array) -> _Parsed:
     fits = _matches(cells, PLAIN)
     values = _only(cells, fits).cast(pa.float64())
     fits &= np.isfinite(pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False))
-    # Whole numbers of many digits are identifiers, unless a float64 has them all.
+    # Whole numbers with many digits are identifiers, unless a float64 holds all of them exactly.
     far = fits & _matches(cells, rf"^-?[0-9]{{{_EXACT_DIGITS + 1},}}$")
     for at in np.flatnonzero(far).tolist():
         fits[at] = int(cells[at].as_py()) == int(values[at].as_py())
@@ -301,7 +301,7 @@ def _booleans(cells: pa.Array, true: Sequence[str], false: Sequence[str]) -> _Pa
 
 
 def _by_iso(base: BaseType, cells: pa.Array) -> _Parsed:
-    """Dates and times, each distinct text read once."""
+    """Read dates and times, each distinct text once."""
     encoded = _only(cells, _matches(cells, "^[0-9]{4}-[0-9]{2}-")).dictionary_encode()
     read: list[int | None] = []
     for text in encoded.dictionary.to_pylist():
@@ -321,5 +321,5 @@ def _matches(cells: pa.Array, pattern: str) -> NDArray[np.bool_]:
 
 
 def _only(values: pa.Array, kept: NDArray[np.bool_]) -> pa.Array:
-    """The values with nulls for all that are not kept."""
+    """The values, with null where ``kept`` is false."""
     return pc.if_else(pa.array(kept), values, pa.scalar(None, values.type))

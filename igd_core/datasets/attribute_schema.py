@@ -1,4 +1,4 @@
-"""How the columns of an items file become attributes: a small JSON file beside it, which people may edit.
+"""How the columns of an items file become attributes: a small JSON file beside it, which people can edit.
 
     {
       "format": "igd-attributes",
@@ -11,8 +11,8 @@
       }
     }
 
-`igd data prepare` writes ``items.schema.json`` beside its ``items.csv``, and whoever reads ``X.csv`` looks for
-``X.schema.json``. Columns that it does not name get the type that their cells show.
+`igd data prepare` writes ``items.schema.json`` beside its ``items.csv``. Every command that reads ``X.csv`` looks for
+``X.schema.json``. Columns that the schema does not name get the type that their cells show.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _KEYS = frozenset({"type", "separator", "missing", "decimal"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnRule:
-    """How a column's cells are read.
+    """How to read a column's cells.
 
     Attributes:
-        type: of the attribute; None for what its cells show.
-        ignored: the column becomes no attribute.
-        separator: between the values of a cell of a list; None where cells are lists already, or hold one value.
-        missing: texts that stand for no value, besides the empty one.
-        decimal: what stands in front of a fraction in texts that are numbers; None for the point of programs, without
-            signs between thousands and without a currency (`igd_core.datasets.decimals`).
+        type: the attribute's type; None for the type that the cells show.
+        ignored: the column does not become an attribute.
+        separator: between the values of a list in one cell; None where cells are lists already, or hold one value.
+        missing: texts that mean no value, besides the empty text.
+        decimal: the character before the fraction, in numbers written as text; None for numbers as programs write them:
+            a point, nothing between thousands, no currency (`igd_core.datasets.decimals`).
     """
 
     type: AttributeType | None = None
@@ -60,17 +60,17 @@ class ColumnRule:
 
 
 SHOWN = ColumnRule()
-"""The rule of a column without one."""
+"""The rule of a column for which none is given."""
 
 
 def schema_path(items: Path) -> Path:
-    """Where the schema of an items file lies: ``items.schema.json`` of ``items.csv`` or ``items.csv.gz``."""
+    """Path of an items file's schema: ``items.schema.json`` for ``items.csv`` or ``items.csv.gz``."""
     plain = items.with_suffix("") if items.suffix in _PACKED else items
     return plain.with_name(plain.stem + _SUFFIX)
 
 
 def read_schema(path: Path) -> dict[str, ColumnRule]:
-    """The rules of a schema file, by column.
+    """Read the rules of a schema file, by column.
 
     Raises:
         DataError: names the file, the attribute and the key.
@@ -97,19 +97,19 @@ def read_schema(path: Path) -> dict[str, ColumnRule]:
 
 
 def rules_beside(items: Path) -> dict[str, ColumnRule]:
-    """The rules of the schema that lies beside an items file; none where there is no such file.
+    """Read the rules of the schema beside an items file; none if there is no schema.
 
     Raises:
-        DataError: it cannot be used.
+        DataError: the schema is wrong.
     """
-    if not items.name:  # "." and "/": no file, which who reads it says
+    if not items.name:  # "." and "/" are no files; the reader of the items says so
         return {}
     path = schema_path(items)
     return read_schema(path) if path.is_file() else {}
 
 
 def schema_text(types: Mapping[str, AttributeType], separators: Mapping[str, str]) -> str:
-    """The schema file of columns that were written with these types, and lists with these separators."""
+    """The schema file of columns that were written with these types and these separators of lists."""
     attributes = {
         name: {"type": kind.name} | ({"separator": separators[name]} if kind.is_list else {})
         for name, kind in types.items()
@@ -125,10 +125,10 @@ def with_flags(
     separators: Iterable[tuple[str, str]] = (),
     missing: Iterable[tuple[str, str]] = (),
 ) -> dict[str, ColumnRule]:
-    """Rules changed by a command's flags: ``--type``, ``--multi`` and ``--missing`` as (column, value).
+    """Rules changed by a command's flags ``--type``, ``--multi`` and ``--missing``, given as (column, value).
 
     Raises:
-        DataError: no such type; a list's separator for a column that is said to hold no list.
+        DataError: no such type; or a separator for a column whose type is not a list.
     """
     changed = dict(rules)
     typed = dict(types)

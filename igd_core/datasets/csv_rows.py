@@ -1,7 +1,7 @@
-"""Rows of a csv file as columns, a megabyte of text at a time.
+"""Read rows of a csv file as columns, a megabyte of text at a time.
 
-Text without a quote is cut up by Arrow, the rest by Python's reader: that one reports what does not fit instead of
-taking ``"5" disc"`` for a cell, but needs eight times the time (a million rows counted: 3.6 against 0.4 s of CPU).
+Arrow splits text without quotes, and Python's reader the rest: Python's reports cells that do not fit instead of taking
+``"5" disc"`` for one, but takes eight times as long (a million rows counted: 3.6 against 0.4 s of CPU).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNREADABLE = "a double quote is opened and never closed, or a cell is longer th
 
 
 class CsvRows:
-    """One pass over a csv file. Faulty rows are noted in ``faults``; the header is row 1."""
+    """One pass over a csv file. Notes faulty rows in ``faults``; the header is row 1."""
 
     def __init__(self, text: TextIO, dialect: Dialect, width: int, faults: Faults) -> None:
         self._lines = _Lines(text, faults.name)
@@ -45,10 +45,10 @@ class CsvRows:
         self._row = 0
 
     def batches(self, positions: Sequence[int], batch_rows: int) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
-        """Row numbers, and the columns at these places as text.
+        """Row numbers, and the columns at these positions as text.
 
         Raises:
-            DataError: the file cannot be read on.
+            DataError: the rest of the file cannot be read.
         """
         self._skip_header()
         while block := self._lines.block():
@@ -78,7 +78,7 @@ class CsvRows:
                 return
 
     def _plain_columns(self, block: str, positions: Sequence[int]) -> list[pa.Array] | None:
-        """The columns of whole lines without quotes, blanks or anything else that needs a closer look; else None."""
+        """The columns of whole lines if Python's reader is not needed (no quotes, no blank lines); else None."""
         if (self._dialect.quotes and '"' in block) or "\\" in block or not positions or len(block) > MAX_CELL_CHARS:
             return None
         lines = block.count("\n")
@@ -99,14 +99,17 @@ class CsvRows:
                     include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
                 ),
             )
-        except (pa.ArrowException, UnicodeEncodeError):  # another number of cells, bytes that are no text: row by row
+        except (
+            pa.ArrowException,
+            UnicodeEncodeError,
+        ):  # another number of cells, or no text: row by row
             return None
         if read.num_rows != lines + (not block.endswith("\n")):
             return None
         return [read.column(name).combine_chunks() for name in wanted]
 
     def _record(self) -> list[str] | None:
-        """The next row, or None for one that is blank or, which is noted, does not fit."""
+        """The next row; None for a blank one, and for one that does not fit, which is noted."""
         record = self._next()
         if not record:
             return None
@@ -136,7 +139,7 @@ class CsvRows:
 
 
 class _Lines:
-    """Lines of a text: those of a block that was begun, then, to end a row, further ones."""
+    """The lines of a block, followed by as many further lines as its last row needs."""
 
     def __init__(self, text: TextIO, name: str) -> None:
         self._text = text
@@ -146,11 +149,11 @@ class _Lines:
 
     @property
     def left(self) -> bool:
-        """Whether lines of the block are left."""
+        """Whether the block has lines left."""
         return bool(self._pending)
 
     def block(self) -> str:
-        """About a megabyte of whole lines, "" at the end."""
+        """The next whole lines, about a megabyte; "" at the end."""
         block = self._text.read(_BLOCK_CHARS)
         if block and block[-1] != "\n":
             block += self._line()
@@ -180,5 +183,5 @@ class _Lines:
 
 
 def is_separator_line(record: Sequence[str], row: int) -> bool:
-    """Whether a row is Excel's own first line, ``sep=;``."""
+    """Whether a row is ``sep=;``, which Excel writes as a first line."""
     return row == 1 and len(record) <= 2 and "".join(record)[:4].lower() == "sep=" and len("".join(record)) <= 5

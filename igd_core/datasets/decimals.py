@@ -1,7 +1,7 @@
-"""Numbers as people and shops write them: ``12,99``, ``1.299,00``, ``1 299``, ``12,-``, ``€ 12.99``, ``12,99 EUR``.
+"""Read numbers as people write them: ``12,99``, ``1.299,00``, ``1 299``, ``12,-``, ``€ 12.99``, ``12,99 EUR``.
 
-What ``1,299`` is, only a convention says: 1299 with a decimal point, 1.299 with a decimal comma. So nothing is read by
-one that nobody has named; columns that would be numbers by one are told (`read_by`).
+Only a convention tells what ``1,299`` is: 1299 with a decimal point, 1.299 with a decimal comma. So no convention is
+guessed; if one would make a column numeric, a message names it (`read_by`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Decimal = Literal[",", "."]
 
 NAMES: Final[dict[Decimal, str]] = {",": "comma", ".": "point"}
-"""Of the conventions, by the character in front of the fraction."""
+"""The name of each convention, by the character before the fraction."""
 DECIMALS: Final[dict[str, Decimal]] = {name: sign for sign, name in NAMES.items()}
-"""The other way round, as flags and schemas call them."""
+"""The character before the fraction, by the name that flags and schemas use."""
 PLAIN = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-"""A number as programs write it, which is read without a convention."""
+"""A number as programs write it, which needs no convention."""
 _CURRENCY = (
     r"(?:US|CA|AU|NZ|HK)?\p{Sc}|EUR|USD|GBP|CHF|SEK|NOK|DKK|ISK|PLN|CZK|HUF|RON|BGN|TRY|UAH|RUB|JPY|CNY|INR|BRL|AUD|CAD"
     r"|NZD|MXN|ZAR|kr\.?|zł|Kč|Ft|lei|SFr\.|Fr\."
@@ -34,7 +34,7 @@ _AROUND = rf"^([-−]?){_BLANK}*(?:{_CURRENCY}){_BLANK}*|{_BLANK}*(?:{_CURRENCY}
 _PERHAPS = (
     rf"^[-−]?{_BLANK}*(?:{_CURRENCY})?{_BLANK}*[-−]?[0-9][0-9eE+.,'’ \x{{a0}}\x{{202f}}\x{{2009}}-]*(?:{_CURRENCY})?$"
 )
-"""What may be a number by one of them: all else is passed over in one look."""
+"""Matches whatever may be a number under some convention; one look rejects all else."""
 _GROUPS: Final[dict[Decimal, tuple[str, ...]]] = {
     ",": (r"\.", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
     ".": (",", r"[ \x{a0}\x{202f}\x{2009}]", "['’]"),
@@ -46,14 +46,15 @@ _BETWEEN: Final[dict[Decimal, str]] = {
 
 
 def plain_numbers(cells: pa.Array, decimal: Decimal | None) -> pa.Array:
-    """Cells with the numbers of a convention written as programs write them; the other cells as they are.
+    """Rewrite the numbers of a convention as programs write them; other cells stay as they are.
 
-    What is a number to programs alone (``12.99`` where the comma is the decimal sign) becomes ``?``: it is none. Of
-    cells with a currency those with the commonest one are numbers; another one's would be compared with them.
+    A cell that is a number only as programs write it (``12.99`` where the decimal sign is a comma) becomes ``?``, which
+    is no number. Where cells name currencies, only those with the commonest are numbers, since amounts of several
+    cannot be compared.
 
     Args:
-        cells: text without white space around it.
-        decimal: what stands in front of a fraction; None leaves all cells as they are.
+        cells: text without surrounding white space.
+        decimal: the character before a fraction; None leaves all cells as they are.
     """
     if decimal is None:
         return cells
@@ -71,13 +72,13 @@ def plain_numbers(cells: pa.Array, decimal: Decimal | None) -> pa.Array:
 
 
 def read_by(cells: pa.Array, decimal: Decimal | None) -> dict[Decimal, NDArray[np.bool_]]:
-    """Which cells are numbers by each other convention than this one, and no numbers by it; ``(n,)`` bool.
+    """For each other convention, which cells it reads as numbers and this one does not; ``(n,)`` bool.
 
-    Conventions that read none are left out.
+    Conventions that read no such cell are omitted.
     """
     perhaps = pc.fill_null(pc.match_substring_regex(cells, _PERHAPS), False)
     places = np.flatnonzero(perhaps.to_numpy(zero_copy_only=False))
-    if not len(places):  # as a rule: columns of words cost one pass
+    if not len(places):  # usually: a column of words costs one pass
         return {}
     some = cells.take(pa.array(places))
     plain = _is_plain(plain_numbers(some, decimal))
@@ -92,7 +93,7 @@ def read_by(cells: pa.Array, decimal: Decimal | None) -> dict[Decimal, NDArray[n
 
 
 def flag_of(conventions: Iterable[Decimal]) -> str:
-    """What a message says of the flag: ``--decimal comma reads such cells as numbers``; empty for no convention."""
+    """A message's hint: ``--decimal comma reads such cells as numbers``; empty for no convention."""
     names = [NAMES[each] for each in conventions]
     return f"--decimal {' or '.join(names)} reads such cells as numbers" if names else ""
 
@@ -105,7 +106,7 @@ def _is_plain(cells: pa.Array) -> NDArray[np.bool_]:
 
 
 def _of_commonest_currency(cells: pa.Array, fits: pa.Array) -> pa.Array:
-    """Which cells name the currency that most of the fitting ones name, or none."""
+    """Whether each cell names the currency of most fitting cells, or none."""
     named = pc.struct_field(pc.extract_regex(cells, rf"(?P<currency>{_CURRENCY})"), "currency")
     counts = pc.value_counts(pc.drop_null(named.filter(pc.fill_null(fits, False))))
     if len(counts) < 2:

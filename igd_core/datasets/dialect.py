@@ -1,4 +1,4 @@
-"""One dialect of csv: how cells stand apart."""
+"""A csv dialect: how cells are separated and quoted."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_CELL_CHARS = 16 << 20
-"""A longer cell is a quote that is never closed, or nothing that a recommender can use."""
+"""A longer cell means a quote that is never closed, or a file that is of no use here."""
 _LETTERS = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
-"""What databases write behind a backslash for characters that would end a cell."""
+"""What databases write after a backslash for characters that would end a cell."""
 _BACKSLASH = re.compile(r"\\(.?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How cells stand apart; ``quoting`` is never ``auto``."""
+    """How cells are separated and quoted; ``quoting`` is never ``auto``."""
 
     delimiter: str
     quoting: str
 
     def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
-        """Python's reader, which reports what does not fit and goes on with the next line."""
+        """Python's reader, which reports rows that do not fit and goes on with the next line."""
         csv.field_size_limit(MAX_CELL_CHARS)
         escapes = self.quoting in {"backslash", "escaped"}
         return csv.reader(
@@ -38,11 +38,11 @@ class Dialect:
 
     @property
     def quotes(self) -> bool:
-        """Whether a double quote is more than a character."""
+        """Whether a double quote has a meaning."""
         return self.quoting in {"doubled", "backslash"}
 
     def _spelled(self, lines: Iterator[str]) -> Iterator[str]:
-        """Lines for Python's reader, which drops every backslash: those that escape nothing are doubled."""
+        """Double the backslashes that escape nothing: Python's reader drops every single one."""
         letters = _LETTERS if self.quoting == "escaped" else {}
         escaped = {'"', "\\", "\r", "\n", self.delimiter}
 

@@ -1,4 +1,4 @@
-"""How a csv file is written: found out from its first megabyte, or told."""
+"""Find out from a csv file's first megabyte how it is written, or take what the operator says."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class CsvFile:
     """A csv file.
 
     Attributes:
-        columns: names as the header has them, without white space around them.
-        notes: what a person should know of how the file is read.
+        columns: names in the header, without surrounding white space.
+        notes: what a person should know about how the file is read.
         source: the file.
-        encoding: its.
-        dialect: its.
+        encoding: of the file.
+        dialect: of the file.
     """
 
     columns: Sequence[str]
@@ -50,10 +50,10 @@ class CsvFile:
     def batches(
         self, positions: Sequence[int], batch_rows: int, faults: Faults
     ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
-        """Row numbers (the header is row 1), and the columns at these places as text; faulty rows are noted.
+        """Row numbers (the header is 1), and the columns at these positions as text; notes faulty rows in ``faults``.
 
         Raises:
-            DataError: the file cannot be read on.
+            DataError: the rest of the file cannot be read.
         """
         with self.source.open() as raw:
             text = self.encoding.text_of(raw)
@@ -77,7 +77,7 @@ def open_csv(source: Source, reading: Reading) -> CsvFile:
     if "\x00" in sample.partition("\n")[0]:
         raise DataError(f"{source.name}: the first line holds NUL bytes: no csv, or UTF-16 (--encoding utf-16-le)")
     delimiter = reading.delimiter
-    if sample[:4].lower() == "sep=" and not sample[5:6].strip():  # Excel's own first line
+    if sample[:4].lower() == "sep=" and not sample[5:6].strip():  # Excel writes this as a first line
         delimiter = delimiter or sample[4:5]
     delimiter = delimiter or _delimiter(sample, reading)
     dialect = Dialect(
@@ -103,7 +103,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _delimiter(sample: str, reading: Reading) -> str:
-    """The one by which the header holds item_id, or else the most cells."""
+    """The delimiter that gives the header an item_id, or else the most cells."""
     wanted = {reading.columns.get("item_id", "item_id"), "item_id"}
 
     def fit(delimiter: str) -> tuple[bool, int]:
@@ -117,12 +117,14 @@ def _delimiter(sample: str, reading: Reading) -> str:
 
 
 def _quoting(sample: str, delimiter: str) -> str:
-    """The convention that reads the first megabyte without a fault, or with the fewest."""
+    """The quoting convention that reads the first megabyte with the fewest faults."""
     if '"' not in sample and "\\" not in sample:
         return "doubled"
     if delimiter == "\t" and _is_dump(sample):
         return "escaped"
-    # Whoever doubles quotes puts cells that hold one in quotes; ``5\" disc`` as it stands was written with a backslash.
+    # A writer that doubles quotes also puts quotes around a cell that has one. ``5\" disc`` without them was written
+    # with
+    # a backslash.
     escaped = re.search(rf'\\"[^"\r\n{re.escape(delimiter)}]', sample)
     quoted = ["backslash", "doubled"] if escaped else ["doubled", "backslash"]
     conventions = [*quoted, *(["none"] if delimiter == "\t" else [])]
@@ -131,7 +133,7 @@ def _quoting(sample: str, delimiter: str) -> str:
 
 
 def _is_dump(sample: str) -> bool:
-    """Whether a database wrote this: cells without a value as they mark them, no quotes, and no other backslashes."""
+    """Whether a database wrote the file: its mark for missing values occurs, no quotes do, and no other backslashes."""
     if _QUOTED_CELL.search(sample) or not _NULL_CELL.search(sample):
         return False
     backslashes = sample.count("\\") > len(_NULL_CELL.findall(sample))
@@ -149,7 +151,7 @@ def _misfits(sample: str, dialect: Dialect) -> int:
             return count
         except csv.Error as error:
             if len(sample) == _SAMPLE_CHARS and "unexpected end" in str(error):
-                return count  # the sample ends within a cell, the file perhaps does not
+                return count  # the sample ends within a cell; the file may not
             count += 1
         else:
             cells = cells or len(record)

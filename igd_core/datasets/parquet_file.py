@@ -1,12 +1,12 @@
-"""Parquet, a batch of rows at a time, on this thread alone.
+"""Read Parquet, a batch of rows at a time, on this thread alone.
 
-Arrow's reader of whole tables works on threads of its own. When a file was refused, the process ended while these still
-ran, and one time in twenty it was aborted (exit code 134). Here no other thread takes part.
+Arrow's reader of whole tables starts threads of its own. If a refused file ended the process while they ran, one exit
+in twenty was an abort (exit code 134). No other thread takes part here.
 
-What a file unpacks to is known before it is unpacked: its pages by their headers (`parquet_pages`), texts that it holds
-once and repeats by number from their lengths. Not known are such texts within lists, which Arrow reads in no other form
-across groups of rows, and texts that repeat the beginning of the one before them (DELTA_BYTE_ARRAY). To ask costs 0.4 s
-of CPU for a million rows of two ids (0.8 instead of 0.4 s).
+The size of a file unpacked is known before it is unpacked: of pages by their headers (`parquet_pages`), of dictionary
+texts by their lengths. Unknown are dictionary texts within lists, which Arrow reads in no other form across groups of
+rows, and texts that repeat the beginning of the one before (DELTA_BYTE_ARRAY). The check takes 0.4 s of CPU for a
+million rows of two ids (0.8 instead of 0.4 s).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from igd_core.datasets.sources import Source
 
 MOST_TEXT_BYTES = 1 << 30
-"""Of a column's texts in one batch of at most 65,536 rows."""
+"""The most bytes of a column's texts in one batch of at most 65,536 rows."""
 _TEXTS = frozenset({"string", "large_string", "binary", "large_binary"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParquetRows:
-    """Rows of a Parquet file.
+    """The rows of a Parquet file.
 
     Attributes:
         columns: names, in file order.
-        notes: none.
+        notes: always empty.
         source: the file.
     """
 
@@ -52,10 +52,10 @@ class ParquetRows:
     def batches(
         self, positions: Sequence[int], batch_rows: int, faults: Faults
     ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
-        """Row numbers from 1 on, and the columns at these places.
+        """Row numbers, from 1, and the columns at these positions.
 
         Raises:
-            DataError: the file is damaged, or unpacks to more than it says or than is read.
+            DataError: the file is damaged, or unpacks to more than it says or than the limit.
         """
         names = [self.columns[place] for place in positions]
         done = 0
@@ -72,7 +72,7 @@ class ParquetRows:
             raise DataError(f"{faults.name}: row {done + 1}: {_told(error)}") from None
 
     def _checked(self, names: Sequence[str]) -> list[str]:
-        """Check the pages of these columns; returns those of texts that the file holds once and repeats."""
+        """Check the pages of these columns; returns the columns whose texts are in a dictionary."""
         footer = pq.read_metadata(self.source.path)
         leaves = [footer.schema.column(place) for place in range(len(footer.schema))]
         within = tuple(f"{name}." for name in names)
@@ -88,7 +88,7 @@ class ParquetRows:
 
 
 def open_parquet(source: Source) -> ParquetRows:
-    """The columns of a Parquet file.
+    """Open a Parquet file and read its column names.
 
     Raises:
         DataError: it is cut short or damaged.
@@ -101,11 +101,11 @@ def open_parquet(source: Source) -> ParquetRows:
 
 
 def _unpacked(name: str, column: pa.Array) -> pa.Array:
-    """A column with each text in its place, once it is known that there is room; bytes that are no text stay bytes.
+    """Decode a column's dictionary after checking that the result is small enough; bytes that are not text stay bytes.
 
     Raises:
-        PageFault: there is more of it than is read.
-        ArrowException: it is damaged.
+        PageFault: the result would be too large.
+        ArrowException: the column is damaged.
     """
     if isinstance(column, pa.DictionaryArray) and str(column.type.value_type) in _TEXTS:
         lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
@@ -117,10 +117,10 @@ def _unpacked(name: str, column: pa.Array) -> pa.Array:
 
 
 def _readable(column: pa.Array) -> pa.Array:
-    """A text column that holds text; else as bytes, which are judged row by row.
+    """A text column, or the same as bytes where some are not text, for the rows to be judged one by one.
 
     Raises:
-        ArrowException: it is damaged.
+        ArrowException: the column is damaged.
     """
     try:
         column.validate(full=True)

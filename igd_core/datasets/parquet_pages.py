@@ -1,8 +1,8 @@
-"""What a Parquet file's pages say that they unpack to, read before any is unpacked.
+"""Read from a Parquet file's page headers what each page unpacks to, before any is unpacked.
 
-Arrow allocates what a page's own header names, up to 2 GiB, and compares it with nothing; ``pyarrow`` has no setting
-for it. The footer counts the same bytes a column, so that a page of more than its column can be told first. The headers
-are Thrift structures in its compact protocol; few fields are needed of them, the rest is passed over.
+Arrow allocates the size that a page header names, up to 2 GiB, without checking it; ``pyarrow`` has no setting for
+that. The footer gives the same sizes by column, so a page larger than its column shows in advance. Headers are Thrift
+structures in its compact protocol; only a few of their fields are read.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MOST_PAGE_BYTES = 256 << 20
-"""Of one page; writers cut them at 1 MiB, some at 100 MB."""
+"""The most bytes of one page; writers cut pages at 1 MiB, some at 100 MB."""
 _SLACK_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 16 << 20
 _MOST_DEPTH = 8
 _DATA_PAGES = {0: 5, 3: 8}
-"""Type of a page to the field with its header."""
+"""The field of each page type's header, by type."""
 _BOOLEANS, _BYTE, _VARINTS, _DOUBLE, _BINARY, _STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, 12
 """Types of the compact protocol."""
 
 
 class PageFault(ValueError):  # noqa: N818 - the name says what it is
-    """A page that contradicts the footer, or that cannot be told."""
+    """A page contradicts the footer, or its header cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
-    """A page's header: its own length, and the bytes and values that follow."""
+    """A page header: its own length, and the bytes and values that follow it."""
 
     header: int
     packed: int
@@ -43,13 +43,13 @@ class _Page:
 
 
 def check_pages(path: Path, footer: pq.FileMetaData, columns: Iterable[int]) -> None:
-    """See to it that no page of these leaf columns unpacks to more than its column does, by the footer.
+    """Check that no page of these leaf columns unpacks to more than the footer says of its column.
 
-    Writers count differently (with headers or without), so twice as much and a mebibyte are let through.
+    Writers count differently (with headers or without), so up to twice as much and a mebibyte are allowed.
 
     Raises:
-        PageFault: one does, or is larger than `MOST_PAGE_BYTES`, or there is no page where the footer says.
-        OSError: the file cannot be read.
+        PageFault: a page is too large for its column, or larger than `MOST_PAGE_BYTES`, or no page is where the footer
+            says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -74,7 +74,7 @@ def _check_column(file: BinaryIO, column: pq.ColumnChunkMetaData, size: int) -> 
 
 
 def _pages(file: BinaryIO, begin: int, end: int, values: int) -> Iterator[_Page]:
-    """Headers from ``begin`` on, until ``values`` have been seen, as Arrow reads them."""
+    """Page headers from ``begin`` on, until they account for ``values``, as Arrow reads them."""
     at, seen = begin, 0
     while at < end and seen < values:
         file.seek(at)
@@ -87,7 +87,7 @@ def _pages(file: BinaryIO, begin: int, end: int, values: int) -> Iterator[_Page]
 
 
 class _Header:
-    """Reads one page's header off a file."""
+    """Reads one page header from a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -42,8 +42,8 @@ class Preparation:
     """How interactions become rows.
 
     Attributes:
-        split: by two instants for everybody, 8:1:1, or each user's last and second last.
-        max_history: entries of a history, at most.
+        split: at two instants for all users, 8:1:1 (``time``); or each user's last and second last (``leave-one-out``).
+        max_history: most entries of a history.
     """
 
     split: Literal["time", "leave-one-out"] = "time"
@@ -53,7 +53,7 @@ class Preparation:
 def write_prepared(
     out: Path, catalogue: Catalogue, interactions: Interactions, how: Preparation, *, force: bool = False
 ) -> dict[str, object]:
-    """Split, make rows, and write the folder `out` as a whole or not at all; returns what dataset.json holds.
+    """Split, make rows, and write the folder `out` atomically; returns the content of dataset.json.
 
     Raises:
         DataError: `out` cannot be written; it is not empty and `force` is off, or is on but `out` is no prepared data
@@ -112,7 +112,7 @@ def _check_item_ids(catalogue: Catalogue) -> None:
 
 
 def _item_columns(catalogue: Catalogue) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """The cells of items.csv, and what separates the values in those of lists."""
+    """The cells of items.csv, and the separator of each list column."""
     separators = {
         name: _separator(name, column) for name, column in catalogue.metadata.items() if catalogue.types[name].is_list
     }
@@ -124,7 +124,7 @@ def _item_columns(catalogue: Catalogue) -> tuple[dict[str, Sequence[str]], dict[
 
 
 def _separator(name: str, column: Sequence[MetadataValue]) -> str:
-    """The first of the usual ones that no value holds."""
+    """The first of the usual separators that no value contains."""
     left = dict.fromkeys(_SEPARATORS)
     for value in column:
         for part in value if isinstance(value, tuple) else ():
@@ -163,7 +163,7 @@ def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str
 
 
 def _line(cells: Iterable[object]) -> str:
-    """One csv line. The csv module of Python 3.11 leaves a lone carriage return unquoted, which breaks the row."""
+    """Write one csv line. Python 3.11's csv module does not quote a lone carriage return, which breaks the row."""
     texts = map(str, cells)
     return (
         ",".join('"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text for text in texts) + "\n"

@@ -1,4 +1,4 @@
-"""(history, target) rows: what a user chose, and what came next."""
+"""(history, target) rows: what a user chose, and what the user chose next."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class HistoryRows:
         return self.history_item[self.history_start[row] : self.history_start[row + 1]]
 
     def take(self, chosen: NDArray[np.intp]) -> HistoryRows:
-        """The rows at these positions, in the order given; user codes stay."""
+        """The rows at these positions, in the given order; user codes stay."""
         histories = [self.history(int(row)) for row in chosen]
         return HistoryRows(
             history_start=np.concatenate(([0], np.cumsum([len(history) for history in histories]))).astype(np.int64),
@@ -62,13 +62,13 @@ class HistoryRows:
 
 
 def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_history: int) -> HistoryRows:
-    """Rows for the interactions at positions `targets`, in time order (then file order).
+    """Make rows for the interactions at positions `targets`, in time order (then file order).
 
-    A history holds the user's last `max_history` interactions STRICTLY earlier than the target. Those at the target's
-    own timestamp are left out, on whichever side of it the file has them: their order is not known, so they could be
-    its future. A target with no earlier interaction gives no row.
+    A history holds the user's last `max_history` interactions STRICTLY earlier than the target. Interactions at the
+    target's own timestamp are left out, wherever the file has them: their order is unknown, so they could be its
+    future. A target without earlier interactions gives no row.
 
-    Histories reach back over every split: what a test user did in the training period is known when the test is asked.
+    A history reaches back over all splits: a test row knows what its user did in the training period.
 
     Raises:
         DataError: `max_history` is below 1.
@@ -82,7 +82,7 @@ def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_h
     new_time = new_user.copy()
     new_time[1:] |= time[1:] != time[:-1]
 
-    # At each sorted position: where its user begins, and where the entries of its own timestamp begin.
+    # For each sorted position: where its user begins, and where the entries of its own timestamp begin.
     position = np.arange(len(by_user))
     user_begin = np.maximum.accumulate(np.where(new_user, position, 0))
     end_sorted = np.maximum.accumulate(np.where(new_time, position, 0))
@@ -108,10 +108,10 @@ def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_h
 
 
 def newest_rows(rows: HistoryRows, per_user: int) -> HistoryRows:
-    """The last ``per_user`` rows of every user, in the order given.
+    """The last ``per_user`` rows of every user, in the given order.
 
     Raises:
-        DataError: the rows do not say whose they are.
+        DataError: the rows do not say which user they are of.
     """
     if rows.user is None:
         raise DataError(f"{per_user} rows of each user are asked for, and the rows have no user_id")
@@ -122,5 +122,5 @@ def newest_rows(rows: HistoryRows, per_user: int) -> HistoryRows:
 
 
 def item_frequency(data: Interactions | HistoryRows, catalogue: Catalogue) -> NDArray[np.int64]:
-    """How often each item was chosen, ``(num_items,)`` int64: interactions, or the targets alone of history rows."""
+    """How often each item was chosen, ``(num_items,)`` int64: interactions, or only the targets of history rows."""
     return np.bincount(data.item, minlength=len(catalogue)).astype(np.int64)

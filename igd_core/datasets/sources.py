@@ -1,4 +1,4 @@
-"""Where a file's bytes come from: a path, a pipe or standard input; packed or not; and what kind of file it is."""
+"""Open a file's bytes, from a path, a pipe or standard input, packed or not, and tell what kind of file it is."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ _ACCENTED = re.compile("[^\x00-\x7f\udc80-\udcff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How files are to be read, where they do not say it themselves.
+    """How to read files, where they do not say it themselves.
 
     Attributes:
-        columns: the file's own name of a column by the name it has here, ``{"item_id": "product_id"}``.
-        delimiter: one character between the cells of a csv file; None to find out.
-        quoting: how a quote within a quoted cell is written: twice, behind a backslash, or cells are not quoted at
-            all, as they are or with a tab ``escaped`` as databases do; ``auto`` to find out.
+        columns: the file's name of a column, by our name: ``{"item_id": "product_id"}``.
+        delimiter: one character between the cells of a csv file; None to detect it.
+        quoting: how cells are quoted: quotes within a cell are ``doubled``, or behind a ``backslash``; or no cell is, and a
+            tab within a cell is as it is (``none``) or ``escaped`` as databases do; ``auto`` to detect it.
         encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
         zone: of timestamps without one; None refuses them.
-        on_bad_row: what becomes of the file for a row that cannot be used.
-        decimal: what stands in front of the fraction of numbers in text; None for the point of programs, without signs
-            between thousands (`igd_core.datasets.decimals`).
-        attributes: how columns of items become attributes; None for what the schema beside the file says.
-        hints: whether messages may name the flags that decide, as the commands have them.
-        unknown_hint: what a message says of the flag that decides about unknown items.
+        on_bad_row: whether a row that cannot be used refuses the file or is skipped.
+        decimal: the character before the fraction, in numbers written as text; None for numbers as programs write them
+            (`igd_core.datasets.decimals`).
+        attributes: rules of item columns; None for the schema beside the file.
+        hints: whether messages name command-line flags.
+        unknown_hint: what messages say about the flag for unknown items.
     """
 
     columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -92,7 +92,7 @@ class Reading:
             raise InputError(f"delimiter {self.delimiter!r}: expected one character that is no quote and no backslash")
         if self.encoding is not None:
             try:
-                "a".encode(self.encoding)  # refuses what is no encoding of text, such as hex
+                "a".encode(self.encoding)  # raises for names that are no text encoding, such as hex
             except (LookupError, ValueError):
                 raise InputError(f"encoding {self.encoding!r}: no such encoding") from None
         taken = list(self.columns.values())
@@ -100,12 +100,12 @@ class Reading:
             raise InputError(f"columns: {twice[0]!r} is given two names")
 
     def fingerprint(self) -> str:
-        """What tells rows read this way apart from rows read another way; empty where nothing is said."""
+        """What distinguishes rows read this way from rows read another way; empty for the defaults."""
         said = [
             sorted(self.columns.items()), self.delimiter, self.quoting, self.encoding, str(self.zone), self.on_bad_row
         ]  # fmt: skip
         plain = said == [[], None, "auto", None, "None", "error"]
-        if self.decimal is not None:  # behind the others: what was read before there was one keeps its fingerprint
+        if self.decimal is not None:  # last: readings without it keep the fingerprint they had before it existed
             return repr([*said, self.decimal])
         return "" if plain else repr(said)
 
@@ -127,15 +127,15 @@ class Source:
 
     @classmethod
     def of(cls, given: Path | Source) -> Source:
-        """A path is called by itself."""
+        """A source for a path, named by it; a source stays as it is."""
         return given if isinstance(given, Source) else cls(path=given, name=str(given))
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file's bytes, unpacked.
+        """Open the file's bytes, unpacked.
 
         Raises:
-            DataError: here or in the block: the file cannot be read or unpacked.
+            DataError: the file cannot be read or unpacked; raised here or within the block.
         """
         try:
             with self.path.open("rb") as file:
@@ -147,7 +147,7 @@ class Source:
             raise DataError(f"{self.name}: cannot be read: {told}") from None
 
     def sha256(self, reading: Reading = DEFAULT_READING) -> str:
-        """Digest of the bytes as they lie there, and of how they are read where that was said.
+        """Digest of the file's raw bytes, and of ``reading`` where it is not the default.
 
         Raises:
             DataError: the file cannot be read.
@@ -163,10 +163,10 @@ class Source:
         return digest.hexdigest()
 
     def kind(self) -> Literal["parquet", "json", "csv"]:
-        """Told by the first bytes.
+        """The kind of file, by its first bytes.
 
         Raises:
-            DataError: nothing in it, or a kind of file that is not read.
+            DataError: the file is empty, or of a kind that is not supported.
         """
         with self.open() as file:
             head = file.read(64)
@@ -190,10 +190,10 @@ class Source:
 
 @contextlib.contextmanager
 def opened(paths: Sequence[Path | Source]) -> Iterator[list[Source]]:
-    """Sources of paths as a command line gives them: ``-`` is standard input, and a pipe is written to disk first.
+    """Sources of the paths on a command line: ``-`` is standard input, and a pipe is copied to disk first.
 
     Raises:
-        InputError: ``-`` stands twice.
+        InputError: ``-`` is given twice.
     """
     if [str(path) for path in paths].count(STANDARD_INPUT) > 1:
         raise InputError("only one file can be standard input (-)")
@@ -226,8 +226,8 @@ class Encoding:
     """How bytes become text.
 
     Attributes:
-        codec: Python's name of it.
-        errors: Python's word for what happens to other bytes; ``surrogateescape`` where rows are judged one by one.
+        codec: Python's name of the encoding.
+        errors: Python's name for what happens to other bytes; ``surrogateescape`` where rows are judged one by one.
         note: what a person should know about it, or "".
     """
 
@@ -236,17 +236,17 @@ class Encoding:
     note: str = ""
 
     def text_of(self, raw: BinaryIO) -> io.TextIOWrapper:
-        """The text of a file, its line ends as they are; to be detached, or it closes the file."""
+        """The file as text, line ends unchanged; detach it, or it closes the file."""
         return io.TextIOWrapper(cast("io.BytesIO", raw), self.codec, errors=self.errors, newline="")
 
 
 def encoding_of(source: Source, given: str | None) -> Encoding:
-    """The encoding of a text file: its byte order mark, what was given, UTF-8, or Windows-1252 where that is plausible.
+    """The encoding of a text file: its byte order mark, ``given``, UTF-8, or Windows-1252 where that is plausible.
 
-    Reads the file once. Bytes that are not UTF-8 in a file that holds UTF-8 too are left for the rows to be judged by.
+    Reads the file once. In a file with UTF-8 characters, other bytes are left to be judged row by row.
 
     Raises:
-        DataError: the text does not fit what its mark or ``given`` says, or nothing fits it.
+        DataError: the text does not fit its mark or ``given``, or no encoding fits.
     """
     with source.open() as file:
         head = file.read(4)
@@ -271,7 +271,7 @@ def encoding_of(source: Source, given: str | None) -> Encoding:
 
 
 def _first_misfit(source: Source, codec: str) -> int | None:
-    """Number of the first line that does not fit, or None."""
+    """Number of the first line that the codec cannot read, or None."""
     decoder = codecs.getincrementaldecoder(codec)()
     line = 1
     with source.open() as file:
@@ -287,9 +287,9 @@ def _first_misfit(source: Source, codec: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BeyondAscii:
-    """Bytes that are not UTF-8, those of them in runs of three or more, and characters beyond ASCII that are UTF-8.
+    """Counts of bytes that are not UTF-8, of such bytes in runs of three or more, and of non-ASCII characters in UTF-8.
 
-    Western languages have such bytes alone or in pairs; Cyrillic, Greek or Chinese words are made of them.
+    In Western text such bytes come alone or in pairs; Cyrillic, Greek or Chinese words consist of them.
     """
 
     misfits: int
@@ -336,7 +336,7 @@ def _unpacked(file: BinaryIO, packing: str | None) -> Iterator[BinaryIO]:
 
 
 class _Raw(io.RawIOBase):
-    """An Arrow stream as Python reads one."""
+    """An Arrow stream that Python can read."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream
@@ -352,7 +352,7 @@ class _Raw(io.RawIOBase):
 
 
 def _printed(head: bytes) -> bytes:
-    """What stands behind a byte order mark and white space; UTF-16 without its zero bytes."""
+    """The bytes after a byte order mark and white space; UTF-16 without its zero bytes."""
     for bom, codec in _BOMS:
         if head.startswith(bom):
             head = head[len(bom) :] if codec == "utf-8" else head[len(bom) :].replace(b"\x00", b"")

@@ -1,4 +1,4 @@
-"""Which interactions are for training, validation and test."""
+"""Split interactions into training, validation and test."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Split:
 
     Attributes:
         train: ``(n_train,)`` intp, ascending positions in the interactions.
-        valid: likewise.
-        test: likewise.
+        valid: as ``train``.
+        test: as ``train``.
     """
 
     train: NDArray[np.intp]
@@ -31,22 +31,22 @@ class Split:
 
 
 def split_as(how: Literal["time", "leave-one-out"], interactions: Interactions) -> Split:
-    """`split_by_time` or `split_leave_one_out`, by name.
+    """Split by the function of this name: `split_by_time` or `split_leave_one_out`.
 
     Raises:
-        DataError: the interactions cannot be split so.
+        DataError: these interactions cannot be split this way.
     """
     return split_by_time(interactions) if how == "time" else split_leave_one_out(interactions)
 
 
 def split_by_time(interactions: Interactions) -> Split:
-    """Train, valid and test by two instants that hold for everybody, so that no part knows the future of another.
+    """Split at two instants that hold for all users, so that no part knows the future of another.
 
-    The instants stand where the sorted interactions reach 80 % and 90 %. All interactions of one timestamp fall in the
-    same part, the later one, so every train timestamp < every valid timestamp < every test timestamp.
+    The instants are where the sorted interactions reach 80 % and 90 %. All interactions of one timestamp go to one
+    part, the later one, so every train timestamp < every valid timestamp < every test timestamp.
 
     Raises:
-        DataError: a part comes out empty: too few interactions, or too few distinct timestamps.
+        DataError: a part would be empty: too few interactions, or too few distinct timestamps.
     """
     time = interactions.timestamp
     if len(time):
@@ -68,7 +68,7 @@ def split_leave_one_out(interactions: Interactions) -> Split:
     """Each user's last interaction is test, the one before it valid, the rest train.
 
     Order is by time, then file order. Users with fewer than three interactions are all train. Another user's training
-    interactions may be later than a test one: leave-one-out is defined so; `split_by_time` has no such overlap.
+    interactions may be later than a test one, by the definition of leave-one-out; `split_by_time` has no such overlap.
 
     Raises:
         DataError: no user has three interactions.

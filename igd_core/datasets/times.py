@@ -1,4 +1,4 @@
-"""A file's column of times, put together from batches: one form in all rows, none in the future."""
+"""A file's column of times, joined from batches: all rows have one form, and none lies in the future."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class TimeColumn:
-    """Moments of all rows."""
+    """The times of all rows."""
 
     def __init__(self) -> None:
         self._us: list[NDArray[np.int64]] = []
         self._form: list[NDArray[np.int8]] = []
 
     def add(self, table: SourceTable, name: str) -> None:
-        """Read a batch's column."""
+        """Read the column of one batch."""
         read = table.instants(name)
         self._us.append(read.us)
         self._form.append(read.form)
 
     def check(self, faults: Faults, row: NDArray[np.int64], name: str) -> TimeColumn:
-        """Note what is in another form than most rows, and what is more than a day ahead; returns itself.
+        """Note times in another form than most rows, and times more than a day ahead; returns itself.
 
         Args:
             faults: of the file.
@@ -55,7 +55,7 @@ class TimeColumn:
         return self
 
     def seconds(self, kept: NDArray[np.intp]) -> Seconds:
-        """``(n,)`` seconds since 1970 of some rows, int64 where all are whole."""
+        """Seconds since 1970 of some rows, ``(n,)``; int64 where all are whole."""
         us = self._us[0][kept]
         return us / 1e6 if (us % 1_000_000).any() else us // 1_000_000
 
