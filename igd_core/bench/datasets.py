@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.artifact import BuildOptions, build_artifact
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
-from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
 from igd_core.datasets.split import split_by_time
 from igd_core.errors import DataError

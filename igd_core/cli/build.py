@@ -19,7 +19,8 @@ from igd_core.cli.attributes import add_attribute_arguments, attribute_rules
 from igd_core.cli.numbers import Real, Whole, alpha
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.faults import SHOWN_ROWS, Faults, shown
-from igd_core.datasets.readers import count_items, read_items
+from igd_core.datasets.interactions_file import count_items
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import opened
 from igd_core.errors import DataError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Built
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault
-    from igd_core.datasets.readers import ItemsFile
+    from igd_core.datasets.items_file import ItemsFile
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -12,9 +12,10 @@ from igd_core.cli.numbers import Whole
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.amazon import AmazonOptions, read_amazon
 from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
 from igd_core.datasets.prepared import Preparation, write_prepared
-from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.sources import STANDARD_INPUT, opened
 from igd_core.errors import DataError
 from igd_core.models import igd_home

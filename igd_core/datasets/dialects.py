@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.datasets.csv_rows import CsvRows, is_separator_line
 from igd_core.datasets.dialect import Dialect
-from igd_core.datasets.sources import Encoding, Reading, Source, encoding_of
+from igd_core.datasets.encodings import Encoding, encoding_of
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.datasets.faults import Faults
+    from igd_core.datasets.sources import Reading, Source
 
 _SAMPLE_CHARS = 1 << 20
 _DELIMITERS = ",;\t|"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.datasets.arrays import json_array
+from igd_core.datasets.encodings import Encoding, encoding_of
 from igd_core.datasets.faults import shown
-from igd_core.datasets.sources import Encoding, Reading, Source, encoding_of
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.datasets.faults import Faults
+    from igd_core.datasets.sources import Reading, Source
 
 MAX_LINE_CHARS = 64 << 20
 _LOOKED_AT = 1000

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import lzma
-import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 Quoting = Literal["auto", "doubled", "backslash", "none", "escaped"]
 
 STANDARD_INPUT = "-"
-_BLOCK = 1 << 20
+BLOCK = 1 << 20
+"""Bytes read at once."""
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: export it as csv",
@@ -44,7 +44,7 @@ _FOREIGN = {
     b"SQLite format 3": "an SQLite database: export the table as csv",
     b"%PDF": "a PDF: csv, JSON lines and Parquet are read",
 }
-_BOMS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -52,9 +52,6 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _PARQUET = b"PAR1"
-_BROKEN = re.compile("[\udc80-\udcff]")
-_RUN = re.compile("[\udc80-\udcff]{3,}")
-_ACCENTED = re.compile("[^\x00-\x7f\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +61,8 @@ class Reading:
     Attributes:
         columns: the file's name of a column, by our name: ``{"item_id": "product_id"}``.
         delimiter: one character between the cells of a csv file; None to detect it.
-        quoting: how cells are quoted: quotes within a cell are ``doubled``, or behind a ``backslash``; or no cell is, and a
-            tab within a cell is as it is (``none``) or ``escaped`` as databases do; ``auto`` to detect it.
+        quoting: how cells are quoted: quotes within a cell are ``doubled``, or behind a ``backslash``; or no cell is,
+            and a tab in it is as it is (``none``) or ``escaped`` as databases do; ``auto`` to detect it.
         encoding: of text without a byte order mark; None for UTF-8, or else Windows-1252 where that is plausible.
         zone: of timestamps without one; None refuses them.
         on_bad_row: whether a row that cannot be used refuses the file or is skipped.
@@ -155,7 +152,7 @@ class Source:
         digest = hashlib.sha256()
         try:
             with self.path.open("rb") as file:
-                while block := file.read(_BLOCK):
+                while block := file.read(BLOCK):
                     digest.update(block)
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read: {error.strerror}") from None
@@ -178,7 +175,7 @@ class Source:
             for magic, what in _FOREIGN.items():
                 if head.startswith(magic):
                     raise DataError(f"{self.name}: {what}")
-            while head and not _printed(head) and (more := file.read(_BLOCK)):
+            while head and not _printed(head) and (more := file.read(BLOCK)):
                 head = more
         first = _printed(head)
         if not first:
@@ -214,100 +211,11 @@ def _seekable(path: Path | Source) -> Iterator[Source]:
     with tempfile.NamedTemporaryFile(prefix="igd-") as copy:
         try:
             with contextlib.nullcontext(sys.stdin.buffer) if is_input else path.open("rb") as pipe:
-                shutil.copyfileobj(pipe, copy, _BLOCK)
+                shutil.copyfileobj(pipe, copy, BLOCK)
             copy.flush()
         except OSError as error:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from None
         yield Source(path=Path(copy.name), name=name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoding:
-    """How bytes become text.
-
-    Attributes:
-        codec: Python's name of the encoding.
-        errors: Python's name for what happens to other bytes; ``surrogateescape`` where rows are judged one by one.
-        note: what a person should know about it, or "".
-    """
-
-    codec: str
-    errors: str = "strict"
-    note: str = ""
-
-    def text_of(self, raw: BinaryIO) -> io.TextIOWrapper:
-        """The file as text, line ends unchanged; detach it, or it closes the file."""
-        return io.TextIOWrapper(cast("io.BytesIO", raw), self.codec, errors=self.errors, newline="")
-
-
-def encoding_of(source: Source, given: str | None) -> Encoding:
-    """The encoding of a text file: its byte order mark, ``given``, UTF-8, or Windows-1252 where that is plausible.
-
-    Reads the file once. In a file with UTF-8 characters, other bytes are left to be judged row by row.
-
-    Raises:
-        DataError: the text does not fit its mark or ``given``, or no encoding fits.
-    """
-    with source.open() as file:
-        head = file.read(4)
-    marked = next((codec for bom, codec in _BOMS if head.startswith(bom)), None)
-    codec = marked or given or "utf-8"
-    try:
-        line = _first_misfit(source, codec)
-        if line is None:
-            return Encoding(codec="utf-8-sig" if codec == "utf-8" else codec)
-    except UnicodeError as error:  # UTF-16 that ends in half a character
-        raise DataError(f"{source.name}: not {codec}: {str(error).splitlines()[0]}") from None
-    if codec != "utf-8":
-        raise DataError(f"{source.name}: line {line}: not {codec}")
-    counts = _beyond_ascii(source)
-    if counts.accented or marked or given:
-        return Encoding(codec="utf-8-sig", errors="surrogateescape")
-    if 2 * counts.in_runs > counts.misfits or _first_misfit(source, "cp1252") is not None:
-        raise DataError(f"{source.name}: line {line}: not UTF-8, and not likely Windows-1252: --encoding NAME reads it")
-    return Encoding(
-        codec="cp1252", note=f"{source.name}: read as Windows-1252, as line {line} is not UTF-8 (--encoding decides)"
-    )
-
-
-def _first_misfit(source: Source, codec: str) -> int | None:
-    """Number of the first line that the codec cannot read, or None."""
-    decoder = codecs.getincrementaldecoder(codec)()
-    line = 1
-    with source.open() as file:
-        while True:
-            block = file.read(_BLOCK)
-            try:
-                line += decoder.decode(block, final=not block).count("\n")
-            except UnicodeDecodeError as error:
-                return line + error.object[: error.start].decode(codec, "replace").count("\n")
-            if not block:
-                return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _BeyondAscii:
-    """Counts of bytes that are not UTF-8, of such bytes in runs of three or more, and of non-ASCII characters in UTF-8.
-
-    In Western text such bytes come alone or in pairs; Cyrillic, Greek or Chinese words consist of them.
-    """
-
-    misfits: int
-    in_runs: int
-    accented: int
-
-
-def _beyond_ascii(source: Source) -> _BeyondAscii:
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    misfits = in_runs = accented = 0
-    with source.open() as file:
-        while block := file.read(_BLOCK):
-            text = decoder.decode(block)
-            broken = len(_BROKEN.findall(text))
-            misfits += broken
-            accented += len(_ACCENTED.findall(text))
-            in_runs += sum(map(len, _RUN.findall(text)))
-    return _BeyondAscii(misfits=misfits, in_runs=in_runs, accented=accented)
 
 
 def _starts(file: BinaryIO, magic: bytes) -> bool:
@@ -330,7 +238,7 @@ def _unpacked(file: BinaryIO, packing: str | None) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", xz_file)
     elif packing == "zstd":
         with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as zstd_file:
-            yield cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", _Raw(zstd_file)), _BLOCK))
+            yield cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", _Raw(zstd_file)), BLOCK))
     else:
         yield file
 
@@ -353,7 +261,7 @@ class _Raw(io.RawIOBase):
 
 def _printed(head: bytes) -> bytes:
     """The bytes after a byte order mark and white space; UTF-16 without its zero bytes."""
-    for bom, codec in _BOMS:
+    for bom, codec in BYTE_ORDER_MARKS:
         if head.startswith(bom):
             head = head[len(bom) :] if codec == "utf-8" else head[len(bom) :].replace(b"\x00", b"")
             break

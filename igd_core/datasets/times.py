@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from igd_core.datasets.faults import Faults
     from igd_core.datasets.interactions import Seconds
-    from igd_core.datasets.tables import SourceTable
+    from igd_core.datasets.source_table import SourceTable
 
 
 class TimeColumn:

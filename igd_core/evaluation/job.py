@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists

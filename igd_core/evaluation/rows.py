@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.errors import DataError, InputError

@@ -18,7 +18,7 @@ import numpy as np
 
 from igd_core.artifact import load_artifact
 from igd_core.catalogue.tokenization import require_same_tokenizer
-from igd_core.datasets.readers import read_interactions
+from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.rows import HistoryRows, newest_rows
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.errors import DataError, TuningError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.datasets.readers import InteractionsFile
+    from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.sources import Source
     from igd_core.tuning.backbone import Backbone
     from igd_core.tuning.settings import TuningSettings

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
-from igd_core.datasets.readers import read_items
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.datasets.amazon import AmazonOptions, read_amazon
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
 from igd_core.datasets.prepared import Preparation, write_prepared
-from igd_core.datasets.readers import read_interactions, read_items
 from igd_core.datasets.rows import item_frequency
 from igd_core.datasets.split import split_as
 from igd_core.errors import InputError

@@ -21,7 +21,7 @@ from igd_core.datasets.attribute_schema import (
     schema_text,
     with_flags,
 )
-from igd_core.datasets.readers import read_items
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import Reading
 from igd_core.errors import DataError
 

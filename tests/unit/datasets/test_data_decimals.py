@@ -16,7 +16,8 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.cli.main import main
 from igd_core.datasets.decimals import Decimal, plain_numbers, read_by
 from igd_core.datasets.interactions import Interactions
-from igd_core.datasets.readers import read_interactions, read_items
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import DEFAULT_READING, Reading
 from igd_core.errors import DataError
 

@@ -11,7 +11,8 @@ import pytest
 
 from igd_core.catalogue.items import Catalogue
 from igd_core.cli.main import main
-from igd_core.datasets.readers import read_interactions, read_items
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import Reading
 from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError

@@ -28,7 +28,8 @@ from igd_core.cli.main import main
 from igd_core.cli.reading import add_reading_arguments, reading_of
 from igd_core.datasets import tables
 from igd_core.datasets.cleaning import clean_title
-from igd_core.datasets.readers import count_items, read_interactions, read_items
+from igd_core.datasets.interactions_file import count_items, read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import Reading, opened
 from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError, InputError
@@ -578,7 +579,7 @@ def test_parquet_is_read_on_this_thread_alone(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from igd_core.datasets.readers import read_items\n"
+        "from igd_core.datasets.items_file import read_items\n"
         "from igd_core.errors import DataError\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "try:\n    read_items(Path(sys.argv[1]))\n"

@@ -12,8 +12,9 @@ from parquet_lies import understated, varint
 from igd_core.catalogue.items import Catalogue
 from igd_core.cli.main import main
 from igd_core.datasets import parquet_pages
+from igd_core.datasets.interactions_file import count_items
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.parquet_pages import PageFault, check_pages
-from igd_core.datasets.readers import count_items, read_items
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from igd_core.catalogue.items import Catalogue
 from igd_core.datasets.interactions import Interactions
-from igd_core.datasets.readers import count_items, read_interactions, read_items
+from igd_core.datasets.interactions_file import count_items, read_interactions
+from igd_core.datasets.items_file import read_items
 from igd_core.datasets.rows import HistoryRows, item_frequency
 from igd_core.errors import DataError, InputError
 

@@ -1,0 +1,164 @@
+"""Read a catalogue from an items file: ``item_id``, ``title``, and any other columns, which become attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+from igd_core.catalogue.attribute_columns import ColumnValues
+from igd_core.catalogue.items import Catalogue, item_id_fault
+from igd_core.datasets.attribute_schema import SHOWN, rules_beside, with_flags
+from igd_core.datasets.cleaning import clean_title
+from igd_core.datasets.faults import shown
+from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.tables import open_table
+from igd_core.errors import CatalogueError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from igd_core.datasets.attribute_schema import ColumnRule
+    from igd_core.datasets.source_table import SourceTable
+    from igd_core.datasets.tables import TableFile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsFile:
+    """What an items file held.
+
+    Attributes:
+        catalogue: the items, in file order, all of frequency 0.
+        skipped: ids of the items left out for an empty title or path text.
+        rows: ``(num_items,)`` int64; numbers of the items' rows, as messages give them.
+        bad_rows: rows left out because they cannot be used.
+        notes: what a person should know of how the file was read.
+    """
+
+    catalogue: Catalogue
+    skipped: Sequence[str]
+    rows: NDArray[np.int64]
+    bad_rows: int = 0
+    notes: Sequence[str] = ()
+
+
+def read_items(
+    path: Path | Source,
+    *,
+    title_column: str = "title",
+    path_column: str | None = None,
+    multi: Mapping[str, str] | None = None,
+    on_empty: Literal["error", "skip"] = "error",
+    reading: Reading = DEFAULT_READING,
+) -> ItemsFile:
+    """The catalogue of an items file. Items that share a title are all kept.
+
+    Titles and path texts are cleaned by `clean_title`; every other column becomes an attribute, of the type that a rule
+    gives or that its cells show (`igd_core.datasets.attribute_cells`).
+
+    Args:
+        path: csv, JSON lines or Parquet.
+        title_column: what people are shown.
+        path_column: what an item is spelled by for the model; None for the title.
+        multi: separator by name of a text column that holds several values in a cell; changes the rules of ``reading``.
+        on_empty: what happens to an item whose title or path text is empty once cleaned.
+        reading: how the file is to be read.
+
+    Raises:
+        DataError: the file, or what is wrong with its rows.
+        CatalogueError: what cannot stand in a catalogue; names the item.
+    """
+    file = open_table(path, reading, every_key=True)
+    rules = rules_beside(Source.of(path).path) if reading.attributes is None else reading.attributes
+    rules = with_flags(rules, separators=(multi or {}).items())
+    file.require("item_id", title_column, *([path_column] if path_column else []), *rules)
+    _check_attribute_names(file, rules, title_column, path_column, hints=reading.hints)
+    faults = file.faults()
+    table = file.read(faults)
+    item_ids: list[str | None] = table.ids("item_id").to_pylist()
+    bad = _unfit_ids(table, item_ids)
+    raw = {name: table.text(name) for name in {title_column, path_column or title_column}}
+    spelled = {name: [clean_title(cell) for cell in cells] for name, cells in raw.items()}
+    titles, texts = spelled[title_column], spelled[path_column or title_column]
+    empty = {
+        at: title_column if not titles[at] else path_column
+        for at in range(len(table))
+        if at not in bad and not (titles[at] and texts[at]) and not any("\x00" in cells[at] for cells in raw.values())
+    }
+    if on_empty == "error":
+        for column in dict.fromkeys(empty.values()):
+            places = [at for at, which in empty.items() if which == column]
+            faults.refused(
+                f"{column} of item",
+                "is empty",
+                table.row[places],
+                [shown(item_ids[at]) for at in places[:5]],
+                hint="--on-empty-title skip leaves such items out",
+            )
+    attributes = {
+        name: table.attribute(name, rules.get(name, SHOWN))
+        for name in table.columns
+        if name not in {"item_id", title_column, path_column} and not rules.get(name, SHOWN).ignored
+    }
+    faults.check()
+    left_out = frozenset(empty) | bad | faults.places(table.row)
+    try:
+        catalogue = Catalogue.build(
+            item_ids=[each or "" for each in _without(left_out, item_ids)],
+            titles=_without(left_out, titles),
+            texts=_without(left_out, texts),
+            metadata={name: _without(left_out, ColumnValues(cells.values)) for name, cells in attributes.items()},
+            types={name: cells.type for name, cells in attributes.items()},
+        )
+    except CatalogueError as error:
+        raise CatalogueError(f"{file.name}: {error}") from None
+    skipped = [item_ids[at] or "" for at in empty if at not in bad]
+    rows = np.delete(table.row, sorted(left_out))
+    return ItemsFile(catalogue=catalogue, skipped=skipped, rows=rows, bad_rows=faults.skipped, notes=file.notes)
+
+
+def _check_attribute_names(
+    file: TableFile, rules: Mapping[str, ColumnRule], title_column: str, path_column: str | None, *, hints: bool
+) -> None:
+    """See to it that no rule is for the id or the title, and that no attribute is called ``title``.
+
+    Raises:
+        DataError: one is.
+    """
+    for name in ("item_id", "title"):
+        if name in rules and name in {"item_id", title_column}:
+            raise DataError(f"{file.name}: column {name!r} is no attribute, so it has no type and no missing values")
+    taken = "title" in file.columns and "title" not in {title_column, path_column}
+    if taken and not rules.get("title", SHOWN).ignored:
+        hint = f" (--columns title={title_column} drops it, and so does --type title=ignore)" if hints else ""
+        raise DataError(f"{file.name}: column 'title' is beside the title column, {title_column!r}{hint}")
+
+
+def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[int]:
+    """Places of ids that cannot stand in a catalogue, or stood before; all are noted."""
+    seen: dict[str, int] = {}
+    reasons: dict[str, list[int]] = {}
+    unfit = set()
+    for at, item_id in enumerate(item_ids):
+        if item_id is None:  # noted when it was read
+            unfit.add(at)
+            continue
+        reason = item_id_fault(item_id) or ("stands on an earlier row too" if item_id in seen else "")
+        if reason:
+            reasons.setdefault(reason, []).append(at)
+            unfit.add(at)
+        else:
+            seen[item_id] = at
+    for reason, places in reasons.items():
+        table.faults.add("item_id", reason, table.row[places], [shown(item_ids[at]) for at in places[:5]])
+    return frozenset(unfit)
+
+
+def _without(left_out: frozenset[int], values: Sequence[T]) -> Sequence[T]:
+    return [value for i, value in enumerate(values) if i not in left_out] if left_out else values
