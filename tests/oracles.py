@@ -85,6 +85,22 @@ def exhaustive_scores(
     return {path: sum(path_scores(model, prompt, path, weights_on(root, path, alpha))) for path in set(paths)}
 
 
+@torch.inference_mode()
+def path_probabilities(
+    model: PreTrainedModel, prompt: Sequence[int], paths: Sequence[Path], temperature: float = 1.0
+) -> dict[Path, float]:
+    """Probability of every distinct path, each token's normalised over those that may stand there: float64 loops."""
+    found = {}
+    for path in sorted(set(paths)):
+        logits = model(input_ids=torch.tensor([[*prompt, *path]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        found[path] = 1.0
+        for at, token in enumerate(path):
+            odds = {each: float(logits[at, each].double()) / temperature for each in next_tokens(paths, path[:at])}
+            highest = max(odds.values())
+            found[path] *= math.exp(odds[token] - highest) / math.fsum(math.exp(v - highest) for v in odds.values())
+    return found
+
+
 def weights_on(root: object, path: Path, alpha: float) -> list[float]:
     """``1 - alpha * g`` of each token of a path, from the dict trie."""
     weights, node = [], root

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.search.engine import Engine
     from igd_core.search.filters import LeafFilter
+    from igd_core.search.normalisation import Normalise
     from igd_core.search.session import ChildScores, Session
 
 FP32 = 1e-5
@@ -133,11 +134,19 @@ async def search(
     beams: int = 10,
     length_penalty: float = 0.0,
     forced_weight: float = 1.0,
+    normalise: Normalise = "vocabulary",
     **scoring: Any,
 ) -> list[Hypothesis]:
-    session = await subject.engine.open(artifact.version, prompt, Scoring(keep=2 * beams, **scoring))
+    asked = Scoring(keep=2 * beams, normalise=normalise, **scoring)
+    session = await subject.engine.open(artifact.version, prompt, asked)
     try:
-        beam_search = BeamSearch(artifact.trie, beams=beams, length_penalty=length_penalty, forced_weight=forced_weight)
+        beam_search = BeamSearch(
+            artifact.trie,
+            beams=beams,
+            length_penalty=length_penalty,
+            forced_weight=forced_weight,
+            normalise=normalise,
+        )
         return await beam_search.run(session)
     finally:
         await session.close()

@@ -14,18 +14,28 @@ import torch
 from transformers import LogitsProcessor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from transformers import PreTrainedModel
+
+    from igd_core.search.normalisation import Normalise
 
 
 @dataclass(slots=True)
 class DictNode:
-    """A trie node as nested dicts: children by token, items that end here, entropy left (nats)."""
+    """A trie node as nested dicts: children by token, items that end here, entropy left (nats), whether it is open."""
 
     children: dict[int, DictNode] = field(default_factory=dict)
     items: list[int] = field(default_factory=list)
     entropy: float = 0.0
+    is_open: bool = True
+
+
+def admit(node: DictNode, items: Container[int]) -> None:
+    """Close every node with none of ``items`` at it or below: a search goes by it, and nothing else changes."""
+    for child in node.children.values():
+        admit(child, items)
+    node.is_open = any(item in items for item in node.items) or any(each.is_open for each in node.children.values())
 
 
 def build_dict_trie(paths: Sequence[Sequence[int]], prior: Sequence[float]) -> DictNode:
@@ -64,14 +74,14 @@ class TrieProcessor(LogitsProcessor):
     """Weighted log-probabilities of the trie's children; -inf elsewhere.
 
     Beam search hands a processor the log-softmax over the full vocabulary, so this multiplies in place of the model's
-    values.
+    values. Normalised over children, it takes each child's share among its siblings: what the log-softmax has taken off
+    all of them cancels out.
     """
 
-    def __init__(self, root: DictNode, prompt_length: int, alpha: float, forced_weight: float) -> None:
+    def __init__(self, root: DictNode, prompt_length: int, settings: ReferenceSettings) -> None:
         self._root = root
         self._prompt_length = prompt_length
-        self._alpha = alpha
-        self._forced_weight = forced_weight
+        self._settings = settings
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """``input_ids`` (rows, length) int64, ``scores`` (rows, vocab) float32; returns a new (rows, vocab)."""
@@ -82,9 +92,21 @@ class TrieProcessor(LogitsProcessor):
                 node = node.children.get(token) if node else None
             if node is None or not node.children:
                 continue  # a beam that has ended, or never lived
-            for token, weight in weights_at(node, self._alpha, self._forced_weight).items():
-                constrained[row, token] = scores[row, token] * weight
+            logprobs = {token: float(scores[row, token]) for token in node.children}
+            if self._settings.normalise == "children":
+                logprobs = shares(logprobs, self._settings.temperature)
+            for token, weight in weights_at(node, self._settings.alpha, self._settings.forced_weight).items():
+                if node.children[token].is_open:
+                    constrained[row, token] = logprobs[token] * weight
         return constrained
+
+
+def shares(logits: dict[int, float], temperature: float) -> dict[int, float]:
+    """Log of each token's share among those given, in float64: ``log(exp(l / T) / sum(exp(l / T)))``."""
+    highest = max(logits.values())
+    odds = {token: math.exp((value - highest) / temperature) for token, value in logits.items()}
+    total = math.fsum(odds.values())
+    return {token: (logits[token] - highest) / temperature - math.log(total) for token in logits}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +120,17 @@ class ReferenceResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceSettings:
-    """Beam width, rebalancing, length penalty, what forced tokens count, and the token that ends a path."""
+    """Beam width, rebalancing, length penalty, what forced tokens count, and the token that ends a path.
+
+    ``temperature`` is read where scores are normalised over children alone.
+    """
 
     beams: int = 10
     alpha: float = 0.2
     length_penalty: float = 0.0
     forced_weight: float = 1.0
+    normalise: Normalise = "vocabulary"
+    temperature: float = 1.0
     max_new_tokens: int = 72
     eos_id: int = 2
 
@@ -131,7 +158,7 @@ def reference_generate(
             do_sample=False,
             eos_token_id=settings.eos_id,
             pad_token_id=settings.eos_id,
-            logits_processor=[TrieProcessor(root, ids.shape[1], settings.alpha, settings.forced_weight)],
+            logits_processor=[TrieProcessor(root, ids.shape[1], settings)],
             output_scores=True,
             return_dict_in_generate=True,
         )

@@ -16,7 +16,8 @@ from igd_core.cli.recommend import add_engine_arguments, engine_options
 from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
 from igd_core.models import igd_home
-from igd_core.search.query import MAX_LENGTH_PENALTY
+from igd_core.search.normalisation import NORMALISATIONS, Normalisation
+from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from igd_core.evaluation.job import EvaluationJob, Summary
@@ -63,6 +64,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[1.0],
         metavar="W,...",
         help="of tokens without a choice (default: 1)",
+    )
+    parser.add_argument(
+        "--normalise",
+        type=_normalisations,
+        metavar="WAY,...",
+        help=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was tuned for)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=Real("temperature", least=MIN_TEMPERATURE, most=MAX_TEMPERATURE),
+        metavar="T",
+        help="divides the logits (default: what the model was tuned for)",
     )
     parser.add_argument(
         "--beams", type=Several(beams()), default=[10], metavar="K,...", help="and longest list (default: 10)"
@@ -167,7 +180,20 @@ def _settings(args: argparse.Namespace) -> list[DecodingSetting]:
         beams=args.beams,
         seen=_seen(args),
         forced_weights=args.forced_weights,
+        scored=_scored(args),
     )
+
+
+def _scored(args: argparse.Namespace) -> list[Normalisation]:
+    """What is asked for, or what the model or its adapter was tuned for."""
+    tuned = Normalisation()
+    if args.model is not None and (args.normalise is None or args.temperature is None):
+        from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+        from igd_core.engines.tuned_prompt import read_tuned_prompt
+
+        prompt = read_tuned_prompt(args.adapter or resolve_checkpoint(args.model))
+        tuned = tuned if prompt is None else prompt.scored
+    return [tuned.settled(each, args.temperature) for each in args.normalise or [None]]
 
 
 def _check_methods(args: argparse.Namespace, settings: list[DecodingSetting]) -> None:
@@ -200,6 +226,7 @@ def _default_out(args: argparse.Namespace, identity: RunIdentity, name: str) -> 
         args.forced_weights,
         args.beams,
         args.seen,
+        *(told for told in (args.normalise, args.temperature) if told is not None),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"
@@ -248,6 +275,16 @@ def _what_did_not_fit(shortened: dict[str, int]) -> list[str]:
             f"{shortened['rows_answered_by_popularity']:,} rows had no item to ask the model about: popularity answered"
         )
     return lines
+
+
+def _normalisations(text: str) -> list[str]:
+    words = _words(text)
+    for word in words:
+        if word not in NORMALISATIONS:
+            raise InputError(f"normalise: {word!r} is not one of {', '.join(NORMALISATIONS)}")
+    if not words:
+        raise InputError("normalise: at least one is needed")
+    return words
 
 
 def _words(text: str) -> list[str]:

@@ -18,7 +18,8 @@ from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError, QueryError
-from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, Query, check_query
+from igd_core.search.normalisation import NORMALISATIONS, Normalisation
+from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE, Query, check_query
 from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--k", type=wanted(), help="items wanted (default: 10, or as many as can come back)")
     parser.add_argument("--beams", type=beams(), default=10)
     parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artifact's)")
-    parser.add_argument("--temperature", type=Real("temperature", least=0.01, most=MAX_TEMPERATURE), default=1.0)
+    add_normalisation_arguments(parser)
     parser.add_argument("--length-penalty", type=Real("length_penalty", most=MAX_LENGTH_PENALTY), default=0.0)
     parser.add_argument(
         "--forced-weight",
@@ -63,6 +64,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
     )
     parser.set_defaults(run=run)
+
+
+def add_normalisation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--normalise`` and ``--temperature``, which are None where the checkpoint decides."""
+    parser.add_argument(
+        "--normalise",
+        choices=NORMALISATIONS,
+        help="what probabilities are normalised over (default: what the model or adapter was tuned for)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=Real("temperature", least=MIN_TEMPERATURE, most=MAX_TEMPERATURE),
+        metavar="T",
+        help="divides the logits (default: what the model or adapter was tuned for)",
+    )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         k=_DEFAULT_K if args.k is None else args.k,
         beams=args.beams,
         alpha=args.alpha,
+        normalise=args.normalise,
         temperature=args.temperature,
         length_penalty=args.length_penalty,
         forced_weight=args.forced_weight,
@@ -119,14 +136,26 @@ def run(args: argparse.Namespace) -> int:
     untuned = why_untuned(opened.tuned.get(adapter), artifact) if answer.source == "model" else None
     if untuned is not None:
         print(f"warning: {untuned}; its ranking says little", file=sys.stderr)
+    if answer.source == "model" and (other := _scored_otherwise(answer, opened, adapter)) is not None:
+        print(f"note: {other}", file=sys.stderr)
     if args.json:
         print(json.dumps(to_json(answer, artifact, opened, adapter=adapter) | {"untuned": untuned}))
         return 0
     for warning in _warnings(answer, opened):
         print(f"warning: {warning['detail']}", file=sys.stderr)
     for rank, found in enumerate(answer.items, start=1):
-        print(f"{rank:>3}  {found.score:>9.4f}  {artifact.catalogue.titles[found.item]}")
+        probability = "" if found.probability is None else f"{found.probability:>9.4%}  "
+        print(f"{rank:>3}  {found.score:>9.4f}  {probability}{artifact.catalogue.titles[found.item]}")
     return 0
+
+
+def _scored_otherwise(answer: Recommendation, opened: OpenEngine, adapter: str | None) -> str | None:
+    """How the model was asked otherwise than it was tuned; None where it was not, or where nothing tells."""
+    tuned = opened.tuned.get(adapter)
+    asked = Normalisation(normalise=answer.query.normalise, temperature=answer.query.temperature)
+    if tuned is None or asked == tuned.scored:
+        return None
+    return f"scores are normalised over {asked}; the model was tuned for {tuned.scored}"
 
 
 def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: AttributeIndex | None) -> Query:
@@ -170,6 +199,8 @@ def to_json(
         "model": opened.engine.model_id,
         "model_fingerprint": opened.engine.identity.fingerprint(adapter),
         "source": answer.source,
+        "normalise": answer.query.normalise,
+        "temperature": answer.query.temperature,
         "warnings": _warnings(answer, opened),
         "prompt_token_ids": list(answer.prompt_ids),
         "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],
@@ -199,6 +230,7 @@ def _item_json(rank: int, found: RankedItem, artifact: Artifact, opened: OpenEng
         "title": catalogue.titles[found.item],
         "rank": rank,
         "score": found.score,
+        "probability": found.probability,
         "duplicates": [catalogue.item_ids[item] for item in found.duplicates],
         "tokens": [{"text": text, **asdict(token)} for text, token in zip(texts, found.tokens, strict=True)],
     }

@@ -16,7 +16,7 @@ from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.search.engine import EngineStats
 from igd_core.search.identity import ModelIdentity, require_adapter
-from igd_core.search.session import ChildScores, SessionStats, unscored_child
+from igd_core.search.session import ChildScores, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.adapters import Adapters
     from igd_core.ids import NodeId
+    from igd_core.search.normalisation import Normalisation
     from igd_core.search.session import Scoring
 
 _FAKE_CONTEXT_TOKENS = 1 << 20
@@ -33,9 +34,17 @@ class FakeEngine:
     """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores.
 
     ``weights`` is any text: two that differ stand for two checkpoints of one name, which score differently.
+    ``tuned_for`` says what it was tuned for.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, adapters: Adapters | None = None, weights: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        adapters: Adapters | None = None,
+        weights: str = "",
+        tuned_for: Normalisation | None = None,
+    ) -> None:
         self._delay_s = delay_s
         self._weights = weights
         self._adapters = dict(adapters or {})
@@ -48,6 +57,7 @@ class FakeEngine:
             runtime="",
             checkpoint=weights,
             adapters={name: name for name in self._adapters},  # the name is all that an adapter changes here
+            normalisations={} if tuned_for is None else {None: tuned_for},
         )
 
     @property
@@ -114,7 +124,8 @@ class FakeSession:
         result = {}
         for start in nodes:
             for node in leaves.forced_chain(trie, start):
-                result[node] = self._score(node) if self._scoring.wants(trie, node) else unscored_child(trie, node)
+                wanted = self._scoring.wants(trie, node)
+                result[node] = self._score(node) if wanted else self._scoring.unscored_child(trie, node)
         self.stats.rounds += 1
         self.stats.model_tokens += len(result)
         return result
@@ -135,7 +146,10 @@ class FakeSession:
     def _score(self, node: NodeId) -> ChildScores:
         trie, leaves = self._artifact.trie, self._scoring.leaves
         edges = leaves.open_edges(trie, node)
-        logprobs = self.logprobs(node)[edges - int(trie.row_start[node])] / self._scoring.temperature
+        logprobs = self.logprobs(node) / self._scoring.temperature
+        if self._scoring.over_children:
+            logprobs = logprobs - np.log(np.exp(logprobs).sum())
+        logprobs = logprobs[edges - int(trie.row_start[node])]
         gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
         scores = logprobs * decoding_weight(gains, self._scoring.alpha)
         best = np.argsort(-scores, kind="stable")[: self._scoring.keep]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from igd_core.engines.identity import FolderDigests, runtime_of
-from igd_core.engines.tuned_prompt import read_tuned_prompt
+from igd_core.engines.tuned_prompt import normalisations, read_tuned
 from igd_core.errors import InputError
 from igd_core.search.identity import ModelIdentity
 
@@ -82,22 +82,19 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
     with FolderDigests(directory, *adapters.values()) as digests:
         loaded = load_checkpoint(directory, device=options.device, dtype=options.dtype, adapters=adapters)
         checkpoint = replace(loaded, model_id=Path(options.model).name)
-        content, *tuned = digests.result()
+        tuned = read_tuned(directory, adapters)
+        content, *content_of_adapters = digests.result()
     dtype = str(checkpoint.model.dtype).removeprefix("torch.")
     identity = ModelIdentity(
         name=checkpoint.model_id,
         engine="tree",
         runtime=runtime_of("tree", dtype=dtype, device=checkpoint.model.device.type),
         checkpoint=content,
-        adapters=dict(zip(adapters, tuned, strict=True)),
+        adapters=dict(zip(adapters, content_of_adapters, strict=True)),
+        normalisations=normalisations(tuned),
     )
     engine = TreeEngine(checkpoint, cache_bytes=options.cache_bytes, identity=identity)
-    return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer, tuned=_tuned(directory, adapters))
-
-
-def _tuned(directory: Path, adapters: Adapters) -> dict[str | None, TunedPrompt | None]:
-    tuned: dict[str | None, TunedPrompt | None] = {None: read_tuned_prompt(directory)}
-    return tuned | {adapter: read_tuned_prompt(folder) for adapter, folder in adapters.items()}
+    return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer, tuned=tuned)
 
 
 def _open_vllm(options: EngineOptions) -> OpenEngine:
@@ -110,5 +107,5 @@ def _open_vllm(options: EngineOptions) -> OpenEngine:
     engine = VLLMEngine.start(
         VLLMOptions(model=options.model, dtype=options.dtype, adapters=options.adapters, **options.vllm)
     )
-    tuned = _tuned(resolve_checkpoint(options.model), options.adapters)
+    tuned = read_tuned(resolve_checkpoint(options.model), options.adapters)
     return OpenEngine(engine=engine, tokenizer=engine.tokenizer, tuned=tuned)

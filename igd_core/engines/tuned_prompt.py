@@ -1,7 +1,8 @@
-"""The prompt and the catalogue that a checkpoint or adapter was tuned on, in a file beside its weights.
+"""What a checkpoint or adapter was tuned on, in a file beside its weights: prompt, catalogue, normalisation.
 
-Asked in other words, or for titles it never saw, a model still answers, only worse, and nothing else would say so.
-Engines warn when a version whose prompts differ is loaded, answers when the model was not tuned for their catalogue.
+Asked in other words, or for titles it never saw, or scored otherwise than its loss did, a model still answers, only
+worse, and nothing else would say so. Engines warn when a version whose prompts differ is loaded, answers when the model
+was not tuned for their catalogue; scores follow the loss unless a request says otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import ModelError
+from igd_core.search.normalisation import NORMALISATIONS, Normalisation
+from igd_core.search.query import MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ _SAMPLE = 256
 _SAME_CATALOGUE = 0.5
 _PARTS = ("prefix_ids", "bullet_ids", "suffix_ids")
 _LOG = logging.getLogger(__name__)
+DEFAULT_NORMALISATION = Normalisation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +68,29 @@ class TunedPrompt:
     """What surrounds the history in the prompts of a tuning, as token ids; see `PromptTemplate`.
 
     The window is no part of it: a history may well be cut otherwise than in tuning. ``catalogue`` is None in files of
-    releases that did not write it.
+    releases that did not write it. ``scored`` is what the loss was normalised over; earlier releases knew but one way.
     """
 
     prefix_ids: tuple[int, ...]
     bullet_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
     catalogue: TunedCatalogue | None = None
+    scored: Normalisation = DEFAULT_NORMALISATION
 
     @staticmethod
-    def of(template: PromptTemplate, *, catalogue: TunedCatalogue | None = None) -> TunedPrompt:
+    def of(
+        template: PromptTemplate,
+        *,
+        catalogue: TunedCatalogue | None = None,
+        scored: Normalisation = DEFAULT_NORMALISATION,
+    ) -> TunedPrompt:
         """That of a template."""
         return TunedPrompt(
             prefix_ids=template.prefix_ids,
             bullet_ids=template.bullet_ids,
             suffix_ids=template.suffix_ids,
             catalogue=catalogue,
+            scored=scored,
         )
 
     def write(self, directory: Path) -> None:
@@ -87,6 +98,7 @@ class TunedPrompt:
         told: dict[str, Any] = {"format": _FORMAT, **{part: list(getattr(self, part)) for part in _PARTS}}
         if self.catalogue is not None:
             told["catalogue"] = {"name": self.catalogue.name, "sample": list(self.catalogue.sample)}
+        told |= {"normalise": self.scored.normalise, "temperature": self.scored.temperature}
         write_json(directory / PROMPT_FILE, told)
 
     def differences(self, template: PromptTemplate, tokenizer: TitleTokenizer) -> list[str]:
@@ -114,7 +126,7 @@ def read_tuned_prompt(directory: Path) -> TunedPrompt | None:
         if told is not None:
             catalogue = TunedCatalogue(name=str(told["name"]), sample=tuple(map(str, told["sample"])))
         parts = {part: tuple(int(token) for token in fields[part]) for part in _PARTS}
-        prompt = TunedPrompt(**parts, catalogue=catalogue)
+        prompt = TunedPrompt(**parts, catalogue=catalogue, scored=_scored(fields))
         file_format = fields["format"]
     except FileNotFoundError:
         return None
@@ -123,6 +135,35 @@ def read_tuned_prompt(directory: Path) -> TunedPrompt | None:
     if file_format != _FORMAT:
         raise ModelError(f"{path}: not a tuned prompt (format {file_format!r})")
     return prompt
+
+
+def _scored(fields: Mapping[str, Any]) -> Normalisation:
+    """What the file says of its loss.
+
+    Raises:
+        ValueError: it says what there is not: another release's, which this one would score wrongly.
+    """
+    normalise, temperature = fields.get("normalise", "vocabulary"), float(fields.get("temperature", 1.0))
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise: {normalise!r} is not one of {', '.join(NORMALISATIONS)}")
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise ValueError(f"temperature: {temperature:g} is not in {MIN_TEMPERATURE}..{MAX_TEMPERATURE}")
+    return Normalisation(normalise=normalise, temperature=temperature)
+
+
+def read_tuned(directory: Path, adapters: Mapping[str, Path]) -> dict[str | None, TunedPrompt | None]:
+    """What a checkpoint (under None) and its adapters were tuned on; None for those of another origin.
+
+    Raises:
+        ModelError: as `read_tuned_prompt`.
+    """
+    tuned: dict[str | None, TunedPrompt | None] = {None: read_tuned_prompt(directory)}
+    return tuned | {adapter: read_tuned_prompt(folder) for adapter, folder in adapters.items()}
+
+
+def normalisations(tuned: Mapping[str | None, TunedPrompt | None]) -> dict[str | None, Normalisation]:
+    """What a model (under None) and its adapters were tuned for, of those that say so."""
+    return {name: prompt.scored for name, prompt in tuned.items() if prompt is not None}
 
 
 def read_tuned_prompts(directory: Path, adapters: Mapping[str, Path]) -> dict[str, TunedPrompt]:

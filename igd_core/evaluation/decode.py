@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.evaluation.shared_session import SearchPlan, SharedSession, widest_node
+from igd_core.evaluation.shared_session import SearchPlan, SharedSession, shared_normalisation, widest_node
 from igd_core.search.beam import require_whole
 from igd_core.search.filters import ItemFilter, first_admitted
 from igd_core.search.session import Scoring
@@ -81,14 +81,22 @@ class RowDecoder:
                 length_penalty=each.length_penalty,
                 leaves=leaves[each.seen],
                 forced_weight=each.forced_weight,
+                scored=each.scored,
             )
             for each in self._settings
         ]
         # With alpha 0 and everything admitted: raw scores of all children, for the views to weigh and prune.
-        scoring = Scoring(alpha=0.0, keep=self._keep, adapter=self._adapter)
+        asked = shared_normalisation(plans)
+        scoring = Scoring(
+            alpha=0.0,
+            keep=self._keep,
+            adapter=self._adapter,
+            normalise=asked.normalise,
+            temperature=asked.temperature,
+        )
         session = await self._engine.open(artifact.version, prompt, scoring)
         try:
-            found = await SharedSession(session, artifact).search(plans)
+            found = await SharedSession(session, artifact, asked).search(plans)
         finally:
             await session.close()
         for plan, hypotheses in zip(plans, found, strict=True):

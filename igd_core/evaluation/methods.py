@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
+from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Seen = Literal["allowed", "excluded"]
+_PLAIN = Normalisation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class DecodingSetting:
         seen: whether items of the history, and what reads like one of them, may come back.
         forced_weight: of tokens that stand alone below their node. 1 is the method; 0 scores a title by its decisions
             alone, and is not from the literature.
+        scored: over what probabilities are normalised, and at which temperature.
     """
 
     alpha: float
@@ -46,12 +49,22 @@ class DecodingSetting:
     beams: int
     seen: Seen
     forced_weight: float = 1.0
+    scored: Normalisation = _PLAIN
 
     @property
     def name(self) -> str:
-        """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and ``forced=0`` where that weight is not 1."""
-        forced = "" if self.forced_weight == 1 else f" forced={self.forced_weight:g}"
-        return f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}{forced}"
+        """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and what else is not the method's own.
+
+        That may be ``forced=0``, ``normalise=children``, ``temperature=0.7``.
+        """
+        parts = [f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"]
+        if self.forced_weight != 1:
+            parts.append(f"forced={self.forced_weight:g}")
+        if self.scored.normalise != _PLAIN.normalise:
+            parts.append(f"normalise={self.scored.normalise}")
+        if self.scored.temperature != 1:
+            parts.append(f"temperature={self.scored.temperature:g}")
+        return " ".join(parts)
 
     @property
     def method(self) -> Method:
@@ -61,7 +74,7 @@ class DecodingSetting:
     @property
     def known_as(self) -> str:
         """What the literature calls it; empty where it has no name."""
-        if self.forced_weight != 1:
+        if self.forced_weight != 1 or self.scored != _PLAIN:
             return ""
         if self.alpha > 0:
             return "IGD" if self.length_penalty == 0 else ""
@@ -75,8 +88,9 @@ def decoding_settings(
     beams: Sequence[int],
     seen: Sequence[Seen],
     forced_weights: Sequence[float] = (1.0,),
+    scored: Sequence[Normalisation] = (_PLAIN,),
 ) -> list[DecodingSetting]:
-    """Every combination, each once.
+    """Every combination, each once; normalised over children, forced tokens have but one weight.
 
     Raises:
         InputError: a list is empty, or a value is out of range.
@@ -89,13 +103,18 @@ def decoding_settings(
     _require("length-penalties", length_penalties, 0.0, MAX_LENGTH_PENALTY)
     _require("beams", beams, 1, MAX_BEAMS)
     _require("forced-weights", forced_weights, 0.0, 1.0)
-    combinations = itertools.product(seen, beams, forced_weights, length_penalties, alphas)
+    combinations = itertools.product(scored, seen, beams, forced_weights, length_penalties, alphas)
     return list(
         dict.fromkeys(
             DecodingSetting(
-                alpha=float(alpha), length_penalty=float(penalty), beams=width, seen=each, forced_weight=float(forced)
+                alpha=float(alpha),
+                length_penalty=float(penalty),
+                beams=width,
+                seen=each,
+                forced_weight=1.0 if way.normalise == "children" else float(forced),
+                scored=way,
             )
-            for each, width, forced, penalty, alpha in combinations
+            for way, each, width, forced, penalty, alpha in combinations
         )
     )
 

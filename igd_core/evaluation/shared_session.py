@@ -1,7 +1,8 @@
 """Many searches of one prompt on one session of the model.
 
 The log-probabilities of a node's children depend on neither alpha, length penalty, beams nor filters. So they are asked
-for once, unweighted and unpruned, and every search reads them through a view with its own weight and filter. Searches
+for once, unweighted and unpruned, and every search reads them through a view with its own weight and filter. From those
+over the vocabulary, those over the children follow at any temperature: they differ by a constant. Searches
 go in lockstep: the model is called when all that still run wait for it, with everything they wait for, so 20 settings
 take hardly more rounds than one.
 """
@@ -15,16 +16,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.catalogue.gain import decoding_weight
+from igd_core.errors import InputError
 from igd_core.ids import LeafIndex, NodeId
 from igd_core.search.beam import BeamSearch, Hypothesis
+from igd_core.search.normalisation import Normalisation
 from igd_core.search.session import ChildScores, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from igd_core.artifact import Artifact
     from igd_core.search.filters import LeafFilter
     from igd_core.search.session import Session
+
+_PLAIN = Normalisation()
 
 
 def widest_node(artifact: Artifact) -> int:
@@ -42,6 +49,7 @@ class SearchPlan:
         length_penalty: see `BeamSearch`.
         leaves: what it may reach.
         forced_weight: see `BeamSearch`.
+        scored: over what log-probabilities are normalised, and at which temperature.
     """
 
     alpha: float
@@ -49,6 +57,20 @@ class SearchPlan:
     length_penalty: float
     leaves: LeafFilter
     forced_weight: float = 1.0
+    scored: Normalisation = _PLAIN
+
+
+def shared_normalisation(plans: Sequence[SearchPlan]) -> Normalisation:
+    """What a session must be opened with so that all plans can read it.
+
+    Raises:
+        InputError: plans over the vocabulary at several temperatures, which no one session serves.
+    """
+    over_vocabulary = {plan.scored for plan in plans if plan.scored.normalise == "vocabulary"}
+    if len(over_vocabulary) > 1:
+        temperatures = ", ".join(f"{each:g}" for each in sorted(each.temperature for each in over_vocabulary))
+        raise InputError(f"temperature: {temperatures}; one run scores over the vocabulary at one of them")
+    return next(iter(over_vocabulary), plans[0].scored)
 
 
 class SharedSession:
@@ -57,11 +79,13 @@ class SharedSession:
     The session must be opened with every leaf admitted and `Scoring.keep` no less than `widest_node`.
     """
 
-    def __init__(self, session: Session, artifact: Artifact) -> None:
+    def __init__(self, session: Session, artifact: Artifact, scored: Normalisation = _PLAIN) -> None:
+        """``scored`` says how the session was opened: `shared_normalisation` of the plans to come."""
         self._session = session
+        self.scored = scored
         self._artifact = artifact
         self._known: dict[NodeId, ChildScores] = {}
-        self._weighted: dict[tuple[float, int], dict[NodeId, ChildScores]] = {}
+        self._weighted: dict[tuple[float, int, Normalisation], dict[NodeId, ChildScores]] = {}
         self._searching = 0
         self._wanted: dict[NodeId, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
@@ -87,6 +111,7 @@ class SharedSession:
             beams=plan.beams,
             length_penalty=plan.length_penalty,
             forced_weight=plan.forced_weight,
+            normalise=plan.scored.normalise,
         )
         hypotheses = await search.run(WeightedView(self, self._artifact, plan))
         self._searching -= 1
@@ -108,7 +133,7 @@ class SharedSession:
 
     def weighted(self, plan: SearchPlan, keep: int) -> dict[NodeId, ChildScores]:
         """Nodes weighted so far without a filter; views of the same weights fill it together."""
-        return self._weighted.setdefault((plan.alpha, keep), {})
+        return self._weighted.setdefault((plan.alpha, keep, plan.scored), {})
 
     async def fetch(self, nodes: Sequence[NodeId]) -> None:
         """Wait until the children of ``nodes`` are known."""
@@ -192,7 +217,7 @@ class WeightedView:
         return scored
 
     def _weigh_anew(self, children: ChildScores, *, pruned: bool) -> ChildScores:
-        edges, logprobs = children.edges, children.logprobs
+        edges, logprobs = children.edges, self._normalised(children.logprobs)
         is_forced = len(edges) == 1
         if pruned:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
@@ -202,3 +227,12 @@ class WeightedView:
         scores = logprobs * decoding_weight(self._gain[edges].astype(np.float64), self._plan.alpha)
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+
+    def _normalised(self, logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of all children of a node, as the plan has them."""
+        wanted, given = self._plan.scored, self._shared.scored
+        if wanted == given:
+            return logprobs
+        values = logprobs * (given.temperature / wanted.temperature)
+        values = values - values.max()
+        return np.asarray(values - np.log(np.exp(values).sum()))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from igd_core.catalogue.trie import TokenTrie
+    from igd_core.search.normalisation import Normalise
     from igd_core.search.session import ChildScores, Session
 
 
@@ -44,6 +45,11 @@ class Hypothesis:
     leaf: LeafIndex
     score: float
     steps: tuple[TokenStep, ...]
+
+    @property
+    def probability(self) -> float:
+        """Product of its tokens' probabilities, unweighted; NaN where one was not asked for."""
+        return math.exp(math.fsum(math.nan if step.logprob is None else step.logprob for step in self.steps))
 
 
 def require_whole(found: Sequence[Hypothesis], *, wanted: int) -> None:
@@ -78,10 +84,25 @@ class _Children(NamedTuple):
     scores: list[float]
 
 
+def _tail_logprob(forced_weight: float, normalise: Normalise) -> float | None:
+    """Log-probability of a forced token that nobody asked the model about; None where it must be asked."""
+    if normalise == "children":
+        return 0.0
+    return math.nan if forced_weight == 0 else None
+
+
 class BeamSearch:
     """State of one search: its live beams, its finished paths, and every score the engine has returned."""
 
-    def __init__(self, trie: TokenTrie, *, beams: int, length_penalty: float = 0.0, forced_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        trie: TokenTrie,
+        *,
+        beams: int,
+        length_penalty: float = 0.0,
+        forced_weight: float = 1.0,
+        normalise: Normalise = "vocabulary",
+    ) -> None:
         """Start at the root.
 
         Args:
@@ -90,12 +111,15 @@ class BeamSearch:
             length_penalty: 0 ranks by summed score (D3), 1 by its mean over tokens, EOS included (BIGRec).
             forced_weight: 0..1, what the log-probability of a token without siblings counts. 1 is the method; with 0 a
                 title is scored by its decisions alone, and the model is not asked for what follows the last of them.
+            normalise: the session's (`Scoring`). Over children a forced token's log-probability is 0 whatever its
+                weight, and is known without asking. Forced tokens count in a path's length all the same.
         """
         self._trie = trie
         self._row_start = trie.row_start.data  # a memoryview gives int, where the array gives numpy's slower scalars
         self._beams = beams
         self._length_penalty = length_penalty
         self._forced_weight = forced_weight
+        self._tail_logprob = _tail_logprob(forced_weight, normalise)
         self._known: dict[int, _Children] = {}
         self._finished: list[_Beam] = []
         self._live = [_Beam(ROOT, 0.0)]
@@ -121,8 +145,8 @@ class BeamSearch:
             self._known[node] = _Children((children.edges + 1).tolist(), logprobs, scores)
 
     def _score_tails(self) -> None:
-        """Where forced tokens count nothing, and live beams have no others left: the scores to their ends."""
-        if self._forced_weight != 0:
+        """Where forced tokens score nothing, and live beams have no others left: the scores to their ends."""
+        if self._tail_logprob is None:
             return
         for beam in self._live:
             node, tail = beam.node, []
@@ -131,7 +155,7 @@ class BeamSearch:
                 node = self._row_start[node] + 1
             if self._is_leaf(node):
                 for above in tail:
-                    self._known[above] = _Children([self._row_start[above] + 1], [math.nan], [0.0])
+                    self._known[above] = _Children([self._row_start[above] + 1], [self._tail_logprob], [0.0])
 
     def _is_forced(self, node: int) -> bool:
         """Whether the trie, whatever the filter, leaves one token below ``node``."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from igd_core.errors import EngineError
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ class ModelIdentity:
         runtime: what computes: data type, kind of device, releases of libraries.
         checkpoint: sha256 over its files: weights, configuration and tokenizer.
         adapters: sha256 over each adapter's files, by the name that requests use.
+        normalisations: what the model (under None) and its adapters were tuned for, where their files say so. The files
+            are part of the content, so a fingerprint holds them.
         fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits, made here once.
     """
 
@@ -37,6 +40,7 @@ class ModelIdentity:
     runtime: str
     checkpoint: str
     adapters: Mapping[str, str] = field(default_factory=dict)
+    normalisations: Mapping[str | None, Normalisation] = field(default_factory=dict)
     fingerprints: Mapping[str | None, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +56,10 @@ class ModelIdentity:
         """
         require_adapter(adapter, self.adapters)
         return self.fingerprints[adapter]
+
+    def normalisation(self, adapter: str | None = None) -> Normalisation:
+        """What the model, under one of its adapters if named, was tuned for; the method's own where nothing says."""
+        return self.normalisations.get(adapter, Normalisation())
 
     def _hash(self, adapter: str) -> str:
         parts = json.dumps([self.engine, self.runtime, self.checkpoint, adapter])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from igd_core.catalogue.conditions import Condition
 from igd_core.errors import QueryError
 from igd_core.release import RELEASE
+from igd_core.search.normalisation import NORMALISATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from igd_core.catalogue.conditions import Conditions
     from igd_core.ids import ItemIndex
     from igd_core.search.engine import Engine
+    from igd_core.search.normalisation import Normalise
 
 MAX_K = 100
 MAX_BEAMS = 200
+MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 10.0
 MAX_LENGTH_PENALTY = 2.0
 
@@ -40,9 +43,12 @@ class Query:
         k: items wanted, 1..100 and at most the catalogue's size.
         beams: width of the search, 1..200; raised to ``k`` where smaller.
         alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
-        temperature: divides the logits, in (0, 10].
+        normalise: over what probabilities are normalised, ``vocabulary`` or ``children``; None takes what the model was
+            tuned for.
+        temperature: divides the logits, in (0, 10]; None takes what the model was tuned for (`Normalisation.settled`).
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
+            Means nothing with ``children``, where they have probability 1.
         exclude_seen: leave out items of the whole ``history``.
         exclude_seen_titles: with ``exclude_seen``, leave out items of the same path or title too.
         exclude: further items to leave out.
@@ -56,7 +62,8 @@ class Query:
     k: int = 10
     beams: int = 10
     alpha: float | None = None
-    temperature: float = 1.0
+    normalise: Normalise | None = None
+    temperature: float | None = None
     length_penalty: float = 0.0
     forced_weight: float = 1.0
     exclude_seen: bool = True
@@ -92,9 +99,10 @@ class ResolvedQuery:
         k: items wanted.
         beams: width of the search, at least ``k``.
         alpha: rebalancing towards decisive tokens.
+        normalise: over what probabilities are normalised.
         temperature: divides the logits.
         length_penalty: the exponent of a path's length.
-        forced_weight: what forced tokens count.
+        forced_weight: what forced tokens count; 1 where they have probability 1 anyway.
         barred: item rows that may not come back, ascending.
         allowed: the only item rows that may, ascending; None for all.
         conditions: on attributes, by name.
@@ -110,6 +118,7 @@ class ResolvedQuery:
     k: int
     beams: int
     alpha: float
+    normalise: Normalise
     temperature: float
     length_penalty: float
     forced_weight: float
@@ -128,6 +137,8 @@ class ResolvedQuery:
         """
         check_query(query, artifact)
         manifest, history = artifact.manifest, query.history
+        tuned = engine.identity.normalisation(adapter)
+        scored = tuned.settled(query.normalise, query.temperature)
         left_out = artifact.num_left_out(history, engine.context_tokens)
         return ResolvedQuery(
             version=artifact.version,
@@ -137,15 +148,21 @@ class ResolvedQuery:
             k=query.k,
             beams=max(query.beams, query.k),
             alpha=_canonical(manifest.alpha if query.alpha is None else query.alpha),
-            temperature=_canonical(query.temperature),
+            normalise=scored.normalise,
+            temperature=_canonical(scored.temperature),
             length_penalty=_canonical(query.length_penalty),
-            forced_weight=_canonical(query.forced_weight),
+            forced_weight=1.0 if scored.normalise == "children" else _canonical(query.forced_weight),
             barred=query.barred(artifact),
             allowed=None if query.allow is None else tuple(sorted({*query.allow})),
             conditions=tuple(sorted(query.attributes.items(), key=itemgetter(0))),
             explain=query.explain,
             adapter=adapter,
         )
+
+    @property
+    def asks_about_forced(self) -> bool:
+        """Whether the model is asked about tokens that have no sibling."""
+        return self.normalise == "vocabulary" and self.forced_weight != 0
 
     def key(self) -> str:
         """Equal for two queries of one release if and only if they are equal: 64 hexadecimal digits."""
@@ -172,7 +189,10 @@ def check_query(query: Query, artifact: Artifact) -> None:
     _require_range("beams", query.beams, 1, MAX_BEAMS)
     if query.alpha is not None:
         _require_range("alpha", query.alpha, 0.0, 1.0)
-    _require_range("temperature", query.temperature, 0.01, MAX_TEMPERATURE)
+    if query.normalise is not None and query.normalise not in NORMALISATIONS:
+        raise QueryError("normalise", f"{query.normalise!r} is not one of {', '.join(NORMALISATIONS)}")
+    if query.temperature is not None:
+        _require_range("temperature", query.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE)
     _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
     _require_range("forced_weight", query.forced_weight, 0.0, 1.0)
     for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ class ExplainedToken:
 
     Attributes:
         token_id: in the model's vocabulary.
-        logprob: nats, over the full vocabulary, unweighted; None where it counts nothing and was not computed.
+        logprob: nats, unweighted, normalised as the query asks; None where it counts nothing and was not computed.
         information_gain: nats, of the whole catalogue.
         weight: what the log-probability was multiplied with: ``1 - alpha * g``, or ``forced_weight`` if forced.
         forced: whether the trie left no other token here.
@@ -67,12 +67,15 @@ class RankedItem:
     Attributes:
         item: the most popular admitted item of the path.
         score: higher is better.
+        probability: that the model gives the path, whatever alpha and the filters: of this item and its duplicates
+            together. Over all paths it sums to 1. None where scores are not normalised over children.
         duplicates: other admitted items with the same path, most popular first.
         tokens: the path, EOS included; empty for popularity, and where the query does not ask for them.
     """
 
     item: ItemIndex
     score: float
+    probability: float | None = None
     duplicates: tuple[ItemIndex, ...] = ()
     tokens: tuple[ExplainedToken, ...] = ()
 
@@ -123,7 +126,7 @@ class Recommender:
     def cost(self, query: ResolvedQuery) -> float:
         """What `answer` is expected to cost, in ordinary requests (`igd_core.search.cost`)."""
         leaves = None if query.allowed is None else len(query.allowed)
-        return self.costs.of_search(query.shown, beams=query.beams, forced=query.forced_weight != 0, leaves=leaves)
+        return self.costs.of_search(query.shown, beams=query.beams, forced=query.asks_about_forced, leaves=leaves)
 
     async def recommend(self, query: Query, *, adapter: str | None = None) -> Recommendation:
         """Resolve and answer, within the query's time.
@@ -197,12 +200,17 @@ class Recommender:
             leaves=leaves,
             adapter=query.adapter,
             forced=query.forced_weight != 0,
+            normalise=query.normalise,
             turn=turn,
         )
         session = await self.engine.open(query.version, prompt, scoring)
         try:
             search = BeamSearch(
-                trie, beams=query.beams, length_penalty=query.length_penalty, forced_weight=query.forced_weight
+                trie,
+                beams=query.beams,
+                length_penalty=query.length_penalty,
+                forced_weight=query.forced_weight,
+                normalise=query.normalise,
             )
             hypotheses = await search.run(session)
             require_whole(hypotheses, wanted=min(query.beams, leaves.count(trie.num_leaves)))
@@ -213,19 +221,21 @@ class Recommender:
         return Recommendation(
             query=query,
             source="model",
-            items=tuple(
-                self._item(found.leaf, found.score, item_filter, self._explained(found, query) if query.explain else ())
-                for found in hypotheses[: query.k]
-            ),
+            items=tuple(self._found(each, query, item_filter) for each in hypotheses[: query.k]),
             prompt_ids=tuple(prompt),
             stats=session.stats,
         )
 
-    def _item(
-        self, leaf: LeafIndex, score: float, item_filter: ItemFilter, tokens: tuple[ExplainedToken, ...] = ()
-    ) -> RankedItem:
+    def _found(self, found: Hypothesis, query: ResolvedQuery, item_filter: ItemFilter) -> RankedItem:
+        return replace(
+            self._item(found.leaf, found.score, item_filter),
+            probability=found.probability if query.normalise == "children" else None,
+            tokens=self._explained(found, query) if query.explain else (),
+        )
+
+    def _item(self, leaf: LeafIndex, score: float, item_filter: ItemFilter) -> RankedItem:
         items = first_admitted(self.artifact.trie.items_of(leaf), self.artifact.catalogue.frequency, item_filter)
-        return RankedItem(item=items[0], score=score, duplicates=tuple(items[1:]), tokens=tokens)
+        return RankedItem(item=items[0], score=score, duplicates=tuple(items[1:]))
 
     def _explained(self, found: Hypothesis, query: ResolvedQuery) -> tuple[ExplainedToken, ...]:
         trie, gains = self.artifact.trie, self.artifact.gains

@@ -1,7 +1,7 @@
 """The score kernel: from a model's logits to weighted log-probabilities of trie children.
 
-``score = log p(token) * decoding_weight(g, alpha)`` with ``log p`` over the FULL vocabulary and g the
-sibling-normalised information gain (arXiv 2506.13229).
+``score = log p(token) * decoding_weight(g, alpha)`` with g the sibling-normalised information gain, and ``log p`` over
+the FULL vocabulary (arXiv 2506.13229) or over the children of the node alone (`igd_core.search.normalisation`).
 """
 
 from __future__ import annotations
@@ -58,11 +58,14 @@ class RowSettings:
         node: ``(rows,)`` int64; trie node whose children the row scores.
         alpha: ``(rows,)`` float32.
         temperature: ``(rows,)`` float32 > 0, or None when every row's is 1.
+        over_children: ``(rows,)`` bool; whether probabilities are normalised over all children of the node, whatever a
+            filter admits, rather than over the vocabulary. None when no row's are.
     """
 
     node: NDArray[np.int64]
     alpha: NDArray[np.float32]
     temperature: NDArray[np.float32] | None = None
+    over_children: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> 
     end = degree.cumsum()
     row = np.repeat(np.arange(len(degree)), degree)
     edge = (start + degree - end)[row] + np.arange(len(row))
-    logprob = _gather_log_softmax(logits, row, trie.edge_token[edge], rows.temperature)
+    logprob = _logprobs(logits, row, trie.edge_token[edge], rows)
     weight = decoding_weight(trie.sibling_gain[edge], rows.alpha[row])
     return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
 
@@ -131,6 +134,43 @@ def constrain_logits_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings
 
 def _put(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def _logprobs(
+    logits: torch.Tensor, row: NDArray[np.int64], token: NDArray[np.int32], rows: RowSettings
+) -> torch.Tensor:
+    """Log-probability of each child, ``(n,)`` float32, each row normalised as it asks."""
+    over = rows.over_children
+    if over is None or not over.any():
+        return _gather_log_softmax(logits, row, token, rows.temperature)
+    if over.all():
+        return _log_softmax_over_children(logits, row, token, rows.temperature)
+    result = torch.empty(len(row), dtype=torch.float32, device=logits.device)
+    for chosen, normalised in ((over, _log_softmax_over_children), (~over, _gather_log_softmax)):
+        mine, renumbered = np.flatnonzero(chosen[row]), chosen.cumsum() - 1
+        part = logits.index_select(0, _put(np.flatnonzero(chosen), logits.device))
+        temperature = None if rows.temperature is None else rows.temperature[chosen]
+        found = normalised(part, renumbered[row[mine]], token[mine], temperature)
+        result.index_copy_(0, _put(mine, logits.device), found)
+    return result
+
+
+def _log_softmax_over_children(
+    logits: torch.Tensor,
+    row: NDArray[np.int64],
+    token: NDArray[np.int32],
+    temperature: NDArray[np.float32] | None,
+) -> torch.Tensor:
+    """Log-softmax of the logits of each row's children among themselves, float32; no other logit is read."""
+    device = logits.device
+    of_row = _put(row, device)
+    values = logits[of_row, _put(token, device).long()].float()
+    if temperature is not None:
+        values = values / _put(temperature, device)[of_row]
+    highest = torch.full((len(logits),), float("-inf"), device=device).scatter_reduce_(0, of_row, values, "amax")
+    values = values - highest[of_row]
+    total = torch.zeros(len(logits), device=device).index_add_(0, of_row, values.exp())
+    return values - total.log()[of_row]
 
 
 def _gather_log_softmax(
@@ -181,8 +221,8 @@ class ChildChoice:
 def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
     """Leave of each row what a log-softmax turns into its best children's log-probabilities; returns ``logits``.
 
-    The best children by weighted score keep their UNWEIGHTED log-probability over the full vocabulary (a weight near 0
-    could not be undone by the reader). What probability they leave goes to one token that is no child of the node, so
+    The best children by weighted score keep their UNWEIGHTED log-probability (a weight near 0 could not be undone by
+    the reader). What probability they leave goes to one token that is no child of the node, so
     the row already sums to one and a log-softmax over it, which a sampler may insist on, changes nothing. That token is
     the lowest id that is no child. All others are -inf.
 

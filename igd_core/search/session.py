@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import NodeId
     from igd_core.search.fairness import Turn
+    from igd_core.search.normalisation import Normalise
 
 ALL_LEAVES = LeafFilter(leaves=np.empty(0, dtype=np.int64), barred=True)
 
@@ -38,6 +39,8 @@ class Scoring:
         adapter: which of the engine's adapters the model runs with; None for the model itself.
         forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
             (`unscored_child`), and the model's output layer has nothing to do for them.
+        normalise: over what, the vocabulary or all children of a node, whatever ``leaves`` admits of them. Over
+            children a forced token's log-probability is 0, and no model is asked for it.
         turn: whose request it is, and how urgent and costly: who goes first where the model is shared. None: nobody's.
     """
 
@@ -47,11 +50,26 @@ class Scoring:
     leaves: LeafFilter = ALL_LEAVES
     adapter: str | None = None
     forced: bool = True
+    normalise: Normalise = "vocabulary"
     turn: Turn | None = None
+
+    @property
+    def over_children(self) -> bool:
+        """Whether log-probabilities are normalised over the children of a node."""
+        return self.normalise == "children"
 
     def wants(self, trie: TokenTrie, node: NodeId) -> bool:
         """Whether the children of ``node`` must be scored: a token without siblings is forced, whatever the filter."""
-        return self.forced or len(trie.children(node)) != 1
+        return (self.forced and not self.over_children) or len(trie.children(node)) != 1
+
+    def unscored_child(self, trie: TokenTrie, node: NodeId) -> ChildScores:
+        """The only child of ``node``, which nobody asks the model about: its score is 0.
+
+        Its log-probability is 0 where it is normalised over children, and NaN where it does not count.
+        """
+        logprob = 0.0 if self.over_children else math.nan
+        edges = np.array([int(trie.row_start[node])])
+        return ChildScores(edges=edges, logprobs=np.array([logprob]), scores=np.zeros(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +85,6 @@ class ChildScores:
     edges: NDArray[np.int64]
     logprobs: NDArray[np.float64]
     scores: NDArray[np.float64]
-
-
-def unscored_child(trie: TokenTrie, node: NodeId) -> ChildScores:
-    """The only child of ``node``, where its log-probability does not count: it is NaN, and the score 0."""
-    return ChildScores(edges=np.array([int(trie.row_start[node])]), logprobs=np.array([math.nan]), scores=np.zeros(1))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,7 +119,7 @@ class Session(Protocol):
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
         """Score the children of ``nodes`` and of every node on the forced chains below them.
 
-        With ``Scoring.forced`` off, a node with one child in the trie may come back as `unscored_child`.
+        Of a node with one child in the trie `Scoring.unscored_child` may come back where `Scoring.wants` says so.
         A node may be asked for once its parent has been expanded (the root first). Leaves have no children and must
         not be asked for.
 

@@ -17,6 +17,7 @@ from igd_core.engines.embedded.adapters import parse_adapters
 from igd_core.engines.open import EngineName
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError
+from igd_core.search.normalisation import Normalise
 from igd_server.api.schemas import MAX_BATCH, MAX_HISTORY, MAX_TIMEOUT_MS
 from igd_server.variants import Variant
 
@@ -117,6 +118,8 @@ class Settings(BaseSettings):
         max_connections: most open connections of one address to ``IGD_PORT`` (of IPv6, of a network of 64 bits); any
             number when absent, as behind a proxy: docs/how-to/operate.md#ports-and-probes
         max_history_items: most item ids in a history
+        normalise: what probabilities are normalised over where neither request nor variant says, ``vocabulary`` or
+            ``children``; what the model was tuned for when absent: docs/explanation/method.md
         exclude_seen_titles: whether items that read like one of the history count as seen, where a request does not say
             (``exclude_seen_titles``)
         max_batch: most requests in a batch
@@ -126,7 +129,8 @@ class Settings(BaseSettings):
         local_results: answers that this process keeps itself
         attribution_ttl_s: seconds for which an event may name the answer that it follows
         variants: what users are divided among: ``[{"name": "control", "weight": 9}, {"name": "bold", "alpha": 0.4}]``;
-            a variant may set ``alpha``, ``beams``, ``forced_weight``, ``catalogue`` and ``adapter``
+            a variant may set ``alpha``, ``beams``, ``forced_weight``, ``normalise``, ``temperature``, ``catalogue`` and
+            ``adapter``
         max_running: recommendations in the model at once; one more for each four is for callers who have none there
         max_waiting: recommendations that may wait for that; above it, whoever has most of them is refused
         default_timeout_ms: deadline of a request that names none
@@ -169,6 +173,7 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_history_items: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1000
     max_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
+    normalise: Normalise | None = None
     exclude_seen_titles: bool = True
     history_max_events: Annotated[int, Field(ge=1, le=10_000)] = 500
     history_ttl_days: Annotated[float, Field(gt=0, le=36_500)] = 180.0

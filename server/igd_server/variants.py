@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from igd_core.search.query import MAX_BEAMS
+from igd_core.search.normalisation import Normalise
+from igd_core.search.query import MAX_BEAMS, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ class Variant(BaseModel):
         alpha: rebalancing, 0..1.
         beams: width of the search.
         forced_weight: what forced tokens count, 0..1.
+        normalise: what probabilities are normalised over, ``vocabulary`` or ``children``.
+        temperature: divides the logits.
         catalogue: which of the server's catalogues.
         adapter: a LoRA adapter of the model, where the engine has one of that name.
     """
@@ -35,6 +38,8 @@ class Variant(BaseModel):
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    normalise: Normalise | None = None
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = None
     catalogue: str | None = None
     adapter: str | None = None
 

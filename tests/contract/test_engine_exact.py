@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from subjects import (
 )
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
+from igd_core.bench.reference import ReferenceSettings, admit, build_dict_trie, reference_generate
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
@@ -246,6 +247,94 @@ async def test_the_items_their_order_and_scores_are_those_of_transformers_genera
             found = await search(subject, artifact, prompt, **search_settings)
             assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
             assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
+
+
+FP32_KINDS = [kind for kind in MODEL_KINDS if "fp32" in kind]
+
+
+@pytest.mark.parametrize("kind", FP32_KINDS)
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+@pytest.mark.parametrize("barred", [range(0), range(0, 150, 3)], ids=["everything", "filtered"])
+async def test_normalised_over_children_the_answer_is_that_of_transformers_generate(
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str, alpha: float, barred: range
+) -> None:
+    root = build_dict_trie(paths_of(artifact), prior_of(artifact))
+    admit(root, set(range(150)) - set(barred))
+    leaves, eos = leaves_of(artifact, barred=barred), artifact.manifest.eos_id
+    async with started(kind, artifact, checkpoint_of) as subject:
+        for temperature, length_penalty in ((1.0, 0.0), (0.7, 0.0), (1.0, 1.0)):
+            asked: dict[str, Any] = {
+                "alpha": alpha, "normalise": "children", "temperature": temperature, "length_penalty": length_penalty
+            }  # fmt: skip
+            settings = ReferenceSettings(beams=10, eos_id=eos, **asked)
+            for rows in ((1, 2, 3), (20,)):
+                prompt = prompt_of(artifact, *rows)
+                expected = reference_generate(checkpoint_of(kind).model, root, prompt, settings)
+                found = await search(subject, artifact, prompt, leaves=leaves, **asked)
+                assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
+                assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", FP32_KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+async def test_probabilities_of_all_titles_are_those_of_scoring_each_in_full_and_sum_to_one(
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str, temperature: float
+) -> None:
+    prompt, paths = prompt_of(artifact, 7, 8, 9), paths_of(artifact)
+    expected = oracles.path_probabilities(checkpoint_of(kind).model, prompt, paths, temperature)
+    async with started(kind, artifact, checkpoint_of) as subject:
+        asked: dict[str, Any] = {"beams": len(artifact.catalogue), "normalise": "children", "temperature": temperature}
+        found = await search(subject, artifact, prompt, alpha=0.0, **asked)
+        weighted = await search(subject, artifact, prompt, alpha=0.4, **asked)
+    assert sum(each.probability for each in found) == pytest.approx(1.0, abs=1e-6)
+    assert len(found) == len(expected)
+    for each in found:
+        assert each.probability == pytest.approx(expected[tuple(artifact.trie.path(each.leaf))], rel=1e-4)
+        assert math.exp(each.score) == pytest.approx(each.probability), "the score is log p(title | history)"
+    by_leaf = {each.leaf: each.probability for each in found}
+    assert {each.leaf: each.probability for each in weighted} == pytest.approx(by_leaf, rel=1e-3), (
+        "alpha is no part of it"
+    )
+    assert [each.leaf for each in weighted] != [each.leaf for each in found]
+
+
+async def test_a_filter_takes_nothing_away_from_a_title_and_gives_it_nothing(tree: Subject, artifact: Artifact) -> None:
+    """Renormalising at each node over what is left would hand a barred title's probability to its neighbours."""
+    prompt, barred = prompt_of(artifact, 7), range(0, 150, 2)
+    asked: dict[str, Any] = {"beams": len(artifact.catalogue), "normalise": "children", "alpha": 0.0}
+    whole = {each.leaf: each.score for each in await search(tree, artifact, prompt, **asked)}
+    left = await search(tree, artifact, prompt, leaves=leaves_of(artifact, barred=barred), **asked)
+    assert 0 < len(left) < len(whole)
+    assert {each.leaf: each.score for each in left} == pytest.approx(
+        {each.leaf: whole[each.leaf] for each in left}, abs=1.0 if "bf16" in tree.kind else 1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", FP32_KINDS)
+async def test_over_children_only_decisions_are_asked_of_the_output_layer(
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str
+) -> None:
+    rows = 0
+
+    def count(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal rows
+        rows += inputs[0].shape[-2]
+
+    head: Any = checkpoint_of(kind).model.get_output_embeddings()
+    async with started(kind, artifact, checkpoint_of) as subject:
+        session = await subject.engine.open(
+            artifact.version, prompt_of(artifact, 1), Scoring(keep=500, normalise="children")
+        )
+        hook = head.register_forward_pre_hook(count)
+        try:
+            scored = await expand_everything(session, artifact, together=True)
+        finally:
+            hook.remove()
+    branching = [node for node in scored if len(artifact.trie.children(node)) > 1]
+    assert rows == len(branching) < len(scored)
+    for node, children in scored.items():
+        if node not in branching:
+            assert (children.logprobs.tolist(), children.scores.tolist()) == ([0.0], [0.0])
 
 
 async def test_a_search_takes_fewer_calls_than_tokens(

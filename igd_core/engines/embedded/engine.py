@@ -26,7 +26,7 @@ from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
 from igd_core.search.identity import ModelIdentity, require_adapter
 from igd_core.search.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, require_finite
-from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
+from igd_core.search.session import ChildScores, Scoring, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -226,7 +226,9 @@ class TreeSession:
         self.stats.model_tokens += tree.length - before
         asked = [node for node, is_wanted in zip(scored, wanted, strict=True) if is_wanted]
         unscored = {
-            node: unscored_child(trie, node) for node, is_wanted in zip(scored, wanted, strict=True) if not is_wanted
+            node: self._prompt.scoring.unscored_child(trie, node)
+            for node, is_wanted in zip(scored, wanted, strict=True)
+            if not is_wanted
         }
         ranked = self._rank(asked, logits) if asked else {}
         if first_round and asked:  # only what has led to finite scores is used again
@@ -251,6 +253,7 @@ class TreeSession:
             node=np.array(scored, dtype=np.int64),
             alpha=np.full(rows, scoring.alpha, dtype=np.float32),
             temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
+            over_children=np.ones(rows, dtype=np.bool_) if scoring.over_children else None,
         )
         children = child_scores(logits, self._version.weights, settings)
         try:

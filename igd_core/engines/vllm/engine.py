@@ -22,7 +22,7 @@ from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.embedded.integrity import check_folder
 from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.identity import FolderDigests, runtime_of
-from igd_core.engines.tuned_prompt import read_tuned_prompts, warn_of_other_prompts
+from igd_core.engines.tuned_prompt import normalisations, read_tuned, read_tuned_prompts, warn_of_other_prompts
 from igd_core.engines.vllm.forced import ForcedLogprobs
 from igd_core.engines.vllm.session import Prompt, VLLMSession
 from igd_core.engines.vllm.shares import EngineShares
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.adapters import Adapters
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.engines.vllm.options import VLLMOptions
+    from igd_core.search.normalisation import Normalisation
     from igd_core.search.session import Scoring
 
 T = TypeVar("T")
@@ -109,6 +110,7 @@ class VLLMEngine:
     def _started(options: VLLMOptions, directory: Path, adapters: Adapters, digests: FolderDigests) -> VLLMEngine:
         tokenizer = TitleTokenizer.from_directory(directory)
         prompts = read_tuned_prompts(directory, adapters)
+        tuned_for = normalisations(read_tuned(directory, adapters))
         check_folder(directory)  # vLLM drops tensors that it has no place for, without a word
         with options.environment():
             try:
@@ -129,7 +131,7 @@ class VLLMEngine:
                 traceback.clear_frames(error.__traceback__)  # they hold vLLM's sockets
                 raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
         try:
-            identity = _identity_of(llm, options, digests)
+            identity = _identity_of(llm, options, digests, tuned_for)
         except ModelError:
             llm.shutdown()
             raise
@@ -325,7 +327,9 @@ class VLLMEngine:
             task.cancel()
 
 
-def _identity_of(llm: AsyncLLM, options: VLLMOptions, digests: FolderDigests) -> ModelIdentity:
+def _identity_of(
+    llm: AsyncLLM, options: VLLMOptions, digests: FolderDigests, tuned_for: Mapping[str | None, Normalisation]
+) -> ModelIdentity:
     from vllm.platforms import current_platform
 
     content, *tuned = digests.result()
@@ -336,6 +340,7 @@ def _identity_of(llm: AsyncLLM, options: VLLMOptions, digests: FolderDigests) ->
         runtime=runtime_of("vllm", dtype=dtype, device=str(current_platform.device_type)),
         checkpoint=content,
         adapters=dict(zip(options.adapters, tuned, strict=True)),
+        normalisations=tuned_for,
     )
 
 

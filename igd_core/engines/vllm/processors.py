@@ -111,6 +111,7 @@ def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[Node
         node=np.array([question.node for question in questions], dtype=np.int64),
         alpha=np.array([question.alpha for question in questions], dtype=np.float32),
         temperature=np.array([question.temperature for question in questions], dtype=np.float32) if tempered else None,
+        over_children=np.array([question.over_children for question in questions], dtype=np.bool_),
     )
     listed = [(row, place) for row, question in enumerate(questions) for place in question.listed]
     choice = ChildChoice(

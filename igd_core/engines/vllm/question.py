@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXTRA_ARG = "igd"
 ROUND_ARG = "igd_round"
 
-_FIELDS = {"version", "node", "alpha", "temperature", "keep", "listed", "only_listed"}
+_FIELDS = {"version", "node", "alpha", "temperature", "over_children", "keep", "listed", "only_listed"}
 # Each of these would change the row before or after the processor does, or ask for more than its one answer.
 _REQUIRED_PARAMS: dict[str, object] = {
     "n": 1,
@@ -47,6 +47,7 @@ class NodeQuestion:
         node: whose children to score; no leaf.
         alpha: weight of the rebalancing, 0..1.
         temperature: divides the logits, > 0.
+        over_children: whether probabilities are normalised over all of the node's children, not over the vocabulary.
         keep: most children that come back, >= 1.
         listed: places among the node's children, ascending.
         only_listed: whether ``listed`` are the only children that may come back, rather than the ones left out.
@@ -57,6 +58,7 @@ class NodeQuestion:
     alpha: float
     temperature: float
     keep: int
+    over_children: bool = False
     listed: tuple[int, ...] = ()
     only_listed: bool = False
 
@@ -80,13 +82,15 @@ class NodeQuestion:
         version, listed = fields["version"], fields["listed"]
         if not isinstance(version, str) or not version:
             raise ValueError(f"{EXTRA_ARG}.version: {version!r} is not a version")
-        if type(fields["only_listed"]) is not bool:
-            raise ValueError(f"{EXTRA_ARG}.only_listed: {fields['only_listed']!r} is not true or false")
+        for name in ("over_children", "only_listed"):
+            if type(fields[name]) is not bool:
+                raise ValueError(f"{EXTRA_ARG}.{name}: {fields[name]!r} is not true or false")
         return NodeQuestion(
             version=version,
             node=_integer("node", fields["node"], at_least=0),
             alpha=_number("alpha", fields["alpha"], low=0.0, high=1.0),
             temperature=_number("temperature", fields["temperature"], low=1e-6, high=1e6),
+            over_children=fields["over_children"],
             keep=_integer("keep", fields["keep"], at_least=1),
             listed=_ascending("listed", listed),
             only_listed=fields["only_listed"],

@@ -14,7 +14,7 @@ from igd_core.catalogue.gain import decoding_weight
 from igd_core.engines.vllm.forced import digest
 from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
 from igd_core.errors import EngineClosed, EngineError, ModelFault
-from igd_core.search.session import ChildScores, Scoring, SessionStats, unscored_child
+from igd_core.search.session import ChildScores, Scoring, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,13 +108,16 @@ class VLLMSession:
             EngineError: the session is closed, or vLLM failed.
         """
         self._check_open()
+        scoring, trie = self._prompt.scoring, self.artifact.trie
         chains = [self._chain(node) for node in nodes]
         unwanted = {node for chain in chains for node in chain[:-1] if not self._wants(node)}
-        if self._prompt.scoring.temperature != 1.0:
-            # Log-probabilities of a prompt are at temperature 1, so every node asks for itself.
+        if scoring.over_children:
+            unwanted |= {chain[-1] for chain in chains if not self._wants(chain[-1])}
+        if scoring.temperature != 1.0 or scoring.over_children:
+            # Log-probabilities of a prompt are over the vocabulary and at temperature 1, so every node asks for itself.
             chains = [[node] for chain in chains for node in chain if node not in unwanted]
-        scored = await self._round(chains)
-        scored |= {node: unscored_child(self.artifact.trie, node) for node in unwanted}
+        scored = await self._round(chains) if chains else {}
+        scored |= {node: scoring.unscored_child(trie, node) for node in unwanted}
         # Rows in cached blocks are not computed. A prompt that was asked before can have part of its chains there.
         skipped = [[node] for chain in chains for node in chain if node not in scored]
         if skipped:
@@ -193,6 +196,7 @@ class VLLMSession:
             node=node,
             alpha=scoring.alpha,
             temperature=scoring.temperature,
+            over_children=scoring.over_children,
             keep=min(scoring.keep, len(open_places)),
             listed=tuple((open_places if only_listed else barred).tolist()),
             only_listed=only_listed,

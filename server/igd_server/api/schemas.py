@@ -9,7 +9,8 @@ from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
-from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE
+from igd_core.search.normalisation import Normalise
+from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.user_ids import user_id_of
 
@@ -136,16 +137,24 @@ class RecommendationRequest(_Request):
     beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = Field(
         default=10, description="Width of the search; raised to `k` where smaller."
     )
-    temperature: Annotated[float, Field(ge=0.01, le=MAX_TEMPERATURE)] = Field(
-        default=1.0, description="Divides the logits."
+    normalise: Normalise | None = Field(
+        default=None,
+        description="What probabilities are normalised over: the whole `vocabulary`, or the `children` of each node of "
+        "the catalogue's tree, so that they sum to 1 over its titles. What the model was tuned for when absent, unless "
+        "the variant or the server says otherwise.",
+    )
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = Field(
+        default=None,
+        description="Divides the logits; what the model was tuned for when absent, which is 1 unless its files say "
+        "otherwise.",
     )
     length_penalty: Annotated[float, Field(ge=0, le=MAX_LENGTH_PENALTY)] = Field(
-        default=0.0, description="0 ranks by summed log-probability, 1 by its mean over tokens."
+        default=0.0, description="0 ranks by summed log-probability, 1 by its mean over all tokens, forced ones too."
     )
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="What tokens count that the catalogue leaves no choice about: 1 or the variant's when absent; 0 "
-        "ranks titles by their decisions alone.",
+        "ranks titles by their decisions alone. Normalised over `children` they count nothing, whatever this is.",
     )
     explain: bool = Field(default=False, description="Return every token's log-probability, gain and weight.")
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = Field(
@@ -184,7 +193,8 @@ class ExplainedToken(_Response):
     token_id: int
     logprob: float | None = Field(
         default=None,
-        description="Nats, over the whole vocabulary, unweighted; absent where it counts nothing and was not computed.",
+        description="Nats, unweighted, normalised as the request asks; absent where it counts nothing and was not "
+        "computed.",
     )
     information_gain: float = Field(description="Nats by which the token narrows the catalogue down.")
     weight: float = Field(
@@ -200,6 +210,12 @@ class RecommendedItem(_Response):
     title: str
     rank: int = Field(description="From 1.")
     score: float = Field(description="Weighted log-probability in nats; for popularity, the share of interactions.")
+    probability: float | None = Field(
+        default=None,
+        description="Of this title, by the model alone: before `alpha`, and whatever is left out. Over all titles of "
+        "the catalogue it sums to 1; a title has one, whoever of its `duplicates` stands first. Only where scores are "
+        "normalised over `children`.",
+    )
     duplicates: list[str] | None = Field(default=None, description="Other item ids that read the same.")
     explanation: list[ExplainedToken] | None = Field(default=None, description="With `explain`, from the model.")
 

@@ -15,6 +15,7 @@ from igd_core.search.query import MAX_K, Query
 from igd_core.search.recommender import Recommender
 from igd_server.catalogues.served import ServedCatalogue
 from igd_server.catalogues.titles import TitleSearch
+from igd_server.variants import Variant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from igd_server.settings import Settings
 
 _log = logging.getLogger("igd.server")
+_WITHOUT = Variant(name="without")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +69,26 @@ def open_model(settings: Settings) -> OpenedModel:
             vllm=settings.vllm or {},
         )
     )
+    log_other_normalisations(settings, opened.tuned)
     return OpenedModel(
         engine=opened.engine,
         token_texts=opened.tokenizer.token_texts,
         adapters=tuple(dict(settings.adapters)),
         tuned=opened.tuned,
     )
+
+
+def log_other_normalisations(settings: Settings, tuned: Mapping[str | None, TunedPrompt | None]) -> None:
+    """Warn of each variant, or of a server without any, that scores otherwise than its model was tuned for."""
+    for variant in settings.variants or (_WITHOUT,):
+        prompt = tuned.get(variant.adapter)
+        if prompt is None:
+            continue
+        asked = prompt.scored.settled(variant.normalise or settings.normalise, variant.temperature)
+        if asked != prompt.scored:
+            told = {"variant": None if variant is _WITHOUT else variant.name, "adapter": variant.adapter}
+            fields = told | {"asked": str(asked), "tuned_for": str(prompt.scored)}
+            _log.warning("other_normalisation", extra={"fields": fields})
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:

@@ -98,6 +98,7 @@ def ranking_of(items: Sequence[RankedItem], served: ServedCatalogue) -> Ranking:
                 "title": catalogue.titles[item.item],
                 "rank": rank,
                 "score": item.score,
+                "probability": item.probability,
                 "duplicates": duplicates or None,
                 "explanation": _explanation(item, served) if item.tokens else None,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,14 @@ from igd_core.engines.tuned_prompt import (
     PROMPT_FILE,
     TunedCatalogue,
     TunedPrompt,
+    normalisations,
+    read_tuned,
     read_tuned_prompt,
     read_tuned_prompts,
     why_untuned,
 )
 from igd_core.errors import ModelError
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +48,33 @@ def test_what_is_written_is_read_and_a_checkpoint_of_another_origin_has_none(
     (tmp_path / "plain").mkdir()
     found = read_tuned_prompts(tmp_path / "plain", {"old": tmp_path, "foreign": tmp_path / "plain"})
     assert found == {"adapter 'old'": prompt_of(artifact)}
+
+
+def test_a_file_says_what_scores_follow_the_loss_and_an_older_one_the_methods(
+    tmp_path: Path, artifact: Artifact
+) -> None:
+    scored = Normalisation(normalise="children", temperature=0.7)
+    tuned = TunedPrompt.of(artifact.manifest.template, scored=scored)
+    (tmp_path / "new").mkdir()
+    tuned.write(tmp_path / "new")
+    plain = {"format": "igd-prompt", "prefix_ids": [], "bullet_ids": [], "suffix_ids": []}
+    (tmp_path / PROMPT_FILE).write_text(json.dumps(plain))
+    found = read_tuned(tmp_path, {"new": tmp_path / "new", "foreign": tmp_path / "gone"})
+    assert found["new"] == tuned
+    assert normalisations(found) == {None: Normalisation(), "new": scored}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("normalise", "siblings"), ("normalise", None), ("temperature", 0), ("temperature", "hot")]
+)
+def test_a_normalisation_that_this_release_does_not_know_is_refused_by_name(
+    tmp_path: Path, artifact: Artifact, field: str, value: object
+) -> None:
+    prompt_of(artifact).write(tmp_path)
+    path = tmp_path / PROMPT_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ModelError, match=rf"{PROMPT_FILE}: not a tuned prompt .*{'hot' if value == 'hot' else field}"):
+        read_tuned_prompt(tmp_path)
 
 
 @pytest.mark.parametrize(

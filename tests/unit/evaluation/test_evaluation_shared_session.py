@@ -11,10 +11,11 @@ from subjects import expand_everything
 
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
-from igd_core.errors import EngineError
+from igd_core.errors import EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.methods import DecodingSetting, decoding_settings
 from igd_core.ids import ItemIndex, NodeId
+from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 from igd_core.search.session import Scoring
@@ -45,28 +46,68 @@ async def _alone(recommender: Recommender, history: Sequence[ItemIndex], setting
         beams=setting.beams,
         alpha=setting.alpha,
         length_penalty=setting.length_penalty,
+        forced_weight=setting.forced_weight,
+        normalise=setting.scored.normalise,
+        temperature=setting.scored.temperature,
         exclude_seen=setting.seen == "excluded",
     )
     return tuple(found.item for found in (await recommender.recommend(query)).items)
 
 
+def _normalised(*ways: Normalisation) -> list[DecodingSetting]:
+    return decoding_settings(
+        alphas=[0.0, 0.2], length_penalties=[0.0, 1.0], beams=[6], seen=["allowed", "excluded"], scored=ways
+    )
+
+
+OVER_VOCABULARY, WARM = Normalisation(), Normalisation(temperature=0.5)
+OVER_CHILDREN = [Normalisation(normalise="children", temperature=each) for each in (1.0, 0.5)]
+
+
 @pytest.mark.parametrize("kind", ["fake", "tree"])
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS, _normalised(WARM, *OVER_CHILDREN), _normalised(*OVER_CHILDREN)],
+    ids=["method", "both", "children"],
+)
 async def test_every_setting_gives_what_it_gives_alone(
-    kind: str, artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+    kind: str, settings: list[DecodingSetting], artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
 ) -> None:
     engine = _engine(kind, checkpoint_of)
     await engine.load(artifact)
-    decoder, recommender = RowDecoder(engine, artifact, SETTINGS), Recommender(artifact, engine)
+    decoder, recommender = RowDecoder(engine, artifact, settings), Recommender(artifact, engine)
     different = set()
     for history in HISTORIES:
         rows = [ItemIndex(item) for item in history]
         answer = await decoder.answer(rows)
-        for setting, found in zip(SETTINGS, answer.lists, strict=True):
+        for setting, found in zip(settings, answer.lists, strict=True):
             assert found == await _alone(recommender, rows, setting), setting
         different.add(answer.lists[0] != answer.lists[1])
     assert engine.stats().sessions == 0
     await engine.close()
     assert True in different  # alpha changes something, or this test would show nothing
+
+
+async def test_one_session_cannot_serve_two_temperatures_over_the_vocabulary(artifact: Artifact) -> None:
+    engine = FakeEngine()
+    await engine.load(artifact)
+    with pytest.raises(InputError, match=r"temperature: 0\.5, 1; one run scores over the vocabulary at one"):
+        await RowDecoder(engine, artifact, _normalised(OVER_VOCABULARY, WARM)).answer([ItemIndex(3)])
+
+
+async def test_normalised_over_children_alone_no_forced_token_is_asked_about(artifact: Artifact) -> None:
+    asked: list[Scoring] = []
+
+    class Recording(FakeEngine):
+        async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+            asked.append(scoring)
+            return await super().open(version, prompt_ids, scoring)
+
+    engine = Recording()
+    await engine.load(artifact)
+    for settings in (_normalised(*OVER_CHILDREN), _normalised(OVER_VOCABULARY, *OVER_CHILDREN)):
+        await RowDecoder(engine, artifact, settings).answer([ItemIndex(3)])
+    assert [scoring.normalise for scoring in asked] == ["children", "vocabulary"]
 
 
 async def test_without_forced_tokens_a_title_is_scored_by_its_decisions_alone(

@@ -41,7 +41,8 @@ PLAIN = st.builds(
     k=st.integers(1, 2),
     beams=st.integers(1, 3),
     alpha=st.sampled_from([None, 0.2, 0, 0.0, -0.0, 0.5]),
-    temperature=st.sampled_from([1, 1.0, 2.0]),
+    normalise=st.sampled_from([None, "vocabulary", "children"]),
+    temperature=st.sampled_from([None, 1, 1.0, 2.0]),
     length_penalty=st.sampled_from([0, 0.0, 1.0]),
     forced_weight=st.sampled_from([1, 1.0, 0, 0.5]),
     exclude_seen=st.booleans(),
@@ -93,9 +94,10 @@ def normal(artifact: Artifact, query: Query, weights: str, room: int) -> Any:
         query.k,
         max(query.k, query.beams),
         artifact.manifest.alpha if query.alpha is None else query.alpha,
-        query.temperature,
+        query.normalise == "children",
+        query.temperature or 1,
         query.length_penalty,
-        query.forced_weight,
+        query.normalise == "children" or query.forced_weight,
     )
 
 
@@ -143,9 +145,10 @@ def respelled(data: st.DataObject, query: Query, artifact: Artifact) -> Query:
         k=query.k,
         beams=data.draw(st.integers(1, query.k)) if query.beams <= query.k else query.beams,
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
-        temperature=twin(query.temperature),
+        normalise=query.normalise or "vocabulary",
+        temperature=twin(query.temperature or 1),
         length_penalty=twin(query.length_penalty),
-        forced_weight=twin(query.forced_weight),
+        forced_weight=0.25 if query.normalise == "children" else twin(query.forced_weight),
         explain=query.explain,
         timeout_s=0.5,
     )
@@ -193,6 +196,7 @@ OTHER: dict[str, Any] = {
     "k": 9,
     "beams": 11,
     "alpha": 0.25,
+    "normalise": "children",
     "temperature": 0.5,
     "length_penalty": 1.0,
     "forced_weight": 0.5,
@@ -216,6 +220,7 @@ MEANT: dict[str, dict[str, Any]] = {
     "k": {"k": 9},
     "beams": {"beams": 11},
     "alpha": {"alpha": 0.25},
+    "normalise": {"normalise": "children"},
     "temperature": {"temperature": 0.5},
     "length_penalty": {"length_penalty": 1.0},
     "forced_weight": {"forced_weight": 0.5},
@@ -301,11 +306,12 @@ async def test_the_search_reads_what_the_key_is_made_of(artifact: Artifact) -> N
     assert query.left_out > 0
     # Changed by hand, to values that the written query does not lead to: who derives one again gets another.
     query = replace(query, alpha=0.75, temperature=0.5, beams=9, forced_weight=0.0, explain=False, barred=(20,), k=8)
+    query = replace(query, normalise="children")
     answer = await recommender.answer(query)
     ((version, prompt, scoring),) = opened
     assert (version, prompt) == (query.version, artifact.prompt(query.shown))
     assert (scoring.alpha, scoring.temperature, scoring.keep) == (0.75, 0.5, 18)
-    assert (scoring.adapter, scoring.forced) == ("lora", False)
+    assert (scoring.adapter, scoring.forced, scoring.normalise) == ("lora", False, "children")
     admitted = {int(artifact.leaf_of_item[row]) for row in range(5, 60) if row != 20}
     assert set(scoring.leaves.leaves.tolist()) == admitted
     assert (answer.query, len(answer.items)) == (query, 8)

@@ -21,6 +21,7 @@ from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.errors import DeadlineExceeded, ModelFault, QueryError
 from igd_core.ids import ItemIndex
 from igd_core.search import recommender
+from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import MAX_BEAMS, MAX_K, Query
 from igd_core.search.recommender import Recommendation, Recommender
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from igd_core.search.session import ChildScores, Scoring
 
 NUM_ITEMS = 40
+OVER_CHILDREN = Normalisation(normalise="children", temperature=0.5)
 FILTERS: tuple[dict[str, Any], ...] = (
     {},
     {"year": [1980, 1982]},
@@ -311,6 +313,47 @@ def test_every_token_of_an_item_is_explained(films: Artifact, forced_weight: flo
     assert decided_nothing > 0, "a choice between popular and cold items gains nothing, and is no forced one"
 
 
+def test_over_children_an_item_comes_with_its_probability_and_tokens_that_explain_it(films: Artifact) -> None:
+    asked = Query(history=items(1, 2), k=NUM_ITEMS, beams=NUM_ITEMS, exclude_seen=False, normalise="children")
+    answer = ask(films, replace(asked, alpha=0.4, forced_weight=0.3))
+    assert answer == ask(films, replace(asked, alpha=0.4)), "forced tokens have probability 1, whatever they weigh"
+    # Of items that share a title the first stands for it: the probability is the title's.
+    assert len(answer.items) == len({films.catalogue.titles[each.item] for each in answer.items}) < NUM_ITEMS
+    assert sum(each.probability or 0.0 for each in answer.items) == pytest.approx(1.0, abs=1e-9)
+    assert any(each.duplicates for each in answer.items)
+    for found in answer.items:
+        logprobs = [token.logprob for token in found.tokens if token.logprob is not None]
+        assert len(logprobs) == len(found.tokens)
+        assert found.probability == pytest.approx(math.exp(sum(logprobs)))
+        weighted = [(token.logprob or 0.0) * token.weight for token in found.tokens]
+        assert found.score == pytest.approx(sum(weighted))
+        assert all((token.logprob, token.weight) == (0.0, 1.0) for token in found.tokens if token.forced)
+    untold = ask(films, replace(asked, alpha=0.4, explain=False))
+    assert [each.probability for each in untold.items] == [each.probability for each in answer.items]
+    assert {each.probability for each in ask(films, replace(asked, normalise="vocabulary")).items} == {None}
+    assert {each.probability for each in ask(films, replace(asked, history=[])).items} == {None}, "of popularity"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "asked", "comes"),
+    [
+        (None, {}, ("vocabulary", 1.0)),
+        (None, {"normalise": "children"}, ("children", 1.0)),
+        (OVER_CHILDREN, {}, ("children", 0.5)),
+        (OVER_CHILDREN, {"temperature": 2.0}, ("children", 2.0)),
+        (OVER_CHILDREN, {"normalise": "children"}, ("children", 0.5)),
+        (OVER_CHILDREN, {"normalise": "vocabulary"}, ("vocabulary", 1.0)),
+        (OVER_CHILDREN, {"normalise": "vocabulary", "temperature": 3.0}, ("vocabulary", 3.0)),
+        (Normalisation(temperature=3.0), {}, ("vocabulary", 3.0)),
+    ],
+)
+def test_scores_follow_what_the_model_was_tuned_for_unless_a_query_says_otherwise(
+    films: Artifact, tuned: Normalisation | None, asked: dict[str, Any], comes: tuple[str, float]
+) -> None:
+    query = Recommender(films, FakeEngine(tuned_for=tuned)).resolve(Query(history=items(3), **asked))
+    assert (query.normalise, query.temperature) == comes
+
+
 def test_alpha_is_the_artifacts_where_a_query_names_none(films: Artifact) -> None:
     history = items(3, 9)
     assert ask(films, Query(history=history)) == ask(films, Query(history=history, alpha=0.3))
@@ -332,6 +375,7 @@ def test_fewer_beams_than_k_are_raised_to_k(films: Artifact) -> None:
         ({"alpha": 7}, "alpha", "7 is not in 0.0..1.0"),
         ({"alpha": -0.1}, "alpha", "-0.1"),
         ({"alpha": math.nan}, "alpha", "nan"),
+        ({"normalise": "siblings"}, "normalise", "'siblings' is not one of vocabulary, children"),
         ({"temperature": 0.0}, "temperature", "0.0"),
         ({"temperature": math.inf}, "temperature", "inf"),
         ({"length_penalty": -1.0}, "length_penalty", "-1.0"),

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PathsAndPrior, catalogues, item_lists
 
-from igd_core.bench.reference import build_dict_trie, weights_at
+from igd_core.bench.reference import build_dict_trie, shares, weights_at
 from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.ids import ROOT, NodeId
 from igd_core.search.beam import BeamSearch, Hypothesis
 from igd_core.search.filters import ItemFilter
+from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.session import Scoring, SessionStats
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.trie import TokenTrie
+    from igd_core.search.normalisation import Normalise
 
 BEAMS = st.integers(1, 8)
 ALPHAS = st.sampled_from([0.0, 0.2, 0.7])
@@ -43,6 +45,7 @@ class Case:
     length_penalty: float
     prompt: tuple[int, ...]
     forced_weight: float = 1.0
+    normalise: Normalise = "vocabulary"
 
     @property
     def admitted(self) -> set[Path]:
@@ -69,6 +72,7 @@ def cases(draw: st.DrawFn) -> Case:
         length_penalty=draw(LENGTH_PENALTIES),
         prompt=(draw(st.integers(0, 1 << 30)),),
         forced_weight=draw(FORCED_WEIGHTS),
+        normalise=draw(st.sampled_from(NORMALISATIONS)),
     )
 
 
@@ -94,10 +98,14 @@ def search(case: Case, beams: int | None = None) -> Outcome:
     async def run() -> Outcome:
         engine = FakeEngine()
         await engine.load(artifact)
-        scoring = Scoring(alpha=case.alpha, keep=2 * beams, leaves=leaves)
+        scoring = Scoring(alpha=case.alpha, keep=2 * beams, leaves=leaves, normalise=case.normalise)
         session = await engine.open(artifact.version, case.prompt, scoring)
         beam_search = BeamSearch(
-            artifact.trie, beams=beams, length_penalty=case.length_penalty, forced_weight=case.forced_weight
+            artifact.trie,
+            beams=beams,
+            length_penalty=case.length_penalty,
+            forced_weight=case.forced_weight,
+            normalise=case.normalise,
         )
         hypotheses = await beam_search.run(session)
         return Outcome(artifact=artifact, session=session, hypotheses=hypotheses, stats=session.stats)
@@ -112,6 +120,7 @@ class Witness:
         self._root = build_dict_trie(case.catalogue.paths, case.catalogue.prior)
         self._alpha = case.alpha
         self._forced_weight = case.forced_weight
+        self._over_children = case.normalise == "children"
         self._outcome = outcome
         self._admitted = {path[:length] for path in case.admitted for length in range(len(path) + 1)}
 
@@ -124,8 +133,12 @@ class Witness:
         if not witness.children:
             return {}
         weights = weights_at(witness, self._alpha, self._forced_weight)
-        logprobs = zip(sorted(witness.children), self._outcome.session.logprobs(node).tolist(), strict=True)
-        return {token: value * weights[token] for token, value in logprobs if (*prefix, token) in self._admitted}
+        logprobs = dict(zip(sorted(witness.children), self._outcome.session.logprobs(node).tolist(), strict=True))
+        if self._over_children:
+            logprobs = shares(logprobs, 1.0)
+        return {
+            token: value * weights[token] for token, value in logprobs.items() if (*prefix, token) in self._admitted
+        }
 
 
 def assert_same_ranking(found: list[tuple[float, Path]], expected: list[tuple[float, Path]]) -> None:
@@ -223,11 +236,13 @@ def test_steps_explain_the_score_of_their_path(case: Case) -> None:
         assert found.score == pytest.approx(total / len(path) ** case.length_penalty)
         for at, step in enumerate(found.steps):
             if step.logprob is None:
-                assert case.forced_weight == 0
+                assert (case.forced_weight, case.normalise) == (0, "vocabulary")
                 assert all(len(trie.children(node)) == 1 for node in nodes_from(trie, found, at)), "in a tail alone"
             forced = len(trie.children(parent_of(trie, step.edge))) == 1
             weight = case.forced_weight if forced else 1.0 - case.alpha * float(gains.sibling_gain[step.edge])
             assert step.score == pytest.approx(0 if step.logprob is None else step.logprob * weight)
+            if forced and case.normalise == "children":
+                assert step.logprob == 0
 
 
 def parent_of(trie: TokenTrie, edge: int) -> NodeId:
@@ -302,3 +317,15 @@ def test_decisions_alone_take_no_round_for_what_follows_the_last_decision() -> N
     alone = search(replace(case, catalogue=PathsAndPrior(paths=paths[:1], counts=[1]), forced_weight=0.0))
     assert alone.stats.rounds == 0, "nothing to decide: the model is not asked"
     assert [found.score for found in alone.hypotheses] == [0.0]
+    over_children = search(replace(case, normalise="children"))
+    assert over_children.stats.rounds == 2
+    assert all(step.logprob is not None for found in over_children.hypotheses for step in found.steps)
+
+
+@given(case=cases())
+def test_over_children_the_probabilities_of_all_paths_sum_to_one_whatever_alpha(case: Case) -> None:
+    everything = replace(case, normalise="children", allowed=None, barred=[])
+    found = search(everything, beams=len(everything.admitted)).hypotheses
+    assert sum(each.probability for each in found) == pytest.approx(1.0, abs=1e-9)
+    if len(everything.admitted) == 1:
+        assert [each.score for each in found] == [0.0]

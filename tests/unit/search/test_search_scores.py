@@ -28,12 +28,14 @@ class Rows:
     nodes: list[int]
     alphas: list[float]
     temperatures: list[float] | None
+    over_children: list[bool] | None = None
 
     def settings(self) -> RowSettings:
         return RowSettings(
             node=np.array(self.nodes, dtype=np.int64),
             alpha=np.array(self.alphas, dtype=np.float32),
             temperature=None if self.temperatures is None else np.array(self.temperatures, dtype=np.float32),
+            over_children=None if self.over_children is None else np.array(self.over_children, dtype=np.bool_),
         )
 
 
@@ -51,8 +53,11 @@ def expected_rows(trie: TokenTrie, gains: list[float], rows: Rows) -> list[Row]:
     for at, node in enumerate(rows.nodes):
         temperature = 1.0 if rows.temperatures is None else rows.temperatures[at]
         logits = [float(value) / temperature for value in rows.logits[at].double()]
-        highest = max(logits)
-        normaliser = highest + math.log(math.fsum(math.exp(value - highest) for value in logits))
+        tokens = [int(token) for token in trie.edge_token[int(trie.row_start[node]) : int(trie.row_start[node + 1])]]
+        among = logits
+        if rows.over_children is not None and rows.over_children[at]:
+            among = [logits[token] for token in tokens]
+        normaliser = log_sum(among)
         row = []
         for edge in range(int(trie.row_start[node]), int(trie.row_start[node + 1])):
             logprob = logits[int(trie.edge_token[edge])] - normaliser
@@ -61,12 +66,24 @@ def expected_rows(trie: TokenTrie, gains: list[float], rows: Rows) -> list[Row]:
     return result
 
 
+def log_sum(values: list[float]) -> float:
+    """``ln sum exp``; of nothing, and of nothing but -inf, no number."""
+    highest = max(values, default=math.nan)
+    return (
+        highest + math.log(math.fsum(math.exp(value - highest) for value in values))
+        if highest > -math.inf
+        else math.nan
+    )
+
+
 def assert_equal(children: ScoredChildren, expected: list[Row], tolerance: float = 1e-4) -> None:
     flat_rows = [(row, *child) for row, children_of_row in enumerate(expected) for child in children_of_row]
     assert children.row.tolist() == [row for row, *_ in flat_rows]
     assert children.edge.tolist() == [edge for _, edge, *_ in flat_rows]
-    assert children.logprob.tolist() == pytest.approx([logprob for *_, logprob, _ in flat_rows], abs=tolerance)
-    assert children.score.tolist() == pytest.approx([score for *_, score in flat_rows], abs=tolerance)
+    assert children.logprob.tolist() == pytest.approx(
+        [logprob for *_, logprob, _ in flat_rows], abs=tolerance, nan_ok=True
+    )
+    assert children.score.tolist() == pytest.approx([score for *_, score in flat_rows], abs=tolerance, nan_ok=True)
     assert children.logprob.dtype == children.score.dtype == torch.float32
 
 
@@ -93,6 +110,7 @@ def kernel_cases(draw: st.DrawFn) -> tuple[TokenTrie, list[float], Rows]:
             temperatures=draw(
                 st.none() | st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=len(nodes), max_size=len(nodes))
             ),
+            over_children=draw(st.none() | st.lists(st.booleans(), min_size=len(nodes), max_size=len(nodes))),
         ),
     )
 
@@ -118,7 +136,17 @@ def test_constrained_logits_hold_the_scores_of_children_and_nothing_else(
     constrained = constrain_logits_(logits, weights(trie, gains), rows.settings())
     assert constrained is logits
     tolerance = 1e-4 if logits.dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(constrained.double().cpu(), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(constrained.double().cpu(), expected, atol=tolerance, rtol=tolerance, equal_nan=True)
+
+
+def test_over_children_nothing_but_their_logits_counts_and_one_alone_has_it_all() -> None:
+    trie = TokenTrie.build(*flat([(1, 0), (2, 5, 0)]))
+    logits = torch.full((2, 8), math.nan)
+    logits[0, 1], logits[0, 2], logits[1, 0] = 2.0, 2.0 + math.log(3), -3.0
+    rows = Rows(logits=logits, nodes=[0, 1], alphas=[0.0, 0.9], temperatures=None, over_children=[True, True])
+    children = child_scores(logits, weights(trie, [0.0] * 5), rows.settings())
+    assert children.logprob.exp().tolist() == pytest.approx([0.25, 0.75, 1.0])
+    assert children.score.tolist()[2] == 0
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 4, 11, 13])

@@ -71,6 +71,7 @@ async def test_an_answer_is_written_as_it_is_documented(run: Run) -> None:
             for explain, weight in ((True, 1.0), (True, 0.0), (False, 1.0), (False, 1.0))
         ]
         answers.append((await running.recommend(explain=True)).content)
+        answers.append((await running.recommend(history=["1"], normalise="children")).content)
     for answer in answers:
         document = RecommendationResponse.model_validate_json(answer, strict=True)
         assert json.loads(answer) == document.model_dump(exclude_none=True), "a field that is not in the document"
@@ -79,9 +80,10 @@ async def test_an_answer_is_written_as_it_is_documented(run: Run) -> None:
     tokens = [token for item in found[1].items for token in item.explanation or ()]
     assert {token.logprob is None for token in tokens} == {True, False}
     assert {item.duplicates is None for item in found[0].items} == {True, False}
-    assert [answer.items[0].explanation is None for answer in found] == [False, False, True, True, True]
-    assert [answer.warnings is None for answer in found] == [False] * 4 + [True]
-    assert [answer.cached for answer in found] == [False, False, False, True, False]
+    assert [answer.items[0].explanation is None for answer in found] == [False, False, True, True, True, True]
+    assert [answer.items[0].probability is None for answer in found] == [True] * 5 + [False]
+    assert [answer.warnings is None for answer in found] == [False] * 4 + [True] * 2
+    assert [answer.cached for answer in found] == [False, False, False, True, False, False]
 
 
 async def test_the_answer_is_the_recommenders_own(run: Run) -> None:
@@ -96,6 +98,26 @@ async def test_the_answer_is_the_recommenders_own(run: Run) -> None:
         body = (await running.recommend(history=["1", "3"], **asked)).json()
     assert ids(body) == [ITEM_IDS[item.item] for item in expected.items]
     assert [item["score"] for item in body["items"]] == pytest.approx([item.score for item in expected.items])
+
+
+async def test_over_children_every_title_has_a_probability_and_no_answer_is_shared_with_the_other_way(run: Run) -> None:
+    asked: dict[str, Any] = {"history": ["1"], "k": NUM_ITEMS, "beams": NUM_ITEMS, "exclude_seen": False}
+    async with run() as running:
+        over_vocabulary, over_children, warm, again = [
+            (await running.recommend(**asked, **more)).json()
+            for more in (
+                {},
+                {"normalise": "children"},
+                {"normalise": "children", "temperature": 0.5},
+                {"normalise": "children", "forced_weight": 0.5},
+            )
+        ]
+    assert [each["cached"] for each in (over_vocabulary, over_children, warm, again)] == [False, False, False, True]
+    assert not any("probability" in item for item in over_vocabulary["items"])
+    for body in (over_children, warm):
+        assert sum(item["probability"] for item in body["items"]) == pytest.approx(1.0, abs=1e-6)
+    assert over_children["items"] != warm["items"]
+    assert any("duplicates" in item for item in over_children["items"]), "one title, one probability"
 
 
 @pytest.mark.parametrize("by_default", [True, False])

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from film_apps import ask
 from igd_server.app import Sources, create_apps
-from igd_server.catalogues.opening import OpenedModel
+from igd_server.catalogues.opening import OpenedModel, log_other_normalisations
 from igd_server.settings import Settings
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,3 +61,33 @@ async def test_an_untuned_model_is_told_of_and_an_adapter_that_is_tuned_is_not(
     assert "warnings" not in popular
     assert 'igd_untuned_answers_total{catalogue="films",variant="plain"} 2.0' in metrics
     assert 'variant="better"} ' not in "".join(line for line in metrics.splitlines() if "untuned" in line)
+
+
+def test_a_server_that_scores_otherwise_than_its_model_was_tuned_for_says_so_at_its_start(
+    films: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = films.manifest.template
+    over_children = TunedPrompt.of(template, scored=Normalisation(normalise="children", temperature=0.5))
+    tuned = {None: TunedPrompt.of(template), "masked": over_children, "foreign": None}
+
+    def told(**settings: Any) -> list[dict[str, Any]]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="igd.server"):
+            log_other_normalisations(Settings(artifact=tmp_path, model="fake", **settings), tuned)
+        assert {record.getMessage() for record in caplog.records} <= {"other_normalisation"}
+        return [record.__dict__["fields"] for record in caplog.records]
+
+    assert told() == []
+    assert told(normalise="vocabulary") == []
+    (whole,) = told(normalise="children")
+    assert (whole["variant"], whole["adapter"], whole["asked"]) == (None, None, "children at temperature 1")
+    variants = [
+        {"name": "follows", "adapter": "masked"},
+        {"name": "same", "adapter": "masked", "normalise": "children", "temperature": 0.5},
+        {"name": "unknown", "adapter": "foreign", "normalise": "children"},
+        {"name": "as-paper", "adapter": "masked", "normalise": "vocabulary"},
+        {"name": "hotter", "adapter": "masked", "temperature": 1.0},
+    ]
+    found = told(variants=variants)
+    assert [each["variant"] for each in found] == ["as-paper", "hotter"]
+    assert {each["tuned_for"] for each in found} == {"children at temperature 0.5"}

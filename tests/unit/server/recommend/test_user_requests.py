@@ -8,7 +8,9 @@ import pytest
 from films import ITEM_IDS, RecordingEngine
 from igd_server.variants import Variant, assign
 
+from igd_core.engines.fake import FakeEngine
 from igd_core.errors import InputError
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     from films import Run, Running
@@ -18,6 +20,7 @@ VARIANTS = (
     Variant(name="strong", weight=3, alpha=0.9, beams=4),
     Variant(name="trial", weight=0),
     Variant(name="decisions", weight=0, forced_weight=0.0),
+    Variant(name="shares", weight=0, normalise="children", temperature=0.5),
 )
 
 
@@ -94,6 +97,25 @@ async def test_a_variant_gives_what_the_request_leaves_open(run: Run) -> None:
         assert await items(variant="decisions") == await items(variant="trial", forced_weight=0)
         assert await items(variant="decisions", forced_weight=1) == await items(variant="trial")
         assert await items(variant="decisions") != await items(variant="trial")
+        assert await items(variant="shares") == await items(variant="trial", normalise="children", temperature=0.5)
+        assert await items(variant="shares", temperature=1.0) == await items(variant="trial", normalise="children")
+        assert await items(variant="shares", normalise="vocabulary") == await items(variant="trial", temperature=0.5)
+
+
+@pytest.mark.parametrize("tuned", [None, Normalisation(normalise="children", temperature=0.5)])
+@pytest.mark.parametrize("default", [None, "vocabulary", "children"])
+async def test_scores_follow_the_model_unless_server_variant_or_request_say_otherwise(
+    run: Run, tuned: Normalisation | None, default: str | None
+) -> None:
+    async with run(FakeEngine(tuned_for=tuned), variants=VARIANTS, normalise=default) as running:
+
+        async def has_probability(**body: Any) -> bool:
+            return "probability" in (await running.recommend(history=["1"], k=1, **body)).json()["items"][0]
+
+        assert await has_probability() == ((default or ("children" if tuned else "vocabulary")) == "children")
+        assert await has_probability(variant="shares")
+        assert not await has_probability(variant="shares", normalise="vocabulary")
+        assert await has_probability(variant="plain", normalise="children")
 
 
 async def test_a_variant_can_be_named_even_one_that_nobody_draws(run: Run) -> None:
