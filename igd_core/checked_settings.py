@@ -10,7 +10,7 @@ import difflib
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,12 +30,12 @@ class Flag:
 
     Attributes:
         metavar: stands for the value in the help.
-        read: from the flag's text to the field's value; None for what the field's type takes as text.
+        repeated: the flag may be given more than once; the field gets a list of texts.
         shows_default: whether the help ends with it.
     """
 
     metavar: str | None = None
-    read: Callable[[str], object] | None = None
+    repeated: bool = False
     shows_default: bool = True
 
 
@@ -74,6 +74,16 @@ class CheckedSettings(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise InputError(_complaint(cls, dict(error.errors()[0]), where)) from None
+
+    @classmethod
+    def complaint(cls, values: Mapping[str, Any]) -> str | None:
+        """What is wrong with one of ``values``, which need not be all; nested names as flags have them."""
+        try:
+            cls.model_validate(dict(values))
+        except ValidationError as error:
+            found = (dict(each) for each in error.errors() if each["loc"] and each["type"] != "missing")
+            return next((_complaint(cls, each, "", joint="_") for each in found), None)
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, inverse of `read`."""
@@ -162,18 +172,23 @@ def _setting(path: tuple[str, ...], info: FieldInfo) -> Setting:
     return Setting(path=path, info=info, kind=kind, flag=flag, bounds=bounds)
 
 
-def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str) -> str:
+def no_such_setting(name: str, known: Iterable[str]) -> str:
+    """That there is none, and which one may be meant."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"there is no setting {name!r}" + (f"; is {near[0]!r} meant?" if near else "")
+
+
+def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str, joint: str = ".") -> str:
     """One line on what pydantic found: the name, the value and what is needed."""
     path = tuple(part for part in found["loc"] if isinstance(part, str))  # without places in lists
-    name, known = ".".join(path), {setting.path: setting for setting in settings_in(model)}
+    name, known = joint.join(path), {setting.path: setting for setting in settings_in(model)}
     if found["type"] == "extra_forbidden":
-        beside = [at[-1] for at in known if at[:-1] == path[:-1]]
-        near = difflib.get_close_matches(path[-1], beside, n=1)
-        inside = ".".join(path[:-1]) or where
-        said = f"there is no setting {path[-1]!r}" + (f"; is {near[0]!r} meant?" if near else "")
+        inside = joint.join(path[:-1]) or where
+        said = no_such_setting(path[-1], (at[-1] for at in known if at[:-1] == path[:-1]))
         return f"{inside}: {said}" if inside else said
     if found["type"] == "value_error":
-        return f"{name}: " * bool(name) + str(found["ctx"]["error"])
+        said = str(found["ctx"]["error"])
+        return said if not name or said.startswith(f"{name} ") else f"{name}: {said}"
     if found["type"] == "missing":
         return f"{name}: is needed"
     setting = known.get(path)
@@ -195,8 +210,8 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
 
 
 def _as_number(value: object) -> str:
-    """Advice on a text that yaml does not take for a number."""
+    """Advice on a text that stands for a number."""
     try:
-        return f" ({float(value)!r} without quotes)" if isinstance(value, str) else ""
+        return f" ({float(value):.10g} without quotes)" if isinstance(value, str) else ""
     except ValueError:
         return ""

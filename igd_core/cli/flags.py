@@ -12,22 +12,22 @@ from igd_core.checked_settings import Setting, settings_in
 from igd_core.ranges import Several
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
 
     from pydantic import BaseModel
 
 
-def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel], *, without: Collection[str] = ()) -> None:
-    """Add a flag for each setting of ``model`` but those named in ``without``."""
+def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel]) -> None:
+    """Add a flag for each setting of ``model``."""
     for setting in settings_in(model):
-        if setting.name not in without:
-            parser.add_argument(
-                "--" + setting.name.replace("_", "-"),
-                dest=setting.name,
-                default=argparse.SUPPRESS,
-                help=_help(setting),
-                **_kind(setting),
-            )
+        parser.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            required=setting.info.is_required(),
+            help=_help(setting),
+            **_kind(setting),
+        )
 
 
 def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
@@ -35,12 +35,15 @@ def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings_in(model):
         if hasattr(args, setting.name):
-            *outer, name = setting.path
-            inside = values
-            for part in outer:
-                inside = inside.setdefault(part, {})
-            inside[name] = getattr(args, setting.name)
+            put(values, setting.path, getattr(args, setting.name))
     return values
+
+
+def put(values: dict[str, Any], path: Sequence[str], value: object) -> None:
+    """Set a value that lies in mappings within ``values``."""
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
 
 
 def _kind(setting: Setting) -> dict[str, Any]:
@@ -49,19 +52,19 @@ def _kind(setting: Setting) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if setting.choices:
         return {"choices": setting.choices}
+    if setting.flag.repeated:
+        return {"action": "append", "metavar": setting.flag.metavar}
     element = setting.element
     number = (element or setting).range
-    if setting.flag.read is not None:
-        return {"type": setting.flag.read, "metavar": setting.flag.metavar}
-    if number is not None:
-        kind = Several(number) if element else number
-        return {"type": kind, "metavar": setting.flag.metavar or ("N,..." if element else "N")}
-    return {"metavar": setting.flag.metavar}
+    if number is None:
+        return {"metavar": setting.flag.metavar}
+    kind = Several(number) if element else number
+    return {"type": kind, "metavar": setting.flag.metavar or ("N,..." if element else "N")}
 
 
 def _help(setting: Setting) -> str:
     words, default = setting.info.description or "", setting.info.get_default()
-    is_nothing = default is None or default is False or default == ()
+    is_nothing = default is None or default is False or default in ((), {})
     if setting.info.is_required() or is_nothing or not setting.flag.shows_default:
         return words.replace("%", "%%")
     shown = f"default: {_shown(default)}"

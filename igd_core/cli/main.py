@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = make_parser(command).parse_args(argv)
+        if hasattr(args, "said_in_file"):  # by --config; a flag goes before
+            args = argparse.Namespace(**{**args.said_in_file, **vars(args)})
         code = int(args.run(args))
         sys.stdout.flush()
     except IGDError as error:

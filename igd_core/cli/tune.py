@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, File, Flag
+from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given
-from igd_core.cli.reading import add_reading_arguments, reading_of, tell
+from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
@@ -73,6 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_flags(parser, TuningSettings)
     parser.add_argument("--json", action="store_true", help="print the run record")
     add_reading_arguments(parser)
+    add_config_flags(parser, TuneInputs, TuningSettings, ReadingFlags)
     parser.set_defaults(run=run)
 
 
@@ -86,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     asked = TuneInputs.read(given(args, TuneInputs))
     recipe = read_recipe(asked.recipe) if asked.recipe else Recipe()
     settings = settings_of(given(args, TuningSettings), recipe)
+    if args.print_config:
+        print_config(asked, settings, ReadingFlags.read(given(args, ReadingFlags)))
+        return 0
     inputs = _inputs(asked, recipe, settings, reading_of(args))
     if asked.dry_run:
         from igd_core.tuning.dry import dry_settings

@@ -65,7 +65,7 @@ def test_what_the_flags_say_is_what_a_file_would_say() -> None:
         ({"span": float("nan")}, "span: nan is not in 0..9, 0 itself left out, 9 itself left out"),
         (
             {"span": "2e0"},
-            "span: '2e0' is a str; a number in 0..9, 0 itself left out, 9 itself left out is needed (2.0 ",
+            "span: '2e0' is a str; a number in 0..9, 0 itself left out, 9 itself left out is needed (2 ",
         ),
         ({"span": "wide"}, "span: 'wide' is a str; a number in 0..9"),
         ({"tails": [2, 0]}, "tails: 0 is not in 1..2147483647"),
