@@ -22,8 +22,8 @@ TORCH  := 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # What everything else stands on: its own tests reach 98 % of its branches, or they fail. Counting takes two thirds more
 # CPU time (two modules of the server, twice: 9.6 and 10.4 s became 17.1 and 16.2), so the other tests run without.
-COVERED := catalogue search artifact
-CORE_TESTS := tests/unit/artifact tests/unit/catalogue tests/unit/search $(wildcard tests/unit/test_*.py)
+COVERED := catalogue scorers search artifact
+CORE_TESTS := tests/unit/artifact tests/unit/catalogue tests/unit/scorers tests/unit/search $(wildcard tests/unit/test_*.py)
 # Two modules at a time on two cores, four at most. A module stays with one worker: its server, browser or Prometheus
 # takes longer to start than most of its tests.
 WORKERS ?= auto

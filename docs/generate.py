@@ -29,13 +29,16 @@ from safetensors.numpy import load
 
 from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
-from igd_core.artifact.manifest import FORMAT, FORMAT_VERSION, Manifest
+from igd_core.artifact.manifest import FORMAT, FORMAT_VERSION, FORMAT_VERSION_WITH_SCORER, Manifest
 from igd_core.catalogue.attribute_types import AttributeType
 from igd_core.catalogue.gain import InfoGainTable
 from igd_core.catalogue.items import Catalogue
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.cli.main import make_parser
+from igd_core.scorers.counting import transition_rows
+from igd_core.scorers.record import ScorerRecord
+from igd_core.scorers.rows import SparseRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -244,16 +247,18 @@ def _command(parser: argparse.ArgumentParser) -> str:
 
 def manifest() -> str:
     """The fields of an artifact's manifest."""
-    own = {"format": f'`"{FORMAT}"`', "format_version": f"{FORMAT_VERSION}", "version": "the content's hash"}
+    versions = f"{FORMAT_VERSION}, or {FORMAT_VERSION_WITH_SCORER} with a scorer"
+    own = {"format": f'`"{FORMAT}"`', "format_version": versions, "version": "the content's hash"}
     words = {**own, **attributes_of(Manifest)}
     words |= {f"template.{name}": text for name, text in attributes_of(PromptTemplate).items()}
+    words |= {f"scorer.{name}": text for name, text in attributes_of(ScorerRecord).items()}
     words["counts"] += ": " + ", ".join(f"`{name}`" for name in Counts.__slots__)
     return table(("field", "what it is"), ([f"`{name}`", linked(text)] for name, text in words.items()))
 
 
 def arrays() -> str:
     """The arrays of a small artifact as it is written: file, name, type, meaning."""
-    words = {**attributes_of(TokenTrie), **attributes_of(InfoGainTable)}
+    words = {**attributes_of(TokenTrie), **attributes_of(InfoGainTable), **attributes_of(SparseRows)}
     rows = []
     for name, part in _small_parts().items():
         if name.endswith(".safetensors"):
@@ -286,7 +291,8 @@ def _small_parts() -> dict[str, bytes]:
     )
     trie = TokenTrie.build(np.array([0, 3, 6], np.int64), np.array([1, 2, 0, 1, 3, 0], np.int32))
     gains = InfoGainTable.build(trie, np.array([0.75, 0.25]))
-    return {name: part.data for name, part in encode_parts(catalogue, trie, gains).items()}
+    scorer = transition_rows([np.array([0, 1], np.int32)], num_items=2, most=1)
+    return {name: part.data for name, part in encode_parts(catalogue, trie, gains, scorer).items()}
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

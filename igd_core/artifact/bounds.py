@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from igd_core.datasets.parquet_pages import PageFault, check_pages
 from igd_core.errors import ArtifactError
+from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +32,10 @@ _UNPACKED_TIMES = 64
 _ENTRY_BYTES = 4
 
 
-def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
+def check_sizes(counts: Counts, parts: Mapping[str, PartRecord], *, scorer_entries: int = 0) -> None:
     """Check that the manifest's sizes are possible for a bundle, each alone and all together.
+
+    ``scorer_entries`` is what it counts of its scorer, if it has one.
 
     Raises:
         ArtifactError: names the field and its value.
@@ -41,10 +44,14 @@ def check_sizes(counts: Counts, parts: Mapping[str, PartRecord]) -> None:
         value, most = getattr(counts, name), MAX_DEPTH if name == "depth" else MAX_COUNT
         if not 0 <= value <= most:
             raise ArtifactError(f"manifest.json: counts.{name} is {value}; 0 to {most} can be")
+    most_entries = min(MAX_COUNT, counts.items * MAX_ENTRIES)
+    if not 0 <= scorer_entries <= most_entries:
+        raise ArtifactError(f"manifest.json: scorer.entries is {scorer_entries}; 0 to {most_entries} can be")
     tries = 3 * counts.nodes + counts.edges + 2 * counts.leaves + counts.items + counts.depth + 4
     most_bytes = {
         "trie.safetensors": _ENTRY_BYTES * tries + 8 + MAX_HEADER_BYTES,
         "infogain.safetensors": 2 * _ENTRY_BYTES * counts.edges + 8 + MAX_HEADER_BYTES,
+        "scorer.safetensors": _ENTRY_BYTES * (counts.items + 1 + 2 * scorer_entries) + 8 + MAX_HEADER_BYTES,
         "items.parquet": _PACKED_BYTES_AN_ITEM * counts.items + _SLACK_BYTES,
     }
     for name, record in parts.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
@@ -17,8 +19,14 @@ from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import CatalogueError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from igd_core.catalogue.items import Catalogue
-    from igd_core.catalogue.tokenization import TitleTokenizer, TokenPaths
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.scorers.record import ScorerOptions
+    from igd_core.scorers.rows import SparseRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,7 @@ class BuildOptions:
         bullet: text in front of each line, the one to be written included (`igd_core.catalogue.prompts`).
         suffix: text after the history.
         max_history: most items a prompt shows.
+        scorer: of the item scorer that is to be counted; None for none.
         drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.
     """
 
@@ -54,6 +63,7 @@ class BuildOptions:
     suffix: str = ""
     max_history: int = 10
     drop_block: int | None = None
+    scorer: ScorerOptions | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -70,18 +80,39 @@ class Built:
     spelled: SpelledCatalogue
 
 
-def build_artifact(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Artifact:
+def build_artifact(
+    catalogue: Catalogue,
+    tokenizer: TitleTokenizer,
+    options: BuildOptions,
+    *,
+    sequences: Sequence[NDArray[np.int32]] = (),
+) -> Artifact:
     """Tokenise, build the trie and the information-gain table, and name the result by its content.
+
+    Args:
+        catalogue: with the counts of the training split.
+        tokenizer: spells it.
+        options: of the artifact.
+        sequences: of each person in the training split, item rows, oldest first: what a scorer is counted from.
 
     Raises:
         UnspellableError: the tokenizer cannot spell some texts.
-        CatalogueError: a path that is a prefix of another, semantic IDs that are no tokens, or no positive prior.
+        CatalogueError: a path that is a prefix of another, semantic IDs that are no tokens, no positive prior, or a
+            scorer's setting out of range.
     """
-    return build_reported(catalogue, tokenizer, options).artifact
+    return build_reported(catalogue, tokenizer, options, sequences=sequences).artifact
 
 
-def build_reported(catalogue: Catalogue, tokenizer: TitleTokenizer, options: BuildOptions) -> Built:
+def build_reported(
+    catalogue: Catalogue,
+    tokenizer: TitleTokenizer,
+    options: BuildOptions,
+    *,
+    sequences: Sequence[NDArray[np.int32]] = (),
+) -> Built:
     """As `build_artifact`, and report the texts that the tokenizer could not spell."""
+    if options.scorer is not None:
+        options.scorer.record(0)  # raises if a setting is out of range, before the titles are tokenised
     prior(catalogue.frequency, options.smoothing)  # raises if nothing was ever chosen, before the titles are tokenised
     spelled = spell_catalogue(
         catalogue,
@@ -90,10 +121,27 @@ def build_reported(catalogue: Catalogue, tokenizer: TitleTokenizer, options: Bui
         allow_added_tokens=options.allow_added_tokens,
         on_unspellable=options.on_unspellable,
     )
-    return Built(artifact=_assembled(spelled.catalogue, spelled.paths, tokenizer, options), spelled=spelled)
+    scorer = None if options.scorer is None else _counted(options.scorer, spelled, sequences, before=len(catalogue))
+    return Built(artifact=_assembled(spelled, tokenizer, options, scorer), spelled=spelled)
 
 
-def _assembled(catalogue: Catalogue, paths: TokenPaths, tokenizer: TitleTokenizer, options: BuildOptions) -> Artifact:
+def _counted(
+    options: ScorerOptions, spelled: SpelledCatalogue, sequences: Sequence[NDArray[np.int32]], *, before: int
+) -> SparseRows:
+    """The scorer's rows, of the items that were not left out of the ``before`` ones."""
+    left_out = {fault.item for fault in spelled.faults if fault.item not in spelled.written}
+    if left_out:
+        row = np.full(before, -1, np.int32)
+        kept = np.setdiff1d(np.arange(before), np.array(sorted(left_out)))
+        row[kept] = np.arange(len(kept))
+        sequences = [mapped[mapped >= 0] for mapped in (row[each] for each in sequences)]
+    return options.rows(sequences, num_items=len(spelled.catalogue))
+
+
+def _assembled(
+    spelled: SpelledCatalogue, tokenizer: TitleTokenizer, options: BuildOptions, scorer: SparseRows | None
+) -> Artifact:
+    catalogue, paths = spelled.catalogue, spelled.paths
     item_prior = prior(catalogue.frequency, options.smoothing)
     trie = TokenTrie.build(paths.offsets, paths.tokens)
     leaf_prior = leaf_prior_of(trie, item_prior)
@@ -125,6 +173,7 @@ def _assembled(catalogue: Catalogue, paths: TokenPaths, tokenizer: TitleTokenize
             cold=int((catalogue.frequency == 0).sum()),
             truncated=paths.truncated,
         ),
-        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains).items()},
+        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()},
+        scorer=None if options.scorer is None or scorer is None else options.scorer.record(len(scorer.scorer_item)),
     )
-    return Artifact.assemble(manifest, catalogue, trie, gains)
+    return Artifact.assemble(manifest, catalogue, trie, gains, scorer)

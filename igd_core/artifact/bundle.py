@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.artifact.manifest import SCORER_PART
 from igd_core.catalogue.gain import leaf_prior_of
 from igd_core.catalogue.items import SharedTitles, prior
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import ItemIndex
+    from igd_core.scorers.rows import SparseRows
+    from igd_core.scorers.sparse import SparseScorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Artifact:
         leaf_prior: ``(num_leaves,)`` float64; share of interactions, smoothed as the manifest says.
         shares_path: a byte for each item, 1 where another item has the same path; read in every request, faster than an
             array.
+        scorer: how likely each item comes next; None where the artifact holds none.
         shared_titles: which items share a title; None where titles spell the paths, so that such items share a path
             too.
     """
@@ -48,11 +52,18 @@ class Artifact:
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
     shares_path: bytes
+    scorer: SparseScorer | None = None
     shared_titles: SharedTitles | None = None
 
     @staticmethod
-    def assemble(manifest: Manifest, catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> Artifact:
-        """Join the parts and derive what follows from them."""
+    def assemble(
+        manifest: Manifest,
+        catalogue: Catalogue,
+        trie: TokenTrie,
+        gains: InfoGainTable,
+        scorer: SparseRows | None = None,
+    ) -> Artifact:
+        """Join the parts and derive what follows from them; ``scorer`` is there where the manifest tells of one."""
         leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, manifest.smoothing))
         leaf_of_item = trie.leaf_of_item()
         return Artifact(
@@ -64,6 +75,7 @@ class Artifact:
             leaf_of_item=leaf_of_item,
             leaf_prior=leaf_prior,
             shares_path=(np.diff(trie.leaf_start) > 1)[leaf_of_item].tobytes(),
+            scorer=_scorer(manifest, scorer),
             shared_titles=None if catalogue.texts is catalogue.titles else SharedTitles.of_titles(catalogue.titles),
         )
 
@@ -103,3 +115,9 @@ class Artifact:
         if template.longest(self.trie.depth) <= room:  # usually: nothing needs to be counted
             return 0
         return template.num_left_out(history, self.trie, self.leaf_of_item, max_tokens=room)
+
+
+def _scorer(manifest: Manifest, rows: SparseRows | None) -> SparseScorer | None:
+    if manifest.scorer is None or rows is None:
+        return None
+    return manifest.scorer.scorer(rows, sha256=manifest.parts[SCORER_PART].sha256)

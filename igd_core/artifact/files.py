@@ -17,7 +17,7 @@ import safetensors.numpy
 from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items, read_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.counts import PartRecord
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, Manifest
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, SCORER_PART, Manifest
 from igd_core.artifact.structure import check_structure
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue.gain import InfoGainTable
@@ -25,6 +25,7 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.scorers.rows import SparseRows
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ class EncodedPart:
     record: PartRecord
 
 
-def encode_parts(catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable) -> dict[str, EncodedPart]:
-    """Serialise the three parts; the same inputs give the same bytes."""
+def encode_parts(
+    catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable, scorer: SparseRows | None = None
+) -> dict[str, EncodedPart]:
+    """Serialise the parts, three or with a scorer's rows four; the same inputs give the same bytes."""
+    files = {
+        "trie.safetensors": safetensors.numpy.save(trie.arrays()),
+        "infogain.safetensors": safetensors.numpy.save(gains.arrays()),
+        "items.parquet": _items_to_parquet(catalogue),
+    }
+    if scorer is not None:
+        files[SCORER_PART] = safetensors.numpy.save(scorer.arrays())
     return {
         name: EncodedPart(data=data, record=PartRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
-        for name, data in (
-            ("trie.safetensors", safetensors.numpy.save(trie.arrays())),
-            ("infogain.safetensors", safetensors.numpy.save(gains.arrays())),
-            ("items.parquet", _items_to_parquet(catalogue)),
-        )
+        for name, data in files.items()
     }
 
 
@@ -71,7 +77,8 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
         if not replace and (not directory.is_dir() or any(directory.iterdir())):
             raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
     with replaced_folder(directory) as new:
-        for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains).items():
+        rows = None if artifact.scorer is None else artifact.scorer.rows
+        for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains, rows).items():
             (new / name).write_bytes(part.data)
         (new / _MANIFEST).write_bytes(artifact.manifest.to_bytes())
 
@@ -96,8 +103,9 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
     catalogue = _items_from_parquet(directory / "items.parquet", manifest)
     if len(catalogue) != manifest.counts.items:
         raise ArtifactError(f"items.parquet: {len(catalogue)} items, the manifest counts {manifest.counts.items}")
+    scorer = None if manifest.scorer is None else _load_scorer(directory / SCORER_PART, manifest, verify=verify)
     try:
-        return Artifact.assemble(manifest, catalogue, trie, gains)
+        return Artifact.assemble(manifest, catalogue, trie, gains, scorer)
     except CatalogueError as error:
         raise ArtifactError(f"items.parquet: {error}") from None
 
@@ -201,6 +209,18 @@ def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTabl
         if verify and not (np.isfinite(array).all() and array.min() >= 0):
             raise ArtifactError(f"{path.name}: {name} holds a negative or non-finite value")
     return gains
+
+
+def _load_scorer(path: Path, manifest: Manifest, *, verify: bool) -> SparseRows:
+    rows = SparseRows(**_map_tensors(path, {"scorer_start": "I32", "scorer_item": "I32", "scorer_weight": "F32"}))
+    entries = 0 if manifest.scorer is None else manifest.scorer.entries
+    for name, array in rows.arrays().items():
+        expected = manifest.counts.items + 1 if name == "scorer_start" else entries
+        if len(array) != expected:
+            raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the manifest counts {expected}")
+    if verify and (fault := rows.fault(manifest.counts.items)) is not None:
+        raise ArtifactError(f"{path.name}: {fault} is not a scorer's of {manifest.counts.items} items")
+    return rows
 
 
 def _items_to_parquet(catalogue: Catalogue) -> bytes:

@@ -12,11 +12,16 @@ from igd_core.artifact.bounds import check_sizes
 from igd_core.artifact.counts import Counts, PartRecord
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.scorers.record import ScorerRecord
 
 FORMAT = "igd-artifact"
 FORMAT_VERSION = 1
+FORMAT_VERSION_WITH_SCORER = 2
+"""Of those that hold a scorer, so that a release from before them refuses what it would serve without it."""
 MAX_MANIFEST_BYTES = 1 << 20
 PART_NAMES = ("trie.safetensors", "infogain.safetensors", "items.parquet")
+"""Of every artifact."""
+SCORER_PART = "scorer.safetensors"
 VERSION_LENGTH = 16
 _SCALARS = {
     "name": str,
@@ -48,6 +53,7 @@ class Manifest:
         template: the prompt's token ids.
         counts: sizes.
         parts: the files, by name.
+        scorer: the item scorer that the artifact holds; left out where it has none.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Manifest:
     template: PromptTemplate
     counts: Counts
     parts: dict[str, PartRecord]
+    scorer: ScorerRecord | None = None
 
     @property
     def version(self) -> str:
@@ -74,11 +81,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The bytes of the manifest file."""
-        body = {"format": FORMAT, "format_version": FORMAT_VERSION, "version": self.version, **self._body()}
+        format_version = FORMAT_VERSION if self.scorer is None else FORMAT_VERSION_WITH_SCORER
+        body = {"format": FORMAT, "format_version": format_version, "version": self.version, **self._body()}
         return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
 
     def _body(self) -> dict[str, Any]:
-        return {**asdict(self), "template": self.template.to_json()}
+        body = {**asdict(self), "template": self.template.to_json()}
+        if self.scorer is None:  # as it was before there were any: such artifacts keep their versions
+            del body["scorer"]
+        return body
 
     @staticmethod
     def from_bytes(data: bytes) -> Manifest:
@@ -91,8 +102,9 @@ class Manifest:
         if body.pop("format", None) != FORMAT:
             raise ArtifactError(f"manifest.json: not an {FORMAT}")
         found = body.pop("format_version", None)
-        if found != FORMAT_VERSION:
-            raise ArtifactError(f"manifest.json: format version {found!r}; this release reads {FORMAT_VERSION}")
+        if found not in (FORMAT_VERSION, FORMAT_VERSION_WITH_SCORER):
+            read = f"{FORMAT_VERSION} and {FORMAT_VERSION_WITH_SCORER}"
+            raise ArtifactError(f"manifest.json: format version {found!r}; this release reads {read}")
         version = body.pop("version", None)
         try:
             _check_scalars(body)
@@ -101,8 +113,13 @@ class Manifest:
                 str(name): PartRecord(sha256=str(part["sha256"]), bytes=int(part["bytes"]))
                 for name, part in body.pop("parts").items()
             }
+            scorer = ScorerRecord(**body.pop("scorer")) if "scorer" in body else None
             manifest = Manifest(
-                counts=counts, parts=parts, template=PromptTemplate.from_json(body.pop("template")), **body
+                counts=counts,
+                parts=parts,
+                template=PromptTemplate.from_json(body.pop("template")),
+                scorer=scorer,
+                **body,
             )
             computed = manifest.version
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, CatalogueError) as error:
@@ -111,9 +128,10 @@ class Manifest:
             raise ArtifactError(f"manifest.json: altered; it says version {version!r}, its content is {computed!r}")
         if data != manifest.to_bytes():  # white space, and whatever else JSON parsing forgives
             raise ArtifactError(f"manifest.json: altered; not as version {version!r} was written")
-        if set(parts) != set(PART_NAMES):
-            raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(PART_NAMES)}")
-        check_sizes(counts, parts)
+        expected = {*PART_NAMES, *(() if scorer is None else (SCORER_PART,))}
+        if set(parts) != expected:
+            raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(expected)}")
+        check_sizes(counts, parts, scorer_entries=0 if scorer is None else scorer.entries)
         return manifest
 
 

@@ -19,10 +19,13 @@ from igd_core.cli.attributes import add_attribute_arguments, attribute_rules
 from igd_core.cli.numbers import Real, Whole, alpha
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.faults import SHOWN_ROWS, Faults, shown
-from igd_core.datasets.interactions_file import count_items
+from igd_core.datasets.interactions_file import count_items, read_interactions
 from igd_core.datasets.items_file import read_items
+from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
-from igd_core.errors import DataError
+from igd_core.errors import DataError, InputError
+from igd_core.scorers.record import KINDS, MAX_BACKOFF, ScorerOptions
+from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault
     from igd_core.datasets.items_file import ItemsFile
+    from igd_core.datasets.sources import Reading, Source
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="FILE",
-        help="one row an interaction, or (history, target): column item_id is counted, others are not read",
+        help="one row an interaction, or (history, target): column item_id is counted; others are read for --scorer",
     )
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="the checkpoint's directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -94,6 +98,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="items that leave at once when a history outgrows that (default: half of it)",
     )
+    _add_scorer_arguments(parser)
     add_attribute_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
@@ -110,8 +115,36 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scorer",
+        choices=KINDS,
+        help="count an item scorer of the interactions as well: what followed what, or what the same people chose",
+    )
+    parser.add_argument(
+        "--scorer-decay",
+        type=Real("scorer_decay", most=1.0),
+        metavar="D",
+        help="what an earlier item of a history counts of the one after it (default: 0.25 of transitions, 1 of "
+        "neighbours)",
+    )
+    parser.add_argument(
+        "--scorer-backoff",
+        type=Real("scorer_backoff", above=True, most=MAX_BACKOFF),
+        metavar="B",
+        help="what popularity counts as beside transitions or similarities (default: 1)",
+    )
+    parser.add_argument(
+        "--scorer-entries",
+        type=Whole("scorer_entries", least=1, most=MAX_ENTRIES),
+        metavar="N",
+        help="most followers or neighbours kept of an item (default: 200)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Read, build, write, report."""
+    scorer = _scorer_options(args)
     started = time.perf_counter()
     reading = replace(reading_of(args), attributes=attribute_rules(args))
     with opened([args.items, args.interactions]) as (items_file, interactions_file):
@@ -123,11 +156,12 @@ def run(args: argparse.Namespace) -> int:
             reading=reading,
         )
         read = count_items(interactions_file, items.catalogue, on_unknown=args.on_unknown_item, reading=reading)
+        sequences = [] if scorer is None else _sequences(interactions_file, items.catalogue, args, reading)
     tell([*items.notes, *read.notes])
     catalogue = items.catalogue.with_frequency(read.frequency)
     tokenizer, added = _tokenizer(args, catalogue)
     try:
-        built = build_reported(catalogue, tokenizer, _options(args))
+        built = build_reported(catalogue, tokenizer, replace(_options(args), scorer=scorer), sequences=sequences)
     except UnspellableError as error:
         raise _in_file(error, items, args) from None
     artifact = built.artifact
@@ -162,6 +196,24 @@ def run(args: argparse.Namespace) -> int:
             f"ones mean nothing until it is tuned: `igd tune --tokenizer {args.extend_tokenizer}` does both"
         )
     return 0
+
+
+def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
+    given = {"decay": args.scorer_decay, "backoff": args.scorer_backoff, "most": args.scorer_entries}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.scorer is None:
+        if given:
+            raise InputError("scorer: --scorer-decay, --scorer-backoff and --scorer-entries need --scorer KIND")
+        return None
+    return ScorerOptions(kind=args.scorer, **given)
+
+
+def _sequences(
+    file: Source, catalogue: Catalogue, args: argparse.Namespace, reading: Reading
+) -> list[NDArray[np.int32]]:
+    """What each person chose, in order."""
+    read = read_interactions(file, catalogue, on_unknown=args.on_unknown_item, optional=("user_id",), reading=reading)
+    return training_sequences(read.data)
 
 
 def _options(args: argparse.Namespace) -> BuildOptions:
@@ -264,7 +316,7 @@ def _unspellable(built: Built, catalogue: Catalogue, rows: NDArray[np.int64]) ->
 
 def summary(artifact: Artifact) -> dict[str, object]:
     """What people ask first of an artifact."""
-    counts = artifact.manifest.counts
+    counts, scorer = artifact.manifest.counts, artifact.manifest.scorer
     return {
         "version": artifact.version,
         "name": artifact.manifest.name,
@@ -275,4 +327,5 @@ def summary(artifact: Artifact) -> dict[str, object]:
         "truncated_titles": counts.truncated,
         "cold_items": counts.cold,
         "entropy_nats": round(artifact.manifest.entropy_nats, 4),
+        **({} if scorer is None else {"scorer": scorer.kind, "scorer_entries": scorer.entries}),
     }

@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     shard, settings = Shard.parse(args.shard), _settings(args)
     _check_methods(args, settings)
     artifact = load_artifact(args.artifact)
+    if "scorer" in args.baselines and artifact.scorer is None:
+        raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
     reading = reading_of(args, unknown="miss counts them as misses")
     with opened([args.rows]) as (rows_file,):
         rows = read_rows(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from igd_core.evaluation.methods import Seen
     from igd_core.ids import ItemIndex
 
-BASELINES = ("popular", "repeat", "transitions", "itemknn", "sasrec")
+BASELINES = ("popular", "repeat", "scorer", "transitions", "itemknn", "sasrec")
 NEED_TRAINING = ("transitions", "itemknn", "sasrec")
 _BLOCK_SCORES = 1 << 23
 
@@ -81,6 +81,27 @@ class LastItemTransitions:
         for row, history in enumerate(histories):
             followers = self._followers.get(history[-1], {}) if history else {}
             scores[row, list(followers)] = list(followers.values())
+        return scores
+
+
+class ArtifactScorer:
+    """The item scorer that the artifact holds, without a model."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Raises InputError where it holds none."""
+        if artifact.scorer is None:
+            raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
+        self._scorer = artifact.scorer
+        counted = artifact.catalogue.frequency + 1.0
+        self._background = counted / counted.sum()
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Probability of each item."""
+        scores = np.empty((len(histories), len(self._background)))
+        for row, history in enumerate(histories):
+            mass = self._scorer.mass(history)
+            scores[row] = mass.background * self._background
+            np.add.at(scores[row], mass.items, mass.mass)
         return scores
 
 
@@ -143,6 +164,8 @@ def make_ranker(
         return MostPopular(artifact)
     if name == "repeat":
         return RepeatHistory(artifact)
+    if name == "scorer":
+        return ArtifactScorer(artifact)
     if sequences is None:
         raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
     if name == "transitions":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from igd_core.artifact import Manifest, load_artifact
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES, SCORER_PART
 from igd_core.errors import ArtifactError, StoreError
 from igd_core.whole_files import sync_file
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FILES = (*PART_NAMES, MANIFEST)
+"""Of every bundle."""
+OPTIONAL_FILES = (SCORER_PART,)
+"""Of those whose manifest names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

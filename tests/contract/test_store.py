@@ -7,15 +7,18 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import pytest
 from bundles import contents
+from factories import make_catalogue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer
 from stores import another_version, cluster_url, event, one_node_cluster, until, version_of
 
-from igd_core.artifact import load_artifact
+from igd_core.artifact import BuildOptions, build_artifact, load_artifact, save_artifact
 from igd_core.errors import ArtifactError, InputError, StoreUnavailable
+from igd_core.scorers.record import ScorerOptions
 from igd_core.store.base import HistoryLimits, Store, StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.store.trials import Verdict
 
 KINDS = ("memory", "files", "redis", "cluster")
@@ -89,6 +93,15 @@ def versions(pristine_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return [another_version(pristine_bundle, parent / str(i), alpha=i / 10) for i in range(5)]
 
 
+@pytest.fixture(scope="module")
+def scored_bundle(tokenizer: TitleTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = BuildOptions(name="small", scorer=ScorerOptions(kind="transitions"))
+    sequences = [np.arange(24, dtype=np.int32)]
+    directory: Path = tmp_path_factory.mktemp("scored") / "bundle"
+    save_artifact(build_artifact(make_catalogue(24), tokenizer, options, sequences=sequences), directory)
+    return directory
+
+
 async def published(store: Store, *bundles: Path) -> list[str]:
     """Their versions, in the order of publication, the last one current."""
     for bundle in bundles:
@@ -106,6 +119,17 @@ async def test_a_version_comes_back_byte_for_byte(store: Store, versions: Sequen
     assert contents(fetched) == contents(versions[0])
     assert [path.name for path in fetched.parent.iterdir()] == [version]
     assert load_artifact(fetched).version == version == version_of(versions[0])
+
+
+async def test_a_version_with_a_scorer_comes_back_byte_for_byte_and_is_pruned_with_it(
+    store: Store, versions: Sequence[Path], scored_bundle: Path, tmp_path: Path
+) -> None:
+    version, *later = await published(store, scored_bundle, *versions[:2])
+    fetched = await store.fetch("small", version, tmp_path / "cache")
+    assert "scorer.safetensors" in contents(fetched)
+    assert contents(fetched) == contents(scored_bundle)
+    assert await store.prune("small", keep=2) == [version]
+    assert [stored.version for stored in await store.versions("small")] == later[::-1]
 
 
 async def test_other_processes_see_what_was_published(view: OpenView, versions: Sequence[Path], tmp_path: Path) -> None:

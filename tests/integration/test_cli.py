@@ -79,6 +79,45 @@ def test_lines_of_a_prompt_begin_with_the_bullet_that_was_asked_for(
     assert template.get("bullet_ids", []) == tokenizer.encode_trusted(bullet)
 
 
+def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
+    data_dir: Path, model_dir: Path, artifact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, scored = _build_arguments(data_dir, model_dir, tmp_path / "made"), str(tmp_path / "made")
+    assert main([*made, "--scorer", "transitions", "--scorer-entries", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    plain = json.loads((artifact_dir / "manifest.json").read_text())
+    assert (report["scorer"], report["scorer_entries"]) == ("transitions", 3)
+    assert report["version"] != plain["version"]
+    rows = ["--rows", str(data_dir / "train.csv"), "--limit", "8", "--seen", "excluded", "--baselines", "scorer"]
+    assert main(["evaluate", "--artifact", scored, *rows, "--out", str(tmp_path / "run"), "--json"]) == 0
+    (method,) = json.loads(capsys.readouterr().out)["methods"]
+    assert method["name"] == "scorer"
+    assert main(["evaluate", "--artifact", str(artifact_dir), *rows, "--out", str(tmp_path / "none")]) == 2
+    assert "baseline 'scorer': the artifact holds no item scorer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scorer-decay", "0.5"], "need --scorer KIND"),
+        (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
+        (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 0..1e+06"),
+        (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
+    ],
+)
+def test_settings_of_a_scorer_are_refused_by_name(
+    data_dir: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    assert main([*_build_arguments(data_dir, model_dir, tmp_path / "made"), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_building_the_same_files_again_gives_the_same_version(
     artifact_dir: Path, data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

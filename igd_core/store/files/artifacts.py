@@ -14,6 +14,7 @@ from igd_core.errors import ArtifactError, StoreUnavailable
 from igd_core.store.base import StoredVersion
 from igd_core.store.bundles import (
     FILES,
+    OPTIONAL_FILES,
     Bundle,
     Chunk,
     Layout,
@@ -212,7 +213,7 @@ class FilesArtifacts(FilesTrials):
 
     def _layout_of(self, folder: Path) -> Layout:
         sizes = {}
-        for name in FILES:
+        for name in (*FILES, *OPTIONAL_FILES):
             with suppress(OSError):  # what is missing has no chunks
                 sizes[name] = (folder / name).stat().st_size
         return Layout.of(sizes, self._chunk_bytes)

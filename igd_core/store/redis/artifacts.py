@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError, IGDError, InputError, StoreError, StoreUnavailable
 from igd_core.store.base import StoredVersion
-from igd_core.store.bundles import FILES, Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.bundles import FILES, OPTIONAL_FILES, Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
     is_catalogue_name,
     not_stored,
@@ -59,7 +59,8 @@ class _Record:
         try:
             sequence, stored_at_ms, written = data.decode().split(" ", 2)
             body = json.loads(written)
-            counts = {name: int(body["chunks"][name]) for name in FILES}
+            held = [name for name in OPTIONAL_FILES if name in body["chunks"]]
+            counts = {name: int(body["chunks"][name]) for name in (*FILES, *held)}
             if (
                 not 1 <= int(body["chunk_bytes"]) <= _MOST_CHUNK_BYTES
                 or min(counts.values()) < 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,13 @@ from factories import artifact_of_paths
 
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.rows import HistoryRows
+from igd_core.datasets.sequences import training_sequences
 from igd_core.errors import InputError
 from igd_core.evaluation.baselines import MostPopular, RepeatHistory, make_ranker, ranked_lists
 from igd_core.evaluation.sasrec import SASRec, SASRecSettings
-from igd_core.evaluation.sequences import training_sequences
 from igd_core.ids import ItemIndex
+from igd_core.scorers.counting import transition_rows
+from igd_core.scorers.sparse import SparseScorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +58,18 @@ def test_transitions_count_what_followed(five: Artifact, tmp_path: Path) -> None
     sequences = [np.array(items, dtype=np.int32) for items in ([0, 3, 1], [0, 3], [0, 1], [2, 0])]
     ranker = make_ranker("transitions", five, sequences, seed=0, scratch=tmp_path)
     assert _lists(ranker, five, [2, 0], [3], [4], []) == [[3, 1, 2, 0], [1, 2, 0, 3], [2, 1, 0, 3], [2, 1, 0, 3]]
+
+
+def test_the_artifacts_scorer_backs_off_to_popularity_and_is_refused_where_there_is_none(
+    five: Artifact, tmp_path: Path
+) -> None:
+    rows = transition_rows([np.array([0, 3, 0, 3, 0, 4], np.int32)], num_items=5, most=5)
+    scored = replace(five, scorer=SparseScorer(rows=rows, decay=0.0, backoff=1.0, fingerprint=""))
+    ranker = make_ranker("scorer", scored, None, seed=0, scratch=tmp_path)
+    assert _lists(ranker, scored, [2, 0], [1], []) == [[3, 4, 2, 0], [2, 1, 0, 3], [2, 1, 0, 3]]
+    np.testing.assert_allclose(ranker.scores([[ItemIndex(0)], []]).sum(axis=1), 1.0)
+    with pytest.raises(InputError, match="the artifact holds no item scorer"):
+        make_ranker("scorer", five, None, seed=0, scratch=tmp_path)
 
 
 def test_neighbours_are_by_cosine(five: Artifact, tmp_path: Path) -> None:

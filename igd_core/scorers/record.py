@@ -1,0 +1,112 @@
+"""What a manifest says of its scorer, and from there to the scorer itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from igd_core.errors import CatalogueError
+from igd_core.scorers.counting import neighbour_rows, transition_rows
+from igd_core.scorers.rows import MAX_ENTRIES
+from igd_core.scorers.sparse import SparseScorer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from igd_core.scorers.rows import SparseRows
+
+ScorerKind: TypeAlias = Literal["transitions", "neighbours"]
+KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
+Mixture: TypeAlias = Literal["log-linear", "linear"]
+MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
+MAX_BACKOFF = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerOptions:
+    """Choices of a scorer that become part of the artifact.
+
+    Attributes:
+        kind: ``transitions``, what followed what; or ``neighbours``, what the same people chose.
+        decay: 0..1, what an earlier item of a history counts of the one after it; None for 0.25 of transitions and 1
+            of neighbours.
+        backoff: > 0, what popularity counts as beside the weights: transitions, or similarities.
+        most: entries kept of an item, the strongest, 1 to 10,000.
+        gamma: 0..1, weight of the scorer in a search when a request names none.
+        mixture: how a search mixes it with the model when a request names none.
+    """
+
+    kind: ScorerKind
+    decay: float | None = None
+    backoff: float = 1.0
+    most: int = 200
+    gamma: float = 0.0
+    mixture: Mixture = "log-linear"
+
+    def record(self, entries: int) -> ScorerRecord:
+        """What the manifest says of it, with so many entries.
+
+        Raises:
+            CatalogueError: a value out of range.
+        """
+        if not 1 <= self.most <= MAX_ENTRIES:
+            raise CatalogueError(f"scorer.most is {self.most}; 1 to {MAX_ENTRIES} can be")
+        usual = 0.25 if self.kind == "transitions" else 1.0
+        decay = usual if self.decay is None else self.decay
+        return ScorerRecord(
+            kind=self.kind,
+            decay=float(decay),
+            backoff=float(self.backoff),
+            gamma=float(self.gamma),
+            mixture=self.mixture,
+            entries=entries,
+        )
+
+    def rows(self, sequences: Sequence[NDArray[np.int32]], *, num_items: int) -> SparseRows:
+        """Count what people chose; ``sequences`` hold the item rows of each, oldest first."""
+        count = {"transitions": transition_rows, "neighbours": neighbour_rows}[self.kind]
+        return count(sequences, num_items=num_items, most=self.most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerRecord:
+    """The scorer of an artifact.
+
+    Attributes:
+        kind: what its weights are: ``transitions``, or ``neighbours``, cosine similarities.
+        decay: what an earlier item of a history counts of the one after it, 0..1.
+        backoff: what popularity counts as beside the weights, > 0.
+        gamma: weight of the scorer in a search when a request names none, 0..1.
+        mixture: how a search mixes it with the model when a request names none: ``log-linear`` or ``linear``.
+        entries: of its arrays.
+    """
+
+    kind: ScorerKind
+    decay: float
+    backoff: float
+    gamma: float
+    mixture: Mixture
+    entries: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise CatalogueError(f"scorer.kind is {self.kind!r}; one of {', '.join(KINDS)}")
+        if self.mixture not in MIXTURES:
+            raise CatalogueError(f"scorer.mixture is {self.mixture!r}; one of {', '.join(MIXTURES)}")
+        if type(self.entries) is not int:
+            raise CatalogueError(f"scorer.entries is {self.entries!r}; an integer is needed")
+        for name, most in (("decay", 1.0), ("backoff", MAX_BACKOFF), ("gamma", 1.0)):
+            value = getattr(self, name)
+            least = math.ulp(0.0) if name == "backoff" else 0.0
+            if type(value) not in {int, float} or not least <= value <= most:  # NaN fails this too
+                above = "above 0 and at most" if least else "0 to"
+                raise CatalogueError(f"scorer.{name} is {value!r}; {above} {most:g} can be")
+
+    def scorer(self, rows: SparseRows, *, sha256: str) -> SparseScorer:
+        """The scorer of these arrays, whose file has that hash."""
+        fingerprint = f"{self.kind} {float(self.decay)!r} {float(self.backoff)!r} {sha256}"
+        return SparseScorer(rows=rows, decay=self.decay, backoff=self.backoff, fingerprint=fingerprint)
