@@ -1,0 +1,149 @@
+"""A collaborative prior in the prefix tree: what an item scorer thinks of the children of a node.
+
+An item scorer gives each item a mass (`igd_core.scorers`). Of a node that is the sum over the leaves below it, and of a
+child ``p_CF(child | node) = mass(child) / mass(node)`` (D3, arXiv 2406.14900). Leaves lie in the order of their paths,
+so a mass is a difference of a cumulative sum. Popularity's is made once for a catalogue; what a history adds is sparse
+and has one of its own, so that a request touches nothing of the catalogue's size.
+
+Masses are those of the whole catalogue, whatever a filter leaves of it, as the model's probabilities over children are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.ids import ROOT, NodeId
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.trie import TokenTrie
+    from igd_core.scorers.mass import ItemMass
+    from igd_core.scorers.record import Mixture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafCounts:
+    """Popularity over the leaves of a trie, of one artifact.
+
+    Attributes:
+        trie: whose leaves.
+        leaf_of_item: ``(num_items,)`` int32.
+        below: ``(num_leaves + 1,)`` int64; interactions of the leaves before each, every item counted once more than it
+            was chosen. Integers, so that differences are exact however small a leaf's share is.
+    """
+
+    trie: TokenTrie
+    leaf_of_item: NDArray[np.int32]
+    below: NDArray[np.int64]
+
+    @staticmethod
+    def of(artifact: Artifact) -> LeafCounts:
+        """Sum over all leaves: 15 ms for a million items."""
+        trie = artifact.trie
+        below = np.zeros(trie.num_leaves + 1, np.int64)
+        np.cumsum(
+            np.add.reduceat(artifact.catalogue.frequency[trie.leaf_items] + 1, trie.leaf_start[:-1]), out=below[1:]
+        )
+        return LeafCounts(trie=trie, leaf_of_item=artifact.leaf_of_item, below=below)
+
+
+class TriePrior:
+    """One history's item mass, summed over the leaves below nodes."""
+
+    def __init__(self, counts: LeafCounts, mass: ItemMass) -> None:
+        """Sort what the history adds to popularity.
+
+        Raises:
+            ModelFault: ``mass`` is no distribution over the catalogue's items.
+        """
+        mass.check(counts.trie.num_items)
+        self.trie = counts.trie
+        self._below = counts.below
+        self._of_a_count = mass.background / float(counts.below[-1])
+        leaves = counts.leaf_of_item[mass.items]
+        order = np.argsort(leaves)
+        self._leaves = leaves[order]
+        self._added = np.concatenate(([0.0], np.cumsum(mass.mass[order])))
+
+    def log_mass(self, node: NodeId) -> float:
+        """``log P_CF`` of a node, nats, <= 0 up to rounding: 0 at the root."""
+        return math.log(self._between(np.array([self.trie.node_first[node], self.trie.node_end[node]]))[0])
+
+    def log_shares(self, node: NodeId) -> NDArray[np.float64]:
+        """``log p_CF`` of each child of ``node``, in order of its edges: ``(degree,)`` float64, nats, <= 0.
+
+        Their exponentials sum to 1.
+        """
+        start, end = int(self.trie.row_start[node]), int(self.trie.row_start[node + 1])
+        if end - start == 1:
+            return np.zeros(1)
+        # A child's leaves begin where those of the child before it end.
+        mass = self._between(np.append(self.trie.node_first[start + 1 : end + 1], self.trie.node_end[node]))
+        return np.asarray(np.log(mass / mass.sum()))
+
+    def _between(self, bounds: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Mass of the leaves between each bound and the next: ``(len(bounds) - 1,)`` float64, above 0."""
+        added = self._added[np.searchsorted(self._leaves, bounds)]
+        return np.asarray(np.diff(self._below[bounds]) * self._of_a_count + np.diff(added))
+
+
+class PriorMixer:
+    """Mixes a prior into the scores of one search.
+
+    - ``log-linear``: ``s(child) = (1 - gamma) * s_LM(child) + gamma * log p_CF(child | node)``, so that an item's score
+      is ``(1 - gamma) * s_LM(item) + gamma * log p_CF(item)``.
+    - ``linear``: ``s(child)`` is what it adds to ``log((1 - gamma) * P_LM(prefix) + gamma * P_CF(prefix))``, so that an
+      item's score is that of its whole path. ``P_LM`` is the exponential of a prefix's score, and a probability where
+      the model's scores are normalised over children and alpha is 0.
+
+    Either way scores only fall along a path. It keeps what the model gave each prefix, so every search needs its own.
+    """
+
+    def __init__(self, prior: TriePrior, *, gamma: float, mixture: Mixture) -> None:
+        """``gamma`` is above 0 and at most 1."""
+        self.prior = prior
+        self.gamma = gamma
+        self.mixture = mixture
+        self._model: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        self._reached: dict[int, float] = {ROOT: 0.0}
+
+    def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of children with the prior in them.
+
+        With ``linear``, the children of every node above must have been mixed before, but for those with one child.
+
+        Args:
+            node: their parent.
+            edges: ``(n,)`` int64, in any order; some or all of the node's.
+            scores: ``(n,)`` float64, the model's, <= 0.
+        """
+        shares = self.prior.log_shares(node)[edges - int(self.prior.trie.row_start[node])]
+        if self.mixture == "log-linear":
+            return np.asarray((1.0 - self.gamma) * scores + self.gamma * shares)
+        self._model[node] = (edges, scores)
+        reached, popular = self._reach(node), self.prior.log_mass(node)
+        return np.asarray(self._mix(reached + scores, popular + shares) - self._mix(reached, popular))
+
+    def _mix(self, model: Any, prior: Any) -> Any:  # noqa: ANN401 - a number or an array of them
+        if self.gamma == 1.0:
+            return prior
+        return np.logaddexp(math.log1p(-self.gamma) + model, math.log(self.gamma) + prior)
+
+    def _reach(self, node: int) -> float:
+        """The model's score of the path to ``node``: what was given at every decision above."""
+        steps, at = [], node
+        while at not in self._reached:
+            steps.append(at)
+            at = int(self.prior.trie.parents(np.array([at]))[0])
+        for below in reversed(steps):
+            edges, scores = self._model.get(at, (None, None))
+            step = 0.0 if edges is None or scores is None else float(scores[edges == below - 1][0])
+            self._reached[below] = self._reached[at] + step
+            at = below
+        return self._reached[node]
