@@ -1,4 +1,4 @@
-"""A client of the server's HTTP API, for services in Python; needs httpx (extra ``client``, and part of ``server``)."""
+"""A Python client of the server's HTTP API; needs httpx (extra ``client``, and part of ``server``)."""
 
 from igd_core.client.answers import Event, Item, Recommended, Recorded, Token, Warned
 from igd_core.client.calls import RecommendationClient

@@ -1,4 +1,4 @@
-"""What the server's answers hold, and reading them: unknown fields are passed over, as a newer server may say more."""
+"""The server's answers as Python objects. Unknown fields are ignored, since a newer server may send more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Token:
     """One token of an explained item: ``logprob`` and ``information_gain`` in nats.
 
-    ``logprob`` is None where it counts nothing and was not computed.
+    ``logprob`` is None if the token has weight 0 and was not scored.
     """
 
     token: str
@@ -34,8 +34,8 @@ class Item:
     Attributes:
         rank: from 1.
         score: weighted log-probability in nats; for popularity, the share of interactions.
-        duplicates: other item ids that read the same.
-        explanation: its tokens, where asked for and the model ranked.
+        duplicates: ids of other items with the same title or path.
+        explanation: its tokens, if asked for and if the model ranked the items.
     """
 
     item_id: str
@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
-    """Something that the server passed over, or why popularity answered; ``code`` is what to branch on."""
+    """Something that the server ignored, or why popularity answered; branch on ``code``."""
 
     code: str
     detail: str
@@ -59,11 +59,11 @@ class Warned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """An answer.
+    """A recommendation.
 
     Attributes:
-        request_id: to be named by events on what it showed.
-        model_fingerprint: of the model's content; equal for equal models. Absent from answers of older servers.
+        request_id: events on the recommended items name it.
+        model_fingerprint: hash of the model's content. Absent from older servers' answers.
         source: ``model`` or ``popularity``.
         timings: milliseconds and counts, by name.
     """
@@ -86,9 +86,9 @@ class Event:
     """A user chose an item.
 
     Attributes:
-        timestamp: when; one without a time zone is taken as local time.
-        event_id: the same event sent twice counts once; without one, user, item and time say which it is.
-        request_id: the answer that showed the item.
+        timestamp: when; without a time zone it is local time.
+        event_id: an event sent twice counts once; without an id, user, item and time identify it.
+        request_id: of the recommendation that showed the item.
     """
 
     user_id: str
@@ -100,7 +100,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of events."""
+    """How the server recorded events."""
 
     accepted: int
     duplicates: int
@@ -108,14 +108,14 @@ class Recorded:
 
 
 def sent_event(event: Event) -> dict[str, Any]:
-    """An event as the server takes it."""
+    """An event in the form that the server takes."""
     named = {each.name: getattr(event, each.name) for each in fields(event)}
     named["timestamp"] = event.timestamp.astimezone().isoformat()
     return {name: value for name, value in named.items() if value is not None}
 
 
 def sent_filter(part: object) -> object:
-    """A filter, or a part of one, as the server takes it; a time without a zone is taken as local time."""
+    """A filter, or a part of one, in the form that the server takes; a time without a zone is local time."""
     if isinstance(part, Mapping):
         return {name: sent_filter(value) for name, value in part.items()}
     if isinstance(part, (list, tuple, set, frozenset)):
@@ -126,7 +126,7 @@ def sent_filter(part: object) -> object:
 
 
 def recommended_of(body: Mapping[str, Any]) -> Recommended:
-    """Read an answer of ``POST /v1/recommendations``."""
+    """Parse an answer of ``POST /v1/recommendations``."""
     items = tuple(
         _of(
             Item,
@@ -142,7 +142,7 @@ def recommended_of(body: Mapping[str, Any]) -> Recommended:
 
 
 def recorded_of(body: Mapping[str, Any]) -> Recorded:
-    """Read an answer of ``POST /v1/events``."""
+    """Parse an answer of ``POST /v1/events``."""
     return _of(Recorded, {**body, "warnings": _warnings(body)})
 
 
@@ -153,13 +153,13 @@ def _warnings(body: Mapping[str, Any]) -> tuple[Warned, ...]:
 
 
 def _of(kind: type[T], body: Mapping[str, Any]) -> T:
-    """What ``kind`` has of ``body``: a newer server may say more."""
+    """Make a ``kind`` of those fields of ``body`` that it has; a newer server may send others."""
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in body.items() if name in names})
 
 
 def problem_of(status: int, body: Mapping[str, Any]) -> ApiProblem:
-    """A problem document as an error."""
+    """Turn a problem document into an error."""
     return ApiProblem(
         str(body.get("type", "")).rpartition(":")[2] or "unknown",
         status=status,

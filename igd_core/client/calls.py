@@ -1,4 +1,4 @@
-"""A client of the server's HTTP API: typed, asynchronous, and patient with a server that is busy.
+"""An asynchronous, typed client of the server's HTTP API that retries while the server is busy.
 
     async with RecommendationClient("https://recs.example", key="igd_...") as client:
         answer = await client.recommend(history=["50", "172"], k=5)
@@ -31,11 +31,11 @@ _MAX_PAUSE_S = 5.0
 
 
 class RecommendationClient:
-    """Calls of one server; ``async with`` it, or `close` it.
+    """Calls of one server; use it with ``async with``, or `close` it.
 
-    Every call has ``timeout_s`` for all its tries together. A server that is busy (429, 503) or cannot be reached is
-    asked again, after the pause that it names or a growing one, as long as the time allows: every call here may be made
-    twice. Answers that will not change are raised at once.
+    ``timeout_s`` bounds all tries of a call together. If the server is busy (429, 503) or unreachable, the call is
+    tried again after the pause that the server names, or after a growing one, while time remains: every call here may
+    safely be repeated. Errors that a retry cannot change are raised at once.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class RecommendationClient:
         tries: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """``base_url``: with the path prefix, if there is one; ``transport``: for tests and proxies.
+        """``base_url``: with its path prefix, if any; ``transport``: for tests and proxies.
 
         Raises:
-            InputError: a ``tries`` below 1, or ``timeout_s`` not above 0.
+            InputError: ``tries`` is below 1, or ``timeout_s`` is not above 0.
         """
         if tries < 1:
             raise InputError(f"tries: {tries}; at least 1 is needed")
@@ -68,7 +68,7 @@ class RecommendationClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def recommend(
@@ -81,23 +81,23 @@ class RecommendationClient:
         """Rank what may follow ``history`` (item ids, oldest first), or the stored history of ``user_id``.
 
         Args:
-            history: wins over a stored one.
-            user_id: draws the variant, too.
+            history: used instead of the stored one.
+            user_id: also draws the variant.
             options: further fields of ``POST /v1/recommendations``: ``k``, ``alpha``, ``filter``, ``explain``,
                 ``exclude_seen``, ``exclude_seen_titles`` ... In a ``filter``, as ``{"released": {"gte": date(2001, 5,
                 17)}, "genres": {"none_of": {"Horror"}}}``, dates, times, tuples and sets go as the server reads them.
 
         Raises:
-            ApiProblem: the server's answer is an error.
+            ApiProblem: the server answered with a problem.
             ServerUnreachable: there was no answer in time.
         """
         return recommended_of(await self._call("POST", "v1/recommendations", _question(history, user_id, options)))
 
     async def recommend_many(self, requests: Sequence[Mapping[str, Any]]) -> list[Recommended | ApiProblem]:
-        """Answers to several requests (fields as for `recommend`), in their order; one that fails is its problem.
+        """Answers to several requests (fields as for `recommend`), in order; for one that fails, its problem.
 
         Raises:
-            ApiProblem: the whole batch was refused.
+            ApiProblem: the server refused the whole batch.
             ServerUnreachable: there was no answer in time.
         """
         body = await self._call("POST", "v1/recommendations:batch", {"requests": [_options(each) for each in requests]})
@@ -109,30 +109,30 @@ class RecommendationClient:
         ]
 
     async def record(self, events: Sequence[Event]) -> Recorded:
-        """Record what users did: all of it, or an error.
+        """Record events: all of them, or an error.
 
         Raises:
-            ApiProblem: the server's answer is an error.
-            ServerUnreachable: there was no answer in time; perhaps they were recorded, and may be sent again.
+            ApiProblem: the server answered with a problem.
+            ServerUnreachable: there was no answer in time; the events may have been recorded, and may be sent again.
         """
         body = await self._call("POST", "v1/events", {"events": [sent_event(event) for event in events]})
         return recorded_of(body)
 
     async def forget(self, user_id: str) -> None:
-        """Delete what is stored under a user's id.
+        """Delete everything stored about a user.
 
         Raises:
-            ApiProblem: the server's answer is an error.
+            ApiProblem: the server answered with a problem.
             ServerUnreachable: there was no answer in time.
         """
-        # In the body, where no proxy reads, logs or shortens it; and no error message of ours holds it.
+        # In the body: proxies neither log nor shorten it there, and no error message here contains it.
         await self._call("POST", "v1/users:forget", {"user_id": user_id})
 
     async def catalogues(self) -> list[dict[str, Any]]:
-        """What is being served, as ``GET /v1/catalogues`` has it.
+        """The catalogues being served, as from ``GET /v1/catalogues``.
 
         Raises:
-            ApiProblem: the server's answer is an error.
+            ApiProblem: the server answered with a problem.
             ServerUnreachable: there was no answer in time.
         """
         found: list[dict[str, Any]] = (await self._call("GET", "v1/catalogues"))["catalogues"]
@@ -158,7 +158,7 @@ class RecommendationClient:
                 if problem.status not in _BUSY:
                     raise
                 pause_s = max(pause_s, problem.retry_after_s or 0.0)
-                # Rather the server's own words now than a time-out later.
+                # Better the server's own words now than a time-out later.
                 if tried == self._tries or loop.time() + pause_s >= deadline:
                     raise
             except ServerUnreachable:
@@ -173,7 +173,7 @@ class RecommendationClient:
             raise ServerUnreachable(f"{method} {path}: {error or type(error).__name__}") from None
         if response.is_success:
             return _json(response) if response.content else {}
-        # A proxy's busy page is no JSON, and its pause counts all the same.
+        # A proxy's error page is not JSON, but its Retry-After counts.
         try:
             problem = problem_of(response.status_code, _json(response))
         except ApiProblem as unreadable:
@@ -202,7 +202,7 @@ def _json(response: httpx.Response) -> dict[str, Any]:
 
 
 def _pause_s(response: httpx.Response) -> float | None:
-    """``Retry-After`` in seconds, which may be a number or a date (RFC 9110); None where there is none to read."""
+    """``Retry-After`` in seconds, from a number or a date (RFC 9110); None if there is none."""
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdecimal():
         return float(text)

@@ -1,4 +1,4 @@
-"""What each person chose in training, in order, from either kind of training file."""
+"""What each user chose in training, in order, from either kind of training file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int32]]:
-    """One array of item rows a person, oldest first.
+    """One array of item rows for each user, oldest first.
 
-    History rows repeat their person's earlier items row after row. Rows of a named user are joined: the first row's
-    history, then the targets. Where users are not named, a row goes on with the sequence before it when its history is
-    that sequence's end; otherwise it begins another.
+    A user's history rows repeat the earlier items. Rows of a named user are joined: the first row's history, then the
+    targets. Without names, a row continues the previous sequence if its history is that sequence's end; otherwise it
+    begins another.
     """
     if isinstance(data, Interactions):
         order = np.lexsort((data.timestamp, data.user))

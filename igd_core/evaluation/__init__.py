@@ -1,1 +1,1 @@
-"""How good ranked lists are: many decoding settings from one set of model calls, baselines, intervals, reports."""
+"""Evaluate ranked lists: many decoding settings from one set of model calls, baselines, intervals, reports."""

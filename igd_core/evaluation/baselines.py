@@ -1,7 +1,7 @@
-"""Rankers to compare with, on the same rows: none of them reads a title.
+"""Baselines: rankers without a language model, evaluated on the same rows.
 
-Each scores items; the common part here masks seen items, takes one item a title and ranks. Equal scores are ranked by
-popularity, so a ranker that knows nothing of a history answers with the most popular.
+Each one scores items; `ranked_lists` masks seen items, takes one item a title and ranks. Equal scores rank by
+popularity, so a ranker that knows nothing about a history gives the most popular items.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK_SCORES = 1 << 23
 
 
 class Ranker(Protocol):
-    """Scores all items after a history."""
+    """A baseline: scores all items after a history."""
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
         """``(histories, num_items)`` float64, higher is better, finite."""
@@ -39,7 +39,7 @@ class Ranker(Protocol):
 
 
 class MostPopular:
-    """The same list for everybody: items by training interactions."""
+    """The same list for every user: items by training interactions."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._frequency = artifact.catalogue.frequency.astype(np.float64)
@@ -50,13 +50,13 @@ class MostPopular:
 
 
 class RepeatHistory:
-    """The history's items, the latest first; then the most popular."""
+    """The history's items, the latest first, then the most popular items."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._num_items = len(artifact.catalogue)
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
-        """Place of each item's last occurrence, 0 where it has none."""
+        """Position of each item's last occurrence in the history, 0 where it does not occur."""
         scores = np.zeros((len(histories), self._num_items))
         for row, history in enumerate(histories):
             for place, item in enumerate(history, start=1):
@@ -65,7 +65,7 @@ class RepeatHistory:
 
 
 class LastItemTransitions:
-    """First-order Markov: how often each item followed the history's last one in training; then the most popular."""
+    """First-order Markov chain: how often each item followed the history's last item in training, then popularity."""
 
     def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]]) -> None:
         self._num_items = len(artifact.catalogue)
@@ -109,11 +109,11 @@ class ItemNeighbours:
     """Item-based nearest neighbours with cosine similarity, from the library implicit."""
 
     def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]], *, neighbours: int = 200) -> None:
-        """Count who chose what together.
+        """Count which items the same users chose.
 
         Args:
-            artifact: whose items.
-            sequences: what each person chose in training.
+            artifact: the catalogue.
+            sequences: what each user chose in training.
             neighbours: most similar items kept for an item.
 
         Raises:
@@ -127,15 +127,15 @@ class ItemNeighbours:
         person = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
         items = np.concatenate(list(sequences))
         chosen = csr_matrix((np.ones(len(items)), (person, items)), shape=(len(sequences), len(artifact.catalogue)))
-        chosen.data[:] = 1.0  # twice is not more than once
+        chosen.data[:] = 1.0  # an item chosen twice counts once
         model = CosineRecommender(K=neighbours, num_threads=1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a matrix format that it makes itself
+            warnings.simplefilter("ignore")  # implicit warns about a matrix format that it makes itself
             model.fit(chosen, show_progress=False)
         self._similarity = model.similarity
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
-        """Sum of each item's similarities to the history's."""
+        """Sum of each item's similarities to the items of the history."""
         scores = np.zeros((len(histories), self._similarity.shape[0]))
         for row, history in enumerate(histories):
             if history:
@@ -146,17 +146,17 @@ class ItemNeighbours:
 def make_ranker(
     name: str, artifact: Artifact, sequences: Sequence[NDArray[np.int32]] | None, *, seed: int, scratch: Path
 ) -> Ranker:
-    """A baseline by name, trained where it must be.
+    """Make a baseline by name, and train it if it learns.
 
     Args:
         name: one of `BASELINES`.
-        artifact: whose items and frequencies.
-        sequences: of training, as `training_sequences` makes them; None where none were given.
-        seed: of what is random in training.
-        scratch: folder for what training keeps (sasrec's checkpoint).
+        artifact: the catalogue and its frequencies.
+        sequences: of training, as `training_sequences` makes them; None if there are none.
+        seed: for random numbers in training.
+        scratch: folder for training's own files (sasrec's checkpoint).
 
     Raises:
-        InputError: no such baseline, one that needs training rows without them, or a library that is not installed.
+        InputError: no such baseline, one that learns without training rows, or a library that is not installed.
     """
     if name not in BASELINES:
         raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
@@ -180,7 +180,7 @@ def make_ranker(
 def ranked_lists(
     ranker: Ranker, histories: Sequence[Sequence[ItemIndex]], artifact: Artifact, *, depth: int, seen: Seen
 ) -> Iterator[list[int]]:
-    """For each history, the ``depth`` best items, one a title; a title is seen when one of its items is."""
+    """The ``depth`` best items for each history, one a title; a title is seen if any of its items is."""
     trie = artifact.trie
     by_popularity = artifact.popular_leaves()
     owner = np.repeat(np.arange(trie.num_leaves), np.diff(trie.leaf_start))
@@ -201,7 +201,7 @@ def ranked_lists(
 
 
 def _shown(leaf: int, is_best: NDArray[np.bool_], artifact: Artifact) -> int:
-    """Item of a leaf with its best score, the more popular of several."""
+    """The item of a leaf with the best score; the most popular of several."""
     trie = artifact.trie
     places = slice(int(trie.leaf_start[leaf]), int(trie.leaf_start[leaf + 1]))
     items = trie.leaf_items[places][is_best[places]]

@@ -1,8 +1,7 @@
-"""Percentile bootstrap; the same seed draws the same rows for every column, so differences are paired.
+"""Percentile bootstrap. Every column draws the same rows for the same seed, so differences are paired.
 
-Rows are drawn one by one, or whole groups of them. Rows that ask for the same title are no independent witnesses: when
-a method finds that title it finds it for most of them at once, and an interval that takes each for a new one is too
-narrow.
+Rows are drawn one by one, or in groups. Rows with the same target title are not independent: a method that finds the
+title finds it for most of them at once, so an interval that counts each row as new evidence is too narrow.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 Draw = Literal["rows", "targets"]
 
 DRAWS: tuple[Draw, ...] = ("rows", "targets")
-"""What can be drawn: rows, or the titles they ask for, each with all its rows."""
+"""What to draw: rows, or target titles, each with all its rows."""
 
 LEVEL = 0.95
 _BLOCK = 64
@@ -49,13 +48,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resampling:
-    """How often rows are drawn again, and from which seed.
+    """How to resample: how often, from which seed, and what.
 
     Attributes:
-        resamples: draws.
-        seed: of them.
-        groups: ``(rows,)`` int64, the group of each row, every number from 0 on in use: as many groups are drawn as
-            there are, each with all its rows, and a mean is over the rows that came. None: each row is its own.
+        resamples: number of draws.
+        seed: of the draws.
+        groups: ``(rows,)`` int64, the group of each row, numbered from 0 without gaps. A draw takes as many groups as
+            there are, each with all its rows, and a mean is over the rows drawn. None: each row is a group.
     """
 
     resamples: int = 2000
@@ -63,7 +62,7 @@ class Resampling:
     groups: NDArray[np.int64] | None = None
 
     def of(self, members: NDArray[np.bool_]) -> Resampling:
-        """Draws of these rows alone; ``members`` is ``(rows,)``."""
+        """The resampling for a subset of the rows; ``members`` is ``(rows,)``."""
         if self.groups is None:
             return self
         return replace(self, groups=np.unique(self.groups[members], return_inverse=True)[1])
@@ -81,7 +80,7 @@ class Resampling:
     def means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean of each column in each draw: ``(rows, columns)`` to ``(resamples, columns)`` float64.
 
-        Rows where a column is NaN do not count in it; a draw of such rows alone is NaN.
+        A column's NaN rows do not count; a draw without any other row is NaN.
 
         >>> draws = Resampling(resamples=500, seed=1).means(np.array([[0.0, 1.0], [1.0, 2.0]]))
         >>> draws.shape, bool(np.allclose(draws[:, 1] - draws[:, 0], 1.0))
@@ -99,16 +98,16 @@ class Resampling:
 
 
 def coverage_interval(value: float, lists: NDArray[np.integer[Any]], *, total: int, resampling: Resampling) -> Interval:
-    """Interval of a coverage: ``value`` plus and minus 1.96 standard deviations of resampled coverages.
+    """Interval of a coverage: ``value`` plus and minus 1.96 standard deviations of the resampled coverages.
 
-    A resample holds about 63 % of the distinct rows and so covers less: its quantiles would lie below the value, its
-    spread is what can be used.
+    A resample has about 63 % of the distinct rows and so covers less: its quantiles would lie below the value, but its
+    spread is usable.
 
     Args:
         value: coverage of ``lists``, cut to the first k places.
         lists: ``(rows, k)``.
-        total: leaves (or items) there are.
-        resampling: 200 draws of it at most are used.
+        total: number of leaves (or items).
+        resampling: at most 200 of its draws are used.
     """
     row, place = np.nonzero(lists != NONE)
     shown = lists[row, place]

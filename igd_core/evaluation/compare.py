@@ -1,7 +1,7 @@
-"""Evaluations of several checkpoints side by side: what tuning adds, what decoding adds, what both add.
+"""Compare evaluations of several checkpoints: what tuning adds, what decoding adds, what both add.
 
-Each checkpoint was evaluated twice, on validation rows and on test rows. Its decoding setting is chosen on the first
-and judged on the second. Runs of one name are seeds of one training: a row counts with its mean over them.
+Each checkpoint is evaluated on validation rows, which choose its decoding setting, and on test rows, which judge it.
+Runs of one name are seeds of one training; a row counts with its mean over the seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Against:
-    """A baseline's value on test rows, and that of the trials as chosen less it."""
+    """A baseline's value on test rows, and the trials' value as chosen minus it."""
 
     value: Interval
     difference: Interval
@@ -50,19 +50,19 @@ class Against:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What trials of one name came to, by title, on test rows.
+    """The result of the trials of one name, by title, on test rows.
 
     Attributes:
-        name: of the trials.
-        chosen: each trial's setting with the best value on its validation rows, or the same for all (`Question`).
-        validated: mean over trials of that value on validation rows; says which name they would choose.
+        name: the trials' name.
+        chosen: each trial's best setting on its validation rows, or one setting for all (`Question`).
+        validated: mean of that best validation value over trials; the name with the highest would be chosen.
         plain_by_seed: each trial's value without rebalancing (alpha 0).
         chosen_by_seed: each trial's value as chosen.
         plain: mean over trials, alpha 0.
         best: mean over trials, as chosen.
-        decoding: ``best`` less ``plain``.
-        tuning: ``plain`` less the first name's; None for the first name.
-        both: ``best`` less the first name's ``plain``; None for the first name.
+        decoding: ``best`` minus ``plain``.
+        tuning: ``plain`` minus the first name's ``plain``; None for the first name.
+        both: ``best`` minus the first name's ``plain``; None for the first name.
         against: baselines by name.
     """
 
@@ -81,14 +81,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is compared.
+    """What to compare, and by which metric.
 
     Attributes:
         metric: ``HR@k`` or ``NDCG@k``.
-        seen: whether items of the history could come back, allowed or excluded.
-        among: names of settings to choose from; empty for those the method has (D3, and IGD with any alpha).
-        together: choose one setting for all trials of a name, by the mean of their values, instead of one for each.
-        draw: what the intervals draw, test rows or the titles they ask for (`bootstrap`).
+        seen: whether items of the history are allowed in lists.
+        among: names of the settings to choose from; empty for those of the method (D3, and IGD with any alpha).
+        together: choose one setting for all trials of a name, by the mean of their values, not one for each trial.
+        draw: what the intervals draw: test rows or target titles (`bootstrap`).
     """
 
     metric: str = "NDCG@10"
@@ -107,7 +107,7 @@ class Question:
         """The metric of each row, ``(rows,)`` float64.
 
         Raises:
-            InputError: k is deeper than the method's lists.
+            InputError: k is larger than the length of the method's lists.
         """
         name, cutoff = self.metric.split("@")
         if int(cutoff) > method.depth:
@@ -121,9 +121,9 @@ class Paired:
 
     Attributes:
         trials: by name.
-        baselines: runs, by the method to take of each.
-        shared: of ``validation`` and ``test`` those rows that were cut to what all runs hold, and how many are left.
-        targets: ``(rows,)`` int64, test rows of one number ask for the same title; None where no run says so.
+        baselines: runs, each with the method to take from it.
+        shared: for ``validation`` and ``test``, the number of rows if the runs were cut to common rows.
+        targets: ``(rows,)`` int64, a number for each test row's target title; None if no run has them.
     """
 
     trials: Mapping[str, Sequence[Trial]]
@@ -133,10 +133,10 @@ class Paired:
 
 
 def pair(trials: Mapping[str, Sequence[Trial]], baselines: Mapping[str, RankedRun] | None = None) -> Paired:
-    """Cut samples of one file to the rows that all of them hold.
+    """Cut samples of one file to the rows that all runs share.
 
     Raises:
-        InputError: runs that were evaluated on other rows.
+        InputError: runs were evaluated on other rows.
     """
     everything = [trial for group in trials.values() for trial in group]
     baselines = baselines or {}
@@ -152,13 +152,13 @@ def pair(trials: Mapping[str, Sequence[Trial]], baselines: Mapping[str, RankedRu
 
 
 def compare(paired: Paired, question: Question, resampling: Resampling) -> list[Comparison]:
-    """Compare names with the first of them, in order, and each with the baselines.
+    """Compare each name with the first one, and with the baselines.
 
-    Intervals are a bootstrap over test rows: they say how sure the rows make a difference between these checkpoints,
-    not how the next seed will turn out. The values by seed say something about that.
+    Intervals are a bootstrap over test rows: they tell how sure the rows make a difference between these checkpoints,
+    not how another seed would turn out; for that, look at the values by seed.
 
     Raises:
-        InputError: a run lacks a method, or none says which rows ask for the same title where titles are to be drawn.
+        InputError: a run lacks a method, or titles are to be drawn and no run has target titles.
     """
     trials, baselines = paired.trials, paired.baselines
     if question.draw == "targets":
@@ -205,7 +205,7 @@ def compare(paired: Paired, question: Question, resampling: Resampling) -> list[
 
 
 def table(results: Sequence[Comparison], question: Question, paired: Paired) -> str:
-    """For the terminal; a star marks a difference whose interval leaves 0 out."""
+    """The result as a table for the terminal; a star marks a difference whose interval excludes 0."""
     base = results[0].name
     drawn = "test rows"
     if question.draw == "targets" and paired.targets is not None:
@@ -243,7 +243,7 @@ def _plain(run: RankedRun, question: Question) -> str:
 
 
 def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], float]:
-    """Name of each run's best setting on validation rows, of equals the first; and the mean of their values there."""
+    """The run's best settings on validation rows (of equals the first), and the mean of their values there."""
     tables = [_validated(run, question) for run in runs]
     if question.together:
         shared = [name for name in tables[0] if all(name in values for values in tables)]
@@ -256,7 +256,7 @@ def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], f
 
 
 def _validated(run: RankedRun, question: Question) -> dict[str, float]:
-    """The metric on validation rows of each setting that can be chosen."""
+    """The metric on validation rows, for each setting that can be chosen."""
     if question.among:
         candidates = [run.of(name, question.seen) for name in question.among]
     else:

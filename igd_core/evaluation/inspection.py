@@ -1,6 +1,6 @@
-"""Statistics of an information-gain table: how much of a catalogue's text decides nothing, and what decides most.
+"""Statistics of an information-gain table: how many tokens decide nothing, and which tokens decide the most.
 
-Every figure is a sum over edges weighted by what lies below them, so nothing here walks single items.
+Every figure is a sum over edges weighted by the leaves below them; no loop visits single items.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisiveToken:
-    """A token by how much it decides over the whole catalogue.
+    """A token, and how much it decides over the whole catalogue.
 
     Attributes:
-        token_id: in the tokenizer's vocabulary.
+        token_id: its id in the vocabulary.
         edges: trie edges that carry it.
         expected_gain: nats; information gain times the prior mass below, summed over its edges.
         mean_gain: nats; mean over its edges.
@@ -37,7 +37,7 @@ class DecisiveToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionGain:
-    """Information gain at one token position (1 is the first), over distinct paths; quantiles 10, 25, 50, 75, 90 %."""
+    """Information gain at one token position, from 1, over distinct paths; quantiles 10, 25, 50, 75 and 90 %."""
 
     position: int
     paths: int
@@ -55,7 +55,7 @@ class Inspection:
         zero_share_frequency: the same, each path counted as often as its items were chosen.
         decisions_per_path: mean number of tokens with positive IG, over distinct paths.
         most_decisions: the largest number of such tokens in one path.
-        first_tokens: different tokens a path may begin with.
+        first_tokens: number of distinct first tokens.
         decisive_tokens: by falling expected gain.
         positions: by rising position.
     """
@@ -71,7 +71,7 @@ class Inspection:
 
 
 def inspect_artifact(artifact: Artifact, *, top: int = 20) -> Inspection:
-    """Compute the statistics; ``top`` decisive tokens are kept."""
+    """Compute the statistics; keep the ``top`` most decisive tokens."""
     trie, gain = artifact.trie, artifact.gains.information_gain.astype(np.float64)
     first, end = trie.node_first[1:], trie.node_end[1:]
     paths_below = (end - first).astype(np.int64)

@@ -1,7 +1,7 @@
-"""What a checkpoint makes of the tokens that decide nothing: the paper's analysis, on held-out rows.
+"""How a checkpoint scores zero-IG tokens: the paper's analysis, on held-out rows.
 
-A language model finds forced tokens easy, so they take little of the loss each, but there are many of them, and in a
-beam's score their near-zero log-probabilities say nothing of the item (arXiv 2506.13229).
+A language model predicts forced tokens easily, so each takes little of the loss; but there are many of them, and in a
+beam's score their near-zero log-probabilities say nothing about the item (arXiv 2506.13229).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTokens:
-    """Tokens of the rows' targets, newline and EOS included, row after row.
+    """The tokens of all rows' targets, newline and EOS included, row after row.
 
     Attributes:
         row: ``(n,)`` int64.
         position: ``(n,)`` int64, 1 for a title's first token.
         zero: ``(n,)`` bool; zero information gain.
-        end: ``(n,)`` bool; the EOS behind a title, which a checkpoint that was never tuned hardly expects there.
-        logprob: ``(n,)`` float64, nats, over the full vocabulary, given the history and the title so far.
+        end: ``(n,)`` bool; the EOS after a title, which a checkpoint without tuning hardly expects there.
+        logprob: ``(n,)`` float64, nats, over the full vocabulary, given the history and the title's tokens so far.
     """
 
     row: NDArray[np.int64]
@@ -56,14 +56,14 @@ class TargetTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBias:
-    """How a checkpoint treats the two kinds of tokens; intervals by resampled rows.
+    """How a checkpoint treats zero-IG and other tokens; intervals by resampled rows.
 
     Attributes:
-        tokens: of all targets.
+        tokens: number of tokens of all targets.
         zero_share: share of tokens with zero information gain.
         zero_logprob: their mean log-probability, nats.
         zero_logprob_before_end: the same, EOS left out.
-        positive_logprob: that of the others.
+        positive_logprob: mean log-probability of the other tokens.
         zero_loss_share: share of the summed cross-entropy that falls on zero-IG tokens.
     """
 
@@ -77,21 +77,21 @@ class TokenBias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlphaEffect:
-    """What decoding with alpha changes, against alpha 0, seen items allowed; counts are of rows.
+    """What decoding with alpha changes, against alpha 0, with seen items allowed; counts are of rows.
 
     Attributes:
-        alpha: compared with 0.
+        alpha: the one compared with 0.
         depth: length of the lists.
-        rows: compared.
-        same_list: rows whose lists are equal, order included.
-        shared: mean share of items that both lists hold.
-        entered: rows whose target comes into the list.
-        left: rows whose target falls out of it.
-        up: rows whose target stands higher.
-        down: rows whose target stands lower.
+        rows: number of rows compared.
+        same_list: rows with equal lists, order included.
+        shared: mean share of items in both lists.
+        entered: rows whose target enters the list.
+        left: rows whose target leaves the list.
+        up: rows whose target rises.
+        down: rows whose target falls.
         ndcg_plain: NDCG@depth at alpha 0.
         ndcg_weighted: NDCG@depth at alpha.
-        ndcg_difference: the second less the first, on the same rows.
+        ndcg_difference: ``ndcg_weighted`` minus ``ndcg_plain``, on the same rows.
     """
 
     alpha: float
@@ -111,11 +111,11 @@ class AlphaEffect:
 def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRows) -> TargetTokens:
     """Log-probability of every token of every target, by teacher forcing.
 
-    Rows whose target the catalogue does not hold are left out.
+    Rows with a target outside the catalogue are left out.
 
     Raises:
         DataError: no row is left.
-        EngineError: a prompt and its title are longer than the model's positions.
+        EngineError: a prompt and its title exceed the model's positions.
     """
     trie = artifact.trie
     leaf = rows.target_leaf(artifact)
@@ -152,7 +152,7 @@ def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRo
 
 
 def token_bias(tokens: TargetTokens, resampling: Resampling) -> TokenBias:
-    """Sum up both kinds of tokens."""
+    """Summarise zero-IG and other tokens."""
     row = np.unique(tokens.row, return_inverse=True)[1]
     kinds = (tokens.zero, ~tokens.zero, tokens.zero & ~tokens.end)
     counts = [np.bincount(row, weights=kind.astype(np.float64)) for kind in kinds]
@@ -202,7 +202,7 @@ def compare_lists(
     alpha: float,
     resampling: Resampling,
 ) -> AlphaEffect:
-    """What changed between two ``(rows, depth)`` lists of leaves; rows with target -1 are left out."""
+    """Compare two ``(rows, depth)`` lists of leaves; rows with target -1 are left out."""
     known = target != NONE
     plain, weighted, target = plain[known], weighted[known], target[known]
     depth = plain.shape[1]
@@ -231,9 +231,9 @@ def compare_lists(
 
 
 def _batches(rows: Sequence[int], length: dict[int, int]) -> list[list[int]]:
-    """Rows of like length together, each batch at most ``_BATCH_TOKENS`` with its padding."""
+    """Batches of rows of similar length, each at most ``_BATCH_TOKENS`` with padding."""
     batches: list[list[int]] = [[]]
-    for row in sorted(rows, key=length.__getitem__):  # rising: the newest is a batch's longest
+    for row in sorted(rows, key=length.__getitem__):  # rising: the last row is the longest of its batch
         if batches[-1] and (len(batches[-1]) + 1) * length[row] > _BATCH_TOKENS:
             batches.append([])
         batches[-1].append(row)
@@ -244,7 +244,7 @@ def _batches(rows: Sequence[int], length: dict[int, int]) -> list[list[int]]:
 def _tail_logprobs(
     checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], tails: Sequence[int]
 ) -> list[NDArray[np.float64]]:
-    """Log-probabilities of each sequence's last ``tails[i]`` tokens; padding goes in front, so all end together."""
+    """Log-probabilities of each sequence's last ``tails[i]`` tokens; padding comes first, so all end together."""
     model, longest, kept = checkpoint.model, max(map(len, sequences)), max(tails)
     pad = [longest - len(tokens) for tokens in sequences]
     ids = torch.tensor([[0] * fill + list(tokens) for fill, tokens in zip(pad, sequences, strict=True)])
@@ -259,7 +259,7 @@ def _tail_logprobs(
     ).logits[:, :-1]
     wanted = ids[:, longest - kept :].to(logits.device)
     scored = []
-    for row, tail in enumerate(tails):  # a row at a time: the log-softmax of a whole batch would be a second copy
+    for row, tail in enumerate(tails):  # row by row: the log-softmax of a whole batch would be a second copy
         logprobs = torch.log_softmax(logits[row, kept - tail :].float(), dim=-1)
         scored.append(logprobs.gather(1, wanted[row, kept - tail :, None])[:, 0].double().cpu().numpy())
         require_finite(scored[-1])

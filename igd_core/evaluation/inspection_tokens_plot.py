@@ -1,4 +1,4 @@
-"""The picture of `igd inspect --checkpoint`: both kinds of tokens, and what alpha moves."""
+"""The plot of `igd inspect --checkpoint`: zero-IG and other tokens, and what alpha moves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def draw_token_bias(biases: Mapping[str, TokenBias], effects: Mapping[str, Alpha
         moves.set_title(f"targets moved by alpha {effect.alpha:g}, of {effect.rows:,} rows", fontsize=10)
     moves.set_xticks(range(len(_MOVES)), [f"{move}\n{what}" for move, what in zip(_MOVES, _WHAT, strict=True)])
     moves.set_ylabel("rows")
-    moves.set_ylim(0, 1.35 * max(1.0, moves.get_ylim()[1]))  # the legend stands above the bars
+    moves.set_ylim(0, 1.35 * max(1.0, moves.get_ylim()[1]))  # room for the legend above the bars
     for axes in (logprobs, shares, moves):
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
-"""The three steps of an evaluation in one folder: decode a shard's rows, rank the baselines, sum everything up.
+"""The three steps of an evaluation in one folder: decode a shard's rows, rank the baselines, summarise.
 
-Each step finds what earlier runs left in the folder and does the rest.
+Each step continues from what earlier runs have written to the folder.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _CONCURRENCY = {"tree": 2, "vllm": 16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """What is decoded with.
+    """The model to decode with.
 
     Attributes:
-        options: of the engine; its ``adapters`` are left to `EvaluationJob.decode`.
-        adapter: directory of a LoRA adapter of the model.
-        concurrency: rows at once; None for as many as suit the engine.
+        options: of the engine; `EvaluationJob.decode` sets their ``adapters``.
+        adapter: directory of a LoRA adapter for the model.
+        concurrency: rows decoded at once; None for the engine's default.
     """
 
     options: EngineOptions
@@ -62,21 +62,21 @@ class ModelChoice:
 
     @property
     def name(self) -> str:
-        """Last names of the model's directory and of the adapter's."""
+        """The last part of the model's path, and of the adapter's."""
         return Path(self.options.model).name + ("" if self.adapter is None else f"+{self.adapter.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineChoice:
-    """Which baselines.
+    """The baselines to rank.
 
-    Attributes:
-        names: out of `baselines.BASELINES`.
-        train: training rows, for those that learn.
+    names: of `baselines.BASELINES`.
+        train: training rows, for baselines that learn.
+        seen: items of the history allowed, excluded, or both in turn.
         seen: with items of the history allowed, excluded, or once each.
-        depth: items a list.
-        seed: of those that draw.
-        reading: how the training rows' file is to be read.
+        depth: length of the lists.
+        seed: for baselines with random numbers.
+        reading: how to read the file of training rows.
     """
 
     names: Sequence[str]
@@ -89,12 +89,12 @@ class BaselineChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a folder came to.
+    """The summary of a folder.
 
     Attributes:
-        missing: rows that no shard has decoded yet; with any, the rest is empty.
+        missing: rows that no shard has decoded yet; if there are any, the rest is empty.
         content: of ``results.json``.
-        table: for the terminal.
+        table: the results as text for the terminal.
     """
 
     missing: int = 0
@@ -104,12 +104,12 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationJob:
-    """Rows, the catalogue they are of, and the folder that takes the results.
+    """An evaluation: rows, their catalogue, and the folder for results.
 
     Attributes:
-        artifact: whose prompts and paths are decoded.
+        artifact: its prompts and paths are decoded.
         rows: histories and targets.
-        identity: what tells these rows from others; every file of the folder carries it.
+        identity: distinguishes these rows from others; every file of the folder has it.
         out: the folder; exists.
     """
 
@@ -119,12 +119,12 @@ class EvaluationJob:
     out: Path
 
     def decode(self, choice: ModelChoice, settings: Sequence[DecodingSetting], shard: Shard) -> None:
-        """Decode the shard's rows that its journal lacks; the model is loaded only if there are any.
+        """Decode the shard's rows that its journal lacks; load the model only if there are any.
 
         Raises:
-            DataError: the journal is of another run, or another process writes it.
-            ModelError: the checkpoint or adapter.
-            EngineError: a row that could not be decoded; those before it stay.
+            DataError: the journal is of another run, or another process is writing it.
+            ModelError: the checkpoint or adapter cannot be loaded.
+            EngineError: a row could not be decoded; earlier rows are kept.
         """
         options, adapter = choice.options, None
         header = decoding_header(
@@ -192,10 +192,10 @@ class EvaluationJob:
         journal.append(*(record for record in records if record["row"] not in done))
 
     def sum_up(self, summing: ResultSettings) -> Summary:
-        """Write ``results.json``, ``ranks.json`` and the pictures, once no row is missing.
+        """Write ``results.json``, ``ranks.json`` and the plots, once every row is decoded.
 
         Raises:
-            DataError: a journal of another run, or damaged.
+            DataError: a journal is damaged, or of another run.
         """
         collected = collect(self.out, self.identity.header(), rows=len(self.rows))
         if collected.missing:
@@ -231,7 +231,7 @@ class EvaluationJob:
 
 def _open(options: EngineOptions, artifact: Artifact) -> Engine:
     if options.engine == "vllm":
-        # All children of a node are asked for at once, and vLLM must be told at its start how many that may be.
+        # All children of a node are asked for at once, and vLLM needs to know their greatest number when it starts.
         beams = max(int(options.vllm.get("max_beams", 1)), -(-widest_node(artifact) // 2))
         options = dataclasses.replace(options, vllm={**options.vllm, "max_beams": beams})
     return open_engine(options).engine

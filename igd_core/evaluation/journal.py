@@ -1,4 +1,4 @@
-"""Results row by row in a file that survives an interruption: JSON lines, the first of them says what made them."""
+"""A journal: results row by row in a JSON-lines file that survives an interruption; its first line is a header."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _FORMAT_VERSION = 1
 
 
 class Journal:
-    """Append-only records under one header. A record is on disk before `append` returns; a torn one is cut off."""
+    """Append-only records under one header. `append` returns when they are on disk; a half-written one is cut off."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """Open or create ``path``, alone.
+        """Open or create ``path`` for this process alone.
 
         Args:
-            path: in a directory that exists.
-            header: what determines the records; an existing file must have been begun with an equal one.
+            path: the file; its directory exists.
+            header: what determines the records; the header of an existing file must be equal.
 
         Raises:
-            DataError: another process writes the file, it was begun with another header, or it is damaged.
+            DataError: another process is writing the file, its header differs, or it is damaged.
         """
         self.path = path
         try:
@@ -44,12 +44,12 @@ class Journal:
             raise
 
     def append(self, *records: Mapping[str, Any]) -> None:
-        """Write records, together; one by one they would each wait for the disk."""
+        """Write records with one wait for the disk."""
         self._write(*records)
         self.records += map(dict, records)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         os.close(self._file)
 
     def __enter__(self) -> Journal:
@@ -69,7 +69,7 @@ class Journal:
     def _recover(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # the process ended within a write: that row is computed again
+        if whole < len(data):  # the process ended within a write: decode that row again
             os.ftruncate(self._file, whole)
         if not whole:
             self._write(header)
@@ -86,10 +86,10 @@ class Journal:
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Header and records of a file that may be being written; a torn last line is left out.
+    """Header and records of a file that another process may be writing; a half-written last line is ignored.
 
     Raises:
-        DataError: not such a file, or damaged.
+        DataError: the file is not a journal, or is damaged.
     """
     try:
         data = path.read_bytes()

@@ -1,7 +1,7 @@
 """Metrics of ranked lists with one target a row; logarithms to base 2.
 
-A rank is 1 for the first place and 0 where the target is not in the list. Lists are ``(rows, depth)`` integers, best
-first, with -1 where a list is shorter. What they hold is up to the caller: leaves (titles) or items.
+A rank is 1 for the first position and 0 where the target is not in the list. Lists are ``(rows, depth)`` integers, best
+first, padded with -1. The integers are leaves (titles) or items, as the caller chooses.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NONE = -1
-"""Stands in a list where it has ended, and as a target that the catalogue does not hold."""
+"""Pads a list, and stands for a target outside the catalogue."""
 
 
 def target_ranks(lists: NDArray[np.integer[Any]], target: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Rank of each row's target, ``(rows,)`` int64; 0 where it is not listed. A target of -1 is nowhere.
+    """Rank of each row's target, ``(rows,)`` int64; 0 where it is not in the list. A target of -1 is in no list.
 
     >>> target_ranks(np.array([[7, 3, 5], [4, 2, -1], [1, -1, -1]]), np.array([5, 9, -1])).tolist()
     [3, 0, 0]
@@ -51,7 +51,7 @@ def discounted_gains(rank: NDArray[np.integer[Any]], k: int) -> NDArray[np.float
 def mean_over_list(values: NDArray[np.floating[Any]], lists: NDArray[np.integer[Any]], k: int) -> NDArray[np.float64]:
     """Mean of ``values`` (by what lists hold) over each row's first k; ``(rows,)`` float64, NaN for an empty list.
 
-    With training frequencies it gives the popularity of what is recommended, with 0 and 1 the share of cold items.
+    With training frequencies it is the popularity of what is recommended; with 0 and 1, the share of cold items.
 
     >>> mean_over_list(np.array([10.0, 4.0, 0.0]), np.array([[0, 2, 1], [1, -1, -1], [-1, -1, -1]]), 2).tolist()
     [5.0, 4.0, nan]
@@ -63,10 +63,10 @@ def mean_over_list(values: NDArray[np.floating[Any]], lists: NDArray[np.integer[
 
 
 def popularity_lift(recommended: float, chosen: float) -> float:
-    """How much more popular recommendations are than what people chose: ``mean(recommended) / mean(chosen) - 1``.
+    """How much more popular recommendations are than the targets: ``mean(recommended) / mean(chosen) - 1``.
 
-    ``recommended`` is the mean, over rows and the first k places, of an item's training frequency; ``chosen`` the mean
-    of the targets'. 0 is no bias, 1 twice as popular, below 0 less popular. NaN where no target was ever seen.
+    ``recommended`` is the mean training frequency of the items in the first k positions of all rows; ``chosen`` that of
+    the targets. 0 is no bias, 1 twice as popular, below 0 less popular. NaN if no target was ever chosen.
 
     >>> popularity_lift(30.0, 20.0)
     0.5
@@ -75,7 +75,7 @@ def popularity_lift(recommended: float, chosen: float) -> float:
 
 
 def coverage(lists: NDArray[np.integer[Any]], k: int, total: int) -> float:
-    """Share of all ``total`` leaves (or items) that stand in the first k places of at least one list.
+    """Share of all ``total`` leaves (or items) in the first k positions of at least one list.
 
     >>> coverage(np.array([[0, 1], [0, 2], [-1, -1]]), 1, 4), coverage(np.array([[0, 1], [0, 2], [-1, -1]]), 2, 4)
     (0.25, 0.75)

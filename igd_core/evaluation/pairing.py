@@ -1,4 +1,4 @@
-"""Bringing evaluations to the same rows, so that they can be compared row by row."""
+"""Cut evaluations to their common rows, so that they can be compared row by row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from igd_core.evaluation.ranks import RankedRun
 
 _OF_THE_SAMPLE = frozenset({"limit", "seed"})
-_NOT_OF_ROWS = frozenset({"artifact"})  # another tokenizer makes another artifact of the same titles
+_NOT_OF_ROWS = frozenset({"artifact"})  # another tokenizer builds another artifact of the same titles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,9 @@ class SameRows:
     """Runs on the same rows.
 
     Attributes:
-        runs: as given, in order, each cut to what all hold.
-        rows: how many that is.
-        cut: whether a run held more.
+        runs: in the given order, each cut to the common rows.
+        rows: number of common rows.
+        cut: whether any run had more.
     """
 
     runs: Sequence[RankedRun]
@@ -35,11 +35,11 @@ class SameRows:
 
 
 def on_same_rows(runs: Sequence[RankedRun]) -> SameRows:
-    """Cut samples of one file to the rows that all of them hold.
+    """Cut samples of one file to the rows that all runs share.
 
     Raises:
-        InputError: runs on other rows: another file, a run that does not say which of the file's rows it holds, or
-            none in common.
+        InputError: the runs are of different files, a run does not say which rows of the file it has, or they have no
+            row in common.
     """
     first = runs[0]
     silent = next((run.path for run in runs if run.rows is None), None)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: accuracy with intervals, and slices."""
+"""Plots of an evaluation: accuracy with intervals, and slices."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def draw_slices(results: Sequence[MethodResult], k: int, path: Path) -> bool:
 
 
 def _chosen(results: Sequence[MethodResult], k: int) -> list[MethodResult]:
-    """The reference and the best others by NDCG@k, of the first kind of ``seen`` there is."""
+    """The reference and the best other methods by NDCG@k; of one kind of ``seen``, the first there is."""
     part = [result for result in results if result.seen == results[0].seen and result.slices]
     reference = [result for result in part if not result.against]
     others = sorted((result for result in part if result.against), key=lambda each: -_metric(each, f"NDCG@{k}").value)

@@ -1,4 +1,4 @@
-"""Where each row's target stood by each method: all that comparing checkpoints needs of an evaluation."""
+"""The rank of each row's target under each method: all that comparing checkpoints needs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FORMAT = "igd-evaluation-ranks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodRanks:
-    """Where each row's target stood.
+    """The ranks under one method.
 
     Attributes:
         name: of the method, without ``seen``.
         seen: allowed or excluded.
-        known_as: the literature's name for it, or empty.
-        depth: longest list.
-        titles: ``(rows,)`` int64; rank of the target's title from 1 on, 0 where it was not listed.
+        known_as: the name in the literature, or empty.
+        depth: length of the longest list.
+        titles: ``(rows,)`` int64; rank of the target's title, from 1; 0 where it is not in the list.
     """
 
     name: str
@@ -41,10 +41,10 @@ class MethodRanks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedRun:
-    """An evaluation's ranks, and what says on which rows.
+    """An evaluation's ranks, and which rows they are of.
 
-    Runs whose ``identity`` is the same but for the artifact can be paired: another tokenizer makes another artifact of
-    the same titles.
+    Two runs can be paired if their ``identity`` is equal but for the artifact: another tokenizer builds another
+    artifact of the same titles.
 
     Attributes:
         path: of the file.
@@ -61,10 +61,10 @@ class RankedRun:
     targets: NDArray[np.int64] | None = None
 
     def of(self, name: str, seen: str) -> MethodRanks:
-        """A method by its name.
+        """The method with this name.
 
         Raises:
-            InputError: the run has none of that name.
+            InputError: the run has no such method.
         """
         for method in self.methods:
             if (method.name, method.seen) == (name, seen):
@@ -72,7 +72,7 @@ class RankedRun:
         raise InputError(f"{self.path}: has no {name!r} with seen items {seen}")
 
     def at(self, places: NDArray[np.int64]) -> RankedRun:
-        """The run as if these of its rows had been evaluated alone."""
+        """The run cut to some of its rows, as if only they had been evaluated."""
         return replace(
             self,
             methods=[replace(method, titles=method.titles[places]) for method in self.methods],
@@ -82,7 +82,7 @@ class RankedRun:
 
 
 def to_ranks_json(run: RankedRun) -> dict[str, Any]:
-    """What a run's `RANKS_FILE` holds."""
+    """The content of a run's `RANKS_FILE`."""
     known = {"rows": run.rows, "targets": run.targets}
     return {
         "format": _FORMAT,
@@ -103,10 +103,10 @@ def to_ranks_json(run: RankedRun) -> dict[str, Any]:
 
 
 def read_ranks(folder: Path) -> RankedRun:
-    """The ranks of a finished evaluation.
+    """Read the ranks of a finished evaluation.
 
     Raises:
-        DataError: the folder has none, or they cannot be read.
+        DataError: the folder has no ranks, or they cannot be read.
     """
     path = folder / RANKS_FILE
     try:

@@ -1,4 +1,4 @@
-"""A run's folder: journals in, results.json, a table and pictures out."""
+"""From the journals in a run's folder to results.json, a table and plots."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ RESULTS_FORMAT = "igd-evaluation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What a run's folder holds.
+    """The content of a run's folder.
 
     Attributes:
-        methods: lists of every method that is complete.
+        methods: lists of every complete method.
         missing: rows that no shard has decoded yet.
         model: header of the decoding journals without their methods, or empty.
         cost: totals of the decoding, or empty.
@@ -50,7 +50,7 @@ def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
 
     Args:
         out: the folder.
-        identity: what every journal's header must say.
+        identity: what the header of every journal must say.
         rows: of the run.
 
     Raises:
@@ -114,9 +114,9 @@ def _cost(records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _shortened(records: Mapping[int, Mapping[str, Any]]) -> dict[str, int] | None:
-    """Rows whose prompt did not fit, the items that left for it, and the rows that popularity answered for want of any.
+    """Rows whose history was shortened to fit, the items left out, and rows with no item left (popularity answered).
 
-    Rows without a history count among the last alone.
+    Rows without a history count only among the last.
     """
     decoded = [record for record in records.values() if record["lists"] is not None]
     if any("left_out" not in record for record in decoded):
@@ -137,7 +137,7 @@ def report(
     artifact: Artifact,
     settings: ResultSettings,
 ) -> dict[str, Any]:
-    """What results.json holds; a figure that does not exist is null."""
+    """The content of results.json; a figure that does not exist is null."""
     return {
         "format": RESULTS_FORMAT,
         "format_version": 1,
@@ -169,7 +169,7 @@ def _without_nan(value: object) -> object:
 
 
 def table(results: Sequence[MethodResult], settings: ResultSettings) -> str:
-    """Title-level figures for the terminal; a star marks a difference from the reference whose interval has no 0."""
+    """Figures by title, for the terminal; a star marks a difference from the reference whose interval excludes 0."""
     k = settings.shown_cutoff(result.depth for result in results)
     lines = []
     for seen in dict.fromkeys(result.seen for result in results):

@@ -1,4 +1,4 @@
-"""From ranked lists to metrics with intervals, differences against a reference, and slices."""
+"""Ranked lists to metrics with intervals, differences from a reference, and slices."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodLists:
-    """What one method answered.
+    """The lists of one method.
 
     Attributes:
         method: its name.
-        known_as: the literature's name for it, or empty.
-        items: ``(rows, depth)`` int64 `ItemIndex`, one a title, best first, -1 behind the end.
+        known_as: the name in the literature, or empty.
+        items: ``(rows, depth)`` int64 `ItemIndex`, one a title, best first, padded with -1.
     """
 
     method: Method
@@ -46,24 +46,24 @@ class MethodLists:
 
     @property
     def depth(self) -> int:
-        """Longest list."""
+        """Length of the longest list."""
         return int(self.items.shape[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodResult:
-    """One method's figures; metrics deeper than its lists are left out.
+    """The figures of one method; metrics deeper than its lists are omitted.
 
     Attributes:
         name: without ``seen``.
         seen: allowed or excluded.
-        known_as: the literature's name for it, or empty.
-        depth: longest list.
+        known_as: the name in the literature, or empty.
+        depth: length of the longest list.
         titles: HR@k and NDCG@k where any item of the target's title counts.
         items: HR@k and NDCG@k where the target itself must be the item returned.
         lists: coverage@k, popularity_lift@k, cold_share@k, by title.
         against: name of the reference method; empty for itself.
-        difference: of ``titles``, this less the reference; on the same rows, drawn together.
+        difference: ``titles`` minus the reference's, paired row by row.
         slices: by slicing, by group: rows, HR@k and NDCG@k for one k.
     """
 
@@ -81,12 +81,12 @@ class MethodResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultSettings:
-    """How lists are summed up.
+    """How to summarise lists.
 
-    Attributes:
+    cutoffs: every k of the metrics, ascending.
         cutoffs: every k of the metrics, rising.
-        reference: name of the method that others are compared with; None for D3, else the most popular, else the first.
-        resampling: of the intervals.
+        reference: the method that others are compared with; None for D3, else most popular, else the first.
+        resampling: for the intervals.
     """
 
     cutoffs: tuple[int, ...]
@@ -100,7 +100,7 @@ class ResultSettings:
             raise InputError(f"resamples {self.resampling.resamples}: at least 100 are needed for an interval")
 
     def shown_cutoff(self, depths: Iterable[int]) -> int:
-        """The k of slices, pictures and order: of those that lists of all ``depths`` have, the nearest to 10."""
+        """The k of slices, plots and order: of the cutoffs that all lists reach, the nearest to 10."""
         shallowest = min(depths)
         fitting = [k for k in self.cutoffs if k <= shallowest] or self.cutoffs
         return min(fitting, key=lambda k: (abs(k - 10), k))
@@ -109,10 +109,10 @@ class ResultSettings:
 def summarise(
     methods: Sequence[MethodLists], rows: EvaluationRows, artifact: Artifact, settings: ResultSettings
 ) -> list[MethodResult]:
-    """Figures of every method on the same rows.
+    """Compute the figures of every method on the same rows.
 
     Raises:
-        InputError: the reference is none of the methods.
+        InputError: no method has the reference's name.
     """
     reference = reference_name(methods, settings.reference)
     target = _Targets.of(rows, artifact)
@@ -148,16 +148,16 @@ def summarise(
 
 
 def title_ranks(methods: Sequence[MethodLists], rows: EvaluationRows, artifact: Artifact) -> list[NDArray[np.int64]]:
-    """Where each row's target stood, by title, for each method: ``(rows,)``, from 1 on, 0 where it was not listed."""
+    """Rank of each row's target by title, for each method: ``(rows,)``, from 1; 0 where it is not in the list."""
     target = _Targets.of(rows, artifact)
     return [target_ranks(target.leaf_of_item[method.items], target.leaf) for method in methods]
 
 
 def reference_name(methods: Sequence[MethodLists], wanted: str | None) -> str:
-    """Name of the method that others are compared with: ``wanted``, or D3, most popular, the first.
+    """The method that others are compared with: ``wanted``, or D3, most popular, the first.
 
     Raises:
-        InputError: ``wanted`` is none of the methods.
+        InputError: no method is called ``wanted``.
     """
     names = list(dict.fromkeys(each.method.name for each in methods))
     if wanted is not None:
@@ -170,7 +170,7 @@ def reference_name(methods: Sequence[MethodLists], wanted: str | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Targets:
-    """Targets as lists are compared with them.
+    """The targets, in the forms that lists are compared with.
 
     Attributes:
         item: ``(n,)`` item row, -1 unknown.
@@ -199,7 +199,7 @@ class _Targets:
 
 
 class _Columns:
-    """One method's per-row figures, and their means in every draw (``draws``, set by who draws)."""
+    """One method's figures by row, and their means in every draw (``draws``)."""
 
     def __init__(self, lists: MethodLists, target: _Targets, settings: ResultSettings) -> None:
         self.lists = lists
@@ -220,11 +220,11 @@ class _Columns:
         self.values = np.column_stack(list(columns.values())) if columns else np.empty((len(target.item), 0))
 
     def intervals(self, prefix: str) -> dict[str, Interval]:
-        """Of every column whose name begins with ``prefix``, under the rest of the name."""
+        """Intervals of every column whose name begins with ``prefix``, named without it."""
         return {name.removeprefix(prefix): self._interval(name) for name in self.names if name.startswith(prefix)}
 
     def less(self, base: _Columns) -> dict[str, Interval]:
-        """Title metrics, less those of ``base``; both means are over the same draws."""
+        """Title metrics minus those of ``base``; both means use the same draws."""
         result = {}
         for name in self.names:
             if name.startswith("title ") and name in base.names:

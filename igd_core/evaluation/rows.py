@@ -1,4 +1,4 @@
-"""The rows that are evaluated: read, sampled, and sorted into slices."""
+"""The rows to evaluate: read, sampled, and grouped into slices."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _UNKNOWN = "not in the catalogue"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRows:
-    """Histories, each with the item that came next.
+    """Histories, each with its target.
 
     Attributes:
-        number: ``(n,)`` int64, place of each row in its file (0 the first), rows with an unknown target behind all
+        number: ``(n,)`` int64, position of each row in its file, from 0; rows with an unknown target come after all
             others.
         histories: n item lists, oldest first.
-        target: ``(n,)`` int64 `ItemIndex`, -1 where the catalogue does not hold it: a miss for everybody.
-        dropped_from_histories: entries of the file's histories that the catalogue does not hold.
-        sha256: of the file, and of how it was read where that was said.
-        notes: what a person should know of how the file was read.
+        target: ``(n,)`` int64 `ItemIndex`; -1 outside the catalogue, which every method misses.
+        dropped_from_histories: entries of histories that are not in the catalogue.
+        sha256: of the file, and of how it was read if not by default.
+        notes: what a person should know about how the file was read.
     """
 
     number: NDArray[np.int64]
@@ -56,9 +56,9 @@ class EvaluationRows:
         return np.where(self.target == NONE, NONE, artifact.leaf_of_item[self.target]).astype(np.int64)
 
     def target_groups(self, artifact: Artifact) -> NDArray[np.int64]:
-        """Which rows ask for the same title, ``(n,)``: titles numbered from 0 on as they first appear.
+        """A number for each row's target title, ``(n,)``, from 0 in order of appearance.
 
-        An unknown target is a title of its own.
+        A target outside the catalogue counts as a title of its own.
         """
         leaf = self.target_leaf(artifact)
         unknown = np.flatnonzero(leaf == NONE)
@@ -67,7 +67,7 @@ class EvaluationRows:
         return np.argsort(np.argsort(first))[group]
 
     def repeats(self, artifact: Artifact) -> NDArray[np.bool_]:
-        """Whether the target's title stands in the history, ``(n,)``: a miss by definition where seen is excluded."""
+        """Whether the history has the target's title, ``(n,)``: always a miss where seen items are excluded."""
         leaf = artifact.leaf_of_item
         return np.array(
             [
@@ -87,15 +87,15 @@ def read_rows(
     on_unknown: Literal["error", "miss"] = "error",
     reading: Reading = DEFAULT_READING,
 ) -> EvaluationRows:
-    """Rows of a file of (history, target) rows; with ``limit``, a random sample of that size, in file order.
+    """Read (history, target) rows; with ``limit``, a random sample of that size, in file order.
 
     Args:
-        path: csv, JSON lines or Parquet with history_item_ids and item_id; other columns are not read.
-        artifact: whose items the ids are.
+        path: csv, JSON lines or Parquet with history_item_ids and item_id; other columns are ignored.
+        artifact: the catalogue of the ids.
         limit: None for all rows.
         seed: of the sample.
-        on_unknown: with ``miss``, a row whose target the catalogue does not hold counts as a miss of every method, and
-            an unknown item of a history is left out.
+        on_unknown: with ``miss``, every method misses a target outside the catalogue, and unknown items of a history
+            are left out; ``error`` refuses both.
         reading: how the file is to be read.
 
     Raises:
@@ -113,7 +113,7 @@ def read_rows(
         reading=reading,
     )
     data = read.data
-    if not isinstance(data, HistoryRows):  # for the type checker: other rows have been refused
+    if not isinstance(data, HistoryRows):  # for the type checker: other rows are refused above
         raise DataError(f"{Source.of(path).name}: single interactions")
     total = len(data) + read.dropped
     chosen = np.arange(total)
@@ -145,10 +145,10 @@ class Slicing:
 
 
 def slicings(rows: EvaluationRows, artifact: Artifact) -> list[Slicing]:
-    """Groups by history length, by popularity of the target's title, and by decisions on its path.
+    """Group rows by history length, by popularity of the target's title, and by decisions on its path.
 
-    Titles are ranked by training interactions: the head are the most popular that together make up the first third of
-    them, then the middle and the tail; cold titles have none. A decision is a token with siblings.
+    Titles are sorted by training interactions: the head is the most popular titles that make up the first third of all
+    interactions, then come middle and tail; cold titles have none. A decision is a token with siblings.
     """
     length = np.array([len(history) for history in rows.histories], dtype=np.int64)
     leaf = rows.target_leaf(artifact)
@@ -164,7 +164,7 @@ def slicings(rows: EvaluationRows, artifact: Artifact) -> list[Slicing]:
 
 
 def leaf_frequency(artifact: Artifact) -> NDArray[np.int64]:
-    """Training interactions of each leaf's items together, ``(num_leaves,)`` int64."""
+    """Training interactions of each leaf, all its items together, ``(num_leaves,)`` int64."""
     trie = artifact.trie
     return np.add.reduceat(artifact.catalogue.frequency[trie.leaf_items], trie.leaf_start[:-1])
 

@@ -1,7 +1,7 @@
 """SASRec: a causal transformer over item ids (Kang and McAuley, arXiv 1808.09781), with transformers' GPT-2 blocks.
 
-RecTools' SASRec needs numpy below 2 on Python 3.11, which nothing else here does, so the blocks come from transformers.
-The loss is cross-entropy over all items rather than one sampled negative: the stronger form of this baseline.
+RecTools' SASRec needs numpy below 2 on Python 3.11, which nothing else here needs, so the blocks come from
+transformers. The loss is cross-entropy over all items, not one sampled negative: the stronger form of this baseline.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _SCORE_BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SASRecSettings:
-    """Size and training.
+    """Size of the model, and how it is trained.
 
     Attributes:
         width: of embeddings.
         layers: transformer blocks.
         heads: of attention.
         dropout: everywhere.
-        length: items of a history that it reads.
-        batch: windows a step.
+        length: items of a history that the model reads.
+        batch: windows in a step.
         learning_rate: of AdamW.
         epochs: at most.
-        patience: epochs without a better validation loss before training ends.
+        patience: training ends after this many epochs without a better validation loss.
     """
 
     width: int = 64
@@ -75,7 +75,7 @@ class SASRec:
         """Train until the loss on one sequence in twenty stops falling, and keep the best epoch.
 
         Args:
-            sequences: what each person chose, oldest first.
+            sequences: what each user chose, oldest first.
             num_items: of the catalogue.
             seed: of initial weights, batches and dropout.
             scratch: folder in which the loss by epoch is written as sasrec.json; None writes nothing.
@@ -103,7 +103,7 @@ class SASRec:
                 attn_pdrop=settings.dropout,
                 resid_pdrop=settings.dropout,
                 use_cache=False,
-                bos_token_id=None,  # GPT-2's own would lie outside the items
+                bos_token_id=None,  # GPT-2's own id would be outside the items
                 eos_token_id=None,
             )
             model = GPT2Model(config)
@@ -117,7 +117,7 @@ class SASRec:
         return SASRec(model.eval(), settings)
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
-        """Logits of each item to come next; all equal after an empty history."""
+        """Logits of the next item, for each item; all equal after an empty history."""
         import torch
 
         result = np.zeros((len(histories), int(self._model.config.vocab_size)))
@@ -145,7 +145,7 @@ class _Trainer:
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
 
     def fit(self, sequences: Sequence[NDArray[np.int32]]) -> list[float]:
-        """Validation loss by epoch; the model is left as it was at its lowest."""
+        """Train, and return the validation loss by epoch; the model keeps the weights of the best epoch."""
         order = self._rng.permutation(len(sequences))
         held_out = max(1, len(sequences) // 20)
         valid = self._windows([sequences[i] for i in order[:held_out]])
@@ -203,7 +203,7 @@ class _Trainer:
 
 
 def _padded(windows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """``(windows, longest)`` int64, filled at the end, where a causal model does not look."""
+    """Pad windows to ``(windows, longest)`` int64 at the end, where a causal model does not look."""
     import torch
 
     longest = max(map(len, windows))

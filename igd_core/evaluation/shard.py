@@ -1,4 +1,4 @@
-"""Decoding all rows of a shard into its journal."""
+"""Decode all rows of a shard into its journal."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """Every ``count``-th row, from the ``index``-th on; both count from 1."""
+    """Every ``count``-th row, beginning with the ``index``-th; both count from 1."""
 
     index: int = 1
     count: int = 1
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """Read ``2/4``.
+        """Parse ``2/4``.
 
         Raises:
-            InputError: not of that form, or beyond its count.
+            InputError: not of this form, or the index is larger than the count.
         """
         match = _SHARD.fullmatch(text)
         if match is None or int(match[1]) > int(match[2]):
@@ -50,22 +50,22 @@ class Shard:
 
     @property
     def file_name(self) -> str:
-        """The shard's journal in a run's folder."""
+        """Name of the shard's journal in a run's folder."""
         return f"rows-{self.index}-of-{self.count}.jsonl"
 
     def of(self, total: int) -> range:
-        """Places of its rows among ``total``."""
+        """Positions of the shard's rows among ``total``."""
         return range(self.index - 1, total, self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunIdentity:
-    """What determines a row's lists, and so whether an interrupted run may go on.
+    """What determines a row's lists; an interrupted run continues only if it is equal.
 
     Attributes:
-        artifact: version.
+        artifact: its version.
         rows_sha256: of the rows' file.
-        limit: size of the sample, or None.
+        limit: size of the sample; None for all rows.
         seed: of the sample.
         on_unknown: ``error`` or ``miss``.
     """
@@ -77,7 +77,7 @@ class RunIdentity:
     on_unknown: str
 
     def header(self, **more: object) -> dict[str, Any]:
-        """The journal's header; ``more`` is what is particular to a model or a baseline."""
+        """The journal's header; ``more`` is what belongs to the model or baseline."""
         return {
             "artifact": self.artifact,
             "rows_sha256": self.rows_sha256,
@@ -89,7 +89,7 @@ class RunIdentity:
 
 
 def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
-    """Hash of a checkpoint's json and safetensors files, and of its adapter's: names and contents.
+    """Hash over names and contents of a checkpoint's json and safetensors files, and of its adapter's.
 
     Raises:
         ModelError: no such checkpoint.
@@ -101,7 +101,7 @@ def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
 def decoding_header(
     identity: RunIdentity, settings: Sequence[DecodingSetting], *, model: str, engine: str, dtype: str, sha256: str
 ) -> dict[str, Any]:
-    """Header of the journals of one model's decoding."""
+    """Header of the journals of a decoding with one model."""
     methods = [
         {"name": each.name, "known_as": each.known_as, "seen": each.seen, "depth": each.beams} for each in settings
     ]
@@ -114,12 +114,12 @@ class ShardRun:
     """Decodes the rows of a shard that its journal lacks."""
 
     def __init__(self, journal: Journal, rows: EvaluationRows, shard: Shard, *, concurrency: int) -> None:
-        """Find out what is left to do.
+        """Find the rows that are left.
 
         Args:
-            journal: of this shard, opened.
+            journal: of this shard, open.
             rows: of the whole run.
-            shard: which of them.
+            shard: which of the rows.
             concurrency: rows decoded at once.
         """
         self._journal = journal
@@ -130,16 +130,16 @@ class ShardRun:
 
     @property
     def left(self) -> int:
-        """Rows of the shard that the journal lacks."""
+        """Number of the shard's rows that the journal lacks."""
         return sum(place not in self.done for place in self._shard.of(len(self._rows)))
 
     async def decode(
         self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None
     ) -> None:
-        """Decode what is left, with the model or one of its adapters; what is done before an error stays.
+        """Decode the rows that are left, with the model or one of its adapters. Rows done before an error are kept.
 
         Raises:
-            EngineError: a row that could not be decoded; names it.
+            EngineError: names the row that could not be decoded.
         """
         decoder = RowDecoder(engine, artifact, settings, adapter=adapter)
         places = self._shard.of(len(self._rows))
@@ -159,7 +159,7 @@ class ShardRun:
         for place in waiting:
             started = time.perf_counter()
             if self._rows.target[place] < 0:
-                self._journal.append({"row": place, "lists": None})  # a miss whatever the model says
+                self._journal.append({"row": place, "lists": None})  # no catalogue item: a miss for every model
             else:
                 try:
                     answer = await decoder.answer(self._rows.histories[place])
@@ -180,10 +180,10 @@ class ShardRun:
 
 
 def make_run_folder(out: Path) -> None:
-    """Create the folder of a run.
+    """Create a run's folder.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: it cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

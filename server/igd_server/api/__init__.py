@@ -1,1 +1,1 @@
-"""What goes over the wire: fields with their bounds, and problems."""
+"""Requests, responses and problem documents: their fields and bounds."""

@@ -1,4 +1,4 @@
-"""RFC 9457 problem documents, and the one table from errors to them."""
+"""Problem documents (RFC 9457), and the one table from errors to them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MAX_FIELD_CHARS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemKind:
-    """A class of problem: its name never changes, clients may branch on it.
+    """A kind of problem. Its name never changes, so that clients may branch on it.
 
     Attributes:
         name: last part of the ``type`` URI.
         status: HTTP status.
         title: the same for every problem of this kind.
-        retry_after_s: seconds after which to try again, where that may help and nothing better is known.
+        retry_after_s: a default for ``Retry-After``, where trying again may help.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ProblemKind:
     retry_after_s: int | None = None
 
     def problem(self, detail: str, request_id: str, *, field: str | None = None) -> Problem:
-        """A problem document of this kind; what came from the client is cut to a bounded length."""
+        """A problem document of this kind; text from the client is cut to a bounded length."""
         return Problem(
             type=f"urn:igd:problem:{self.name}",
             title=self.title,
@@ -49,13 +49,13 @@ class ProblemKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is wrong with a request.
+    """What is wrong with a request: what its problem document will say.
 
     Attributes:
         kind: the class of problem.
         detail: one line for a person.
-        field: the request's field it is about.
-        headers: further headers of the response, as ``Retry-After``.
+        field: the field of the request.
+        headers: further headers of the response, such as ``Retry-After``.
     """
 
     kind: ProblemKind
@@ -65,7 +65,7 @@ class Finding:
 
 
 class Refused(IGDError):  # noqa: N818 - the name says what happened
-    """A request that is not taken on, for reasons that are not in its body.
+    """The server refuses a request for a reason outside its body: key, rate, load.
 
     Attributes:
         finding: what the client is told.
@@ -107,7 +107,7 @@ _KIND_OF_ERROR: Mapping[type[IGDError], ProblemKind] = {
     IGDError: INTERNAL_ERROR,
 }
 _OUR_OWN = (INTERNAL_ERROR, STORE_UNAVAILABLE)
-"""Their messages name hosts and files: they are logged, not sent."""
+"""Messages of these kinds name hosts and files: they are logged, and not sent."""
 
 _KIND_OF_STATUS: Mapping[int, ProblemKind] = {
     kind.status: kind for kind in (MALFORMED_JSON, NOT_FOUND, METHOD_NOT_ALLOWED)
@@ -115,7 +115,7 @@ _KIND_OF_STATUS: Mapping[int, ProblemKind] = {
 
 
 def finding_of(error: IGDError) -> Finding:
-    """An error as a problem: of the kind of its nearest listed class, with its first line; of our own faults, none."""
+    """An error as a problem: the kind of its nearest listed class, and its first line unless only the log may have it."""
     if isinstance(error, Refused):
         return error.finding
     kind = next(_KIND_OF_ERROR[cls] for cls in type(error).__mro__ if cls in _KIND_OF_ERROR)
@@ -124,7 +124,7 @@ def finding_of(error: IGDError) -> Finding:
 
 
 def finding_of_fields(errors: Sequence[Mapping[str, Any]]) -> Finding:
-    """What pydantic found: the first, and how many more."""
+    """Turn pydantic's errors into a problem: the first error, and how many more there are."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return Finding(kind=MALFORMED_JSON, detail=f"{first['ctx']['error']} at character {first['loc'][-1]}")
@@ -134,7 +134,7 @@ def finding_of_fields(errors: Sequence[Mapping[str, Any]]) -> Finding:
 
 
 def kind_of_status(status: int) -> ProblemKind:
-    """The kind of problem behind a status that the framework raised itself."""
+    """The kind of problem for a status that the framework raised."""
     return _KIND_OF_STATUS.get(status, INTERNAL_ERROR)
 
 
@@ -168,7 +168,7 @@ def _complaint(found: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a person would recognise it; long ones by their length."""
+    """A value as messages show it; a long one by its length."""
     if isinstance(value, list):
         return f"an array of {len(value)}"
     if isinstance(value, dict):

@@ -67,7 +67,7 @@ class FilterOperators(TypedDict, total=False):
 
 
 def _well_formed(asked: object) -> object:
-    """Of the right shape; what it must hold is known only once the catalogue is."""
+    """Check the shape of a filter; its values are checked against the catalogue later."""
     error = shape_error(asked)
     if error is not None:
         raise ValueError(error)
@@ -179,7 +179,7 @@ class BatchRequest(_Request):
         json_schema_extra={"examples": [{"requests": [{"history": ["50", "172"], "k": 5}, {"user_id": "u-1", "k": 5}]}]}
     )
 
-    # Checked one by one in the route, so that one bad request does not fail the others.
+    # The route checks them one by one, so that a wrong request does not fail the others.
     requests: Annotated[list[SkipValidation[RecommendationRequest]], Field(min_length=1, max_length=MAX_BATCH)]
 
 

@@ -1,11 +1,10 @@
-"""What names a user: one user has one id, and no URL made of an id means another user.
+"""User ids: one user has one id, and no URL made of an id means another user.
 
-Two texts that read the same, as a composed and a decomposed "é", are one id: the composed one (Unicode's NFC, as RFC
-8265 has it for user names). Which of them a client sends depends on its platform, and a person who asks to be forgotten
-means both.
+Two texts that read the same, such as "é" composed and decomposed, are one id: the composed form (Unicode's NFC, as in
+RFC 8265 for user names). Which form a client sends depends on its platform, and who asks to be forgotten means both.
 
-``DELETE /v1/users/a/../b`` is ``DELETE /v1/users/b`` to browsers, curl, httpx and most proxies. So ids with a ``.`` or
-``..`` between slashes are not taken on.
+Browsers, curl, httpx and most proxies turn ``DELETE /v1/users/a/../b`` into ``DELETE /v1/users/b``. So ids with ``.``
+or ``..`` between slashes are refused.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ _DOTS = frozenset({".", ".."})
 
 
 def user_id_of(text: str) -> str:
-    """The id that ``text`` is; of printable text of a good length.
+    """The id for a printable text of an allowed length.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text cannot be an id.
     """
     if text.isascii():
         user_id = text
@@ -37,7 +36,7 @@ def user_id_of(text: str) -> str:
 
 
 def forms_of(text: str) -> tuple[str, ...]:
-    """All ids that read as ``text`` does, under which releases that took ids as they came may have stored something."""
+    """All forms of ``text`` that are one id; releases that did not compose ids may have stored data under any of them."""
     if text.isascii():
         return (text,)
     forms = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))

@@ -1,4 +1,4 @@
-"""How much of a catalogue has been recommended: one popular list for all, or something for everyone."""
+"""Coverage: how many of a catalogue's items have been recommended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Shown(Protocol):
-    """A catalogue's version that is served."""
+    """A catalogue version that is being served."""
 
     @property
     def name(self) -> str:
-        """Of the catalogue."""
+        """The catalogue's name."""
         ...
 
     @property
@@ -30,12 +30,12 @@ class Shown(Protocol):
 
     @property
     def loaded_at(self) -> datetime:
-        """When the version took over."""
+        """When the version began to serve."""
         ...
 
 
 class Coverage:
-    """Counts items that this process has recommended since their catalogue's version took over; a byte an item."""
+    """Counts the items that this process has recommended since their catalogue's version took over; a byte an item."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._shown: dict[str, tuple[datetime, bytearray]] = {}
@@ -47,7 +47,7 @@ class Coverage:
         )
 
     def observe(self, served: Shown, rows: Sequence[int]) -> None:
-        """Note which items an answer showed; answers of a version that is no longer served do not count."""
+        """Note the items of an answer; answers of a version that is no longer served do not count."""
         since, shown = self._shown.get(served.name, (None, bytearray()))
         if since is None or since < served.loaded_at:
             shown = bytearray(len(served.catalogue))

@@ -1,4 +1,4 @@
-"""Gauges that are asked for at each scrape rather than kept up to date."""
+"""Gauges whose values are read at each scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class AdmissionNumbers(Protocol):
-    """What admission says of itself."""
+    """The numbers that admission reports."""
 
     @property
     def running(self) -> int:
@@ -21,18 +21,18 @@ class AdmissionNumbers(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Recommendations that wait for that."""
+        """Recommendations that wait for the model."""
         ...
 
 
 class AdmissionGauges(Collector):
-    """How full the model's waiting room is."""
+    """Recommendations that run, and that wait."""
 
     def __init__(self, admission: AdmissionNumbers) -> None:
         self._admission = admission
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One sample of each gauge."""
+        """A sample of each gauge."""
         yield GaugeMetricFamily("igd_admission_running", "Recommendations in the model.", self._admission.running)
         yield GaugeMetricFamily(
             "igd_admission_waiting", "Recommendations that wait for a place in the model.", self._admission.waiting
@@ -40,21 +40,21 @@ class AdmissionGauges(Collector):
 
 
 class Readers(Protocol):
-    """What is known of clients that read slowly."""
+    """The number of bytes that slow clients have not read."""
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that wait for them."""
+        """Bytes waiting for clients to read them."""
         ...
 
 
 class ReaderGauges(Collector):
-    """How much waits for clients that do not read."""
+    """Bytes waiting for slow clients."""
 
     def __init__(self, readers: Sequence[Readers]) -> None:
         self._readers = readers
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One sample, of all servers of the process."""
+        """One sample for all servers of the process."""
         unsent = sum(each.unsent_bytes for each in self._readers)
         yield GaugeMetricFamily("igd_unsent_bytes", "Bytes of answers that slow clients have not read.", unsent)

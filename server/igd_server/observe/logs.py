@@ -1,4 +1,4 @@
-"""Log lines as JSON: an event's name and its fields, one line each, no titles and no histories."""
+"""Log lines as JSON: one line an event, with its name and fields; no titles and no histories."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = logging.getLogger("igd.server")
 
 
 def cause_of(error: BaseException) -> str:
-    """One line for operators: what failed, and what made it fail.
+    """What failed and why, in one line for operators.
 
-    Our own errors are told in their words, which hold no user's id; of others only the type is, as their messages may
-    quote what a client sent.
+    Errors of this package appear with their messages, which never hold a user's id. Of other errors only the type
+    appears, since their messages may quote what a client sent.
     """
     causes: list[str] = []
     at: BaseException | None = error
@@ -35,7 +35,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def where(error: BaseException) -> str:
-    """The traceback of ``error`` and of what caused it: types and lines of code, and of our own errors the message."""
+    """The traceback of ``error`` and its causes: types and lines of code; messages only of this package's errors."""
     told: list[str] = []
     at: BaseException | None = error
     while at is not None and len(told) < _MOST_CAUSES:
@@ -48,13 +48,13 @@ def where(error: BaseException) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Our records carry ``extra={"fields": {...}}`` and an event name as message; others become the event ``log``.
+    """Formats records: ours have ``extra={"fields": {...}}`` and an event name as message; others are the event "log".
 
-    A traceback that somebody else logs is told without its messages: they may quote what a client sent.
+    Tracebacks in records of other libraries appear without messages, which may quote what a client sent.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON."""
+        """The record as one line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What an event loop says of an error that nobody waits for; its own line would quote the error and the task."""
+    """Log an error of the event loop; the loop's own line would quote the error's message and the task."""
     error = context.get("exception")
     fields: dict[str, Any] = {"detail": context.get("message", "")}
     if isinstance(error, BaseException):
@@ -81,10 +81,10 @@ def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 def log_to_stderr(level: str) -> None:
-    """Send this process's log there: ours from ``level`` on, other libraries' from warnings on."""
+    """Send this process's log to stderr: ours from ``level`` on, other libraries' from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    # What a record would look up and no line of ours says.
+    # Information that each record would collect and that no line shows.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False

@@ -1,7 +1,6 @@
 """Prometheus metrics, in a registry of their own; `docs/reference/metrics.md` lists them all.
 
-Label values are bounded: route templates, statuses, and names that code or settings define. What a client sends is
-never one.
+Label values are bounded: route templates, statuses, and names from code or settings; never what a client sent.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
 
 
 class Metrics:
-    """What this process counts. Every part that counts is handed this one object."""
+    """The counters of this process; every part that counts gets this one object."""
 
     def __init__(self) -> None:
-        """Begin at zero; gauges of parts made later are added by ``watch_catalogues`` and ``watch_admission``."""
+        """All counters begin at zero. ``watch_catalogues`` and ``watch_admission`` add gauges of parts made later."""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -93,7 +92,7 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
-        # An alert cannot see a counter begin: it must be there, at 0, before the first refusal.
+        # An alert cannot notice a new series: it must exist, with 0, before the first refusal.
         for rejection in get_args(Rejection):
             self._rejected.labels(rejection)
         self._slow_readers = Counter(
@@ -240,7 +239,7 @@ class Metrics:
         )
 
     def _remember_series(self) -> None:
-        """By their labels, those that every request adds to: prometheus_client takes 1.8 us to find one, of a dozen."""
+        """Keep the label sets that every request uses: prometheus_client takes 1.8 us to find one, of a dozen."""
         self._requests_of = functools.cache(self._requests.labels)
         self._duration_of = functools.cache(self._duration.labels)
         self._recommendations_of = functools.cache(self._recommendations.labels)
@@ -250,21 +249,21 @@ class Metrics:
         self._store_seconds_of = functools.cache(self._store_seconds.labels)
 
     def watch_catalogues(self, names: Iterable[str], gauges: Collector) -> None:
-        """Show ``gauges`` of what is served, asked at each scrape; and that no version of ``names`` was refused yet."""
+        """Expose ``gauges`` of the served versions, read at each scrape; begin the refusal counts of ``names`` at 0."""
         for name, reason in itertools.product(names, get_args(VersionRefusalReason)):
             self._refused_versions.labels(name, reason)
         self._registry.register(gauges)
 
     def watch_admission(self, admission: AdmissionNumbers) -> None:
-        """Show how many run and wait, asked at each scrape."""
+        """Expose how many recommendations run and wait, read at each scrape."""
         self._registry.register(AdmissionGauges(admission))
 
     def watch_readers(self, readers: Readers) -> None:
-        """Show how many bytes wait for slow clients, asked at each scrape; of all servers together."""
+        """Expose how many bytes wait for slow clients in all servers together, read at each scrape."""
         self._readers.append(readers)
 
     def watch_vllm(self) -> None:
-        """Show what vLLM counts, under its own names, once it has started."""
+        """Expose vLLM's own metrics under their names, once it has started."""
         self._registry.register(VLLMMetrics())
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
@@ -281,11 +280,11 @@ class Metrics:
         self._running.dec()
 
     def observe_rejected(self, reason: Rejection) -> None:
-        """Count a request turned away: its key, its rate, the host that it names, or no room for it."""
+        """Count a refused request: wrong key, rate, host, or no room."""
         self._rejected.labels(reason).inc()
 
     def observe_slow_reader(self, reason: CutOff) -> None:
-        """Count a connection cut off because its client did not read."""
+        """Count a connection closed because its client did not read."""
         self._slow_readers.labels(reason).inc()
 
     def observe_limiter_fallback(self) -> None:
@@ -293,11 +292,11 @@ class Metrics:
         self._limiter_fallbacks.inc()
 
     def observe_keys_file(self, *, valid: bool) -> None:
-        """Say whether the keys file could be read when it was last looked at."""
+        """Note whether the keys file could be read last time."""
         self._keys_valid.set(valid)
 
     def observe_admitted(self, waited_s: float) -> None:
-        """Count a recommendation that got its place."""
+        """Count a recommendation that got its slot."""
         self._admission_wait.observe(waited_s)
 
     def observe_cost(self, cost: float) -> None:
@@ -305,20 +304,20 @@ class Metrics:
         self._cost.observe(cost)
 
     def observe_fallback(self, reason: str) -> None:
-        """Count a popularity answer that stands in for the model's; ``reason`` is a problem's or a warning's name."""
+        """Count an answer by popularity instead of the model; ``reason`` is the name of a problem or warning."""
         self._fallbacks.labels(reason).inc()
 
     def begin_model(self, model: ModelIdentity) -> None:
-        """Faults of a model that is served count from 0: no alert can compare with a series that is not there."""
+        """Begin a model's fault counters at 0: alerts cannot compare with a missing series."""
         for adapter in model.fingerprints:
             self._model_faults.labels(model.name, adapter or "")
 
     def observe_model_fault(self, *, model: str, adapter: str) -> None:
-        """Count what a model computed and is no answer; ``adapter`` is "" for the model itself."""
+        """Count scores of the model that are not usable; ``adapter`` is "" for the model itself."""
         self._model_faults.labels(model, adapter).inc()
 
     def observe_answer(self, source: AnswerSource, *, variant: str, catalogue: str) -> None:
-        """Count an answer; ``variant`` is "" where none are set."""
+        """Count an answer; ``variant`` is "" if the server has none."""
         self._recommendations_of(source, variant, catalogue).inc()
 
     def observe_untuned(self, *, variant: str, catalogue: str) -> None:
@@ -340,19 +339,19 @@ class Metrics:
         self._model_seconds.observe(stats.model_s)
 
     def observe_cache(self, outcome: CacheOutcome) -> None:
-        """Count where an answer was looked for."""
+        """Count where an answer came from: ``local``, ``store``, ``joined`` or ``miss``."""
         self._lookups_of(outcome).inc()
 
     def observe_events(self, outcome: EventOutcome, number: int) -> None:
-        """Count events of one request."""
+        """Count the events of one request."""
         self._events.labels(outcome).inc(number)
 
     def observe_attributed(self, *, variant: str, catalogue: str) -> None:
-        """Count an event on an item of the answer that it names."""
+        """Count an event on an item of the recommendation that it names."""
         self._attributed.labels(variant, catalogue).inc()
 
     def observe_attribution_dropped(self) -> None:
-        """Count an answer that could not be remembered for its events."""
+        """Count a recommendation whose items could not be stored for later events."""
         self._attributions_dropped.inc()
 
     def observe_store(self, operation: str, outcome: Outcome, seconds: float) -> None:
@@ -363,17 +362,17 @@ class Metrics:
             self._store_up.set(outcome != "unavailable")
 
     def observe_store_given_up(self, operation: str, reason: GivenUp) -> None:
-        """Count a call that a request did not wait for."""
+        """Count a call of the store that a request stopped waiting for."""
         self._store_given_up.labels(operation, reason).inc()
         if reason == "late":
             self._store_up.set(0)
 
     def observe_refused_catalogue(self, catalogue: str, reason: str) -> None:
-        """Count a version that cannot be served; ``reason`` is one of a few codes."""
+        """Count a version that was refused; ``reason`` is one of a few codes."""
         self._refused_versions.labels(catalogue, reason).inc()
 
     def show_attempts_died(self, catalogue: str, number: int) -> None:
-        """Say how many attempts that never ended are on record."""
+        """Set how many attempts are on record that never ended."""
         self._attempts_died.labels(catalogue).set(number)
 
     def observe_swap(self, catalogue: str, seconds: float) -> None:
@@ -381,6 +380,6 @@ class Metrics:
         self._swaps.labels(catalogue).observe(seconds)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Everything, in the format that a scraper's Accept header asks for; and that format's media type."""
+        """All metrics in the format that the scraper's Accept header asks for, and that format's media type."""
         encoder, media_type = choose_encoder(accept)
         return encoder(self._registry), media_type
