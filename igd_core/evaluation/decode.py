@@ -1,4 +1,4 @@
-"""One row under many decoding settings: a prompt, one shared session, and the items that each search found."""
+"""Decode one row under many decoding settings, with one prompt and one shared session."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowAnswer:
-    """What one row got.
+    """The lists of one row, and what they cost.
 
     Attributes:
         lists: for each setting, items best first, one a title, at most ``beams`` of them.
         rounds: calls of the model.
-        model_tokens: tokens that went through it.
-        left_out: the history's oldest items that the prompt would show and the model's context has no room for.
-        popularity: whether popularity answered, for want of any item to ask the model about.
+        model_tokens: tokens that went through the model.
+        left_out: how many items of the history's window the model's context has no room for.
+        popularity: whether popularity answered because no item of the history could be shown.
     """
 
     lists: tuple[tuple[ItemIndex, ...], ...]
@@ -44,12 +44,12 @@ class RowAnswer:
 
 
 class RowDecoder:
-    """Decodes rows under a fixed list of settings, on an engine that has the artifact loaded."""
+    """Decodes rows under a list of settings, on an engine that has the artifact loaded."""
 
     def __init__(
         self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None
     ) -> None:
-        """``adapter`` is the name of one that the engine was opened with; None is the model itself."""
+        """``adapter``: the name of one of the engine's adapters; None for the model itself."""
         self._engine = engine
         self._artifact = artifact
         self._settings = list(settings)
@@ -58,10 +58,10 @@ class RowDecoder:
         self._popular = artifact.popular_leaves()
 
     async def answer(self, history: Sequence[ItemIndex]) -> RowAnswer:
-        """Decode one history; popularity answers an empty one, and one of which nothing fits, as the server does.
+        """Decode one history. As in the server, popularity answers an empty history, and one of which nothing fits.
 
         Raises:
-            EngineError: the model failed, or what it computed is no answer.
+            EngineError: the model failed, or its scores are not usable.
         """
         artifact = self._artifact
         filters: dict[Seen, ItemFilter] = {
@@ -85,7 +85,7 @@ class RowDecoder:
             )
             for each in self._settings
         ]
-        # With alpha 0 and everything admitted: raw scores of all children, for the views to weigh and prune.
+        # With alpha 0 and all items admitted: raw scores of all children, which each setting weighs and prunes.
         asked = shared_normalisation(plans)
         scoring = Scoring(
             alpha=0.0,

@@ -1,4 +1,4 @@
-"""What is compared: decoding settings, and baselines, each with seen items allowed or excluded."""
+"""The methods that an evaluation compares: decoding settings and baselines, with seen items allowed or excluded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLAIN = Normalisation()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A name under which lists are reported, and whether items of the history may stand in them."""
+    """A method's name in reports, and whether its lists may have items of the history."""
 
     name: str
     seen: Seen
@@ -32,15 +32,15 @@ class Method:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingSetting:
-    """One way to search.
+    """The settings of one search.
 
     Attributes:
-        alpha: weight of the rebalancing, 0..1.
-        length_penalty: 0 ranks by summed score, 1 by its mean over tokens.
-        beams: width of the search, and length of the list it gives.
-        seen: whether items of the history, and what reads like one of them, may come back.
-        forced_weight: of tokens that stand alone below their node. 1 is the method; 0 scores a title by its decisions
-            alone, and is not from the literature.
+        alpha: strength of the rebalancing, 0..1.
+        length_penalty: 0 ranks by the sum of token scores, 1 by their mean.
+        beams: width of the search, and length of its list.
+        seen: whether items of the history, and others of the same title, are allowed.
+        forced_weight: weight of forced tokens. 1 is the method; 0 scores a title by its decisions alone, and is not
+            from the literature.
         scored: over what probabilities are normalised, and at which temperature.
     """
 
@@ -55,7 +55,7 @@ class DecodingSetting:
     def name(self) -> str:
         """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and what else is not the method's own.
 
-        That may be ``forced=0``, ``normalise=children``, ``temperature=0.7``.
+        Possible are ``forced=0``, ``normalise=children``, ``temperature=0.7``.
         """
         parts = [f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"]
         if self.forced_weight != 1:
@@ -68,12 +68,12 @@ class DecodingSetting:
 
     @property
     def method(self) -> Method:
-        """What its lists are reported as."""
+        """The method that reports its lists."""
         return Method(name=self.name, seen=self.seen)
 
     @property
     def known_as(self) -> str:
-        """What the literature calls it; empty where it has no name."""
+        """The name in the literature; empty if there is none."""
         if self.forced_weight != 1 or self.scored != _PLAIN:
             return ""
         if self.alpha > 0:
@@ -90,7 +90,7 @@ def decoding_settings(
     forced_weights: Sequence[float] = (1.0,),
     scored: Sequence[Normalisation] = (_PLAIN,),
 ) -> list[DecodingSetting]:
-    """Every combination, each once; normalised over children, forced tokens have but one weight.
+    """Every combination, each once. Normalised over children, the weight of forced tokens makes no difference.
 
     Raises:
         InputError: a list is empty, or a value is out of range.

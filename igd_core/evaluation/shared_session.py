@@ -1,10 +1,10 @@
-"""Many searches of one prompt on one session of the model.
+"""Run many searches of one prompt on one session of the model.
 
-The log-probabilities of a node's children depend on neither alpha, length penalty, beams nor filters. So they are asked
-for once, unweighted and unpruned, and every search reads them through a view with its own weight and filter. From those
-over the vocabulary, those over the children follow at any temperature: they differ by a constant. Searches
-go in lockstep: the model is called when all that still run wait for it, with everything they wait for, so 20 settings
-take hardly more rounds than one.
+The log-probabilities of a node's children depend on neither alpha, length penalty, beams nor filters. So the model is
+asked for them once, unweighted and unpruned, and every search reads them through a view with its own weights and
+filter. Log-probabilities over the children, at any temperature, follow from those over the vocabulary: they differ by a
+constant. Searches run in lockstep: the model is called when all of them wait, with everything they wait for, so 20
+settings take hardly more rounds than one.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _PLAIN = Normalisation()
 
 
 def widest_node(artifact: Artifact) -> int:
-    """Most children of any node: the `Scoring.keep` with which a session returns all of them."""
+    """The most children of any node: with this `Scoring.keep`, a session returns all children."""
     return int(np.diff(artifact.trie.row_start).max())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """One search.
+    """The settings of one search.
 
     Attributes:
-        alpha: weight of the rebalancing, 0..1.
-        beams: K.
+        alpha: strength of the rebalancing, 0..1.
+        beams: width of the search.
         length_penalty: see `BeamSearch`.
-        leaves: what it may reach.
+        leaves: the leaves that the search may reach.
         forced_weight: see `BeamSearch`.
         scored: over what log-probabilities are normalised, and at which temperature.
     """
@@ -61,10 +61,10 @@ class SearchPlan:
 
 
 def shared_normalisation(plans: Sequence[SearchPlan]) -> Normalisation:
-    """What a session must be opened with so that all plans can read it.
+    """The normalisation to open a session with, so that all plans can read it.
 
     Raises:
-        InputError: plans over the vocabulary at several temperatures, which no one session serves.
+        InputError: plans over the vocabulary at several temperatures, which no single session serves.
     """
     over_vocabulary = {plan.scored for plan in plans if plan.scored.normalise == "vocabulary"}
     if len(over_vocabulary) > 1:
@@ -74,13 +74,13 @@ def shared_normalisation(plans: Sequence[SearchPlan]) -> Normalisation:
 
 
 class SharedSession:
-    """One session of the model, read by several searches.
+    """A session of the model that several searches read.
 
-    The session must be opened with every leaf admitted and `Scoring.keep` no less than `widest_node`.
+    Open the session with every leaf admitted, and with `Scoring.keep` at least `widest_node`.
     """
 
     def __init__(self, session: Session, artifact: Artifact, scored: Normalisation = _PLAIN) -> None:
-        """``scored`` says how the session was opened: `shared_normalisation` of the plans to come."""
+        """``scored``: the session's normalisation, `shared_normalisation` of the plans to come."""
         self._session = session
         self.scored = scored
         self._artifact = artifact
@@ -91,10 +91,10 @@ class SharedSession:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def search(self, plans: Sequence[SearchPlan]) -> list[list[Hypothesis]]:
-        """Hypotheses of each plan, by falling score.
+        """Run all plans; each one's hypotheses, by falling score.
 
         Raises:
-            EngineError: the model failed; all searches end with it.
+            EngineError: the model failed; all searches end with this error.
         """
         self._searching = len(plans)
         tasks = [asyncio.ensure_future(self._search(plan)) for plan in plans]
@@ -120,7 +120,7 @@ class SharedSession:
 
     @property
     def stats(self) -> SessionStats:
-        """Of the model's session: what all searches cost together."""
+        """Statistics of the model's session: what all searches cost together."""
         return self._session.stats
 
     def knows(self, node: NodeId) -> bool:
@@ -128,11 +128,11 @@ class SharedSession:
         return node in self._known
 
     def children(self, node: NodeId) -> ChildScores:
-        """All children of a node, as the session returned them."""
+        """All children of a node, as the model's session returned them."""
         return self._known[node]
 
     def weighted(self, plan: SearchPlan, keep: int) -> dict[NodeId, ChildScores]:
-        """Nodes weighted so far without a filter; views of the same weights fill it together."""
+        """Cache of nodes weighted without a filter; views with the same weights share it."""
         return self._weighted.setdefault((plan.alpha, keep, plan.scored), {})
 
     async def fetch(self, nodes: Sequence[NodeId]) -> None:
@@ -161,7 +161,7 @@ class SharedSession:
 
 
 class WeightedView:
-    """A `Session` for one search: reads the shared one, weighs with its alpha, prunes with its filter."""
+    """The session of one search: reads the shared one, weighs with its alpha, and prunes with its filter."""
 
     def __init__(self, shared: SharedSession, artifact: Artifact, plan: SearchPlan) -> None:
         self._shared = shared
@@ -175,7 +175,7 @@ class WeightedView:
 
     @property
     def stats(self) -> SessionStats:
-        """Of the shared session."""
+        """Statistics of the shared session."""
         return self._shared.stats
 
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
@@ -196,10 +196,10 @@ class WeightedView:
         return result
 
     async def close(self) -> None:
-        """Nothing of its own; whoever opened the shared session closes it."""
+        """Does nothing: whoever opened the shared session closes it."""
 
     def _nodes_above_listed(self) -> frozenset[int] | None:
-        """Nodes whose children the filter may prune: those on the way to a barred leaf. None means any."""
+        """Nodes above a barred leaf, whose children the filter may prune; None means any node."""
         leaves = self._plan.leaves
         if not leaves.barred:
             return None
@@ -222,14 +222,14 @@ class WeightedView:
         if pruned:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
             edges, logprobs = edges[admitted], logprobs[admitted]
-        if is_forced:  # it gains nothing, so alpha leaves it alone
+        if is_forced:  # its gain is 0, so alpha changes nothing
             return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)
         scores = logprobs * decoding_weight(self._gain[edges].astype(np.float64), self._plan.alpha)
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
 
     def _normalised(self, logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of all children of a node, as the plan has them."""
+        """The log-probabilities of all children of a node, normalised as the plan asks."""
         wanted, given = self._plan.scored, self._shared.scored
         if wanted == given:
             return logprobs

@@ -36,7 +36,7 @@ def user_id_of(text: str) -> str:
 
 
 def forms_of(text: str) -> tuple[str, ...]:
-    """All forms of ``text`` that are one id; releases that did not compose ids may have stored data under any of them."""
+    """All forms of ``text`` that are one id: releases that did not compose ids may have stored data under any."""
     if text.isascii():
         return (text,)
     forms = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
