@@ -115,7 +115,7 @@ _KIND_OF_STATUS: Mapping[int, ProblemKind] = {
 
 
 def finding_of(error: IGDError) -> Finding:
-    """An error as a problem: the kind of its nearest listed class; its first line too, unless only the log may have it."""
+    """An error as a problem: the kind of its nearest listed class; its first line, unless only the log may have it."""
     if isinstance(error, Refused):
         return error.finding
     kind = next(_KIND_OF_ERROR[cls] for cls in type(error).__mro__ if cls in _KIND_OF_ERROR)
