@@ -202,6 +202,7 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
     told = json.loads((inputs.out / "model" / "igd_prompt.json").read_text())
     catalogue = told.pop("catalogue")
     assert catalogue["name"] == record["artifact"]["name"]
+    assert (told.pop("normalise"), told.pop("temperature")) == ("vocabulary", 1.0)
     assert told == {"format": "igd-prompt", **{part: template[part] for part in told if part != "format"}}
     assert {*told} == {"format", "prefix_ids", "bullet_ids", "suffix_ids"}
     release = torch.__version__.partition("+")[0]  # a wheel of PyPI leaves its build (+cu130) out of its metadata
