@@ -1,1 +1,1 @@
-"""What runs the model: one seam (`base`), one engine per file."""
+"""What runs the model. `igd_core.search.engine` is the interface; here are the embedded, vLLM and fake engines."""

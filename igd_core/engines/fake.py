@@ -1,7 +1,7 @@
-"""An engine without a model: log-probabilities drawn from a hash of prompt and node.
+"""An engine without a model: its log-probabilities are a hash of prompt and node.
 
-It ships with the product because it obeys the same contract as the real engines at next to no cost: tests of the search
-and the server use it, and so does whoever measures what the server itself adds.
+It obeys the same contract as the real engines and costs next to nothing: tests of the search and the server use it, and
+so do measurements of the server's own overhead.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _FAKE_CONTEXT_TOKENS = 1 << 20
 class FakeEngine:
     """Answers at once, or ``delay_s`` after each call; the same prompt always gets the same scores.
 
-    ``weights`` is any text: two that differ stand for two checkpoints of one name, which score differently.
-    ``tuned_for`` says what it was tuned for.
+    ``weights`` is any text: two different texts stand for two checkpoints of one name, which score differently.
+    ``tuned_for`` is the normalisation that it says it was tuned for.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class FakeEngine:
             engine="fake",
             runtime="",
             checkpoint=weights,
-            adapters={name: name for name in self._adapters},  # the name is all that an adapter changes here
+            adapters={name: name for name in self._adapters},  # an adapter changes nothing here but the name
             normalisations={} if tuned_for is None else {None: tuned_for},
         )
 
     @property
     def model_id(self) -> str:
-        """Says what it is."""
+        """The name of this engine."""
         return self.identity.name
 
     @property
     def context_tokens(self) -> int:
-        """More than any history makes."""
+        """More than any history needs."""
         return _FAKE_CONTEXT_TOKENS
 
     async def load(self, artifact: Artifact) -> None:
-        """Any artifact will do."""
+        """Load an artifact; every artifact fits."""
         self._artifacts[artifact.version] = artifact
 
     async def unload(self, version: str) -> None:
-        """Forget a version."""
+        """Unload a version."""
         self._artifacts.pop(version, None)
 
     async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
@@ -93,7 +93,7 @@ class FakeEngine:
         return FakeSession(self, self._artifacts[version], scoring, prompt_ids)
 
     def stats(self) -> EngineStats:
-        """Sessions and versions."""
+        """Open sessions and loaded versions."""
         return EngineStats(sessions=self._open_sessions, versions=tuple(self._artifacts), healthy=not self._closed)
 
     async def close(self) -> None:
@@ -102,7 +102,7 @@ class FakeEngine:
 
 
 class FakeSession:
-    """A session whose log-probabilities depend on nothing but prompt and node."""
+    """A session whose log-probabilities depend on prompt and node alone."""
 
     def __init__(self, engine: FakeEngine, artifact: Artifact, scoring: Scoring, prompt_ids: Sequence[int]) -> None:
         self._engine = engine
@@ -137,7 +137,7 @@ class FakeSession:
             self._engine._open_sessions -= 1
 
     def logprobs(self, node: NodeId) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Log-probabilities of all children of ``node``, filtered or not; a tenth of the mass lies outside the trie."""
+        """Log-probabilities of all children of ``node``, admitted or not; a tenth of it lies outside the trie."""
         children = self._artifact.trie.children(node)
         logits = 3.0 * np.random.default_rng((self._seed, node)).standard_normal(len(children) + 1)
         logits[-1] = np.log(np.exp(logits[:-1]).sum() / 9.0)

@@ -1,4 +1,4 @@
-"""What an engine can run: artifacts and prompts that its model has the tokens and the room for."""
+"""Checks that an artifact and a prompt fit a model: its tokenizer, its vocabulary, its context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def require_artifact_fits(artifact: Artifact, tokenizer: TitleTokenizer, vocab_size: int) -> None:
-    """Refuse an artifact of another tokenizer, with another end of paths, or with tokens beyond the model's.
+    """Refuse an artifact of another tokenizer, with another EOS, or with token ids that the model does not have.
 
     Raises:
         ArtifactError: names what differs.
@@ -29,9 +29,10 @@ def require_artifact_fits(artifact: Artifact, tokenizer: TitleTokenizer, vocab_s
 
 
 def require_prompt_fits(prompt_ids: Sequence[int], artifact: Artifact, *, context_tokens: int, vocab_size: int) -> None:
-    """Refuse a prompt that is empty, leaves no room for the longest path, or holds tokens that the model does not have.
+    """Refuse a prompt that is empty, leaves no room for the longest path, or has token ids that the model lacks.
 
-    An accelerator that is asked for the embedding of such a token is lost to the process, and with it everyone's
+    Asking for the embedding of such a token makes an accelerator unusable for the process, and fails everyone's
+    requests.
     requests.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What of a model shapes its answers, as a fingerprint of content: a name may mean other weights tomorrow.
+"""Fingerprint the content of a model's folders: a name may mean other weights tomorrow.
 
-Two engines of equal fingerprints compute the same; whoever keeps answers keeps them by fingerprint, never by name.
+Engines with equal fingerprints compute the same; caches use the fingerprint, never the name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-# What loading may read: configuration, tokenizer, index and weights. Pickles and code are never read.
+# The files that loading may read: configuration, tokenizer, index and weights. Pickles and code are never read.
 _PATTERNS = ("*.json", "*.safetensors")
 _CHUNK_BYTES = 4 << 20
 _MOST_THREADS = 8
@@ -27,7 +27,7 @@ _LIBRARIES = {"tree": ("transformers", "torch", "peft"), "vllm": ("vllm", "torch
 
 
 def runtime_of(engine: str, *, dtype: str, device: str) -> str:
-    """What computes, as ``float32 on cpu, transformers 5.1.0, torch 2.13.0``: those libraries that are installed."""
+    """Data type, device and releases of libraries: ``float32 on cpu, transformers 5.1.0, torch 2.13.0``."""
     return ", ".join([f"{dtype} on {device}", *(found for name in _LIBRARIES[engine] if (found := _release_of(name)))])
 
 
@@ -39,14 +39,14 @@ def _release_of(package: str) -> str | None:
 
 
 class FolderDigests:
-    """Hashes folders in threads of its own while a model is loaded from them: names and contents, sha256.
+    """Hashes folders on threads of its own while a model is loaded from them: names and contents, sha256.
 
-    ``with FolderDigests(directory, *adapters) as digests: ...load...; digests.result()``. Nothing is remembered from
-    one start to the next: size and time of a file do not tell that it is the same.
+    ``with FolderDigests(directory, *adapters) as digests: ...load...; digests.result()``. Nothing is kept between
+    starts: equal size and time of a file do not prove equal content.
     """
 
     def __init__(self, *folders: Path) -> None:
-        """Note what lies in ``folders`` now; hashing begins with the block.
+        """Note the files in ``folders``; hashing begins with the block.
 
         Raises:
             ModelError: a folder cannot be read.
@@ -59,7 +59,7 @@ class FolderDigests:
 
     def __enter__(self) -> Self:
         sizes = {path: size for files in self._seen for path, (size, *_) in files.items()}
-        for path in sorted(sizes, key=lambda path: -sizes[path]):  # the longest first, or it is waited for alone
+        for path in sorted(sizes, key=lambda path: -sizes[path]):  # the largest first: last, it would run alone
             self._digests[path] = self._pool.submit(_sha256, path, self._given_up)
         return self
 
@@ -70,27 +70,27 @@ class FolderDigests:
         self._pool.shutdown(cancel_futures=True)
 
     def result(self) -> list[str]:
-        """One digest a folder, in their order; to be asked for when everything is loaded.
+        """One digest for each folder, in order; call it when everything is loaded.
 
         Raises:
-            ModelError: a file cannot be read, or a folder is no longer as it was when loading began.
+            ModelError: a file cannot be read, or a folder has changed since loading began.
         """
         found = [self._combined(files) for files in self._seen]
         self.require_unchanged()
         return found
 
     def require_unchanged(self) -> None:
-        """Refuse what may have been read half before a change and half after it.
+        """Refuse folders that may have been read half before a change and half after it.
 
         Raises:
-            ModelError: a folder is no longer as it was when loading began.
+            ModelError: a folder has changed since loading began.
         """
         for folder, seen in zip(self._folders, self._seen, strict=True):
             if _state_of(folder) != seen:
                 raise ModelError(f"{folder}: changed while the model was being loaded from it; start again")
 
     def together(self) -> str:
-        """One digest of all folders; of one folder, its own."""
+        """One digest of all folders; of a single folder, its own."""
         return self._combined(path for files in self._seen for path in files)
 
     def _combined(self, files: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Engines by name, as the command line and the server's settings give it."""
+"""Open an engine by name, as the command line and the server's settings do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """Which checkpoint, on which engine, and how.
+    """The checkpoint, the engine, and its settings.
 
     Attributes:
         model: directory or hub id of the checkpoint.
         engine: ``tree`` is the embedded transformers engine, ``vllm`` is vLLM.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``...; vLLM's is what it was installed for, ``auto`` here.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``...; for vLLM ``auto``: it uses the device it was installed for.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         cache_bytes: the embedded engine's budget for key-value caches of past prompts.
         adapters: LoRA adapters by name.
@@ -50,7 +50,7 @@ class EngineOptions:
 class OpenEngine:
     """A running engine and its checkpoint's tokenizer, which turns token ids into text for people.
 
-    ``tuned`` is what the model (under None) and each of its adapters were tuned on; None where nothing says so.
+    ``tuned``: what the model (under None) and each of its adapters were tuned on; None if they do not say.
     """
 
     engine: Engine
@@ -62,7 +62,7 @@ def open_engine(options: EngineOptions) -> OpenEngine:
     """Load the checkpoint and start the engine; takes seconds, so not on an event loop.
 
     Raises:
-        InputError: no such engine, or a setting that cannot be.
+        InputError: no such engine, or an impossible setting.
         ModelError: the checkpoint or an adapter cannot be used, or the engine is not installed.
     """
     if options.engine not in ENGINE_NAMES:
@@ -76,7 +76,7 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
     from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine
 
-    # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
+    # Resolve links first: if a link moves while the model is being loaded, files of two checkpoints must not mix.
     directory = resolve_checkpoint(options.model).resolve()
     adapters = {name: path.resolve() for name, path in options.adapters.items()}
     with FolderDigests(directory, *adapters.values()) as digests:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROMPT_FILE = "igd_prompt.json"
 _FORMAT = "igd-prompt"
 _SAMPLE = 256
-# Of the titles it was tuned on, those that a catalogue must still have to be taken for a later version of the same one.
+# Share of the tuning's titles that a catalogue must have to count as a later version of the same catalogue.
 _SAME_CATALOGUE = 0.5
 _PARTS = ("prefix_ids", "bullet_ids", "suffix_ids")
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ DEFAULT_NORMALISATION = Normalisation()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedCatalogue:
-    """Tells a catalogue from others by its titles, whatever it is called and however often it is built anew.
+    """Identifies a catalogue by its titles, whatever its name and however often it is built again.
 
     Attributes:
         name: for people.
@@ -50,7 +50,7 @@ class TunedCatalogue:
 
     @staticmethod
     def of(artifact: Artifact) -> TunedCatalogue:
-        """That of an artifact."""
+        """The identity of an artifact's catalogue."""
         hashes = sorted(_title_hashes(artifact))
         return TunedCatalogue(name=artifact.manifest.name, sample=tuple(hashes[:_SAMPLE]))
 
@@ -65,7 +65,7 @@ def _title_hashes(artifact: Artifact) -> set[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedPrompt:
-    """What surrounds the history in the prompts of a tuning, as token ids; see `PromptTemplate`.
+    """The tokens around the history in the prompts of a tuning; see `PromptTemplate`.
 
     The window is no part of it: a history may well be cut otherwise than in tuning. ``catalogue`` is None in files of
     releases that did not write it. ``scored`` is what the loss was normalised over; earlier releases knew but one way.
@@ -84,7 +84,7 @@ class TunedPrompt:
         catalogue: TunedCatalogue | None = None,
         scored: Normalisation = DEFAULT_NORMALISATION,
     ) -> TunedPrompt:
-        """That of a template."""
+        """The tuned prompt of a template."""
         return TunedPrompt(
             prefix_ids=template.prefix_ids,
             bullet_ids=template.bullet_ids,
@@ -94,7 +94,7 @@ class TunedPrompt:
         )
 
     def write(self, directory: Path) -> None:
-        """Put it beside the weights in ``directory``."""
+        """Write the file into ``directory``, beside the weights."""
         told: dict[str, Any] = {"format": _FORMAT, **{part: list(getattr(self, part)) for part in _PARTS}}
         if self.catalogue is not None:
             told["catalogue"] = {"name": self.catalogue.name, "sample": list(self.catalogue.sample)}
@@ -102,7 +102,7 @@ class TunedPrompt:
         write_json(directory / PROMPT_FILE, told)
 
     def differences(self, template: PromptTemplate, tokenizer: TitleTokenizer) -> list[str]:
-        """Each part in which ``template`` differs, with both texts."""
+        """The parts in which ``template`` differs, each with both texts."""
         other = TunedPrompt.of(template)
         return [
             f"{part.removesuffix('_ids')} {tokenizer.text(getattr(other, part))!r} "
@@ -113,10 +113,10 @@ class TunedPrompt:
 
 
 def read_tuned_prompt(directory: Path) -> TunedPrompt | None:
-    """What `TunedPrompt.write` left in ``directory``; None for a checkpoint of another origin.
+    """Read what `TunedPrompt.write` wrote; None for a checkpoint that was not tuned here.
 
     Raises:
-        ModelError: the file is no such thing.
+        ModelError: the file cannot be parsed.
     """
     path = directory / PROMPT_FILE
     try:
@@ -152,7 +152,7 @@ def _scored(fields: Mapping[str, Any]) -> Normalisation:
 
 
 def read_tuned(directory: Path, adapters: Mapping[str, Path]) -> dict[str | None, TunedPrompt | None]:
-    """What a checkpoint (under None) and its adapters were tuned on; None for those of another origin.
+    """What a checkpoint (under None) and its adapters were tuned on; None for those that were not tuned here.
 
     Raises:
         ModelError: as `read_tuned_prompt`.
@@ -178,9 +178,9 @@ def read_tuned_prompts(directory: Path, adapters: Mapping[str, Path]) -> dict[st
 
 
 def why_untuned(tuned: TunedPrompt | None, artifact: Artifact) -> str | None:
-    """Why a model is not taken to be tuned for ``artifact``'s catalogue; None where it is, or where nothing tells.
+    """Why a model does not count as tuned for ``artifact``'s catalogue; None if it does, or if it does not say.
 
-    ``tuned`` is what lies beside the weights that answer: the adapter's where one is used.
+    ``tuned`` is the file beside the weights that answer: the adapter's if one is used.
     """
     if tuned is None:
         return f"the model was not tuned for catalogue {artifact.manifest.name!r}: no {PROMPT_FILE} beside its weights"
@@ -196,7 +196,7 @@ def why_untuned(tuned: TunedPrompt | None, artifact: Artifact) -> str | None:
 
 
 def warn_of_other_prompts(prompts: Mapping[str, TunedPrompt], artifact: Artifact, tokenizer: TitleTokenizer) -> None:
-    """Log a warning for each that was tuned on other prompts than ``artifact``'s."""
+    """Log a warning for each that was tuned on prompts other than ``artifact``'s."""
     template = artifact.manifest.template
     for name, prompt in prompts.items():
         differences = prompt.differences(template, tokenizer)

@@ -1,1 +1,1 @@
-"""The search, the filters that prune it, and the one kernel that scores trie children."""
+"""From a history to ranked items: query, filters, beam search, and the kernel that scores trie children."""

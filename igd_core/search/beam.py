@@ -1,4 +1,4 @@
-"""Trie-constrained beam search that asks the model about decisions, not about tokens.
+"""Beam search constrained by the trie, which calls the model once a decision, not once a token.
 
 The semantics are the reference's step-synchronous search (arXiv 2506.13229; transformers' ``generate`` with
 ``early_stopping=False``): at each step the best 2K continuations of all beams are ranked, a path that ends there
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class TokenStep:
     """One token of a hypothesis: edge, log-probability in nats (unweighted) and weighted score.
 
-    The log-probability is None where the score did not need it, so that the model was not asked.
+    The log-probability is None if the score did not need it, so that the model was not asked.
     """
 
     edge: int
@@ -48,17 +48,17 @@ class Hypothesis:
 
     @property
     def probability(self) -> float:
-        """Product of its tokens' probabilities, unweighted; NaN where one was not asked for."""
+        """Product of its tokens' probabilities, unweighted; NaN if the model was not asked for one of them."""
         return math.exp(math.fsum(math.nan if step.logprob is None else step.logprob for step in self.steps))
 
 
 def require_whole(found: Sequence[Hypothesis], *, wanted: int) -> None:
-    """Refuse a search's result that is no answer.
+    """Refuse the result of a search that cannot be an answer.
 
-    A search of K beams finishes K paths, or all that are admitted where those are fewer; ``wanted`` says how many.
+    A search of K beams finishes K paths, or all admitted ones if there are fewer; ``wanted`` is how many.
 
     Raises:
-        ModelFault: it has fewer, or a score that is not finite.
+        ModelFault: too few paths, or a score that is not finite.
     """
     if len(found) < wanted:
         raise ModelFault(f"the search found {len(found)} of {wanted} paths")
@@ -67,16 +67,16 @@ def require_whole(found: Sequence[Hypothesis], *, wanted: int) -> None:
 
 
 class _Beam(NamedTuple):
-    """A path that is still alive: its last node, and the sum of its scores."""
+    """A live path: its last node, and the sum of its scores."""
 
     node: int
     score: float
 
 
 class _Children(NamedTuple):
-    """What is known of a node's children, best first; plain lists, since most have one entry and none more than 2K.
+    """A node's children as scored, best first; plain lists, since most have one entry and none more than 2K.
 
-    numpy's calls cost a microsecond each whatever their size: with them a search took 7 ms of Python, and takes 3.
+    numpy's calls cost a microsecond each whatever their size: with them a search took 7 ms of Python; with lists, 3.
     """
 
     nodes: list[int]
@@ -85,14 +85,14 @@ class _Children(NamedTuple):
 
 
 def _tail_logprob(forced_weight: float, normalise: Normalise) -> float | None:
-    """Log-probability of a forced token that nobody asked the model about; None where it must be asked."""
+    """Log-probability of a forced token that needs no model; None if the model must be asked."""
     if normalise == "children":
         return 0.0
     return math.nan if forced_weight == 0 else None
 
 
 class BeamSearch:
-    """State of one search: its live beams, its finished paths, and every score the engine has returned."""
+    """The state of one search: live beams, finished paths, and every score the session has returned."""
 
     def __init__(
         self,
@@ -136,16 +136,16 @@ class BeamSearch:
         return [self._hypothesis(path) for path in self._finished]
 
     def _learn(self, scored: Mapping[NodeId, ChildScores]) -> None:
-        """Take over what the session returned, with the weight of forced tokens."""
+        """Store the scores that the session returned, with the weight of forced tokens applied."""
         for node, children in scored.items():
             logprobs, scores = children.logprobs.tolist(), children.scores.tolist()
             if self._forced_weight != 1 and self._is_forced(node):
-                # With 0 the log-probability may be NaN: nobody needed it.
+                # With weight 0 the log-probability may be NaN: it was not computed.
                 scores = [logprob * self._forced_weight if self._forced_weight else 0.0 for logprob in logprobs]
             self._known[node] = _Children((children.edges + 1).tolist(), logprobs, scores)
 
     def _score_tails(self) -> None:
-        """Where forced tokens score nothing, and live beams have no others left: the scores to their ends."""
+        """Where forced tokens score nothing, score the live beams that have only forced tokens left to their ends."""
         if self._tail_logprob is None:
             return
         for beam in self._live:
@@ -158,16 +158,16 @@ class BeamSearch:
                     self._known[above] = _Children([self._row_start[above] + 1], [self._tail_logprob], [0.0])
 
     def _is_forced(self, node: int) -> bool:
-        """Whether the trie, whatever the filter, leaves one token below ``node``."""
+        """Whether ``node`` has a single child in the trie, whatever the filter."""
         return self._row_start[node + 1] - self._row_start[node] == 1
 
     def _is_leaf(self, node: int) -> bool:
         return self._row_start[node] == self._row_start[node + 1]
 
     def _needed(self) -> list[NodeId]:
-        """Nodes without scores that this step's outcome depends on.
+        """Nodes without scores that decide this step.
 
-        Scores only fall, so a beam ranked below K continuations that are known to go on can add nothing to this step.
+        Scores only fall, so a beam ranked below K continuations that go on can add nothing to this step.
         """
         needed = [beam for beam in self._live if beam.node not in self._known]
         if needed and len(needed) < len(self._live):
@@ -180,9 +180,9 @@ class BeamSearch:
     def _with_look_ahead(self, needed: list[NodeId]) -> list[NodeId]:
         """``needed``, and the nodes that other beams will need soon.
 
-        Beams come to their decisions at different depths. Stepping on with unscored beams held where they are shows
-        where the others will wait next, so that all these decisions share one round: on Video Games 7 rounds instead
-        of 11, at 1 % more tokens.
+        Beams reach decisions at different depths. Stepping on while unscored beams stay in place shows where the others
+        will wait next, so that all these decisions share one round: on Video Games 7 rounds instead of 11, at 1 % more
+        tokens.
         """
         ahead = copy.copy(self)
         ahead._finished = list(self._finished)
@@ -193,8 +193,8 @@ class BeamSearch:
     def _step(self) -> None:
         """Extend every live beam by one token.
 
-        Beams without scores stay where they are: looking ahead, that is what is looked for, and in the search itself
-        they rank below K others that go on (`_needed`), so they end here.
+        Beams without scores stay where they are during look-ahead. In the search itself they rank below K others that
+        go on (`_needed`), so they end here.
         """
         self._depth += 1
         going_on: list[_Beam] = []
@@ -211,9 +211,9 @@ class BeamSearch:
         self._score_tails()
 
     def _ranked(self, live: Sequence[_Beam]) -> list[_Beam]:
-        """The best 2K continuations, beams without scores as they are; best first, ties keep the better beam's first.
+        """The best 2K continuations, best first, beams without scores unchanged; ties keep the better beam's first.
 
-        Each beam's children come sorted, so this merges: with 200 beams of 400 children it looks at 600 of 80,000.
+        Each beam's children are sorted, so this merges: with 200 beams of 400 children it looks at 600 of 80,000.
         """
         rows: list[_Children | None] = [self._known.get(beam.node) for beam in live]
         heads = [
@@ -240,17 +240,17 @@ class BeamSearch:
         del self._finished[self._beams :]
 
     def _drop_hopeless(self) -> None:
-        """End the search, or single beams, once K paths are finished and nothing can displace the worst of them."""
+        """End the search, or single beams, once K paths are finished and none better can follow."""
         if len(self._finished) < self._beams or not self._live:
             return
         worst = self._finished[-1].score
         if self._length_penalty > 0:
-            # Scores may rise with length: the reference looks at the best beam's score at its present length.
+            # Scores may rise with length, so the reference compares the best beam's score at its present length.
             if self._live[0].score / self._depth**self._length_penalty <= worst:
                 self._live = []
         else:
             # Scores only fall, so a beam at or below the worst finished path can neither finish nor outrank one that
-            # will. The reference carries such beams along; leaving them out changes no result and saves their tokens.
+            # will. The reference keeps such beams; dropping them changes no result and saves their tokens.
             self._live = [beam for beam in self._live if beam.score > worst]
 
     def _hypothesis(self, path: _Beam) -> Hypothesis:

@@ -1,10 +1,10 @@
-"""What decoding will cost, known before it runs: from the length of the prompt, the beams and the catalogue's shape.
+"""Predict what a search will cost, from the length of the prompt, the beams and the catalogue's shape.
 
-The model's time is that of its calls and of the tokens that go through it. A search with K beams asks for at most K
-nodes at each depth, and for no more than the catalogue has there; it ends at about the length of a usual path. Where
-forced tokens count nothing, only nodes with a choice are asked for. A call costs something however few tokens it has:
-as much as ``CALL_TOKENS`` of them. The unit is an ordinary request, 10 beams over a full window of history, so that
-costs mean the same for every model and machine.
+The model's time is that of its calls and of the tokens in them. A search with K beams asks for at most K nodes at each
+depth, and for no more than the trie has there; it ends at about the length of a usual path. Where forced tokens do not
+count, only nodes with a choice are asked for. A call with few tokens still costs as much as ``CALL_TOKENS`` tokens. The
+unit is an ordinary request, 10 beams over a full window of history, so that costs mean the same for every model and
+machine.
 
 On 42 searches of ML-100K with SmolLM2-135M on a CPU, of 1 to 200 beams and 1 to 10 items of history, 1.8 to 137 s
 each, costs predict the model's time with a median error of 22 %: 88 % lie within a factor of 1.5 of it, all within 2.
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 ORDINARY_BEAMS = 10
 CALL_TOKENS = 16.0
-"""How many tokens take as long as a call's own overhead."""
+"""How many tokens take as long as the overhead of a call."""
 
-_LOOK_AHEAD = 1.5  # nodes asked for, for each that is on a beam: ahead of time, or on the forced chain of one given up
-_UNDECIDED = 0.5  # share of the beams that still have a choice at a depth that has choices
+_LOOK_AHEAD = 1.5  # nodes asked for, for each on a beam: ahead of time, or on the forced chain of a beam given up
+_UNDECIDED = 0.5  # share of the beams that still have a choice, at a depth that has choices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingCost:
-    """Costs of one catalogue's requests.
+    """The costs of requests to one catalogue.
 
     Attributes:
-        artifact: whose.
-        inner: nodes with children at each depth below the root, down to the end of a usual path. These and the next
-            two are tuples, not arrays: a request takes so few numbers that NumPy's calls would be most of its cost.
-        branching: of them, those with more than one child.
+        artifact: the catalogue's.
+        inner: nodes with children at each depth below the root, down to the end of a usual path. This and the next two
+            are tuples: a request reads so few numbers that NumPy's calls would be most of its cost.
+        branching: how many of these nodes have several children.
         levels: the trie's ``level_start``: first node of each depth.
-        calls: of the model, in a usual search.
-        ordinary: tokens of an ordinary request, calls among them.
+        calls: of the model in a usual search.
+        ordinary: tokens of an ordinary request, its calls included.
     """
 
     artifact: Artifact
@@ -58,7 +58,7 @@ class DecodingCost:
 
     @staticmethod
     def of(artifact: Artifact) -> DecodingCost:
-        """Look at every node once: 0.2 s for a million items."""
+        """Count the nodes of each depth: 0.2 s for a million items."""
         trie, template = artifact.trie, artifact.manifest.template
         usual = _usual_path(trie, artifact.leaf_prior)
         depths = trie.level_start[1 : 1 + max(1, round(usual.length) - 1)]
@@ -76,19 +76,19 @@ class DecodingCost:
     def of_search(
         self, history: Sequence[ItemIndex], *, beams: int, forced: bool = True, leaves: int | None = None
     ) -> float:
-        """What a search costs, in ordinary requests, > 0; 15 us.
+        """The cost of a search, in ordinary requests, > 0; computed in 15 us.
 
         Args:
             history: item rows, oldest first.
-            beams: of the search.
+            beams: width of the search.
             forced: whether forced tokens count.
-            leaves: how many the filter admits at most; None for all.
+            leaves: most leaves that the filter admits; None for all.
         """
         tree = self._tree_tokens(beams if leaves is None else min(beams, leaves), forced=forced)
         return (CALL_TOKENS * self.calls + self._prompt_tokens(history) + tree) / self.ordinary
 
     def weight_of(self, beams: int) -> int:
-        """What a request of so many beams counts at most, whatever its history: a whole number of ordinary ones."""
+        """The most that a request with so many beams can cost: a whole number of ordinary requests."""
         more = self._tree_tokens(beams) - self._tree_tokens(ORDINARY_BEAMS)
         return max(1, round((self.ordinary + more) / self.ordinary))
 
@@ -108,7 +108,7 @@ class DecodingCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _UsualPath:
-    """Means over leaves, weighted by how often their items are chosen: tokens, and those among them with siblings."""
+    """Means over leaves, weighted by how often their items are chosen: all tokens, and those with siblings."""
 
     length: float
     decisions: float

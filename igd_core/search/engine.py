@@ -1,4 +1,4 @@
-"""The seam between decoding and whatever runs the model: an engine opens sessions (`igd_core.search.session`)."""
+"""What an engine must offer: `Engine`, which loads artifact versions and opens sessions (`igd_core.search.session`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Where an engine stands now.
+    """The present state of an engine.
 
     Attributes:
         waiting: model calls queued.
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> ModelIdentity:
-        """What its answers depend on: engines that differ in it must not share answers."""
+        """What its answers depend on; engines with different identities must not share answers."""
         ...
 
     @property
@@ -59,7 +59,7 @@ class Engine(Protocol):
         ...
 
     async def unload(self, version: str) -> None:
-        """Forget a version; sessions that run on it go on."""
+        """Unload a version; sessions that run on it continue."""
         ...
 
     async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> Session:
@@ -67,14 +67,14 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the version is not loaded, there is no such adapter, the prompt and the version's longest path
-                do not fit together, or the engine is closed.
+                exceed the context, or the engine is closed.
         """
         ...
 
     def stats(self) -> EngineStats:
-        """Where the engine stands now; cheap enough for every scrape."""
+        """The present state; cheap enough for every scrape."""
         ...
 
     async def close(self) -> None:
-        """Stop; waiting calls end with EngineClosed."""
+        """Stop the engine; waiting calls raise EngineClosed."""
         ...

@@ -1,10 +1,10 @@
-"""Who goes next: callers get equal shares of what is served, counted by cost, and each its most urgent request first.
+"""Whose request runs next: callers get equal shares by cost, and each caller's most urgent request goes first.
 
-A fair queue by virtual time (Goyal, Vin and Cheng, "Start-time fair queuing", 1996): a caller's account holds what it
-has been served, and the lowest account goes next. Who comes anew begins where those served now stand, so that nobody
-saves up a share and nobody waits behind a backlog of another. A request of ordinary cost is served in one go, so
-callers who all ask ordinary requests are served in order of arrival; a heavier one competes anew after each ordinary
-request's worth.
+A fair queue by virtual time (Goyal, Vin and Cheng, "Start-time fair queuing", 1996): a caller's account holds what the
+caller has been served, and the lowest account goes next. A new caller begins at the present virtual time, so that
+nobody saves up a share or waits behind another's backlog. A request of ordinary cost is served in one go, so callers
+with ordinary requests are served in order of arrival; a heavier request competes anew after each ordinary request's
+worth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NOBODY = ""
-"""The caller of work that no client asked for, such as a warm-up or an evaluation."""
+"""The caller of work without a client, such as a warm-up or an evaluation."""
 
 _FORGET_AT = 1024
 
@@ -30,12 +30,12 @@ class Turn:
     """One request's claim on the model.
 
     Attributes:
-        callers: whose it is: who asked first, and whoever asked the same meanwhile. It is served at the first one's
-            turn, and at that caller's expense.
-        deadline: when it must be answered, seconds of the event loop's clock; the earliest of its callers'.
+        callers: who asked first, and everybody who asked the same meanwhile. The request runs at the first one's turn,
+            and is charged to that caller.
+        deadline: the earliest of its callers', in seconds of the event loop's clock.
         cost: what it is expected to cost, in ordinary requests (`igd_core.search.cost`), > 0.
-        spent: what the model has spent on it so far, in the same unit; 0 where the engine does not measure it.
-        complete: whether the search has come to its end, so that what was spent is what it costs.
+        spent: what the model has spent on it so far, in the same unit; 0 if the engine does not measure it.
+        complete: whether the search has ended, so that ``spent`` is its cost.
     """
 
     callers: tuple[str, ...] = (NOBODY,)
@@ -46,18 +46,18 @@ class Turn:
 
     @property
     def left(self) -> float:
-        """What it is still expected to cost."""
+        """The cost that is still expected."""
         return max(0.0, self.cost - self.spent)
 
     def join(self, caller: str, deadline: float) -> None:
-        """Somebody asks the same."""
+        """Add a caller who asks the same."""
         self.deadline = min(self.deadline, deadline)
         if caller not in self.callers:
             self.callers += (caller,)
 
 
 class Accounts:
-    """What each caller has been served, in ordinary requests of virtual time; callers of long ago are forgotten."""
+    """What each caller has been served, in ordinary requests of virtual time; idle callers are forgotten."""
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
@@ -67,21 +67,21 @@ class Accounts:
         return len(self._used)
 
     def rank(self, caller: str, left: float) -> float:
-        """Who has the lowest goes first; ``left``: cost of the caller's next request, of it a unit counts at most."""
+        """The caller with the lowest rank goes first. ``left``: cost of its next request; at most 1 counts."""
         return self._used.get(caller, self._now) + min(left, 1.0)
 
     def begin(self, caller: str) -> None:
-        """A caller asks for something, having asked for nothing: it brings no savings along."""
+        """A caller without requests makes one: it begins at the present virtual time."""
         self._used[caller] = max(self._used.get(caller, 0.0), self._now)
 
     def serve(self, caller: str) -> None:
-        """A caller's turn has come: virtual time moves on to it."""
+        """A caller's turn has come: virtual time moves on to its account."""
         self._now = max(self._now, self._used.get(caller, 0.0))
         if len(self._used) > _FORGET_AT:
             self._used = {name: used for name, used in self._used.items() if used > self._now}
 
     def charge(self, caller: str, cost: float) -> None:
-        """Enter what was served; negative to give back what was charged too much."""
+        """Charge what was served; negative to refund what was charged too much."""
         self._used[caller] = self._used.get(caller, self._now) + cost
 
 
@@ -98,7 +98,7 @@ class Ticket(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Line(Generic[T]):
-    """What one caller waits for: a heap by deadline, then age. What waits no longer is dropped when it comes up."""
+    """The entries of one caller: a heap by deadline, then age. Those that no longer wait are dropped when met."""
 
     heap: list[tuple[float, int, int, Ticket[T]]] = field(default_factory=list)
     length: int = 0
@@ -111,7 +111,7 @@ class _Line(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Entries that wait, by caller. Not for concurrent use by several threads."""
+    """Waiting entries, by caller. Not for concurrent use by several threads."""
 
     def __init__(self) -> None:
         self.accounts = Accounts()
@@ -123,7 +123,7 @@ class FairQueue(Generic[T]):
         return self._length
 
     def add(self, entry: T, turn: Turn, *, order: int | None = None) -> Ticket[T]:
-        """Have an entry wait; of two with the same deadline the lower ``order`` goes first, else who came first."""
+        """Add an entry; of two with the same deadline the lower ``order`` goes first, then the older."""
         order = self._pushed if order is None else order
         ticket = Ticket(entry=entry, turn=turn, order=order, callers=turn.callers)
         self._length += 1
@@ -132,7 +132,7 @@ class FairQueue(Generic[T]):
         return ticket
 
     def join(self, ticket: Ticket[T], caller: str, deadline: float) -> None:
-        """Have a waiting ticket's entry served at the turn of ``caller`` too, or by an earlier deadline."""
+        """Let a waiting entry also be served at the turn of ``caller``, or by an earlier deadline."""
         if caller in ticket.callers:
             heapq.heappush(self._lines[caller].heap, self._key(deadline, ticket))
         else:
@@ -140,7 +140,7 @@ class FairQueue(Generic[T]):
             self._push(caller, deadline, ticket)
 
     def pop(self, may: Callable[[str], bool] | None = None) -> tuple[str, Ticket[T]] | None:
-        """Whose turn it is, and the entry; ``may`` says which callers count. None where nobody's is."""
+        """Remove the entry whose turn it is, and return its caller and it; None if ``may`` allows no caller."""
         chosen = self._first(may)
         if chosen is None:
             return None
@@ -167,7 +167,7 @@ class FairQueue(Generic[T]):
         return chosen
 
     def remove(self, ticket: Ticket[T]) -> bool:
-        """Have an entry wait no longer; False where it did not."""
+        """Remove a waiting entry; False if it was not waiting."""
         if not ticket.waiting:
             return False
         ticket.waiting = False
@@ -186,19 +186,19 @@ class FairQueue(Generic[T]):
         return [ticket.entry for ticket in tickets.values() if self.remove(ticket)]
 
     def waiting_of(self, caller: str) -> int:
-        """How many entries of one caller wait."""
+        """How many entries of a caller wait."""
         line = self._lines.get(caller)
         return 0 if line is None else line.length
 
     def last_of_longest(self) -> tuple[str, Ticket[T]] | None:
-        """Who has most entries waiting, and the one of them that would be served last; None where nothing waits."""
+        """The caller with the most entries, and the one of them that would be served last; None if nothing waits."""
         if not self._lines:
             return None
         caller, line = max(self._lines.items(), key=lambda named: named[1].length)
         return caller, max(place for place in line.heap if place[-1].waiting)[-1]
 
     def ahead_of(self, turn: Turn) -> float:
-        """Cost of what would be served before a newcomer: her own more urgent entries, and others' shares meanwhile."""
+        """Cost of what would be served before a new entry: the caller's more urgent ones, and others' shares."""
         caller = turn.callers[0]
         line = self._lines.get(caller)
         own = 0.0
@@ -223,10 +223,10 @@ class FairQueue(Generic[T]):
 
 
 class Meter:
-    """How much of what an engine measures (seconds, tokens) an ordinary request costs: a moving average."""
+    """A moving average of what an ordinary request costs in an engine's own measure (seconds, tokens)."""
 
     def __init__(self, first_guess: float) -> None:
-        """``first_guess`` holds until the first request has ended."""
+        """``first_guess`` is used until the first request has ended."""
         self._unit = first_guess
         self._known = False
 
@@ -235,7 +235,7 @@ class Meter:
         return amount / self._unit
 
     def observe(self, amount: float, cost: float) -> None:
-        """A request that was expected to cost ``cost`` ordinary ones took ``amount`` in all, > 0."""
+        """Note that a request expected to cost ``cost`` ordinary ones took ``amount``, > 0."""
         unit = amount / cost
         self._unit = self._unit + _GAIN * (unit - self._unit) if self._known else unit
         self._known = True

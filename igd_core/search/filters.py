@@ -1,8 +1,8 @@
-"""Which items may come back: pruned from the trie before anything is scored.
+"""Filters on items, as filters on leaves: they prune the trie before anything is scored.
 
-A filter is a sorted list of leaves, either the allowed or the barred ones, whichever is shorter to hand. How many
-allowed leaves lie below a node is then two binary searches, so a search touches nothing of the catalogue's size. What
-meets conditions on attributes may be most of a catalogue: it is no list but a mark an item (`Matching`).
+A filter is a sorted list of leaves, allowed or barred, whichever was given. The number of allowed leaves below a node
+is then a difference of two binary searches, so a search does no work of the catalogue's size. Conditions on attributes
+may match most of a catalogue; for them there is a flag for every item (`Matching`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafFilter:
-    """Leaves a search may reach.
+    """Leaves that a search may reach.
 
     Attributes:
         leaves: ``(n,)`` int64, sorted and unique.
-        barred: whether ``leaves`` are the ones left out, rather than the only ones left.
+        barred: whether ``leaves`` are the ones left out, or else the only ones allowed.
     """
 
     leaves: NDArray[np.int64]
@@ -44,7 +44,7 @@ class LeafFilter:
         return np.asarray(_contains(self.leaves, leaves) != self.barred)
 
     def without(self, leaves: NDArray[np.integer[Any]]) -> LeafFilter:
-        """The filter that leaves out these too, sorted and unique leaves that it admits."""
+        """The filter that also bars these leaves, which are sorted, unique and admitted."""
         if not len(leaves):
             return self
         at = np.searchsorted(self.leaves, leaves)
@@ -52,7 +52,7 @@ class LeafFilter:
         return LeafFilter(leaves=left, barred=self.barred)
 
     def count(self, num_leaves: int) -> int:
-        """How many leaves are left of ``num_leaves``."""
+        """How many of ``num_leaves`` leaves are admitted."""
         return num_leaves - len(self.leaves) if self.barred else len(self.leaves)
 
     def open_nodes(self, trie: TokenTrie, nodes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -67,7 +67,7 @@ class LeafFilter:
         return edges if self.admits_all else edges[self.open_nodes(trie, edges + 1)]
 
     def only_edge(self, trie: TokenTrie, node: NodeId) -> EdgeId | None:
-        """The edge of ``node`` when just one is open: the token there is forced."""
+        """The only edge of ``node`` that is open; its token is forced. None if several or none are open."""
         start, end = int(trie.row_start[node]), int(trie.row_start[node + 1])
         if end - start == 1:
             return EdgeId(start)
@@ -77,7 +77,7 @@ class LeafFilter:
         return EdgeId(int(edges[0])) if len(edges) == 1 else None
 
     def forced_chain(self, trie: TokenTrie, node: NodeId) -> list[NodeId]:
-        """``node`` and the nodes that forced tokens lead to, as far as one has several open children or is a leaf's."""
+        """``node`` and the nodes that forced tokens lead to, up to one with several open children, or before a leaf."""
         chain = [node]
         while (edge := self.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
             chain.append(NodeId(edge + 1))
@@ -86,11 +86,11 @@ class LeafFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
-    """Items that meet conditions; never changed, so requests that ask for the same share it. 1 to 5 bytes an item.
+    """Items that meet conditions; immutable, so requests with the same conditions share it. 1 to 5 bytes an item.
 
     Attributes:
         items: ``(num_items,)`` bool.
-        leaves: those with such an item.
+        leaves: those with at least one such item.
     """
 
     items: NDArray[np.bool_]
@@ -98,7 +98,7 @@ class Matching:
 
     @staticmethod
     def of(items: NDArray[np.bool_], trie: TokenTrie, leaf_of_item: NDArray[np.int32]) -> Matching:
-        """Find the leaves; milliseconds at a million items."""
+        """Find the leaves of these items; milliseconds at a million items."""
         is_open = np.zeros(trie.num_leaves, bool)
         is_open[leaf_of_item[items]] = True
         barred = 2 * int(np.count_nonzero(is_open)) > trie.num_leaves
@@ -106,11 +106,11 @@ class Matching:
 
     @property
     def nbytes(self) -> int:
-        """Of both arrays."""
+        """Bytes of both arrays."""
         return self.items.nbytes + self.leaves.leaves.nbytes
 
     def items_of(self, leaves: NDArray[np.integer[Any]], trie: TokenTrie) -> NDArray[np.int64]:
-        """How many of each leaf's items are among them; shape of ``leaves``."""
+        """How many items of each leaf match; shape of ``leaves``."""
         start, length = trie.leaf_start[leaves], trie.leaf_start[leaves + 1] - trie.leaf_start[leaves]
         ends = np.cumsum(length)
         places = np.repeat(start - (ends - length), length) + np.arange(ends[-1] if len(ends) else 0)
@@ -120,12 +120,12 @@ class Matching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemFilter:
-    """Items a request admits.
+    """Items that a request admits.
 
     Attributes:
         allowed: ``(n,)`` int64, sorted and unique item rows, or None for all.
-        barred: ``(m,)`` int64, sorted and unique item rows; taken away from ``allowed``.
-        matching: what an item must be besides; None for anything, and where ``allowed`` is given.
+        barred: ``(m,)`` int64, sorted and unique item rows; removed from ``allowed``.
+        matching: conditions that items must also meet; None for none, and where ``allowed`` is given.
     """
 
     allowed: NDArray[np.int64] | None
@@ -157,7 +157,7 @@ class ItemFilter:
         if self.allowed is not None:
             admitted = self.allowed[~_contains(self.barred, self.allowed)]
             return LeafFilter(leaves=np.unique(leaf_of_item[admitted]).astype(np.int64), barred=False)
-        # Of a leaf whose items are all barred, as many are barred as it has. No loop: a list may hold 100,000 items.
+        # A leaf is barred if as many of its items are barred as it has. No loop: a list may hold 100,000 items.
         if self.matching is None:
             touched, barred = np.unique(leaf_of_item[self.barred], return_counts=True)
             emptied = touched[barred == trie.leaf_start[touched + 1] - trie.leaf_start[touched]]
@@ -175,6 +175,6 @@ def _contains(sorted_values: NDArray[np.int64], wanted: NDArray[np.integer[Any]]
 
 
 def first_admitted(items: NDArray[np.int32], frequency: NDArray[np.int64], item_filter: ItemFilter) -> list[ItemIndex]:
-    """Admitted ones of ``items`` that share a leaf, the most popular first, ties in catalogue order."""
+    """The admitted ones of ``items``, which share a leaf: the most popular first, ties in catalogue order."""
     admitted = items[item_filter.admits(items)]
     return [ItemIndex(int(item)) for item in admitted[np.lexsort((admitted, -frequency[admitted]))]]

@@ -1,6 +1,6 @@
-"""What answers of a model depend on: two engines of equal fingerprints compute the same.
+"""The identity of a model: whatever its answers depend on. Engines with equal fingerprints compute the same.
 
-Whoever keeps answers keeps them by fingerprint, never by name: a name may mean other weights tomorrow.
+Caches use the fingerprint, never the name: a name may mean other weights tomorrow.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FINGERPRINT_LENGTH = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """What answers of a model depend on, beside catalogue and request.
+    """What a model's answers depend on, besides catalogue and request.
 
     Attributes:
-        name: of the checkpoint, for people; no part of a fingerprint.
+        name: of the checkpoint, for people; not part of a fingerprint.
         engine: ``tree``, ``vllm``, ``fake``.
-        runtime: what computes: data type, kind of device, releases of libraries.
+        runtime: data type, kind of device, releases of libraries.
         checkpoint: sha256 over its files: weights, configuration and tokenizer.
         adapters: sha256 over each adapter's files, by the name that requests use.
-        normalisations: what the model (under None) and its adapters were tuned for, where their files say so. The files
-            are part of the content, so a fingerprint holds them.
-        fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits, made here once.
+        normalisations: what the model (under None) and its adapters were tuned for, if their files say so. The
+            fingerprint covers those files.
+        fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ModelIdentity:
         object.__setattr__(self, "fingerprints", made)
 
     def fingerprint(self, adapter: str | None = None) -> str:
-        """Of the model, under one of its adapters if named.
+        """Fingerprint of the model, or of the model with this adapter.
 
         Raises:
             EngineError: there is no such adapter.
@@ -58,7 +58,7 @@ class ModelIdentity:
         return self.fingerprints[adapter]
 
     def normalisation(self, adapter: str | None = None) -> Normalisation:
-        """What the model, under one of its adapters if named, was tuned for; the method's own where nothing says."""
+        """The normalisation that the model, or its adapter, was tuned for; the method's own if no file says so."""
         return self.normalisations.get(adapter, Normalisation())
 
     def _hash(self, adapter: str) -> str:
@@ -67,7 +67,7 @@ class ModelIdentity:
 
     @classmethod
     def unshared(cls, name: str, *, engine: str, adapters: Iterable[str] = ()) -> Self:
-        """Of a model that was made in memory: like no other, in this process or any."""
+        """Identity of a model made in memory: different from every other, in any process."""
         return cls(
             name=name,
             engine=engine,
@@ -78,7 +78,7 @@ class ModelIdentity:
 
 
 def require_adapter(name: str | None, adapters: Mapping[str, object]) -> None:
-    """Refuse a name that the engine was not started with; None names the model itself.
+    """Refuse an adapter that the engine was not started with; None names the model itself.
 
     Raises:
         EngineError: there is no such adapter.

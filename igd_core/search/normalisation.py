@@ -1,4 +1,4 @@
-"""What a token's probability is shared out over: the whole vocabulary, or the children of its trie node.
+"""Over which tokens a token's probability is normalised: the whole vocabulary, or the children of its trie node.
 
 Over the vocabulary is the method's way (arXiv 2506.13229): a title's score is what the model gives its text, forced
 tokens included, and most probability goes to texts that are no title. Over the children (arXiv 2504.04178) a path's
@@ -17,7 +17,7 @@ NORMALISATIONS: tuple[Normalise, ...] = get_args(Normalise)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalisation:
-    """What a model was tuned for; the default is that of models that do not say.
+    """The normalisation that a model was tuned for; the default is for models that do not say.
 
     Attributes:
         normalise: what probabilities are normalised over.
@@ -31,9 +31,9 @@ class Normalisation:
         return f"{self.normalise} at temperature {self.temperature:g}"
 
     def settled(self, normalise: Normalise | None, temperature: float | None) -> Normalisation:
-        """What to score with where ``normalise`` and ``temperature`` were asked for; None follows the model.
+        """The normalisation to score with, from ``normalise`` and ``temperature`` of a request; None follows the model.
 
-        A model's temperature belongs to its normalisation: asked for the other one, it is 1 where nothing says so.
+        A model's temperature belongs to its normalisation: for the other one it is 1 unless the request says otherwise.
         """
         chosen = self.normalise if normalise is None else normalise
         own = self.temperature if chosen == self.normalise else 1.0

@@ -1,8 +1,8 @@
-"""What is asked, and what that means: a `Query` as callers write it, and the `ResolvedQuery` that it comes to.
+"""A `Query` as callers write it, and the `ResolvedQuery` in which nothing is left open.
 
-A query leaves things open: the catalogue has an alpha of its own, beams are no fewer than items, a prompt shows only
-the end of a history. They are settled here, once. The key of a kept answer, the cost, the search, popularity and the
-response all read the settled value, so none of them can mean something else than the others.
+A query may leave out alpha, which the catalogue then gives; beams are raised to the number of items; a prompt shows
+only the end of a history. `ResolvedQuery.of` settles all that once. The cache key, the cost, the search, popularity and
+the response all read the settled values, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Query:
     timeout_s: float | None = None
 
     def barred(self, artifact: Artifact) -> tuple[int, ...]:
-        """Item rows that may not come back, ascending: ``exclude``, and what of the catalogue counts as seen."""
+        """Item rows that must not come back, ascending: ``exclude``, and items that count as seen."""
         if not self.exclude_seen:
             return tuple(sorted({*self.exclude}))
         seen = artifact.of_same_path_or_title(self.history) if self.exclude_seen_titles else self.history
@@ -84,31 +84,31 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedQuery:
-    """All that an answer depends on, and nothing that it does not: equal ones have equal answers.
+    """Everything that an answer depends on, and nothing else: equal ones have equal answers.
 
-    Sets are sorted and without repetitions, numbers are floats where they may be, and nothing is left open. Of a
-    history, that is what the prompt shows and what may not come back.
+    Sets are sorted and without repetitions, numbers are floats where they may be, and defaults are filled in. Of the
+    history it holds what the prompt shows, and what must not come back.
 
     Attributes:
         version: of the catalogue.
-        model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow.
-            None where the engine has no such adapter, so that popularity alone can answer.
-        shown: item rows that the prompt shows, oldest first: the history's window without ``left_out``. Popularity
-            answers where there is none.
-        left_out: the window's oldest items, which the model's context has no room for.
+        model: fingerprint of the model, its adapter included: never a name, which may mean other weights tomorrow. None
+            if the engine has no such adapter, so that only popularity can answer.
+        shown: item rows that the prompt shows, oldest first: the history's window without ``left_out``. If empty,
+            popularity answers.
+        left_out: how many of the window's oldest items the model's context has no room for.
         k: items wanted.
         beams: width of the search, at least ``k``.
         alpha: rebalancing towards decisive tokens.
         normalise: over what probabilities are normalised.
         temperature: divides the logits.
         length_penalty: the exponent of a path's length.
-        forced_weight: what forced tokens count; 1 where they have probability 1 anyway.
-        barred: item rows that may not come back, ascending.
-        allowed: the only item rows that may, ascending; None for all.
+        forced_weight: of forced tokens; 1 where they have probability 1 anyway.
+        barred: item rows that must not come back, ascending.
+        allowed: the only item rows that may come back, ascending; None for all.
         conditions: on attributes, by name.
         explain: whether items come back with their tokens.
-        adapter: what the engine calls ``model``'s adapter; None for the model itself. Two names of one content are the
-            same, so it does not count.
+        adapter: the engine's name of ``model``'s adapter; None for the model itself. Not compared: two names of one
+            content are the same.
     """
 
     version: str
@@ -130,7 +130,7 @@ class ResolvedQuery:
 
     @staticmethod
     def of(query: Query, artifact: Artifact, engine: Engine, *, adapter: str | None = None) -> ResolvedQuery:
-        """Settle what the query leaves open; 10 us for a history of ten items.
+        """Fill in defaults and check ranges; 10 us for a history of ten items.
 
         Raises:
             QueryError: a value out of range; names the field.
@@ -161,15 +161,15 @@ class ResolvedQuery:
 
     @property
     def asks_about_forced(self) -> bool:
-        """Whether the model is asked about tokens that have no sibling."""
+        """Whether the model must score forced tokens."""
         return self.normalise == "vocabulary" and self.forced_weight != 0
 
     def key(self) -> str:
-        """Equal for two queries of one release if and only if they are equal: 64 hexadecimal digits."""
+        """The result cache's key: a hash of every field that counts, and of this release; 64 hexadecimal digits."""
         return hashlib.sha256(_ENCODER.encode((RELEASE, *_compared(self))).encode()).hexdigest()
 
 
-# Every field that counts, those still to come included. Another release may score, round or encode otherwise.
+# Every field that counts, also those added later. Another release may score, round or encode otherwise.
 _compared = attrgetter(*(each.name for each in fields(ResolvedQuery) if each.compare))
 _ENCODER = json.JSONEncoder(default=Condition.canonical)
 
@@ -179,7 +179,7 @@ def _canonical(value: float) -> float:
 
 
 def check_query(query: Query, artifact: Artifact) -> None:
-    """Refuse values out of range; needs no model.
+    """Check that every value is in range; needs no model.
 
     Raises:
         QueryError: names the field, the value and the range.

@@ -1,6 +1,6 @@
 """From a history to ranked items: prompt, filters, search, and the items of each path.
 
-A `Recommender` binds one engine to the artifact versions it serves. It knows item rows, not item ids, users or HTTP.
+A `Recommender` joins an engine with one artifact version. It knows item rows, not item ids, users or HTTP.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from igd_core.search.fairness import Turn
 
 _LOOKED_AT = 32
-"""Most popular leaves that are looked at for each one wanted, before all that a filter admits are."""
+"""How many of the most popular leaves to look at for each one wanted, before computing all that a filter admits."""
 MANY_VALUES = 256
 """That a filter names; looking for so many takes 5 to 10 ms. Fewer are no quicker beside an event loop: this is work of
 the interpreter, and whoever holds it keeps it for 5 ms."""
 _LONG = 50_000
-"""Items times attributes of a filter; more take longer than handing them to a thread does (0.1 ms)."""
+"""Items times attributes of a filter above which handing it to a thread (0.1 ms) takes less time."""
 _KEPT_BYTES = 16
-"""An item, of filters whose items are kept: many requests ask for the same, as what is in stock."""
+"""Bytes an item for keeping the items that filters match: many requests have the same filter, such as "in stock"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ class ExplainedToken:
 
     Attributes:
         token_id: in the model's vocabulary.
-        logprob: nats, unweighted, normalised as the query asks; None where it counts nothing and was not computed.
+        logprob: nats, unweighted, normalised as the query asks; None if it does not count and was not computed.
         information_gain: nats, of the whole catalogue.
-        weight: what the log-probability was multiplied with: ``1 - alpha * g``, or ``forced_weight`` if forced.
+        weight: factor of the log-probability: ``1 - alpha * g``, or ``forced_weight`` if forced.
         forced: whether the trie left no other token here.
     """
 
@@ -62,7 +62,7 @@ class ExplainedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedItem:
-    """An item, its score (weighted log-probability in nats; for popularity, the share of interactions), and why.
+    """An item, its score (weighted log-probability in nats; for popularity, the share of interactions), and its tokens.
 
     Attributes:
         item: the most popular admitted item of the path.
@@ -82,13 +82,13 @@ class RankedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """A ranked answer.
+    """A recommendation: ranked items, and how they were found.
 
     Attributes:
-        query: what it answers.
-        source: who ranked.
+        query: the query that it answers.
+        source: who ranked, the model or popularity.
         items: best first.
-        prompt_ids: what the model was asked.
+        prompt_ids: token ids of the prompt.
         stats: what it cost.
     """
 
@@ -100,23 +100,23 @@ class Recommendation:
 
 
 class Recommender:
-    """Serves one artifact version on an engine that has it loaded."""
+    """Recommends from one artifact version, on an engine that has loaded it."""
 
     def __init__(self, artifact: Artifact, engine: Engine) -> None:
-        """Index ids and attributes, sort by popularity: seconds at a million items, so not on an event loop."""
+        """Index ids and attributes, and sort by popularity: seconds at a million items, so not on an event loop."""
         self.artifact = artifact
         self.engine = engine
         artifact.catalogue.build_index()
         self.costs = DecodingCost.of(artifact)
         self.attributes = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types)
-        self._kept: dict[tuple[tuple[str, Condition], ...], Matching] = {}  # the latest used last
+        self._kept: dict[tuple[tuple[str, Condition], ...], Matching] = {}  # the most recently used last
         self._lock = threading.Lock()
         self._popular_leaves = artifact.popular_leaves()
         self._popularity_rank = np.empty_like(self._popular_leaves)
         self._popularity_rank[self._popular_leaves] = np.arange(len(self._popular_leaves))
 
     def resolve(self, query: Query, *, adapter: str | None = None) -> ResolvedQuery:
-        """What the query means here, under one of the engine's adapters if named.
+        """Resolve a query for this version, under one of the engine's adapters if named.
 
         Raises:
             QueryError: a value out of range; names the field.
@@ -124,16 +124,16 @@ class Recommender:
         return ResolvedQuery.of(query, self.artifact, self.engine, adapter=adapter)
 
     def cost(self, query: ResolvedQuery) -> float:
-        """What `answer` is expected to cost, in ordinary requests (`igd_core.search.cost`)."""
+        """The expected cost of `answer`, in ordinary requests (`igd_core.search.cost`)."""
         leaves = None if query.allowed is None else len(query.allowed)
         return self.costs.of_search(query.shown, beams=query.beams, forced=query.asks_about_forced, leaves=leaves)
 
     async def recommend(self, query: Query, *, adapter: str | None = None) -> Recommendation:
-        """Resolve and answer, within the query's time.
+        """Resolve a query and answer it within its time.
 
         Raises:
             QueryError: a value out of range; names the field.
-            DeadlineExceeded: ``timeout_s`` went by.
+            DeadlineExceeded: ``timeout_s`` has passed.
             EngineError: as `answer`.
         """
         resolved = self.resolve(query, adapter=adapter)
@@ -144,22 +144,22 @@ class Recommender:
             raise DeadlineExceeded(f"no answer within {query.timeout_s} s") from None
 
     async def answer(self, query: ResolvedQuery, *, turn: Turn | None = None) -> Recommendation:
-        """Decode with the model, or rank by popularity where a prompt would show nothing of the history.
+        """Decode with the model; rank by popularity if the prompt would show nothing of the history.
 
-        ``turn`` says whose request it is, where the engine has several.
+        ``turn`` is the request's claim on a shared model.
 
         Raises:
-            ModelFault: what the model computed is no answer.
+            ModelFault: the model's scores are not usable.
             EngineError: the engine cannot answer.
         """
         return await (self._decode(query, turn) if query.shown else self.popularity(query))
 
     async def popularity(self, query: ResolvedQuery) -> Recommendation:
-        """As `popular`, beside the event loop where that takes long."""
+        """As `popular`, on a thread if it takes long."""
         return await asyncio.to_thread(self.popular, query) if self._is_long(query) else self.popular(query)
 
     def popular(self, query: ResolvedQuery) -> Recommendation:
-        """Most popular admitted items, one per title; needs no model."""
+        """The most popular admitted items, one a title; needs no model."""
         item_filter, leaves = self._filters(query)
         ranked = self._most_popular(leaves, query.k)
         prior = self.artifact.leaf_prior
@@ -170,7 +170,7 @@ class Recommender:
         )
 
     def _most_popular(self, leaves: LeafFilter, k: int) -> NDArray[np.int32]:
-        """The first ``k`` open leaves by popularity, fewer if there are not so many."""
+        """The first ``k`` open leaves by popularity; fewer if there are not so many."""
         ranked, rank = self._popular_leaves, self._popularity_rank
         top = ranked[: _LOOKED_AT * k]
         top = top[leaves.admits(top)][:k]
@@ -178,7 +178,7 @@ class Recommender:
             return top
         best = rank[leaves.leaves]
         if leaves.barred:
-            # The first k that are not barred stand among the first k + (number barred).
+            # The first k that are not barred are among the first k + (number barred).
             admitted = np.ones(min(k + len(best), len(ranked)), bool)
             admitted[best[best < len(admitted)]] = False
             return np.asarray(ranked[: len(admitted)][admitted][:k])
@@ -256,20 +256,20 @@ class Recommender:
         )
 
     def _is_long(self, query: ResolvedQuery) -> bool:
-        """Whether making the filters would keep an event loop from other requests."""
+        """Whether building the filters would block an event loop for too long."""
         conditions = query.conditions
         values = sum(len(each.any_of or ()) + len(each.none_of or ()) for _, each in conditions)
         return values > MANY_VALUES or len(self.artifact.catalogue) * len(conditions) > _LONG
 
     def _filters(self, query: ResolvedQuery) -> tuple[ItemFilter, LeafFilter]:
-        """Of items and of leaves; on any thread."""
+        """Build the filters on items and on leaves; may run on any thread."""
         item_filter = ItemFilter.of(
             allowed=query.allowed, barred=query.barred, matching=self._matching(query.conditions)
         )
         return item_filter, item_filter.leaves(self.artifact.trie, self.artifact.leaf_of_item)
 
     def _matching(self, conditions: tuple[tuple[str, Condition], ...]) -> Matching | None:
-        """Items that meet them; kept for the next request that asks for the same."""
+        """Items that meet the conditions; kept for the next request with the same conditions."""
         with self._lock:
             kept = self._kept.pop(conditions, None)
             if kept is not None:
@@ -287,9 +287,9 @@ class Recommender:
 
 
 def admitted(query: Query, artifact: Artifact, attributes: AttributeIndex | None) -> int:
-    """How many items an answer can hold: one of each path that the filters admit. Needs no model.
+    """How many items an answer can have: one for each path that the filters admit. Needs no model.
 
-    ``attributes`` may be None where the query has no conditions on them.
+    ``attributes`` may be None if the query has no conditions.
     """
     items = None if attributes is None else attributes.admitted(query.attributes)
     matching = None if items is None else Matching.of(items, artifact.trie, artifact.leaf_of_item)

@@ -28,7 +28,7 @@ _BLOCK_LOGITS_CUDA = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrieWeights:
-    """What scoring needs of a trie, in the host's memory: which children a row has is known before its logits are.
+    """What scoring needs of a trie. In host memory, since a row's children must be known before its logits are.
 
     Attributes:
         row_start: ``(num_nodes + 1,)`` int32.
@@ -52,7 +52,7 @@ class TrieWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSettings:
-    """What each row is scored with; rows of one call may belong to different requests.
+    """How to score each row; the rows of one call may belong to different requests.
 
     Attributes:
         node: ``(rows,)`` int64; trie node whose children the row scores.
@@ -88,8 +88,8 @@ class ScoredChildren:
 def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> ScoredChildren:
     """Score all children of each row's node.
 
-    Only the logits are worked on by torch, where they are. What to read from them is laid out on the host: a GPU
-    need not be waited for, and at 10 rows, where a call of torch costs more than its work, numpy is far quicker.
+    torch works only on the logits, where they are. The host computes which logits to read: no waiting for a GPU, and at
+    10 rows, where a torch call costs more than its work, numpy is far quicker.
 
     Args:
         logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
@@ -107,7 +107,7 @@ def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> 
 
 
 def require_finite(scores: NDArray[np.float64]) -> None:
-    """Refuse what no ranking can be made of.
+    """Refuse scores that cannot be ranked.
 
     Raises:
         ModelFault: a score is NaN or infinite.
@@ -219,12 +219,11 @@ class ChildChoice:
 
 
 def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
-    """Leave of each row what a log-softmax turns into its best children's log-probabilities; returns ``logits``.
+    """Keep only the best children in each row, so that a log-softmax gives their log-probabilities; returns ``logits``.
 
-    The best children by weighted score keep their UNWEIGHTED log-probability (a weight near 0 could not be undone by
-    the reader). What probability they leave goes to one token that is no child of the node, so
-    the row already sums to one and a log-softmax over it, which a sampler may insist on, changes nothing. That token is
-    the lowest id that is no child. All others are -inf.
+    The best children by weighted score keep their UNWEIGHTED log-probability: the reader could not undo a weight near
+    0. The probability that they leave goes to the lowest token id that is not a child. So the row already sums to one,
+    and a log-softmax over it, which a sampler may insist on, changes nothing. All other tokens are -inf.
 
     Args:
         logits: ``(rows, vocab)`` float32, contiguous, changed in place; vocab is larger than the number of any node's
@@ -240,7 +239,7 @@ def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings,
     admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
     kept = _best_of_each_row(children, np.flatnonzero(admitted), choice.keep)
     token = trie.edge_token[children.edge]
-    # Tokens rise within a node, so the children that stand at their own token id are 0, 1, 2... up to the first gap.
+    # Tokens are ascending within a node: children at the position of their own id are 0, 1, 2... up to the first gap.
     in_place = token == np.arange(len(token)) - first[children.row]
     gap = np.bincount(children.row[in_place], minlength=num_rows)
     row, logprob = _put(children.row, device)[kept], children.logprob[kept]
@@ -251,12 +250,12 @@ def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings,
     return logits
 
 
-# float32's largest below 1: a row whose children have it all still gets a finite remainder.
+# float32's largest number below 1: if the children have all probability, the rest is still finite.
 _ALL_BUT_NOTHING = 1.0 - 2.0**-24
 
 
 def _best_of_each_row(children: ScoredChildren, found: NDArray[np.int64], keep: NDArray[np.int64]) -> torch.Tensor:
-    """Those of the children ``found`` that are their row's ``keep`` best by score, ties by rising edge; by row."""
+    """Those of the children ``found`` that are among their row's ``keep`` best by score; by row, ties by edge."""
     device = children.score.device
     row = children.row[found]
     count = np.bincount(row, minlength=len(keep))

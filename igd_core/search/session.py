@@ -1,7 +1,7 @@
-"""What a search asks of an engine: a session that expands trie nodes.
+"""What a search asks of an engine: a `Session`, which expands trie nodes.
 
-Expanding a node scores its children, and walks on through every forced token below it, so that one round trip carries
-the search to its next decisions.
+Expanding a node scores its children and those of every forced token below it, so that one round trip carries the search
+to its next decisions. The engines do it in one forward pass (embedded) or one request (vLLM).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Scoring:
     """How a session scores.
 
     Attributes:
-        alpha: weight of the rebalancing, 0..1.
+        alpha: strength of the rebalancing, 0..1.
         temperature: divides the logits, > 0.
         keep: most children returned for a node, the best by weighted score; 2 x beams suffice for a beam search.
-        leaves: what the search may reach.
+        leaves: the leaves that the search may reach.
         adapter: which of the engine's adapters the model runs with; None for the model itself.
         forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
             (`unscored_child`), and the model's output layer has nothing to do for them.
         normalise: over what, the vocabulary or all children of a node, whatever ``leaves`` admits of them. Over
             children a forced token's log-probability is 0, and no model is asked for it.
-        turn: whose request it is, and how urgent and costly: who goes first where the model is shared. None: nobody's.
+        turn: the request's claim on a shared model: its callers, deadline and cost. None: it has none.
     """
 
     alpha: float = 0.2
@@ -59,11 +59,11 @@ class Scoring:
         return self.normalise == "children"
 
     def wants(self, trie: TokenTrie, node: NodeId) -> bool:
-        """Whether the children of ``node`` must be scored: a token without siblings is forced, whatever the filter."""
+        """Whether the model must score the children of ``node``; a single child in the trie is forced."""
         return (self.forced and not self.over_children) or len(trie.children(node)) != 1
 
     def unscored_child(self, trie: TokenTrie, node: NodeId) -> ChildScores:
-        """The only child of ``node``, which nobody asks the model about: its score is 0.
+        """The only child of ``node``, without asking the model: its score is 0.
 
         Its log-probability is 0 where it is normalised over children, and NaN where it does not count.
         """
@@ -89,7 +89,7 @@ class ChildScores:
 
 @dataclass(slots=True, kw_only=True)
 class SessionStats:
-    """What a session cost so far.
+    """What a session has cost so far.
 
     Attributes:
         rounds: calls of the model; the prompt's own is one.
@@ -119,9 +119,8 @@ class Session(Protocol):
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
         """Score the children of ``nodes`` and of every node on the forced chains below them.
 
-        Of a node with one child in the trie `Scoring.unscored_child` may come back where `Scoring.wants` says so.
-        A node may be asked for once its parent has been expanded (the root first). Leaves have no children and must
-        not be asked for.
+        A node with one child in the trie may come back as `Scoring.unscored_child`, where `Scoring.wants` says so.
+        Expand a node only after its parent (the root first). Leaves have no children and must not be passed.
 
         Raises:
             EngineError: the engine cannot answer.

@@ -1,1 +1,1 @@
-"""The embedded engine: transformers runs the model in this process."""
+"""The embedded engine: transformers runs the model in the server's process."""

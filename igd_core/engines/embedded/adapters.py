@@ -20,13 +20,13 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """What is read of an adapter before it is loaded.
+    """What loading an adapter depends on.
 
     Attributes:
         rank: of its matrices, the largest where they differ.
-        alpha: its product is scaled by ``alpha / rank``.
+        alpha: the product of its matrices is scaled by ``alpha / rank``.
         base: directory or hub id of the checkpoint it was tuned from, as its maker wrote it; may be empty.
-        plain: whether it is LoRA and nothing else: no trained biases, whole modules or magnitudes beside it.
+        plain: whether it is LoRA alone: no trained biases, whole modules or magnitudes.
         modules: last names of the modules that it changes: ``q_proj``, ``lm_head``...
     """
 
@@ -38,10 +38,10 @@ class AdapterConfig:
 
 
 def parse_adapters(text: str) -> dict[str, Path]:
-    """``NAME=DIR,NAME=DIR`` by name; an empty text has none.
+    """Parse ``NAME=DIR,NAME=DIR``; an empty text has no adapters.
 
     Raises:
-        InputError: no such form, or a name given twice.
+        InputError: not of this form, or a name is given twice.
     """
     adapters: dict[str, Path] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -58,7 +58,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """Check that ``directory`` holds a LoRA adapter, and read what loading it depends on.
 
     Raises:
-        ModelError: no adapter, of another kind, or without safetensors.
+        ModelError: no adapter, one of another kind, or without safetensors.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():

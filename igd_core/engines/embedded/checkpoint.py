@@ -1,4 +1,4 @@
-"""Loading a checkpoint for the embedded engine: safetensors only, no code from the checkpoint, no silent misfit."""
+"""Load a checkpoint for the embedded engine: safetensors only, no code from it, every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Checkpoint:
     """A causal language model in evaluation mode, its tokenizer, and the name it goes by.
 
-    Attributes:
-        model: the checkpoint itself.
+    model: the checkpoint without adapters.
         tokenizer: its tokenizer.
         model_id: its name.
-        adapted: for each adapter, a copy of the model with the adapter's matrices added to the weights.
+        adapted: for each adapter, a copy of the model with the adapter merged into its weights.
         prompts: what the model and its adapters were tuned on, where their folders say so.
     """
 
@@ -48,7 +47,7 @@ class Checkpoint:
     prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
 
     def model_of(self, adapter: str | None) -> PreTrainedModel:
-        """The model itself for None, or its copy with that adapter."""
+        """The model for an adapter; None is the checkpoint itself."""
         return self.model if adapter is None else self.adapted[adapter]
 
 
@@ -60,14 +59,14 @@ def load_checkpoint(
     packed: bool = True,
     adapters: Adapters | None = None,
 ) -> Checkpoint:
-    """Load a local directory, or a model hub's ``owner/name``; once more for each adapter.
+    """Load a local directory or a model hub's ``owner/name``, and a copy for each adapter.
 
     Args:
         name: directory or hub id.
-        device: ``auto`` takes CUDA where there is one.
+        device: ``auto`` takes CUDA if there is one.
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
-        packed: lay linear weights out for oneDNN where that applies (`packed_linear`); False leaves the model plain.
-        adapters: LoRA adapters by name. Merged into a copy of the weights, one costs memory and no time.
+        packed: lay linear weights out for oneDNN where that helps (`packed_linear`); False leaves the model as it is.
+        adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time.
 
     Raises:
         ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
@@ -144,7 +143,7 @@ def with_adapter_merged(model: PreTrainedModel, name: str, directory: Path) -> P
 
 
 def device_of(name: str) -> torch.device:
-    """A device by name; ``auto`` takes CUDA where there is one.
+    """A device by name; ``auto`` takes CUDA if there is one.
 
     Raises:
         ModelError: it is not here.
@@ -195,7 +194,7 @@ def _load_model(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -
 
 
 def _refuse_unsupported(config: PretrainedConfig) -> None:
-    """A tree of tokens needs plain causal attention: its mask replaces the model's own."""
+    """Refuse attention other than plain causal: a tree of tokens replaces the model's own mask."""
     text = config.get_text_config()
     if config.is_encoder_decoder:
         raise ModelError(f"architecture {config.model_type!r}: encoder-decoder models are not supported")
@@ -211,10 +210,10 @@ def _refuse_unsupported(config: PretrainedConfig) -> None:
 
 
 def context_tokens(config: PretrainedConfig) -> int:
-    """Positions that a prompt and a path may take together.
+    """The most positions of a prompt and a path together.
 
-    With longrope, those up to which one set of factors holds: keys of longer texts are rotated otherwise, all of them,
-    so that a longer text could use none of those kept from a shorter one.
+    With longrope, the positions up to which one set of factors applies: longer texts rotate all keys otherwise, so
+    cached keys of shorter ones could not be used.
 
     Raises:
         ModelError: the configuration names none.

@@ -1,7 +1,7 @@
-"""The embedded engine: transformers, the whole frontier in one forward pass (`token_tree`).
+"""The embedded engine: transformers, and all nodes of a round in one forward pass (`token_tree`).
 
-A round's new nodes, of all beams and of the forced chains below them, are one sequence of tokens, and no node is ever
-computed twice.
+A round's new nodes, of all beams and the forced chains below them, are one sequence of tokens, and no node is computed
+twice. So forced tokens cost no calls of their own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TreeEngine:
         Args:
             checkpoint: loaded with ``load_checkpoint``.
             cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
-            identity: of the folders it was loaded from; without one the model is taken for one like no other.
+            identity: of the folders it was loaded from; without one the model counts as different from every other.
         """
         self._checkpoint = checkpoint
         self.identity = identity or ModelIdentity.unshared(
@@ -80,7 +80,7 @@ class TreeEngine:
 
     @property
     def context_tokens(self) -> int:
-        """Positions the model has."""
+        """Positions of the model."""
         return self._context_tokens
 
     async def load(self, artifact: Artifact) -> None:
@@ -96,7 +96,7 @@ class TreeEngine:
         self._versions[artifact.version] = _Version(artifact=artifact, weights=TrieWeights.of(artifact))
 
     async def unload(self, version: str) -> None:
-        """Forget a version; its sessions go on."""
+        """Unload a version; its sessions continue."""
         self._versions.pop(version, None)
 
     async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> TreeSession:
@@ -140,7 +140,7 @@ class TreeEngine:
             raise EngineClosed(f"the device failed: {self._lost_device}")
 
     def _explained(self, fault: ModelFault, adapter: str | None) -> ModelFault:
-        """The fault, with the weights that are to blame; looked for once, a pass over all of them."""
+        """The fault, with the names of weights that are not finite; looked for once, in a pass over all weights."""
         if adapter not in self._not_finite:
             names = tensors_not_finite(self._checkpoint.model_of(adapter))
             told = f"; not finite: {named(names)}" if names else "; its weights are finite"
@@ -162,7 +162,7 @@ class _Prompt:
 
 
 class TreeSession:
-    """One prompt and the part of the trie computed under it."""
+    """A prompt, and the nodes computed under it."""
 
     def __init__(self, engine: TreeEngine, version: _Version, prompt: _Prompt) -> None:
         self._engine = engine
@@ -190,14 +190,14 @@ class TreeSession:
         except torch.AcceleratorError as error:
             self._engine._lost_device = str(error).splitlines()[0]
             raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
-        except (RuntimeError, IndexError) as error:  # so torch reports bad shapes, exhausted memory and bad token ids
+        except (RuntimeError, IndexError) as error:  # torch's errors for bad shapes, ids, and exhausted memory
             raise EngineError(f"the model failed: {error}") from error
         self.stats.queue_s += timed.queue_s
         self.stats.model_s += timed.run_s
         return timed.value
 
     async def close(self) -> None:
-        """Free the cache."""
+        """Free the session's cache."""
         if not self._closed:
             self._closed = True
             self._tree = None
@@ -206,7 +206,7 @@ class TreeSession:
 
     @torch.inference_mode()
     def _forward(self, nodes: Sequence[NodeId]) -> dict[NodeId, ChildScores]:
-        """Runs on the model's thread."""
+        """Compute and score the nodes; runs on the model's thread."""
         if self._closed:
             raise EngineError("the session is closed")
         trie, leaves = self._version.artifact.trie, self._prompt.scoring.leaves
@@ -231,12 +231,12 @@ class TreeSession:
             if not is_wanted
         }
         ranked = self._rank(asked, logits) if asked else {}
-        if first_round and asked:  # only what has led to finite scores is used again
+        if first_round and asked:  # reuse a prompt's cache only if it led to finite scores
             self._remember(tree)
         return ranked | unscored
 
     def _start(self) -> TokenTree:
-        """A tree that begins with what an earlier prompt shares with this one."""
+        """Begin a tree with the longest prefix of an earlier prompt."""
         adapter = self._prompt.scoring.adapter
         prefix = self._engine._prefixes.longest(self._prompt.ids, adapter)
         self.stats.cached_tokens = 0 if prefix is None else len(prefix.ids)
@@ -265,10 +265,10 @@ class TreeSession:
 def _split_rows(
     nodes: list[NodeId], children: ScoredChildren, scoring: Scoring, artifact: Artifact
 ) -> dict[NodeId, ChildScores]:
-    """Drop children the filter bars, and keep the best of each row.
+    """Drop children that the filter bars, and keep the best of each row.
 
     Raises:
-        ModelFault: a score is not finite; one NaN among a row's logits makes all of its scores NaN.
+        ModelFault: a score is not finite; one NaN among a row's logits makes all its scores NaN.
     """
     row, edges = children.row, children.edge
     logprobs = children.logprob.double().cpu().numpy()

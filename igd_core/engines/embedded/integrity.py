@@ -1,6 +1,6 @@
-"""Whether a checkpoint's folder holds the model that its `config.json` speaks of; for every engine.
+"""Check that a checkpoint's folder holds the model that its `config.json` describes; for every engine.
 
-transformers fills what is missing with random numbers, drops what it has no place for, and says so in its log.
+transformers fills missing tensors with random numbers, drops unknown ones, and only logs it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WHOLE_NUMBERS = ("I", "U", "BOOL", "F8", "F4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """A tensor's head in a safetensors file: ``dtype`` as the file spells it (``F32``, ``I8``)."""
+    """The header of a tensor in a safetensors file: ``dtype`` as the file names it (``F32``, ``I8``)."""
 
     path: Path
     shape: tuple[int, ...]
@@ -52,10 +52,10 @@ class StoredTensor:
 
 
 def read_config(directory: Path) -> PretrainedConfig:
-    """The configuration of a checkpoint, as far as it can be judged without the weights.
+    """Read and check a checkpoint's configuration, without the weights.
 
     Raises:
-        ModelError: none there, of no known architecture, or with a field that cannot be; names the field.
+        ModelError: no configuration, no known architecture, or an impossible field; names the field.
     """
     from transformers import AutoConfig
 
@@ -72,7 +72,7 @@ def read_config(directory: Path) -> PretrainedConfig:
 
 
 def load_weights(directory: Path, config: PretrainedConfig, **how: object) -> PreTrainedModel:
-    """The causal language model of a folder, with every tensor of the file in its place and no other.
+    """Load the causal language model of a folder; every tensor of the file and of the model must match.
 
     Args:
         directory: the checkpoint's.
@@ -104,9 +104,9 @@ def load_weights(directory: Path, config: PretrainedConfig, **how: object) -> Pr
 
 
 def check_folder(directory: Path) -> None:
-    """What can be judged of a folder without reading its weights, for an engine that loads them by itself.
+    """Check a folder without reading its weights, for an engine that loads them itself.
 
-    Quantised weights, and architectures that transformers does not know, are that engine's to judge.
+    The engine checks quantised weights, and architectures that transformers does not know.
 
     Raises:
         ModelError: as `read_config` and `load_weights`.
@@ -122,20 +122,20 @@ def check_folder(directory: Path) -> None:
 
 
 def tensors_not_finite(model: PreTrainedModel) -> list[str]:
-    """Names of parameters and buffers that hold NaN or infinities: a pass over all of them."""
+    """Names of parameters and buffers with NaN or infinities; a pass over all of them."""
     packed = ((f"{name}.weight", each.weight) for name, each in model.named_modules() if isinstance(each, PackedLinear))
     everything = (*model.named_parameters(), *model.named_buffers(), *packed)
     return sorted(name for name, each in everything if each.is_floating_point() and not torch.isfinite(each).all())
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few of many."""
+    """The first few of many names."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _raw_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it is; empty where it cannot be read, which transformers says better."""
+    """``config.json`` unparsed; empty if it cannot be read, which transformers reports better."""
     try:
         raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def _raw_config(directory: Path) -> dict[str, Any]:
 
 
 def _check_counts(directory: Path, prefix: str, fields: Mapping[str, Any]) -> None:
-    """Numbers that transformers takes as they come, and fails on much later."""
+    """Check numbers that transformers accepts unchecked, and fails on much later."""
     for name in _COUNTS:
         value = fields.get(name)
         if type(value) is int and value < 1:
@@ -158,7 +158,7 @@ def _check_counts(directory: Path, prefix: str, fields: Mapping[str, Any]) -> No
 
 
 def _check_quantization(directory: Path, config: PretrainedConfig) -> None:
-    """A method that transformers does not know it would pass over with a warning."""
+    """Refuse a quantisation method that transformers does not know: it would ignore it with a warning."""
     mark = getattr(config, "quantization_config", None)
     if mark is None:
         return
@@ -203,7 +203,7 @@ def _refuse_misfit(directory: Path, model: PreTrainedModel, report: Mapping[str,
 
 
 def _refuse_two_heads(directory: Path, model: PreTrainedModel, stored: Mapping[str, StoredTensor]) -> None:
-    """Embeddings and output layer, one by config.json and two in the file: engines differ in which they take."""
+    """Refuse separate embeddings and output layer where config.json says they are one: engines differ in their use."""
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return
@@ -226,7 +226,7 @@ def _refuse_two_heads(directory: Path, model: PreTrainedModel, stored: Mapping[s
 
 
 def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Heads of all tensors in the folder's safetensors files."""
+    """Headers of all tensors in the folder's safetensors files."""
     stored = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -253,7 +253,7 @@ def _is_table(name: str, stored: Mapping[str, StoredTensor]) -> bool:
 
 
 def _reason(error: Exception, raw: Mapping[str, Any]) -> str:
-    """What went wrong, in one line that names the field where there is one."""
+    """What went wrong, in one line that names the field if there is one."""
     if isinstance(error, (OSError, SafetensorError)) or not raw:
         return _one_line(error)
     blamed = _blamed(error, raw)
@@ -300,7 +300,7 @@ def _is_number(text: str) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What transformers would log is raised; its bar is for terminals."""
+    """Silence transformers' log and progress bar: what it would log is raised here."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

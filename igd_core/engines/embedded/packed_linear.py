@@ -1,8 +1,8 @@
 """Linear layers with weights laid out once for oneDNN, for the CPU.
 
-A round feeds 10 to 60 tokens. At that width a plain fp32 product spends much of its time laying out the weights anew:
+A round feeds 10 to 60 tokens. At that width a plain fp32 product spends much of its time laying out the weights again:
 all 211 products of SmolLM2-135M took 104, 154 and 252 ms at 10, 40 and 80 tokens plain, 68, 114 and 216 ms laid out
-(2 cores, interleaved medians). At 270 tokens there is no difference left.
+once (2 cores, interleaved medians). At 270 tokens there is no difference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PackedLinear(nn.Module):
-    """Takes the place of an ``nn.Linear`` for inference; same result up to the order of additions."""
+    """Replaces an ``nn.Linear`` for inference; the same result up to the order of additions."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """As a linear layer has it, in a copy: some architectures ask for its type, or multiply with it themselves."""
+        """The weight in a linear layer's layout, as a copy: some architectures read it themselves."""
         weight: torch.Tensor = self._packed.to_dense()
         return weight
 
@@ -39,7 +39,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: PreTrainedModel) -> None:
-    """Replace every linear layer of an fp32 CPU model; does nothing for others, or where torch has no oneDNN."""
+    """Replace every linear layer of an fp32 CPU model; does nothing for other models, or if torch lacks oneDNN."""
     operators = torch.ops.mkldnn
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return

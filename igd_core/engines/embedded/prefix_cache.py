@@ -1,4 +1,4 @@
-"""Key-value caches of recent prompts, reused as far as a new prompt begins alike."""
+"""Key-value caches of recent prompts; a new prompt reuses the longest common prefix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PromptKV:
 
     Attributes:
         ids: ``(length,)`` int64 token ids.
-        adapter: which the model computed them with; None for the model itself.
+        adapter: the model computed them with this adapter; None for the model itself.
         layers: per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``; never written to.
     """
 
@@ -46,8 +46,8 @@ class PromptKV:
 class PrefixCache:
     """Least recently used prompts within a byte budget. One thread uses it.
 
-    Every prompt of a catalogue begins with the same instruction, and a returning user's with most of the last history,
-    so the longest common prefix over the few prompts that fit is all the structure needed (64 prompts: 0.1 ms).
+    Every prompt of a catalogue begins with the same instruction, and a returning user's with most of the last history.
+    So the longest common prefix over the few prompts that fit is all the structure needed (64 prompts: 0.1 ms).
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -56,7 +56,7 @@ class PrefixCache:
         self.nbytes = 0
 
     def longest(self, ids: Sequence[int], adapter: str | None = None) -> PromptKV | None:
-        """Longest cached proper prefix of ``ids`` under ``adapter``: the last token is always left to compute."""
+        """Longest cached proper prefix of ``ids`` under ``adapter``: at least the last token is left to compute."""
         wanted = np.asarray(ids, dtype=np.int64)[:-1]
         best_key, best = None, 0
         for key, entry in self._entries.items():
@@ -71,7 +71,7 @@ class PrefixCache:
         return self._entries[best_key].prefix(best)
 
     def add(self, prompt: PromptKV) -> None:
-        """Keep a prompt; older ones leave until the budget holds. One larger than the budget is not kept."""
+        """Keep a prompt unless it exceeds the budget; drop the least recently used ones that exceed it then."""
         size = prompt.nbytes
         key = (prompt.adapter, prompt.ids.tobytes())
         if size > self._max_bytes or key in self._entries:

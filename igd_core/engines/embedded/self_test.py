@@ -1,8 +1,8 @@
-"""A proof, on the checkpoint itself, that a pass over a tree of tokens says what plain passes say.
+"""Test on the checkpoint itself that a pass over a tree of tokens computes what plain passes compute.
 
-Whether it does is the architecture's matter: one that ignores positions or the mask, mixes tokens by recurrence, or
-looks at a window, would answer at once, and wrongly. A prompt, a forced chain and two branches below it cost a handful
-of passes of at most twenty tokens.
+Some architectures would answer at once, and wrongly: those that ignore positions or the mask, mix tokens by recurrence,
+or look at a window. A prompt, a forced chain and two branches below it cost a handful of passes of at most twenty
+tokens.
 
 Measured by ``tests/bench/self_test_error.py`` on 134 models (22 architectures at random, 2 and 16 layers, three spreads
 of weights; SmolLM2-135M, and the same tuned), run rightly and under three faults: positions by cache slot, a mask that
@@ -42,7 +42,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.15}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Probe:
-    """Token ids: a prompt, what follows it in every case, and two ways to go on."""
+    """Token ids: a prompt, a continuation of it, and two branches below that."""
 
     prompt: list[int]
     chain: list[int]
@@ -58,12 +58,12 @@ class _Probe:
 
 @torch.inference_mode()
 def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
-    """Compare tree passes, from scratch and on a cached prompt, with the model's own.
+    """Compare tree passes, from scratch and on a cached prompt, with plain passes of the model.
 
-    A model whose plain logits are not finite is let through: the engine refuses each of its answers.
+    A model whose plain logits are not finite passes: the engine refuses each of its answers.
 
     Raises:
-        ModelError: they differ, or the model cannot be run so; names the architecture.
+        ModelError: they differ, or the model cannot run this way; names the architecture.
     """
     name = f"architecture {model.config.model_type!r}"
     try:
@@ -84,9 +84,9 @@ def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def tree_differences(model: PreTrainedModel) -> dict[str, float]:
-    """How far the logits of trees are from plain ones, by part of the tree; empty where plain ones are not finite.
+    """How far the logits of trees are from plain ones, by part of the tree; empty if plain ones are not finite.
 
-    A share of the spread of a row's logits: of the worst row in float32, else of the median one.
+    As a share of the spread of a row's logits: of the worst row in float32, else of the median row.
     """
     vocab_size = int(model.config.get_text_config().vocab_size)
     for seed in range(_TRIES):
@@ -117,7 +117,7 @@ def _plain(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 
 
 def _tree_logits(tree: TokenTree, probe: _Probe) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of the prompt's last token and the chain, and of both branches, whose tokens are fed in turn."""
+    """Logits of the prompt's last token and the chain, and of both branches, whose tokens are fed alternately."""
     chain = [NodeId(number) for number in range(1, _CHAIN + 1)]
     above = tree.compute(NewTokens(nodes=chain, parents=[ROOT, *chain[:-1]], tokens=probe.chain), [True] * (_CHAIN + 1))
     # Even numbers are the first branch's nodes, odd ones the second's.
@@ -135,9 +135,9 @@ def _tree_logits(tree: TokenTree, probe: _Probe) -> tuple[torch.Tensor, torch.Te
 
 
 def _distance(dtype: torch.dtype, ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest distance of a row from what it should be, by the spread of its logits.
+    """Largest distance of a row from the plain one, in spreads of its logits.
 
-    In half precision the median row's: routers of experts may decide a close race otherwise.
+    In half precision, of the median row: routers of experts may decide a close race otherwise.
     """
     by_row = (ours - theirs).norm(dim=1) / (theirs - theirs.mean(dim=1, keepdim=True)).norm(dim=1).clamp_min(1e-30)
     return float(by_row.max() if dtype == torch.float32 else by_row.median())

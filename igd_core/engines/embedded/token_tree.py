@@ -1,7 +1,7 @@
-"""Tokens under one prompt, computed once each: the model's one way to be called.
+"""A prompt and a tree of tokens below it, each computed once; all calls of the model go through this.
 
-A round's new tokens are one sequence. A 4-D mask lets each see the prompt and its own ancestors, its position is its
-depth, and its keys and values stay in the cache.
+A round's new tokens are one sequence. A 4-D mask lets each see the prompt and its own ancestors; its position is its
+depth; its keys and values stay in the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NewTokens:
     """Nodes to compute, parents before children; the lists are of equal length.
 
     Attributes:
-        nodes: any numbers but the root's.
+        nodes: any numbers except the root's.
         parents: of each; the root is the prompt's last token.
         tokens: of each, in the model's vocabulary.
     """
@@ -38,15 +38,15 @@ class NewTokens:
 
 
 class TokenTree:
-    """A prompt and the nodes computed under it so far: the model's cache, and where each node stands in it."""
+    """A prompt and the nodes computed under it: the model's cache, and each node's slot in it."""
 
     def __init__(self, model: PreTrainedModel, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
-        """Begin with what an earlier prompt shares with this one: ``prefix`` is a proper prefix of it."""
+        """Begin with the cache of an earlier prompt: ``prefix`` is a proper prefix of this one."""
         self._model = model
         self._prompt = prompt_ids
         self._cache = DynamicCache()
         self._length = 0 if prefix is None else len(prefix.ids)
-        # Cache positions of a node and its ancestors; the root's are none, the prompt is visible to all.
+        # Cache slots of a node and its ancestors; the root has none, since the prompt is visible to all.
         self._slots: dict[NodeId, list[int]] = {ROOT: []}
         for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
             self._cache.update(keys, values, layer)
@@ -57,11 +57,12 @@ class TokenTree:
         return self._length
 
     def compute(self, new: NewTokens, wanted: Sequence[bool]) -> torch.Tensor:
-        """Feed the rest of the prompt, if it has not been fed, and ``new``, in one forward pass.
+        """Feed the rest of the prompt, unless it has been fed, and ``new``, in one forward pass.
 
         Args:
-            new: what to compute.
-            wanted: of the last ``len(wanted)`` tokens fed (the prompt's among them), whose logits to return.
+            new: the nodes to compute.
+            wanted: whether to return the logits of each of the last ``len(wanted)`` tokens fed (the prompt's among
+                them).
 
         Returns:
             ``(number wanted, vocabulary)`` logits, in the order of the tokens.
@@ -83,7 +84,7 @@ class TokenTree:
         return logits
 
     def prompt_layers(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-        """Keys and values of the prompt alone, once it has been computed; as `PromptKV` holds them."""
+        """Keys and values of the prompt alone, once it has been computed, in the form of `PromptKV`."""
         length = len(self._prompt)
         return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self._cache)
 

@@ -1,4 +1,4 @@
-"""One thread that runs the model, callers by fair share, so that the event loop never waits for a forward pass."""
+"""The thread that runs the model, so that no forward pass blocks the event loop; callers get fair shares of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ORDINARY_S = 0.1  # until the first request has ended
-# A search thinks for a millisecond or two between its calls. Were a heavy call begun in each of these pauses, a light
+# A search pauses for a millisecond or two between calls. If a heavy call began in each pause, a light request would
+# take as long as all of them: the thread waits a little instead, if the other request is twice as heavy.
 # request would take as long as all of them: the thread waits a little instead, where the other is twice as heavy.
 _PATIENCE_S = 0.01
 _HEAVIER = 2.0
-_ALIKE = 1e-6  # ranks differ by less: rounding
+_ALIKE = 1e-6  # ranks that differ by less differ by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +46,16 @@ class _Call:
 
 
 class ModelThread:
-    """Runs calls one at a time: of the caller who has had least of the model's time, her most urgent request's first.
+    """Runs calls one at a time: next, the most urgent one of the caller who has had the least time.
 
-    Each call is paid for with the time that it took. Between callers who ask ordinary requests the older request goes
+    Each call is charged with the time that it took. Between callers with ordinary requests the older request goes
     first: taking turns would make every request finish as late as the last (see `igd_core.search.fairness`).
     """
 
     def __init__(self, name: str) -> None:
         self._calls: FairQueue[_Call] = FairQueue()
         self._meter = Meter(_ORDINARY_S)
-        self._thinking: dict[Turn, tuple[str, float]] = {}  # whose call has ended: who paid, and when it did
+        self._thinking: dict[Turn, tuple[str, float]] = {}  # between two calls: who paid the last, and its end
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -67,11 +68,11 @@ class ModelThread:
 
     @property
     def waiting(self) -> int:
-        """Calls queued, the running one not among them."""
+        """Calls queued, without the running one."""
         return len(self._calls)
 
     async def call(self, turn: Turn, order: int, function: Callable[[], T]) -> Timed[T]:
-        """Run ``function`` on the thread, for the request of this ``turn``. A cancelled call that waits never runs.
+        """Run ``function`` on the thread, for the request of this ``turn``. A call cancelled while it waits never runs.
 
         Of a caller's requests with the same deadline, the lower ``order`` goes first.
 
@@ -90,7 +91,7 @@ class ModelThread:
         return await future
 
     def finished(self, turn: Turn, seconds: float) -> None:
-        """A request has ended; if it is complete, its ``seconds`` of the model tell what an ordinary one takes."""
+        """A request has ended. If it is complete, its ``seconds`` of the model tell what an ordinary request takes."""
         with self._changed:
             self._thinking.pop(turn, None)
             if turn.complete and seconds > 0:

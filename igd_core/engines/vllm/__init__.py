@@ -1,1 +1,1 @@
-"""The vLLM engine: vLLM runs the model, the trie constraint runs inside it."""
+"""The vLLM engine: vLLM runs the model, and the trie constrains it inside vLLM's worker."""

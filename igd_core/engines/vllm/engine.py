@@ -1,8 +1,8 @@
-"""The production engine: vLLM runs the model, the trie constraint runs inside it, and the search drives it from here.
+"""The engine for production: vLLM runs the model, the trie constrains it inside vLLM's worker, the search runs here.
 
-Each node to expand is one vLLM request: prompt, path and forced chain are its prompt, and one token is all it makes.
-The requests of a round share one engine step, with those of other recommendations, and vLLM's prefix cache keeps them
-from computing their common prompt again. docs/how-to/vllm.md has the recipe and its traps.
+Each node to expand is one vLLM request: its prompt is the recommendation's prompt, the node's path and the forced
+chain, and it generates one token. The requests of a round share one engine step, with those of other recommendations,
+and vLLM's prefix cache computes their common prompt once. docs/how-to/vllm.md has the recipe and its traps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _DEATH_WATCH_S = 0.2
 
 @dataclass(slots=True, kw_only=True)
 class _Version:
-    """A version in the worker, and the sessions that run on it."""
+    """A version that the workers have loaded, and the sessions that run on it."""
 
     artifact: Artifact
     sessions: int = 0
@@ -95,12 +95,12 @@ class VLLMEngine:
         """Load the checkpoint and start vLLM's processes: half a minute, so not on an event loop.
 
         Raises:
-            InputError: a setting that cannot be.
+            InputError: an impossible setting.
             ModelError: the folder does not hold what its config.json speaks of; vLLM is not installed, or cannot run
                 the checkpoint with these settings.
         """
         options.check()
-        # Resolved, so that a link which moves while the model is being loaded does not give it the files of two.
+        # Resolve links first: if a link moves while the model is being loaded, files of two checkpoints must not mix.
         directory = resolve_checkpoint(options.model).resolve()
         adapters = {name: path.resolve() for name, path in options.adapters.items()}
         with FolderDigests(directory, *adapters.values()) as digests:
@@ -111,7 +111,7 @@ class VLLMEngine:
         tokenizer = TitleTokenizer.from_directory(directory)
         prompts = read_tuned_prompts(directory, adapters)
         tuned_for = normalisations(read_tuned(directory, adapters))
-        check_folder(directory)  # vLLM drops tensors that it has no place for, without a word
+        check_folder(directory)  # vLLM silently drops tensors that it has no place for
         with options.environment():
             try:
                 from vllm import AsyncEngineArgs
@@ -128,7 +128,7 @@ class VLLMEngine:
                 with options.environment(on_cpu=on_cpu):
                     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
             except (RuntimeError, ValueError, OSError, TimeoutError) as error:
-                traceback.clear_frames(error.__traceback__)  # they hold vLLM's sockets
+                traceback.clear_frames(error.__traceback__)  # frames that hold vLLM's sockets
                 raise ModelError(f"vLLM does not start with {options.model}: {_last_line(error)}") from error
         try:
             identity = _identity_of(llm, options, digests, tuned_for)
@@ -153,15 +153,15 @@ class VLLMEngine:
 
     @property
     def context_tokens(self) -> int:
-        """Positions vLLM was started for."""
+        """Positions that vLLM was started for."""
         return int(self._limits.max_model_len)
 
     async def load(self, artifact: Artifact) -> None:
-        """Make a version usable in every worker; running requests wait for at most a file's mapping.
+        """Load a version in every worker; running requests wait no longer than for mapping a file.
 
         Raises:
             ArtifactError: made for another tokenizer, or with token ids the model does not have.
-            EngineError: the workers could not take it, or the engine is closed.
+            EngineError: the workers could not load it, or the engine is closed.
         """
         async with self._loading:
             self.check_open()
@@ -180,7 +180,7 @@ class VLLMEngine:
             self._versions[artifact.version] = _Version(artifact=artifact)
 
     async def unload(self, version: str) -> None:
-        """Forget a version; its sessions go on, and the workers keep it until the last of them closes."""
+        """Unload a version; its sessions continue, and the workers keep it until the last of them closes."""
         held = self._versions.get(version)
         if held is not None:
             held.retired = True
@@ -223,11 +223,11 @@ class VLLMEngine:
 
     @property
     def healthy(self) -> bool:
-        """Whether vLLM's processes live and the engine is open."""
+        """Whether the engine is open and vLLM's processes are alive."""
         return not self._closed and not self.llm.errored
 
     async def forget_prompts(self) -> bool:
-        """Empty the prefix cache, as measurements need; False where a running request holds some of it."""
+        """Empty the prefix cache, for measurements; False if a running request uses a part of it."""
         self.forced = ForcedLogprobs()
         return bool(await self._alive(self.llm.reset_prefix_cache()))
 
@@ -243,7 +243,7 @@ class VLLMEngine:
         gc.collect()  # vLLM shuts down again when it is collected, which fails at the interpreter's end
 
     def lora_request(self, adapter: str | None) -> LoRARequest | None:
-        """How vLLM is told of an adapter; for `VLLMSession`."""
+        """The adapter in vLLM's form; for `VLLMSession`."""
         if adapter is None:
             return None
         from vllm.lora.request import LoRARequest
@@ -257,12 +257,12 @@ class VLLMEngine:
         version = session.artifact.version
         self._versions[version].sessions -= 1
         if self._versions[version].retired:
-            drop = asyncio.ensure_future(self._drop_if_unused(version))  # whoever closes a session need not wait for it
+            drop = asyncio.ensure_future(self._drop_if_unused(version))  # who closes a session need not wait for this
             self._drops.add(drop)
             drop.add_done_callback(self._drops.discard)
 
     def check_open(self) -> None:
-        """Refuse work once there is nothing left to do it.
+        """Raise if the engine cannot work any more.
 
         Raises:
             EngineClosed: the engine was closed, or its process died.
@@ -273,7 +273,7 @@ class VLLMEngine:
             raise EngineClosed("vLLM's engine process has died")
 
     async def _load_adapters(self) -> None:
-        """Before the first request names one: a bad adapter must not fail that request, or its whole step."""
+        """Load adapters before a request names one: a bad adapter must not fail a request, or a whole step."""
         if self._adapters_loaded:
             return
         for name in self._adapters:
@@ -281,7 +281,7 @@ class VLLMEngine:
                 await self._alive(self.llm.add_lora(self.lora_request(name)))
             except EngineError:
                 raise
-            except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+            except Exception as error:  # vLLM passes a worker's error on as a bare Exception
                 raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
         if self._folders is not None:
             self._folders.require_unchanged()  # vLLM has read the adapters only now
@@ -307,7 +307,7 @@ class VLLMEngine:
             await self._alive(self.llm.collective_rpc(method, args=args))
         except EngineError:
             raise
-        except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+        except Exception as error:  # vLLM passes a worker's error on as a bare Exception
             raise EngineError(f"vLLM's workers failed at {method}: {_last_line(error)}") from error
 
     async def _alive(self, call: Coroutine[Any, Any, T]) -> T:

@@ -1,8 +1,8 @@
-"""Log-probabilities of forced tokens, remembered past the request that computed them.
+"""Cache of forced tokens' log-probabilities, beyond the request that computed them.
 
-vLLM computes no row that its prefix cache holds, and returns none for it. Prompts come back: a user asks again with
-another filter, or another k. What their forced tokens scored is then known from the first time, and need not be asked
-for in a round of its own.
+vLLM returns no log-probabilities for prompt tokens in its prefix cache. Prompts come back: a user asks again with
+another filter, or another k. The log-probabilities of forced tokens are then known from the first time and need no
+round of their own.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CAPACITY = 1 << 17  # about 26 MB; vLLM's cache of 1 GiB holds 23,000 tokens of 
 
 
 def digest(token_ids: Sequence[int], adapter: str | None = None) -> bytes:
-    """16 bytes that stand for a prompt under an adapter."""
+    """A hash of 16 bytes of a prompt under an adapter."""
     key = b"" if adapter is None else hashlib.blake2b(adapter.encode(), digest_size=16).digest()
     return hashlib.blake2b(np.asarray(token_ids, dtype=np.int32).tobytes(), digest_size=16, key=key).digest()
 
 
 class ForcedLogprobs:
-    """Log-probability, at temperature 1 and unweighted, of a token after a prompt and a path; least recently used out.
+    """Log-probability, at temperature 1 and unweighted, of a token after a prompt and a path; a cache.
 
-    It depends on the model and its adapter alone: versions, filters and weights share it.
+    It depends on the model and its adapter alone, so versions, filters and weights share it.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -39,14 +39,14 @@ class ForcedLogprobs:
         return len(self._known)
 
     def get(self, prompt: bytes, path: Sequence[int]) -> float | None:
-        """Of the last token of ``path``, if it is known."""
+        """Log-probability of the last token of ``path``; None if unknown."""
         key = _key(prompt, path)
         if key in self._known:
             self._known.move_to_end(key)
         return self._known.get(key)
 
     def put(self, prompt: bytes, path: Sequence[int], logprob: float) -> None:
-        """Remember it."""
+        """Store the log-probability of the last token of ``path``."""
         self._known[_key(prompt, path)] = logprob
         if len(self._known) > self._capacity:
             self._known.popitem(last=False)

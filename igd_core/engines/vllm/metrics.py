@@ -1,6 +1,6 @@
 """vLLM's own Prometheus metrics, for a registry that is not its own.
 
-vLLM counts in prometheus_client's default registry, of this process; what its engine process knows, it sends here.
+vLLM counts in prometheus_client's default registry, in this process; its engine process sends its counts here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class VLLMMetrics(Collector):
-    """A collector of all that vLLM counts, under vLLM's names (``vllm:...``)."""
+    """Collects all of vLLM's metrics, under vLLM's names (``vllm:...``)."""
 
     def collect(self) -> Iterator[Metric]:
-        """Families as they stand now; none before an engine has started."""
+        """The metric families at present; none before an engine has started."""
         return (family for family in REGISTRY.collect() if family.name.startswith("vllm:"))
 
     def describe(self) -> list[Metric]:
-        """Nothing: what there will be is known once an engine has started."""
+        """Nothing: the families are known only once an engine has started."""
         return []

@@ -1,4 +1,4 @@
-"""How to start vLLM: what an operator may set, and what it becomes."""
+"""vLLM's options: what an operator may set, and the arguments that vLLM gets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
 _NOT_UNDER_LORA = frozenset({"lm_head", "embed_tokens"})
 
-# What an operator may set of `VLLMOptions` in one JSON object; the rest comes from settings that all engines share.
+# Fields of `VLLMOptions` that an operator may set in one JSON object; the rest comes from settings of all engines.
 _TUNABLE: dict[str, tuple[type, ...]] = {
     "max_model_len": (int,),
     "block_size": (int,),
@@ -40,10 +40,10 @@ _TUNABLE: dict[str, tuple[type, ...]] = {
 
 
 def parse_tuning(text: str) -> dict[str, Any]:
-    """Fields of `VLLMOptions` from a JSON object such as ``{"max_model_len": 2048}``, checked.
+    """Parse and check fields of `VLLMOptions` from a JSON object such as ``{"max_model_len": 2048}``.
 
     Raises:
-        InputError: no such object, a field that is not there or of the wrong kind, or a value that cannot be.
+        InputError: not such an object, an unknown field, one of the wrong type, or an impossible value.
     """
     try:
         fields = json.loads(text)
@@ -62,7 +62,7 @@ def parse_tuning(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
-    """A vLLM engine; None means the default for the machine.
+    """Options of a vLLM engine; None means the default for the machine.
 
     Attributes:
         model: directory or hub id of the checkpoint.
@@ -101,7 +101,7 @@ class VLLMOptions:
     cpu_cores: str | None = None
 
     def check(self) -> None:
-        """Refuse what could not start.
+        """Refuse options with which vLLM could not start.
 
         Raises:
             InputError: names the setting and the value.
@@ -131,23 +131,23 @@ class VLLMOptions:
             "max_model_len": self.max_model_len,
             "attention_backend": self.attention_backend,
             "kv_cache_memory_bytes": self.kv_cache_bytes or (GIB if on_cpu else None),
-            # 1,024 tokens are 2 s of a 135M model on two cores: a longer step would hold up every other request.
+            # 1,024 tokens are 2 s of a 135M model on two cores: a longer step would delay every other request.
             "max_num_batched_tokens": self.max_num_batched_tokens or (1024 if on_cpu else None),
         }
         return {
             "model": str(directory),
-            "skip_tokenizer_init": True,  # prompts are token ids, and so are answers
+            "skip_tokenizer_init": True,  # prompts and answers are token ids
             "dtype": self.dtype if self.dtype != "auto" else "float32" if on_cpu else "bfloat16",
             "block_size": self.block_size or (32 if on_cpu else 16),
             "enable_prefix_caching": True,
             "gpu_memory_utilization": self.gpu_memory,
             "max_num_seqs": self.max_num_seqs,
-            "max_logprobs": 2 * self.max_beams + 1,  # 2K children and what is left of the probability
+            "max_logprobs": 2 * self.max_beams + 1,  # 2K children, and the rest of the probability
             "logprobs_mode": "processed_logprobs",
             "logits_processors": [processor],
             "worker_extension_cls": "igd_core.engines.vllm.worker.CatalogueWorker",
             "scheduler_cls": "igd_core.engines.vllm.scheduler.RoundScheduler",
-            "async_scheduling": False,  # what it hides is the next token's planning, and these requests have but one
+            "async_scheduling": False,  # it hides the planning of the next token, and these requests have only one
             "scheduling_policy": "priority",  # by share and deadline: `EngineShares`
             "tensor_parallel_size": self.tensor_parallel,
             "enforce_eager": on_cpu if self.compiled is None else not self.compiled,
@@ -179,29 +179,32 @@ class VLLMOptions:
         modules = frozenset[str]().union(*(config.modules for config in configs.values()))
         return {
             "enable_lora": True,
-            # vLLM's CPU kernels look up -1 for a request without an adapter, which is the last place: it stays empty,
+            # vLLM's CPU kernels use index -1, the last place, for a request without an adapter. So that place stays
+            # empty, or such a request would get the adapter in it whenever a request with an adapter shares its step.
             # or such a request would get the adapter that has it whenever one with an adapter shares its step.
             "max_loras": len(configs) + on_cpu,
             "max_lora_rank": room,
-            # Named, so that vLLM leaves the output layer alone: with LoRA around it, a step that asks for a prompt's
+            # Name the modules, so that vLLM leaves the output layer alone: with LoRA around it, a step with prompt
+            # log-probabilities ends the worker.
             # log-probabilities ends the worker, whoever asked.
             "lora_target_modules": sorted(modules),
         }
 
     @contextmanager
     def environment(self, *, on_cpu: bool = False) -> Iterator[None]:
-        """What vLLM reads from the environment only, set for as long as it starts; what is set already stays."""
+        """Set what vLLM reads from the environment only, while it starts; what is set already stays."""
         wanted = {
             "VLLM_USE_V2_MODEL_RUNNER": "1" if self.runner == "v2" else "0",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # workers leave at SIGTERM only, which comes after this
-            # A forked process would keep the server's sockets open past its end, and every lock as it found it.
+            # A forked process would keep the server's sockets open past its end, and every lock in its state at the
+            # fork.
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for results
         }
         if not on_cpu and self.dtype == "float32":
-            # Its attention is Triton's there, whose fp32 products are TF32's unless told otherwise: 1e-3 off.
+            # Its attention there is Triton's, whose fp32 products are TF32's by default: 1e-3 off.
             wanted["TRITON_F32_DEFAULT"] = "ieee"
         if self.cpu_cores is not None:
             wanted["VLLM_CPU_OMP_THREADS_BIND"] = self.cpu_cores

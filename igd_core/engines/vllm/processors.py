@@ -1,8 +1,8 @@
-"""Logits processors that run in vLLM's worker: a thin shell around the score kernel for each of its two runners.
+"""Logits processors in vLLM's worker: a thin shell around the score kernel for each of vLLM's two runners.
 
-A request that asks a `NodeQuestion` gets the children of its node; the rows of all other requests are left alone. The
-answer depends on the question and the model's logits, not on tokens generated so far, so placeholders of asynchronous
-scheduling, chunks of a prompt, and a second start after preemption cannot change it.
+The row of a request with a `NodeQuestion` becomes the children of its node; rows of other requests are unchanged. The
+result depends on the question and the model's logits, not on tokens generated so far. So placeholders of asynchronous
+scheduling, chunks of a prompt and a second start after preemption cannot change it.
 
 V1 is the default runner. V2 (``VLLM_USE_V2_MODEL_RUNNER=1``, on CUDA) has been tested against V1 on CPU tensors only.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedQuestion:
-    """A question, and the trie it is about; None when that trie cannot answer it.
+    """A question, and the trie that it is about; None if that trie cannot answer it.
 
     Holding the trie keeps it until the request ends, even if its version is unloaded meanwhile.
     """
@@ -42,14 +42,14 @@ class AcceptedQuestion:
 
 
 class TrieConstraint:
-    """The catalogues that one worker holds, and how they turn a batch's logits into answers."""
+    """The tries in one worker, and how they turn a batch's logits into answers."""
 
     def __init__(self) -> None:
         self._tries: dict[str, TrieWeights] = {}
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Versions loaded."""
+        """The loaded versions."""
         return tuple(self._tries)
 
     def load(self, version: str, trie: TrieWeights) -> None:
@@ -57,12 +57,12 @@ class TrieConstraint:
         self._tries[version] = trie
 
     def unload(self, version: str) -> None:
-        """Forget a version; requests that ask about it go on."""
+        """Unload a version; its requests keep the trie until they end."""
         self._tries.pop(version, None)
 
     def accept(self, params: SamplingParams) -> AcceptedQuestion | None:
-        """The question a request asks, if it asks one. Never raises: an error here would end the worker."""
-        question = NodeQuestion.from_extra_args(params.extra_args)  # admission has checked it
+        """The question of a request, if it has one. Never raises: an error here would end the worker."""
+        question = NodeQuestion.from_extra_args(params.extra_args)  # checked at admission
         if question is None:
             return None
         trie = self._tries.get(question.version)
@@ -71,12 +71,12 @@ class TrieConstraint:
         return AcceptedQuestion(question=question, trie=trie)
 
     def answer_(self, logits: torch.Tensor, asked: Mapping[int, AcceptedQuestion]) -> torch.Tensor:
-        """Overwrite the rows that ask; returns the logits to go on with.
+        """Overwrite the rows with questions; returns the logits to go on with.
 
         Args:
             logits: ``(rows, vocab)`` float32, changed in place, or copied where it is not contiguous: vLLM pads the
                 vocabulary to a multiple of 64 and cuts the padding off by a view.
-            asked: row -> question. A row whose trie is None shows no children at all: its reader finds them missing.
+            asked: question by row. If its trie is None, the row gets no children, which its reader notices.
         """
         if asked:
             logits = logits.contiguous()
@@ -105,7 +105,7 @@ def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
 
 
 def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[NodeQuestion]) -> torch.Tensor:
-    """Answer rows of one trie, row i question i."""
+    """Answer rows of one trie; row i has question i."""
     tempered = any(question.temperature != 1.0 for question in questions)
     rows = RowSettings(
         node=np.array([question.node for question in questions], dtype=np.int64),
@@ -124,7 +124,7 @@ def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[Node
 
 
 class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
-    """For the V1 runner, which tells of rows added, removed and moved."""
+    """For the V1 runner, which reports rows added, removed and moved."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
         self.constraint = TrieConstraint()
@@ -140,20 +140,20 @@ class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not
         check_params(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
-        """No: it decides which tokens are left."""
+        """False: it changes which tokens are possible."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the batch's rows."""
+        """Apply the batch's changes to the rows."""
         process_dict_updates(self._asked, batch_update, lambda params, *_: self.constraint.accept(params))
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Answer the rows that ask."""
+        """Answer the rows with questions."""
         return self.constraint.answer_(logits, self._asked)
 
 
 class TrieProcessorV2(V2LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
-    """For Model Runner V2, whose requests keep a slot while their rows change with every step."""
+    """For Model Runner V2, in which a request keeps its slot while its row changes with every step."""
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         super().__init__(vllm_config, req_states)
@@ -170,7 +170,7 @@ class TrieProcessorV2(V2LogitsProcessor):  # type: ignore[misc]  # mypy does not
         check_params(sampling_params)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        """Remember the slot's question, or forget the one of the slot's last request."""
+        """Remember the slot's question, or forget the question of its last request."""
         accepted = self.constraint.accept(sampling_params)
         if accepted is None:
             self._asked.pop(req_idx, None)
@@ -179,7 +179,7 @@ class TrieProcessorV2(V2LogitsProcessor):  # type: ignore[misc]  # mypy does not
         return True
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
-        """Answer the rows that ask."""
+        """Answer the rows with questions."""
         slots = ctx.idx_mapping_np
         if len(slots) != len(logits):  # only speculative decoding gives a request several rows
             slots = ctx.expanded_idx_mapping.cpu().numpy()

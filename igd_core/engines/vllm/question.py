@@ -1,7 +1,7 @@
-"""What one vLLM request asks: the children of one trie node. It travels in ``SamplingParams.extra_args``.
+"""The question of one vLLM request: the best children of one trie node. It travels in ``SamplingParams.extra_args``.
 
-The engine writes it, the processors in vLLM's worker read it, and vLLM checks it at admission, where a bad one fails
-its own request and no other. Knows nothing of vLLM.
+The engine writes it and the processors in vLLM's worker read it. vLLM checks it at admission, where a bad one fails its
+own request alone. This module does not import vLLM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTRA_ARG = "igd"
 ROUND_ARG = "igd_round"
 
 _FIELDS = {"version", "node", "alpha", "temperature", "over_children", "keep", "listed", "only_listed"}
-# Each of these would change the row before or after the processor does, or ask for more than its one answer.
+# Each of these would change the row before or after the processor, or ask for more than one token.
 _REQUIRED_PARAMS: dict[str, object] = {
     "n": 1,
     "max_tokens": 1,
@@ -44,13 +44,13 @@ class NodeQuestion:
 
     Attributes:
         version: artifact version, loaded in the worker.
-        node: whose children to score; no leaf.
+        node: whose children to score; not a leaf.
         alpha: weight of the rebalancing, 0..1.
         temperature: divides the logits, > 0.
         over_children: whether probabilities are normalised over all of the node's children, not over the vocabulary.
         keep: most children that come back, >= 1.
-        listed: places among the node's children, ascending.
-        only_listed: whether ``listed`` are the only children that may come back, rather than the ones left out.
+        listed: positions among the node's children, ascending.
+        only_listed: whether ``listed`` are the only children that may come back, or else the ones left out.
     """
 
     version: str
@@ -63,13 +63,13 @@ class NodeQuestion:
     only_listed: bool = False
 
     def to_extra_args(self) -> dict[str, Any]:
-        """As ``SamplingParams.extra_args`` takes it."""
+        """The question as ``SamplingParams.extra_args``."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         return {EXTRA_ARG: {**fields, "listed": list(self.listed)}}
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> NodeQuestion | None:
-        """The question of a request, or None when it asks none.
+        """The question of a request, or None if it has none.
 
         Raises:
             ValueError: names the field and the value.
@@ -99,18 +99,18 @@ class NodeQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundTicket:
-    """Says which requests are one round: ``size`` of them carry the same ``round_id``."""
+    """Which requests form a round: ``size`` of them have the same ``round_id``."""
 
     round_id: str
     size: int
 
     def to_extra_args(self) -> dict[str, Any]:
-        """As ``SamplingParams.extra_args`` takes it."""
+        """The ticket as ``SamplingParams.extra_args``."""
         return {ROUND_ARG: {"round_id": self.round_id, "size": self.size}}
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> RoundTicket | None:
-        """The ticket of a request, or None when it stands alone.
+        """The ticket of a request, or None if it is alone.
 
         Raises:
             ValueError: names the field and the value.
@@ -124,7 +124,7 @@ class RoundTicket:
 
 
 def check_params(params: SamplingParams) -> None:
-    """Refuse sampling parameters that ask a question and would not get its answer.
+    """Refuse sampling parameters with a question that would not get its answer.
 
     Raises:
         ValueError: names the field and the value.

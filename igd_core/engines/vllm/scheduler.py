@@ -1,9 +1,9 @@
-"""vLLM's scheduler, told which requests belong to one round, so that a round is one engine step.
+"""vLLM's scheduler, extended so that the requests of one round run in one engine step.
 
-Requests reach vLLM's engine one by one. An idle engine starts its step with the first, and the rest of the round waits
-for a second step: 7 steps instead of 4 for a recommendation alone.
+Requests reach vLLM's engine one by one. An idle engine would start its step with the first, and the rest of the round
+would wait for a second step: 7 steps instead of 4 for a recommendation alone.
 
-It is also the one part of ours that vLLM's engine process makes at its start, so it sees to that process's end.
+It is the only part of ours that vLLM's engine process creates at its start, so it also ends that process with ours.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _TIME_TO_END_S = 10.0
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when the one that started it is gone, killed perhaps; vLLM would keep it, and a GPU's memory."""
+    """End this process when its parent is gone, killed perhaps; vLLM would keep running and hold the GPU's memory."""
     while os.getppid() == parent:
         time.sleep(_LOOK_AT_PARENT_S)
-    os.kill(os.getpid(), signal.SIGTERM)  # vLLM ends its workers then
+    os.kill(os.getpid(), signal.SIGTERM)  # vLLM then ends its workers
     time.sleep(_TIME_TO_END_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow vllm
-    """Holds the requests of a round back until all have arrived; whoever aborts one must abort them all."""
+    """Holds the requests of a round until all have arrived; to abort one, abort all of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's, handed on as they are
         super().__init__(*args, **kwargs)
@@ -59,7 +59,7 @@ class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow v
                 super().add_request(each)
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
-        """Forget held requests as well as queued ones; None means all."""
+        """Drop held requests as well as queued ones; None means all."""
         ids = None if request_ids is None else {request_ids} if isinstance(request_ids, str) else set(request_ids)
         for round_id, arrived in list(self._held.items()):
             if ids is None or any(each.request_id in ids for each in arrived):

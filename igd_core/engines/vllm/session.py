@@ -1,4 +1,4 @@
-"""One prompt being decoded in vLLM: nodes become requests, and their outputs become scores again."""
+"""A session in vLLM: nodes become requests, and their outputs become scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a session was opened with; ``order`` counts sessions, ``turn`` says whose it is."""
+    """What a session was opened with; ``order`` counts sessions, ``turn`` is the request's claim on the model."""
 
     ids: list[int]
     scoring: Scoring
@@ -44,10 +44,10 @@ class _Ask:
     """One request to vLLM.
 
     Attributes:
-        chain: a node and those that forced tokens lead to. The sampler's row answers for the last, and the prompt's
-            own log-probabilities for the others.
+        chain: a node and the nodes that forced tokens lead to. The sampler's row has the scores of the last one, the
+            prompt's log-probabilities those of the others.
         token_ids: prompt, path and chain.
-        params: what vLLM is told.
+        params: sampling parameters for vLLM.
     """
 
     chain: list[NodeId]
@@ -56,12 +56,12 @@ class _Ask:
 
 
 class SessionEngine(Protocol):
-    """What a session needs of its engine.
+    """What a session needs from its engine.
 
     Attributes:
         llm: vLLM's ``AsyncLLM``; None once it is closed.
-        shares: whose requests go first.
-        forced: log-probabilities of forced tokens that are known already.
+        shares: decides whose requests go first.
+        forced: known log-probabilities of forced tokens.
     """
 
     llm: Any
@@ -78,16 +78,16 @@ class SessionEngine(Protocol):
         ...
 
     def lora_request(self, adapter: str | None) -> Any:  # noqa: ANN401 - vLLM's type, which is loose
-        """What vLLM is told of an adapter; None for the model itself."""
+        """The adapter in vLLM's form; None for the model itself."""
         ...
 
     def release(self, session: VLLMSession) -> None:
-        """The session has ended."""
+        """Tell the engine that the session has ended."""
         ...
 
 
 class VLLMSession:
-    """One prompt; what it computed lives in vLLM's prefix cache."""
+    """A session; its computed tokens are in vLLM's prefix cache."""
 
     def __init__(self, engine: SessionEngine, artifact: Artifact, prompt: Prompt) -> None:
         self.artifact = artifact
@@ -114,18 +114,18 @@ class VLLMSession:
         if scoring.over_children:
             unwanted |= {chain[-1] for chain in chains if not self._wants(chain[-1])}
         if scoring.temperature != 1.0 or scoring.over_children:
-            # Log-probabilities of a prompt are over the vocabulary and at temperature 1, so every node asks for itself.
+            # Prompt log-probabilities are over the vocabulary and at temperature 1; otherwise every node is a request.
             chains = [[node] for chain in chains for node in chain if node not in unwanted]
         scored = await self._round(chains) if chains else {}
         scored |= {node: scoring.unscored_child(trie, node) for node in unwanted}
-        # Rows in cached blocks are not computed. A prompt that was asked before can have part of its chains there.
+        # vLLM computes no rows for cached blocks. A prompt that was asked before can have part of its chains there.
         skipped = [[node] for chain in chains for node in chain if node not in scored]
         if skipped:
             scored |= await self._round(skipped)
         return scored
 
     async def close(self) -> None:
-        """End what still runs, and let go of the version."""
+        """End running requests, and release the version."""
         if not self._closed:
             self._closed = True
             self._engine.shares.end(self._prompt.turn, self.stats.model_tokens)
@@ -133,7 +133,7 @@ class VLLMSession:
             self._engine.release(self)
 
     async def abort(self) -> None:
-        """End the requests that run; whoever waits for them gets an error."""
+        """Abort running requests; calls that wait for them raise an error."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._engine.llm
@@ -150,7 +150,7 @@ class VLLMSession:
         return self._prompt.scoring.wants(self.artifact.trie, node)
 
     def _chain(self, node: NodeId) -> list[NodeId]:
-        """``node`` and the nodes that forced tokens lead to; the benchmark's token-wise session takes the jump away."""
+        """``node`` and the nodes that forced tokens lead to; a benchmark overrides it to measure without jumps."""
         return self._prompt.scoring.leaves.forced_chain(self.artifact.trie, node)
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
@@ -178,7 +178,7 @@ class VLLMSession:
             logprobs=question.keep + 1,
             flat_logprobs=True,
             prompt_logprobs=0 if any(map(self._wants, chain[:-1])) else None,
-            skip_reading_prefix_cache=False,  # its default becomes True with prompt_logprobs
+            skip_reading_prefix_cache=False,  # vLLM's default becomes True with prompt_logprobs
             extra_args=question.to_extra_args() | ticket.to_extra_args(),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -203,7 +203,7 @@ class VLLMSession:
         )
 
     async def _run(self, asks: list[_Ask]) -> list[RequestOutput]:
-        """Have vLLM answer all ``asks``; none is left running, whatever happens."""
+        """Run all ``asks`` in vLLM; on an error, none is left running."""
         from vllm.exceptions import VLLMError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -250,13 +250,13 @@ class VLLMSession:
             stats.model_s += max(each.last_token_ts for each in times) - scheduled
 
     def _read_chain(self, ask: _Ask, output: RequestOutput) -> dict[NodeId, ChildScores]:
-        """Scores of all but the chain's last node, as far as their rows were computed now or before."""
+        """Scores of all but the chain's last node, if their rows were computed now or before."""
         scored = {}
         forced, known, prompt_tokens = len(ask.chain) - 1, self._engine.forced, len(self._prompt.ids)
         for place, (node, following) in enumerate(itertools.pairwise(ask.chain)):
             if not self._wants(node):
                 continue
-            token_at = len(ask.token_ids) - forced + place  # of the forced token; the row before predicts it
+            token_at = len(ask.token_ids) - forced + place  # of the forced token; the row before it predicts it
             path = ask.token_ids[prompt_tokens : token_at + 1]
             logprob = _prompt_logprob(output, token_at) if token_at > output.num_cached_tokens else None
             if logprob is None:
@@ -270,7 +270,7 @@ class VLLMSession:
         return scored
 
     def _read_children(self, node: NodeId, output: RequestOutput) -> ChildScores:
-        """Scores of the last node's children: the tokens returned that are open children, and all that were due."""
+        """Scores of the last node's children: the returned tokens that are open children; none may be missing."""
         trie, scoring = self.artifact.trie, self._prompt.scoring
         flat = output.outputs[0].logprobs
         edges = scoring.leaves.open_edges(trie, node)
@@ -278,7 +278,7 @@ class VLLMSession:
         tokens = trie.edge_token[edges]
         returned = np.isin(tokens, np.fromiter(found, dtype=np.int64))
         logprobs = np.array([found[token] for token in tokens[returned].tolist()])
-        if np.isnan(flat.logprobs).any():  # one NaN or infinity among the model's logits makes NaN of the whole row
+        if np.isnan(flat.logprobs).any():  # one NaN or infinity among a row's logits makes the whole row NaN
             raise self._fault(node)
         if len(logprobs) != min(scoring.keep, len(edges)) or not np.isfinite(logprobs).all():
             raise EngineError(
@@ -298,10 +298,10 @@ class VLLMSession:
 
 
 def _prompt_logprob(output: RequestOutput, token_at: int) -> float | None:
-    """Log-probability of one token of a request's prompt; None where vLLM has not computed it.
+    """Log-probability of one token of a request's prompt; None if vLLM has not computed it.
 
-    Counted from the end: runner V2 leaves out the rows it took from the cache, V1 leaves them as they came to hand. So
-    does either with a request that was preempted and found more in the cache when it came back: the token tells.
+    Counted from the end: for rows from the cache, runner V2 returns nothing and V1 whatever was in memory. Either
+    happens also to a request that was preempted and found more in the cache when it resumed: the token id tells.
     """
     flat, tokens = output.prompt_logprobs, output.prompt_token_ids
     tail = token_at - len(tokens)

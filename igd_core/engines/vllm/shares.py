@@ -1,4 +1,4 @@
-"""Who goes first in vLLM's queue: callers by what they have had of it, each its most urgent request first."""
+"""Whose requests go first in vLLM's queue: callers by what they have been served, each one's most urgent first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from igd_core.search.fairness import Accounts, Meter
 if TYPE_CHECKING:
     from igd_core.search.fairness import Turn
 
-_ORDINARY_TOKENS = 500.0  # until the first request has ended
-_STEPS = 16  # parts of an ordinary request that shares are told apart by
+_ORDINARY_TOKENS = 500.0  # used until the first request has ended
+_STEPS = 16  # resolution of shares: parts of an ordinary request
 _DEADLINE_BITS = 22
 _DEADLINE_UNIT_S = 0.01
 
@@ -20,8 +20,8 @@ _DEADLINE_UNIT_S = 0.01
 class EngineShares:
     """Priorities of rounds, lower first, as vLLM compares them; all methods belong to one event loop.
 
-    The embedded engine's thread takes the next call when it is free (`embedded.worker`). vLLM has a queue of
-    its own, which is told a number with each request: the caller's account, and behind that the deadline.
+    The embedded engine's thread chooses the next call when it is free (`embedded.worker`). vLLM has a queue of its own
+    and takes a number with each request: the caller's account, then the deadline.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class EngineShares:
         """A session opens; ``now`` is the time of the event loop."""
         caller = turn.callers[0]
         if not self._open:
-            self._accounts, self._since = Accounts(), now  # nobody waits: nothing that numbers must be compared with
+            self._accounts, self._since = Accounts(), now  # nobody waits: there are no numbers to stay comparable with
         if not self._open[caller]:
             self._accounts.begin(caller)
         self._open[caller] += 1
 
     def priority(self, turn: Turn) -> int:
-        """Of the next round, >= 0 and less than 2^63."""
+        """Priority of the request's next round, >= 0 and less than 2^63."""
         rank = self._accounts.rank(turn.callers[0], turn.left)
         most = (1 << _DEADLINE_BITS) - 1
         left_s = turn.deadline - self._since
@@ -48,14 +48,14 @@ class EngineShares:
         return int(_STEPS * rank) << _DEADLINE_BITS | urgency
 
     def charge(self, turn: Turn, tokens: int) -> None:
-        """A round has ended that took ``tokens`` of the model's work."""
+        """Charge a round that took ``tokens`` of the model's work."""
         spent = self._meter.units(tokens)
         self._accounts.serve(turn.callers[0])
         self._accounts.charge(turn.callers[0], spent)
         turn.spent += spent
 
     def end(self, turn: Turn, tokens: int) -> None:
-        """A session has closed, after ``tokens`` in all; if it is complete they tell what an ordinary request takes."""
+        """A session has closed after ``tokens`` in all; if it is complete, they tell what an ordinary request takes."""
         caller = turn.callers[0]
         self._open[caller] -= 1
         if self._open[caller] <= 0:

@@ -1,7 +1,7 @@
-"""What vLLM's worker learns from us: to load and unload catalogues while it runs.
+"""Methods added to vLLM's worker: load and unload catalogues while it runs.
 
 vLLM mixes `CatalogueWorker` into its own worker class (``worker_extension_cls``), and ``collective_rpc`` calls it
-between two engine steps. A catalogue is mapped, not read, so a step waits microseconds for it, not seconds.
+between two engine steps. A catalogue is mapped, not read, so a step waits for microseconds, not seconds.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ _TENSORS = ("row_start", "edge_token", "sibling_gain")
 
 
 def write_trie(trie: TrieWeights, path: Path) -> None:
-    """Write what scoring needs, for workers of this machine to map."""
+    """Write what scoring needs, for workers on this machine to map."""
     safetensors.numpy.save_file({name: getattr(trie, name) for name in _TENSORS}, path)
 
 
 class CatalogueWorker:
-    """Methods that every worker process of an engine gets."""
+    """The methods that every worker process of an engine gets."""
 
     model_runner: Any  # vLLM's
 
     def load_catalogue(self, version: str, path: str) -> None:
-        """Map a file of `write_trie`, which may be removed afterwards."""
+        """Map a file of `write_trie`, which may then be removed."""
         for constraint in self._trie_constraints():
             tensors = load_file(path)  # torch's maps, numpy's reads
             constraint.load(version, TrieWeights(**{name: tensors[name].numpy() for name in _TENSORS}))
 
     def unload_catalogue(self, version: str) -> None:
-        """Forget a version; its memory is free once its last request has ended."""
+        """Unload a version; its memory is free once its last request has ended."""
         for constraint in self._trie_constraints():
             constraint.unload(version)
 
     def catalogue_versions(self) -> list[str]:
-        """Versions loaded."""
+        """The loaded versions."""
         return [version for constraint in self._trie_constraints() for version in constraint.versions]
 
     def _trie_constraints(self) -> list[TrieConstraint]:
