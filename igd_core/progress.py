@@ -1,4 +1,4 @@
-"""Progress of long jobs on stderr: as often as eyes follow on a terminal, twice a minute in a log."""
+"""Progress of long jobs on stderr: continuously on a terminal, twice a minute in a log."""
 
 from __future__ import annotations
 

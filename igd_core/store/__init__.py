@@ -1,1 +1,1 @@
-"""Where artifacts, histories and answers are kept."""
+"""Where artifacts, histories and answers are stored: in memory, in files or in Redis."""

@@ -1,4 +1,4 @@
-"""What the server keeps outside itself: artifacts, histories, and answers it may need again.
+"""What a server stores outside itself: artifacts, users' histories, and answers that it may give again.
 
 One protocol, three implementations under one contract suite (`tests/contract/test_store.py`): `memory` (one process,
 nothing survives), `files` (one machine, no service needed) and `redis` (many servers).
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryLimits:
-    """Bounds on what is kept of one user.
+    """Bounds on what is stored of one user.
 
     Attributes:
-        max_events: the latest are kept.
-        ttl_s: seconds after a user's last append at which the history is forgotten.
+        max_events: older events are deleted.
+        ttl_s: a history is deleted this many seconds after its user's last event.
     """
 
     max_events: int = 500
@@ -36,15 +36,15 @@ class HistoryLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
-    """How a store is used, whichever it is.
+    """How a store is used, of whatever kind.
 
     Attributes:
         prefix: begins every key in Redis; letters, digits and ``_.:-``.
-        timeout_s: longest wait for one call; not for artifacts' parts.
+        timeout_s: longest wait for one call, except for artifacts' parts.
         bulk_timeout_s: longest wait for one chunk of an artifact's part.
-        chunk_bytes: into pieces of this size parts are cut; a little below 8 MiB, so that a chunk and its header fill
-            one of the allocator's size classes and not half of the next (10 MiB).
-        history: bounds on what is kept of one user.
+        chunk_bytes: size of the pieces of an artifact's parts; a little below 8 MiB, so that a chunk and its header fit
+            one of the allocator's size classes and do not take half of the next (10 MiB).
+        history: bounds on what is stored of one user.
     """
 
     prefix: str = "igd"
@@ -56,16 +56,16 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVersion:
-    """An artifact version that is stored whole.
+    """A stored artifact version, complete.
 
     Attributes:
         version: content hash.
-        stored_at: when it was.
+        stored_at: when it was stored.
         size_bytes: of its parts.
         is_current: whether the catalogue's pointer names it.
-        is_previous: whether it is what a roll-back returns to.
-        holders: names of servers that serve it now.
-        trial: how its first server fares or fared with it.
+        is_previous: whether a roll-back would return to it.
+        holders: names of the servers that serve it now.
+        trial: how the first server that tried it fares, or fared.
     """
 
     version: str
@@ -78,29 +78,29 @@ class StoredVersion:
 
 
 class ArtifactStore(Protocol):
-    """Artifact versions by catalogue name, and for each catalogue one pointer to the version to serve.
+    """Artifact versions by catalogue, and for each catalogue a pointer to the version to serve.
 
-    A version is visible once all its parts are stored, and a pointer only ever names a visible version.
+    A version becomes visible when all its parts are stored; a pointer names only visible versions.
     """
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
         """Verify the artifact in ``directory`` and store it; returns its version.
 
-        Adding it again changes nothing, but that stored parts which were damaged are whole again.
+        If it is stored already, nothing changes, except that damaged parts are replaced.
 
         Args:
-            directory: as `save_artifact` wrote it.
-            catalogue: the name to store it under; the manifest's when absent.
+            directory: an artifact as `save_artifact` wrote it.
+            catalogue: the name to store it under; by default the manifest's.
 
         Raises:
             ArtifactError: truncated, altered or foreign.
             InputError: the name cannot be a catalogue's.
-            StoreUnavailable: nothing is visible of it.
+            StoreUnavailable: the version is not visible.
         """
         ...
 
     async def activate(self, catalogue: str, version: str) -> None:
-        """Move the catalogue's pointer, and tell those who listen; servers try again what one of them had refused.
+        """Move the catalogue's pointer and notify listeners; servers try again what one of them had refused.
 
         Raises:
             InputError: the version is not stored.
@@ -108,15 +108,15 @@ class ArtifactStore(Protocol):
         ...
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
-        """Move the pointer back to ``version``, or to the one before, and tell those who listen.
+        """Move the pointer back to ``version``, or to the one before, and notify listeners.
 
-        The version that is left is not returned to by a later roll-back, unless that names it
-        (`igd_core.store.pointers.Pointer`). Nor is one that a server did not come back from: such versions
-        are passed by, and `PointerMove.passed_by` names them.
+        A later roll-back does not return to the version that this one leaves, unless it names it
+        (`igd_core.store.pointers.Pointer`). Nor does it return to a version in which a server died: such versions are
+        skipped, and `PointerMove.passed_by` names them.
 
         Raises:
-            InputError: the version is not stored, or there is none before that no server died of; or somebody else has
-                just moved the pointer.
+            InputError: the version is not stored; no earlier one is left in which no server died; or the pointer has
+                just been moved by someone else.
         """
         ...
 
@@ -137,7 +137,7 @@ class ArtifactStore(Protocol):
         ...
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
-        """Copy a version to ``parent / version`` unless it is there; whole and verified, or not at all.
+        """Copy a version to ``parent / version`` unless it is there; complete and verified, or not at all.
 
         Raises:
             ArtifactError: what is stored is incomplete or altered; names the part.
@@ -146,18 +146,18 @@ class ArtifactStore(Protocol):
         ...
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
-        """Say that ``holder`` serves a version, for the next ``ttl_s`` seconds: it is not pruned meanwhile."""
+        """Record that ``holder`` serves a version for the next ``ttl_s`` seconds; it is not pruned meanwhile."""
         ...
 
     async def trial(self, catalogue: str, version: str) -> Trial:
-        """Where a version stands with the fleet (`igd_core.store.trials`); writes nothing."""
+        """The state of a version's trial (`igd_core.store.trials`); writes nothing."""
         ...
 
     async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
-        """Ask to be the server that tries a version first, or say that one still is, for the next ``ttl_s`` seconds.
+        """Ask to be the first server to try a version, or extend that trial, for the next ``ttl_s`` seconds.
 
         Returns:
-            Where it stands now: ``trying`` with this holder is a yes.
+            The trial's state now: ``trying`` with this holder means yes.
 
         Raises:
             InputError: the version is not stored.
@@ -165,11 +165,11 @@ class ArtifactStore(Protocol):
         ...
 
     async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
-        """Say how a version fared; tells those who listen. Returns where it stands now."""
+        """Record how a trial ended and notify listeners; returns the trial's state now."""
         ...
 
     async def allow(self, catalogue: str, version: str) -> None:
-        """Let servers try a version again that one refused or did not come back from; tells those who listen.
+        """Let servers try a version again that one of them refused or died in; notifies listeners.
 
         Raises:
             InputError: the version is not stored.
@@ -185,9 +185,9 @@ class ArtifactStore(Protocol):
         ...
 
     def changes(self) -> AsyncIterator[str]:
-        """Names of catalogues whose pointer moved, or whose version was judged or allowed, until the store is closed.
+        """Names of catalogues whose pointer moved or whose version was judged or allowed, until the store is closed.
 
-        A hint: while the store cannot be reached moves are missed, so callers poll as well.
+        Only a hint: while the store is unreachable events are lost, so callers poll as well.
         """
         ...
 
@@ -196,10 +196,10 @@ class HistoryStore(Protocol):
     """Users' interactions."""
 
     async def append(self, user_id: str, events: Sequence[Event]) -> int:
-        """Add events and keep the latest ``HistoryLimits.max_events``; all of them are recorded, or an error is raised.
+        """Add events, and keep the latest ``HistoryLimits.max_events``; records all of them or raises.
 
         Returns:
-            How many were new.
+            How many of them were new.
         """
         ...
 
@@ -208,33 +208,33 @@ class HistoryStore(Protocol):
         ...
 
     async def forget(self, user_id: str) -> bool:
-        """Delete all that is stored under the user's id; whether there was anything."""
+        """Delete everything stored about a user; returns whether there was anything."""
         ...
 
 
 class ResultStore(Protocol):
-    """Bytes under a key for a while; may lose them at any time."""
+    """Bytes under a key for a limited time; they may be lost at any time."""
 
     async def get(self, key: str) -> bytes | None:
-        """What was put under ``key``, if it is still there."""
+        """The value under ``key``; None if there is none."""
         ...
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for ``ttl_s`` seconds."""
+        """Store ``value`` for ``ttl_s`` seconds."""
         ...
 
     async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keep each value under its key for ``ttl_s`` seconds, in one call; an error does not say that none is kept."""
+        """Store each value under its key for ``ttl_s`` seconds, in one call; after an error some may be stored."""
         ...
 
 
 class Store(ArtifactStore, HistoryStore, ResultStore, Protocol):
-    """All three. Every method raises StoreUnavailable where the store cannot be reached or answers too late."""
+    """Artifacts, histories and results. All methods raise StoreUnavailable if the store cannot answer in time."""
 
     async def ping(self) -> None:
         """Return if the store answers."""
         ...
 
     async def close(self) -> None:
-        """Release connections."""
+        """Close connections."""
         ...

@@ -1,4 +1,4 @@
-"""Artifacts on their way into a store and out again: cut into chunks, and put together whole or not at all."""
+"""Artifacts on their way into a store and out again: split into chunks, and rejoined atomically."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONAL_FILES = (SCORER_PART,)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A piece of a bundle's file: number ``index`` from 0 of the file ``name``."""
+    """A piece of a bundle's file: number ``index``, from 0, of the file ``name``."""
 
     name: str
     index: int
@@ -36,11 +36,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How a bundle's files are cut.
+    """How a bundle's files are split into chunks.
 
     Attributes:
-        chunk_bytes: size of every chunk but a file's last.
-        counts: chunks of each file, by its name.
+        chunk_bytes: size of every chunk but the last of a file.
+        counts: number of chunks, by file.
     """
 
     chunk_bytes: int
@@ -60,11 +60,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """An artifact's directory that has been verified.
+    """A verified artifact directory.
 
     Attributes:
-        directory: where it is.
-        manifest: what it says of itself.
+        directory: its path.
+        manifest: its manifest.
         sizes: bytes of each file: the parts, then the manifest.
     """
 
@@ -98,11 +98,11 @@ class Bundle:
 
 
 ReadChunk = Callable[[Chunk, int], Awaitable[bytes | None]]
-"""Gives a chunk's bytes, and not many more than the most that it may have; None where it is missing."""
+"""Returns a chunk's bytes, at most slightly more than asked for; None if it is missing."""
 
 
 def read_slice(path: Path, offset: int, length: int) -> bytes | None:
-    """Bytes of a file; None where it cannot be read. Blocking."""
+    """Read bytes of a file; None if it cannot be read. Blocking."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -112,7 +112,7 @@ def read_slice(path: Path, offset: int, length: int) -> bytes | None:
 
 
 def holds_version(directory: Path, version: str) -> bool:
-    """Whether ``directory`` is that version, unaltered. Blocking; reads all of it."""
+    """Whether ``directory`` holds that version, unaltered. Blocking; reads all of it."""
     try:
         with (directory / MANIFEST).open("rb") as file:
             manifest = Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 1))
@@ -128,11 +128,11 @@ def holds_version(directory: Path, version: str) -> bool:
 
 
 async def receive(version: str, layout: Layout, read: ReadChunk, parent: Path) -> Path:
-    """Put a bundle together in ``parent / version``, replacing what is there; returns that path.
+    """Rejoin a bundle in ``parent / version``, replacing what is there; returns that path.
 
     Raises:
-        ArtifactError: a chunk is missing, or a file is not what its manifest says; names it.
-        StoreError: the disk cannot take it.
+        ArtifactError: a chunk is missing, or a file differs from its manifest; names it.
+        StoreError: the disk cannot hold it.
     """
     try:
         scratch = await asyncio.to_thread(_make_scratch, parent, version)
@@ -147,11 +147,11 @@ async def receive(version: str, layout: Layout, read: ReadChunk, parent: Path) -
 
 
 async def write_bundle(version: str, layout: Layout, read: ReadChunk, directory: Path) -> None:
-    """Write a bundle's files into ``directory``, which is made; each is verified, and on the disk when this returns.
+    """Write a bundle's files into the new ``directory``, verify each, and sync them to the disk.
 
     Raises:
-        ArtifactError: a chunk is missing, or a file is not what its manifest says; names it.
-        OSError: the disk cannot take it.
+        ArtifactError: a chunk is missing, or a file differs from its manifest; names it.
+        OSError: the disk cannot hold it.
     """
     manifest = Manifest.from_bytes(await _read_manifest(layout, read))
     if manifest.version != version:
@@ -215,7 +215,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _swap_in(new: Path, target: Path, aside: Path) -> None:
-    """Rename ``new`` to ``target``; a damaged copy goes aside, another process's good one stays."""
+    """Rename ``new`` to ``target``; a damaged copy is moved aside, another process's intact copy stays."""
     if target.exists():
         if holds_version(target, target.name):
             return

@@ -1,4 +1,4 @@
-"""One interaction of a user, as stores keep it."""
+"""A user's interaction, as stores keep it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Event:
     """One interaction of a user.
 
     Attributes:
-        event_id: the sender's, unique within the user; sending it again changes nothing.
-        item_id: as in the catalogue; not checked, catalogues change.
-        timestamp_ms: milliseconds since 1970-01-01 UTC, of the interaction itself.
+        event_id: the sender's, unique for the user; sending it again changes nothing.
+        item_id: as in the catalogue; not checked, since catalogues change.
+        timestamp_ms: when the interaction happened, milliseconds since 1970-01-01 UTC.
     """
 
     event_id: str

@@ -1,4 +1,4 @@
-"""A store in this process's memory: for tests, and for trying the server out. Nothing survives."""
+"""A store in this process's memory: for tests, and for trying the server. Nothing outlives the process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Stored:
 
 @dataclass(slots=True, kw_only=True)
 class _Shelf:
-    """All that is known of one catalogue; ``holds`` maps (version, holder) to when the hold ends."""
+    """One catalogue; ``holds`` maps (version, holder) to the end of the hold."""
 
     versions: dict[str, _Stored] = field(default_factory=dict)
     pointer: Pointer = field(default_factory=Pointer)
@@ -53,7 +53,7 @@ class _Shelf:
 
 
 class MemoryResults:
-    """Bytes under a key for a while; the oldest go when there are more than ``most``."""
+    """Bytes under a key for a limited time; the oldest are dropped beyond ``most``."""
 
     def __init__(self, clock: Callable[[], float], most: int = MAX_RESULTS) -> None:
         """``clock`` gives seconds."""
@@ -62,19 +62,19 @@ class MemoryResults:
         self._results: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
     async def get(self, key: str) -> bytes | None:
-        """What was put under ``key``, if it is still there."""
+        """The value under ``key``; None if there is none."""
         ends, value = self._results.get(require_result_key(key), (0.0, b""))
         return value if ends > self._clock() else None
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for ``ttl_s`` seconds."""
+        """Store ``value`` for ``ttl_s`` seconds."""
         self._results[require_result_key(key)] = (self._clock() + ttl_s, value)
         self._results.move_to_end(key)
         while len(self._results) > self._most:
             self._results.popitem(last=False)
 
     async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keep each value for ``ttl_s`` seconds."""
+        """Store each value for ``ttl_s`` seconds."""
         for key, value in values.items():
             await self.put(key, value, ttl_s)
 
@@ -83,17 +83,17 @@ class MemoryStore(MemoryResults):
     """Implements `igd_core.store.base.Store`."""
 
     def __init__(self, options: StoreOptions | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` gives seconds; holds, histories and results end by it."""
+        """``clock`` gives seconds; holds, histories and results expire by it."""
         super().__init__(clock)
         self._options = options or StoreOptions()
         self._shelves: dict[str, _Shelf] = {}
         self._listeners: set[asyncio.Queue[str | None]] = set()
         self._stored = 0
-        # The user whose last append is longest ago comes first.
+        # The user with the oldest last event comes first.
         self._histories: OrderedDict[str, tuple[float, dict[str, Event]]] = OrderedDict()
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Keep a copy of the artifact's files."""
+        """Store a copy of the artifact's files."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
         shelf = self._shelves.setdefault(require_catalogue_name(catalogue or bundle.manifest.name), _Shelf())
@@ -169,16 +169,16 @@ class MemoryStore(MemoryResults):
         return await receive(version, stored.layout, read, parent)
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
-        """Say that ``holder`` serves a version."""
+        """Record that ``holder`` serves a version."""
         shelf = self._shelves.setdefault(require_catalogue_name(catalogue), _Shelf())
         shelf.holds[require_version(version), require_holder(holder)] = self._clock() + ttl_s
 
     async def trial(self, catalogue: str, version: str) -> Trial:
-        """Where a version stands with the fleet."""
+        """The state of a version's trial."""
         return seen(self._trial(self._shelf(catalogue), require_version(version)), self._clock())
 
     async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
-        """Ask to try a version first, or say that one still does."""
+        """Ask to be the first to try a version, or extend that trial."""
         self._find(catalogue, version)
         shelf, now = self._shelves[catalogue], self._clock()
         trial = begun(self._trial(shelf, version), require_holder(holder), now=now, ttl_s=ttl_s)
@@ -186,7 +186,7 @@ class MemoryStore(MemoryResults):
         return trial
 
     async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
-        """Say how a version fared."""
+        """Record how a trial ended."""
         require_holder(holder)
         shelf = self._shelf(catalogue)
         before = self._trial(shelf, require_version(version))
@@ -204,7 +204,7 @@ class MemoryStore(MemoryResults):
         self._tell(catalogue)
 
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
-        """Delete all but the newest, and those in use."""
+        """Delete all but the newest versions and those in use."""
         shelf = self._shelf(catalogue)
         deleted = [
             stored.version
@@ -272,7 +272,7 @@ class MemoryStore(MemoryResults):
         shelf.pointer = pointer
 
     def _trials(self, shelf: _Shelf) -> dict[str, Trial]:
-        """Of all versions, newest first, as they stand now."""
+        """The trials of all versions, newest first, as of now."""
         newest_first = sorted(shelf.versions, key=lambda version: -shelf.versions[version].sequence)
         return {version: seen(self._trial(shelf, version), self._clock()) for version in newest_first}
 

@@ -1,4 +1,4 @@
-"""What may become a key in Redis, a folder's name or a stored text: nothing else gets past here."""
+"""Checks on everything that may become a key in Redis, the name of a folder, or a stored text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from igd_core.store.events import MAX_EVENT_ID_CHARS, MAX_USER_ID_CHARS
 if TYPE_CHECKING:
     from igd_core.store.events import Event
 
-MAX_TIMESTAMP_MS = 2**53  # what JSON readers everywhere read exactly
+MAX_TIMESTAMP_MS = 2**53  # the largest number that every JSON reader reads exactly
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _CATALOGUE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -26,7 +26,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def require_prefix(prefix: str) -> str:
-    """``prefix``, if keys may begin with it: no braces, which would choose their hash slot.
+    """Check that keys may begin with ``prefix``: no braces, which would choose their hash slot. Returns it.
 
     Raises:
         InputError: they may not.
@@ -35,30 +35,30 @@ def require_prefix(prefix: str) -> str:
 
 
 def require_catalogue_name(name: str) -> str:
-    """``name``, if it can be a key's and a path's part: lower-case letters, digits, ``._-``, at most 64.
+    """Check a catalogue name, a part of keys and paths: lower-case letters, digits, ``._-``, at most 64. Returns it.
 
     Raises:
-        InputError: it cannot.
+        InputError: another name.
     """
     return _require(_CATALOGUE, "catalogue", name, "1 to 64 lower-case letters, digits, '.', '_' or '-'")
 
 
 def is_catalogue_name(name: str) -> bool:
-    """Whether `require_catalogue_name` takes it."""
+    """Whether `require_catalogue_name` accepts it."""
     return _CATALOGUE.fullmatch(name) is not None
 
 
 def require_version(version: str) -> str:
-    """``version``, if it looks like a manifest's: 16 hexadecimal digits.
+    """Check that ``version`` is 16 hexadecimal digits, like a manifest's. Returns it.
 
     Raises:
-        InputError: it does not.
+        InputError: it is not.
     """
     return _require(_VERSION, "version", version, "16 hexadecimal digits")
 
 
 def require_holder(holder: str) -> str:
-    """``holder``, if it is a plain name of at most 128 characters.
+    """Check that ``holder`` is a plain name of at most 128 characters. Returns it.
 
     Raises:
         InputError: it is not.
@@ -67,7 +67,7 @@ def require_holder(holder: str) -> str:
 
 
 def require_result_key(key: str) -> str:
-    """``key``, if it is 1 to 256 visible ASCII characters.
+    """Check that ``key`` is 1 to 256 visible ASCII characters. Returns it.
 
     Raises:
         InputError: it is not.
@@ -76,7 +76,7 @@ def require_result_key(key: str) -> str:
 
 
 def require_user_id(user_id: str) -> str:
-    """``user_id``, if it is 1 to 256 characters without control characters and lone surrogates.
+    """Check that ``user_id`` is 1 to 256 characters without control characters and lone surrogates. Returns it.
 
     Raises:
         InputError: it is not.
@@ -85,7 +85,7 @@ def require_user_id(user_id: str) -> str:
 
 
 def require_event(event: Event) -> Event:
-    """``event``, if all stores can keep it and give it back as it was.
+    """Check that every store can keep ``event`` unchanged. Returns it.
 
     Raises:
         InputError: names the field.
@@ -98,7 +98,7 @@ def require_event(event: Event) -> Event:
 
 
 def require_keep(keep: int) -> int:
-    """How many versions pruning keeps at least.
+    """Check how many versions pruning keeps.
 
     Raises:
         InputError: it is negative.
@@ -109,18 +109,18 @@ def require_keep(keep: int) -> int:
 
 
 def not_stored(catalogue: str, version: str) -> InputError:
-    """What asking for an unknown version ends with."""
+    """The error for an unknown version."""
     return InputError(f"version {version} of catalogue {catalogue!r} is not stored")
 
 
 def without_secrets(url: str) -> str:
-    """A store's URL for messages: no user, no password, no options; no more than the scheme where it is malformed."""
+    """A store's URL for messages: no user, password or options; only the scheme if it is malformed."""
     scheme, found, rest = url.partition("://")
     if not (found and _SCHEME.fullmatch(scheme)):
         return "***"
     address, _, options = rest.partition("?")
     user, at, hosts = address.rpartition("@")
-    # A password that holds a raw "?", or one where the port should be, must not come out in pieces.
+    # A password with a raw "?", or one in the port's place, must not show in pieces.
     if "@" in options or not _ADDRESS.fullmatch(hosts):
         return f"{scheme}://***"
     return f"{scheme}://{'***@' if user or at else ''}{hosts}"

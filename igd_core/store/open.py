@@ -1,4 +1,4 @@
-"""From a store's URL to the store."""
+"""Open a store by its URL."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MEMORY = "memory://"
 
 
 def open_store(url: str, *, options: StoreOptions | None = None) -> Store:
-    """The store that ``url`` names; nothing is connected or opened before the first call.
+    """The store that ``url`` names; it connects or opens files only at the first call.
 
     ``memory://`` · ``file:///DIRECTORY`` · ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`` ·
     ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DATABASE]`` · ``redis+cluster://HOST:PORT,HOST:PORT``; with
     ``rediss`` in the place of ``redis`` for TLS. See docs/how-to/redis.md for options behind a ``?``.
 
     Raises:
-        InputError: no such kind of store, or an address that cannot be used; without the password.
+        InputError: no such kind of store, or an unusable address; never shows the password.
     """
     options = options or StoreOptions()
     scheme = url.partition("://")[0]

@@ -1,4 +1,4 @@
-"""Where a catalogue's pointer is and where it has been: what moving it does, whichever the store."""
+"""A catalogue's pointer: the version it names, the versions it named before, and the rules for moving it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_PAST = 20
-"""Versions that a pointer remembers to have named."""
+"""How many earlier versions a pointer remembers."""
 _MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointerMove:
-    """What a roll-back did.
+    """The result of a roll-back.
 
     Attributes:
         version: that the pointer names now.
-        before: that it named.
-        trial: where ``version`` stands; servers do not take it where that bars it.
-        passed_by: versions that were current later than ``version`` and that a server died of, the latest first.
+        before: the version that it named.
+        trial: of ``version``; servers refuse the version if the trial bars it.
+        passed_by: versions that were current later than ``version`` and in which a server died, the latest first.
     """
 
     version: str
@@ -35,7 +35,7 @@ class PointerMove:
 
     @staticmethod
     def between(seen: Pointer, after: Pointer, trials: Mapping[str, Trial]) -> PointerMove:
-        """From where the pointer was seen to where it is after; ``trials`` of stored versions, as they were then."""
+        """The move from one state of the pointer to another; ``trials`` of the stored versions at that time."""
         version = str(after.current)
         later = seen.past[seen.past.index(version) + 1 :] if version in seen.past else ()
         return PointerMove(
@@ -48,14 +48,13 @@ class PointerMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointer:
-    """What a catalogue's pointer names, and what it named before, without what was rolled back.
+    """The version that a catalogue's pointer names, and those it named before, except those rolled back.
 
-    A version that somebody has rolled back from is not in ``past``, so no roll-back returns to it unless told so by
-    name.
+    A version that was rolled back is not in ``past``, so a later roll-back returns to it only by name.
 
     Attributes:
         current: the version to serve; None before the first activation.
-        past: versions that it named, each once, the latest last; at most `MAX_PAST`.
+        past: versions named before, each once, the latest last; at most `MAX_PAST`.
     """
 
     current: str | None = None
@@ -63,9 +62,9 @@ class Pointer:
 
     @staticmethod
     def read(current: str | None, previous: str | None, past: str | None) -> Pointer:
-        """From what a store keeps; ``past`` is versions between spaces, and counts only if it ends in ``previous``.
+        """Read the pointer from a store. ``past``: versions and spaces; counts only if it ends in ``previous``.
 
-        Releases that know of no ``past`` move the pointer too; they keep ``previous`` alone.
+        Releases that do not know ``past`` also move the pointer, and update ``previous`` alone.
         """
         versions = tuple((past or "").split())
         if (versions[-1] if versions else None) != previous:
@@ -74,7 +73,7 @@ class Pointer:
 
     @property
     def previous(self) -> str | None:
-        """What it named before, whatever has become of that; `returns_to` is where a roll-back goes."""
+        """The version named before, even if it is no longer stored; `returns_to` is where a roll-back goes."""
         return self.past[-1] if self.past else None
 
     def returns_to(self, trials: Mapping[str, Trial]) -> str | None:

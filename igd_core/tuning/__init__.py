@@ -1,1 +1,1 @@
-"""IGD-Tuning: the loss, the rows it is taken over, and runs that survive being killed (arXiv 2506.13229)."""
+"""IGD-Tuning: the weighted loss, training rows, and runs that can be resumed (arXiv 2506.13229)."""

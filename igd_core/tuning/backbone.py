@@ -1,4 +1,4 @@
-"""The model that is tuned: a whole checkpoint, an adapter on one, or a small Llama from scratch."""
+"""The model to tune: a whole checkpoint, an adapter on one, or a small Llama from scratch."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone:
-    """What is tuned, and how it is written.
+    """The model to tune, and how to write it.
 
     Attributes:
         model: a transformers model, or peft's wrapper of one.
         tokenizer: of the checkpoint, or of the directory that a from-scratch model takes its tokenizer from.
-        tokenizer_dir: where its files are.
+        tokenizer_dir: the directory of the tokenizer's files.
         name: the checkpoint's name, written into an adapter; empty for a from-scratch model.
-        prompt: what it is tuned on, written beside the weights.
+        prompt: the prompts it is tuned on, written beside the weights.
     """
 
     model: PreTrainedModel
@@ -60,7 +60,7 @@ class Backbone:
 
     @property
     def plain(self) -> PreTrainedModel:
-        """The transformers model itself; an adapter sits inside its layers."""
+        """The transformers model itself; an adapter is inside its layers."""
         model: Any = self.model
         plain: PreTrainedModel = model.get_base_model() if self.is_adapter else model
         return plain
@@ -69,7 +69,7 @@ class Backbone:
         """The decoder without its output layer, and the output layer.
 
         Raises:
-            ModelError: an architecture that does something else between the two, which would be trained without it.
+            ModelError: the architecture does something else between the two, which training would skip.
         """
         decoder, head = self.plain.get_decoder(), self.plain.get_output_embeddings()
         if head is None or decoder is None or decoder is self.plain:
@@ -105,7 +105,7 @@ class Backbone:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a checkpoint's tokenizer files, as they are: an artifact is matched by their hash."""
+    """Copy a checkpoint's tokenizer files unchanged: artifacts match a tokenizer by hash."""
     for name in _TOKENIZER_FILES:
         if (source / name).is_file() and not (target / name).exists():
             shutil.copyfile(source / name, target / name)
@@ -119,12 +119,12 @@ def load_backbone(
     device: str,
     adapter: Path | None = None,
 ) -> Backbone:
-    """Load or make the model, and mark what is trained.
+    """Load or create the model, and mark the parameters to train.
 
-    Seed torch first: initial weights and adapters are drawn here, unless ``adapter`` is one to go on from.
+    Seed torch first: initial weights and adapters are random, unless ``adapter`` is one to continue from.
 
     Raises:
-        InputError: neither or both of a checkpoint and ``from_config``; an adapter that the settings do not fit.
+        InputError: neither or both of a checkpoint and ``from_config``; or an adapter that does not fit the settings.
         ModelError: the checkpoint, the adapter, the device, or 4 bits without CUDA.
     """
     if adapter is not None and settings.lora is None:
@@ -139,7 +139,7 @@ def load_backbone(
     if settings.four_bit:
         model, tokenizer = _load_four_bit(directory, settings, device), TitleTokenizer.from_directory(directory)
     else:
-        # What is trained stays fp32 under autocast; frozen weights may be bf16.
+        # Trained parameters stay fp32 under autocast; frozen weights may be bf16.
         frozen_bf16 = settings.lora is not None and settings.precision == "bf16"
         loaded = load_checkpoint(directory, device=device, dtype="bfloat16" if frozen_bf16 else "float32", packed=False)
         model, tokenizer = loaded.model, loaded.tokenizer
@@ -162,10 +162,10 @@ def load_backbone(
 def _make_room(
     model: PreTrainedModel, tokenizer: TitleTokenizer, extended: TitleTokenizer, settings: TuningSettings
 ) -> None:
-    """Rows of the embedding for tokens that were added to the tokenizer, drawn around the mean of the others.
+    """Add embedding rows for tokens added to the tokenizer, drawn around the mean of the others.
 
     Raises:
-        InputError: another tokenizer, or an adapter, which leaves the embedding as it is.
+        InputError: another tokenizer, or tuning an adapter, which would leave the new rows untrained.
     """
     if not extended.extends(tokenizer):
         raise InputError("tokenizer: is not the checkpoint's with tokens added (igd build --extend-tokenizer)")
@@ -176,7 +176,7 @@ def _make_room(
             "tune the whole model (no --lora-rank)"
         )
     embedding: Any = model.get_input_embeddings()
-    if extended.vocab_size > len(embedding.weight):  # many are padded, and have room
+    if extended.vocab_size > len(embedding.weight):  # many embeddings are padded, and have room
         model.resize_token_embeddings(extended.vocab_size)
 
 
@@ -237,7 +237,7 @@ def _load_four_bit(directory: Path, settings: TuningSettings, device: str) -> Pr
 
 
 def _require_plain_weights(model: PreTrainedModel, directory: Path) -> None:
-    """Refuse quantised weights; forget the mark that a conversion from GGUF leaves on weights that are plain again."""
+    """Refuse quantised weights; remove the mark that a conversion from GGUF leaves on plain weights."""
     mark = getattr(model.config, "quantization_config", None)
     if mark is None:
         return
@@ -270,13 +270,13 @@ def _with_adapter(model: PreTrainedModel, lora: LoraSettings, name: str) -> PreT
         adapted: Any = get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora targets: {str(error).splitlines()[0]}") from None
-    # The name, not this machine's path: the adapter is meant to be shipped.
+    # The name, not this machine's path: the adapter is meant to be shared.
     adapted.peft_config["default"].base_model_name_or_path = name
     return adapted  # type: ignore[no-any-return]
 
 
 def _go_on_from(model: PreTrainedModel, directory: Path, lora: LoraSettings) -> None:
-    """Take an earlier adapter's weights; its shape must be that of ``lora``."""
+    """Load an earlier adapter's weights; its shape must be that of ``lora``."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     config = read_adapter_config(directory)
@@ -296,7 +296,7 @@ def _go_on_from(model: PreTrainedModel, directory: Path, lora: LoraSettings) -> 
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:
-    """Last names of the decoder's linear layers, as ``all-linear`` means them."""
+    """Last names of the decoder's linear layers, which ``all-linear`` stands for."""
     head = model.get_output_embeddings()
     return sorted(
         {

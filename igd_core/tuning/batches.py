@@ -1,4 +1,4 @@
-"""Packs to batches: every optimiser step a random share of the rows, its micro-batches by length."""
+"""Packs to batches: every optimiser step takes random rows, sorted by length into micro-batches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Indices of packs, one list a micro-batch; ``micro_batches`` lists in a row make an optimiser step.
+    """Indices of packs, a list for each micro-batch; ``micro_batches`` successive lists make an optimiser step.
 
-    Steps are drawn at random, so lengths do not bias them; within a step, packs of like length meet in a micro-batch,
-    so little is padding. An epoch has the same number of steps whatever the order: the rows are spread evenly, so a
-    step holds ``batch`` rows or, in small sets, some more.
+    Steps are random, so lengths do not bias them; within a step, packs of similar length share a micro-batch, so little
+    is padding. An epoch has the same number of steps whatever the order: rows are spread evenly, so a step holds
+    ``batch`` rows or, in small sets, some more.
     """
 
     def __init__(self, packs: Sequence[Pack], *, batch: int, micro_batches: int, seed: int) -> None:
@@ -28,11 +28,11 @@ class StepSampler(Sampler[list[int]]):
         self._seed = seed
         self._epoch = 0
         self.steps_per_epoch = max(1, int(self._rows.sum()) // batch)
-        # With a single step there may be fewer packs than micro-batches; else each step begins at least that many.
+        # With a single step there may be fewer packs than micro-batches; else each step gets at least that many.
         self.micro_batches = min(micro_batches, len(packs)) if self.steps_per_epoch == 1 else micro_batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Take another order; the same epoch of the same seed has the same one."""
+        """Set the order of an epoch; the same epoch and seed always have the same order."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class StepSampler(Sampler[list[int]]):
 
 
 def by_length(packs: Sequence[Pack], tokens: int) -> list[list[int]]:
-    """Indices of packs in batches of like length, each of about ``tokens`` tokens; for evaluation."""
+    """Indices of packs in batches of similar length, each of about ``tokens`` tokens; for evaluation."""
     batches: list[list[int]] = []
     for index in sorted(range(len(packs)), key=lambda pack: len(packs[pack])):
         if batches and (len(batches[-1]) + 1) * len(packs[index]) <= tokens:
@@ -61,7 +61,7 @@ def by_length(packs: Sequence[Pack], tokens: int) -> list[list[int]]:
 
 
 def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
-    """Padded on the right, where causal attention sees nothing of it.
+    """Join packs into a batch, padded on the right, where causal attention does not look.
 
     Returns:
         ``input_ids`` and ``position_ids`` ``(b, n)`` int64; ``attention_mask`` ``(b, 1, n, n)`` bool, only where rows

@@ -1,4 +1,4 @@
-"""A run's settings with everything heavy taken out: what a recipe does, seen in seconds on a CPU."""
+"""A dry run's settings: what a recipe does, in seconds on a CPU."""
 
 from __future__ import annotations
 

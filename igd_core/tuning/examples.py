@@ -1,9 +1,9 @@
-"""Rows as token ids: the prompt that serving would ask, the target's trie path as the response.
+"""Training rows as token ids: the prompt that serving would use, and the target's path as the response.
 
-Rows that begin alike are computed together: they form a small tree of tokens, each of which sees its ancestors alone
-and stands at its own depth, so every loss is what it would be in a row of its own, and what is shared is computed
-once. Histories of one user grow by one item from row to row, so this saves most tokens: 35 instead of 95 a row on
-Video Games, and 25 instead of 179 on ML-100K, whose windows move in blocks.
+Rows that begin alike are computed together, as a small tree of tokens: each token sees its ancestors alone and has its
+own depth as position, so every loss is as in a row of its own, and shared tokens are computed once. Histories of one
+user grow by one item from row to row, so this saves most tokens: 35 instead of 95 a row on Video Games, and 25 instead
+of 179 on ML-100K, whose windows move in blocks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pack:
-    """Some rows as one tree of tokens, in the order of a depth-first walk.
+    """Several rows as one tree of tokens, in the order of a depth-first walk.
 
     The tree is a list of segments: segment s holds tokens ``segment_start[s]`` up to the next segment's start, each
     the child of the one before it; its first is the child of token ``segment_parent[s]`` (-1: a root).
@@ -45,9 +45,9 @@ class Pack:
         segment_parent: ``(s,)`` int32.
         position: ``(m,)`` int32; the token after which a response token is predicted.
         target: ``(m,)`` int32; the response token.
-        zero_ig: ``(m,)`` bool; whether it rules out no item.
-        weight: ``(m,)`` float32; what it counts in the loss.
-        rows: how many rows these are.
+        zero_ig: ``(m,)`` bool; whether the response token rules out no item.
+        weight: ``(m,)`` float32; its weight in the loss.
+        rows: number of rows.
     """
 
     tokens: Int32
@@ -86,9 +86,9 @@ class Examples:
 
     Attributes:
         packs: the rows, grouped.
-        rows: how many.
-        row_tokens: tokens of all rows one by one, prompts included.
-        shortened: rows whose oldest history items left for ``max_tokens``.
+        rows: number of rows.
+        row_tokens: tokens of all rows without sharing, prompts included.
+        shortened: number of rows whose oldest items were left out to fit ``max_tokens``.
     """
 
     packs: Sequence[Pack]
@@ -98,7 +98,7 @@ class Examples:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are computed."""
+        """Tokens to compute."""
         return sum(len(pack) for pack in self.packs)
 
     @property
@@ -124,8 +124,8 @@ class PackLimits:
 def gain_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[int]) -> Float32:
     """Information gain of each token of a response, ``(len(response),)`` float32, nats.
 
-    Exactly 0 where the set of possible items stays the same, as in the table. A response that is no path of the trie
-    gains nothing throughout (arXiv 2506.13229's released implementation).
+    Exactly 0 where the set of possible items stays the same, as in the table. In a response that is not a path of the
+    trie, every token gains 0 (as in arXiv 2506.13229's released implementation).
     """
     node = NodeId(0)
     gain = np.zeros(len(response), dtype=np.float32)
@@ -139,7 +139,7 @@ def gain_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[i
 
 
 def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits, weights: TokenWeights) -> Examples:
-    """Token ids of every row, grouped.
+    """Tokenise every row, and group the rows.
 
     Raises:
         DataError: no rows, or a row that does not fit ``max_tokens`` even without a history.
@@ -150,7 +150,7 @@ def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits, wei
 
 
 class _Packing:
-    """Walks the rows in the order of their items, and grows a pack while the next row begins like the last one."""
+    """Goes through the rows in the order of their items, and extends a pack while the next row begins like the last."""
 
     def __init__(self, artifact: Artifact, limits: PackLimits, weights: TokenWeights) -> None:
         self.artifact = artifact
@@ -214,7 +214,7 @@ class _Packing:
 
 
 class _Growing:
-    """A pack while rows are added; `path` is the last row's tokens, `place` where each of them stands in the pack."""
+    """A pack to which rows are being added; `path` is the last row's tokens, `place` their positions in the pack."""
 
     def __init__(self) -> None:
         self.path = np.empty(0, dtype=np.int32)
@@ -230,7 +230,7 @@ class _Growing:
         self.size = 0
 
     def takes(self, tokens: Int32, prompt: int, limits: PackLimits) -> bool:
-        """Whether the row shares half of its prompt with the last one and still fits."""
+        """Whether the row shares half of its prompt with the last one, and fits."""
         if len(self.target) >= limits.rows:
             return False
         shared = self._shared(tokens)
@@ -253,7 +253,7 @@ class _Growing:
         self.target.append(response)
 
     def count(self, zero_ig: NDArray[np.bool_], weight: Float32) -> None:
-        """What the added row's response tokens count."""
+        """Add weights and zero-IG flags of the added row's response tokens."""
         self.zero_ig.append(zero_ig)
         self.weight.append(weight)
 
@@ -271,7 +271,7 @@ class _Growing:
         )
 
     def _shared(self, tokens: Int32) -> int:
-        """Length of the beginning that ``tokens`` has in common with the last row."""
+        """How many leading tokens ``tokens`` shares with the last row."""
         length = min(len(tokens), len(self.path))
         differs = tokens[:length] != self.path[:length]
         return int(differs.argmax()) if differs.any() else length

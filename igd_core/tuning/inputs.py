@@ -1,4 +1,4 @@
-"""What a run is made of: where everything comes from and goes to, and the rows."""
+"""The inputs of a run: files and folders, and the rows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInputs:
-    """Where everything comes from and goes to.
+    """The files and folders of a run.
 
     Attributes:
         artifact: directory of the artifact.
         train: history rows to tune on.
-        valid: history rows to stop by.
+        valid: history rows that decide when to stop.
         out: the run's folder.
         model: checkpoint to start from; None with ``from_config``.
-        adapter: directory of an adapter of that checkpoint to go on from.
-        tokenizer: directory of the tokenizer of a model from scratch, or of ``model``'s own with tokens added.
+        adapter: directory of an adapter of that checkpoint to continue from.
+        tokenizer: directory of the tokenizer for a model from scratch, or of ``model``'s tokenizer with tokens added.
         device: ``auto``, ``cpu``, ``cuda``.
-        on_unknown: what happens to a row whose target is not in the catalogue, ``error`` or ``drop``.
-        reading: how both files of rows are to be read.
+        on_unknown: ``error`` refuses a row whose target is not in the catalogue, ``drop`` leaves it out.
+        reading: how to read both files of rows.
     """
 
     artifact: Path
@@ -50,10 +50,10 @@ class TuningData:
 
     Attributes:
         train: to tune on.
-        valid: to stop by.
+        valid: to decide when to stop.
         dropped: rows left out because their target is not in the catalogue.
         bad_rows: rows left out because they cannot be used.
-        notes: what a person should know of how the files were read.
+        notes: what a person should know about how the files were read.
     """
 
     train: Examples

@@ -1,6 +1,6 @@
-"""The IGD-Tuning loss: cross-entropy in which tokens that decide nothing count less (arXiv 2506.13229).
+"""The IGD-Tuning loss: cross-entropy in which zero-IG tokens count less (arXiv 2506.13229).
 
-``loss = sum(w * CE) / sum(w)`` over response tokens; `weights` says what ``w`` is.
+``loss = sum(w * CE) / sum(w)`` over response tokens; ``w`` comes from `weights`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossParts:
-    """Sums over response tokens, scalars of float64 without a gradient; their ratios are the means people ask for.
+    """Sums over response tokens, float64 scalars without gradient; their ratios are the reported means.
 
     Attributes:
         zero_ig: cross-entropy of zero-IG tokens, nats.
-        positive_ig: of the others.
-        zero_ig_tokens: how many.
-        positive_ig_tokens: how many.
+        positive_ig: cross-entropy of the other tokens.
+        zero_ig_tokens: number of zero-IG tokens.
+        positive_ig_tokens: number of the others.
         weighted: cross-entropy times weight.
         weights: sum of the weights.
     """
@@ -75,8 +75,8 @@ def igd_loss(
     Args:
         cross_entropy: ``(m,)`` float32.
         weights: ``(m,)`` float32.
-        total: sum of the weights of the WHOLE optimiser step when this is one of its micro-batches, so that their
-            losses and gradients add up to those of one large batch; None for a batch that stands alone.
+        total: sum of the weights of the WHOLE optimiser step, if this is one of its micro-batches: then their losses
+            and gradients add up to those of one large batch. None for a batch of its own.
     """
     return (cross_entropy * weights).sum() / (weights.sum() if total is None else total)
 
@@ -115,9 +115,9 @@ def cross_entropy_at(logits: torch.Tensor, index: torch.Tensor, target: torch.Te
 
 
 class _CrossEntropyAt(torch.autograd.Function):
-    """One buffer of the size of the logits for both directions.
+    """Cross-entropy with one buffer of the size of the logits for both directions.
 
-    A log-softmax that is indexed makes four, and on a CPU a pass over memory is what the output layer waits for.
+    An indexed log-softmax makes four, and on a CPU the output layer waits for memory.
     """
 
     @staticmethod
@@ -132,11 +132,11 @@ class _CrossEntropyAt(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN401
-        """Each row's softmax times the gradients of its targets, less each gradient at its target."""
+        """Each row's softmax times the gradients of its targets, minus each gradient at its target."""
         (gradient,) = gradients
         gradient = gradient.float()
         exponentials, total, index, target = ctx.saved_tensors
         of_row = torch.zeros_like(total).index_add_(0, index, gradient)
-        result = exponentials.mul_((of_row / total).unsqueeze(1))  # its last use: a second backward pass is refused
+        result = exponentials.mul_((of_row / total).unsqueeze(1))  # used up: torch refuses a second backward pass
         result.index_put_((index, target), -gradient, accumulate=True)
         return result.to(ctx.dtype), None, None

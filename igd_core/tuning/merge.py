@@ -1,4 +1,4 @@
-"""An adapter added into the weights it was trained on: a checkpoint like any other."""
+"""Merge an adapter into the weights it was trained on: the result is an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
     Args:
         run: a run's folder.
         out: new folder.
-        model: the checkpoint that was adapted, where it is no longer where the record says.
+        model: the checkpoint that was adapted, if it has moved since the record was written.
 
     Raises:
         InputError: ``out`` exists, the run has no adapter, or it was tuned on another checkpoint than this.
@@ -54,7 +54,7 @@ def merge_run(run: Path, out: Path, *, model: str | None = None) -> None:
 
 
 def _record_of(run: Path) -> dict[str, Any] | None:
-    """The run's record, None where it is not there or cannot be read: an adapter can be merged without."""
+    """The run's record; None if it is missing or cannot be read: merging works without."""
     try:
         return read_record(run / RECORD)
     except TuningError:

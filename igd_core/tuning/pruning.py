@@ -1,8 +1,8 @@
-"""A tokenizer cut down to the tokens that a catalogue uses: the same token paths in a vocabulary a tenth the size.
+"""Prune a tokenizer to the tokens that a catalogue uses: the same token paths, a vocabulary a tenth the size.
 
-For models trained from scratch, whose embeddings and output layer would otherwise be nearly all of their weights and
-work. Every merge that any kept token is made by is kept, so the catalogue's titles are spelled by the same pieces as
-before; other text falls back to shorter pieces, down to single bytes.
+For models trained from scratch, whose embeddings and output layer would otherwise be nearly all their weights and work.
+Every merge that leads to a kept token is kept, so titles keep their tokens; other text falls back to shorter pieces,
+down to single bytes.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def prune_tokenizer(artifact: Artifact, tokenizer_dir: Path, out: Path) -> Title
 
 
 def prune_definition(definition: dict[str, Any], used: set[int]) -> dict[str, Any]:
-    """``tokenizer.json`` with the tokens ``used``, what they are merged from, single bytes and added tokens.
+    """``tokenizer.json`` with the tokens ``used``, those they are merged from, single bytes and added tokens.
 
-    Ids are given anew, in the old order.
+    Ids are assigned anew, in the old order.
 
     Raises:
-        ModelError: not a BPE tokenizer, or one whose post-processor refers to ids.
+        ModelError: not a BPE tokenizer, or one whose post-processor names ids.
     """
     model = definition.get("model", {})
     if model.get("type", "BPE") != "BPE" or not model.get("merges"):
@@ -63,7 +63,7 @@ def prune_definition(definition: dict[str, Any], used: set[int]) -> dict[str, An
     spelled = {token["content"] for token in added}
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     keep = {text for text, token in vocabulary.items() if token in used or len(text) == 1 or text in spelled}
-    for left, right in reversed(pairs):  # a piece is made after its parts, so one pass meets every ancestor
+    for left, right in reversed(pairs):  # a piece is made after its parts, so one pass finds every ancestor
         if left + right in keep:
             keep |= {left, right}
     ordered = sorted(keep, key=vocabulary.__getitem__)

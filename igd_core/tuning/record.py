@@ -1,4 +1,4 @@
-"""The record of a run, ``run.json``: what it was told and made of, by content, so that it goes on as the same run."""
+"""The record of a run, ``run.json``: its settings and hashes of its inputs, by which it can be resumed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 RECORD = "run.json"
 RECORD_FORMAT = "igd-run"
 BASE = "model_sha256"
-"""Of the record: the content of the checkpoint that a run starts from. Records of earlier releases lack it."""
+"""Name in the record of the hash of the checkpoint that a run starts from. Earlier releases do not record it."""
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
 def content_of(model: str | Path) -> str:
-    """sha256 over a checkpoint's configuration, tokenizer and weights: its files are read once more.
+    """sha256 over a checkpoint's configuration, tokenizer and weights; reads its files.
 
     Raises:
         ModelError: no such checkpoint, or it cannot be read.
@@ -42,7 +42,7 @@ def content_of(model: str | Path) -> str:
 
 
 def new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> dict[str, Any]:
-    """What is known before the rows are read.
+    """The record before the rows are read.
 
     Raises:
         DataError: a file that cannot be read.
@@ -74,7 +74,7 @@ def new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) 
 
 
 def rows_record(data: TuningData) -> dict[str, Any]:
-    """How many rows there are, and what they come to."""
+    """Numbers of rows and tokens."""
     return {
         "dropped": data.dropped,
         "bad_rows": data.bad_rows,
@@ -94,10 +94,10 @@ def rows_record(data: TuningData) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A run's record; None where there is none.
+    """Read a run's record; None if there is none.
 
     Raises:
-        TuningError: it cannot be read, or is something else.
+        TuningError: it cannot be read, or is not a record.
     """
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -111,16 +111,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def require_base(record: Mapping[str, Any], sha256: str | None, *, at: str | None, what: str) -> None:
-    """See to it that a checkpoint is the one of a record, which may lie elsewhere now. Earlier records do not know.
+    """Check that a checkpoint is the one in a record, wherever it is now. Earlier releases' records do not tell.
 
     Args:
         record: of the run.
         sha256: the checkpoint's `content_of`.
-        at: where it lies.
-        what: that needs the record's own, for the message.
+        at: where the checkpoint is.
+        what: what needs the recorded checkpoint, for the message.
 
     Raises:
-        InputError: it holds something else; names both.
+        InputError: it is another checkpoint; names both.
     """
     recorded = record.get(BASE)
     if recorded is not None and recorded != sha256:
@@ -131,22 +131,22 @@ def require_base(record: Mapping[str, Any], sha256: str | None, *, at: str | Non
 
 
 def require_base_of_adapter(adapter: Path, now: Mapping[str, Any]) -> None:
-    """See to it that an adapter goes on from the weights it was made on, where it lies in the folder of its run.
+    """Check that an adapter continues from the weights that it was made on, if it is in its run's folder.
 
     Raises:
-        InputError: it was made on others.
+        InputError: it was made on other weights.
     """
     path = adapter.parent / RECORD
     try:
         record = read_record(path)
-    except TuningError:  # the folder around an adapter is no run
+    except TuningError:  # the folder around the adapter is not a run
         return
     if record is not None:
         require_base(record, now[BASE], at=now["model"], what=f"adapter {adapter}")
 
 
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A resumed run must be the same run: otherwise its record would be about something that never was.
+    """Check that a resumed run is the same run: else its record would describe a run that never was.
 
     Raises:
         InputError: names what differs.
@@ -154,9 +154,9 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     parts = ["settings", "data", "artifact", "model", "adapter", "on_unknown"]
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")
-        parts.remove("model")  # wherever it lies
+        parts.remove("model")  # it may have moved
     recorded = TuningSettings.read(before.get("settings", {}), where="settings of the run to resume")
-    before = {**before, "settings": recorded.to_json()}  # with the defaults of settings that are younger than the run
+    before = {**before, "settings": recorded.to_json()}  # adds defaults of settings that are newer than the run
     for part in parts:
         if before.get(part) == now[part]:
             continue

@@ -1,4 +1,4 @@
-"""A run: rows and model in, a folder out that holds the best model, the record, and what resuming needs.
+"""Run a tuning: rows and a model in; out comes a folder with the best model, the record, and what resuming needs.
 
 RUN/run.json        settings, data fingerprints, versions, losses by step, how it ended
 RUN/model/          the best checkpoint, or RUN/adapter/: the best adapter; `igd serve` takes either
@@ -45,14 +45,14 @@ def tune(
     resume: bool = False,
     tell: Callable[[Sequence[str]], None] | None = None,
 ) -> dict[str, Any]:
-    """Tune, or go on where a killed run stopped; returns the run record.
+    """Tune, or resume a killed run; returns the run's record.
 
-    ``tell`` is given what a person should know of how the rows were read, before they are tuned on.
+    ``tell`` gets notes on how the rows were read, before tuning begins.
 
     Raises:
-        InputError: settings, rows or titles that cannot be used; with ``resume``, ones that differ from the run's.
+        InputError: settings, rows or titles that cannot be used; or, with ``resume``, that differ from the run's.
         ModelError: the checkpoint.
-        TuningError: the folder holds something else, or the loss is no longer a number.
+        TuningError: the folder holds something else, or the loss became NaN or infinite.
     """
     record_path = inputs.out / RECORD
     before = read_record(record_path)
@@ -78,7 +78,7 @@ def tune(
 
 
 def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> TuningData:
-    """Both files as packs.
+    """Read and pack both files of rows.
 
     Raises:
         DataError: a file that cannot be read, holds no history rows, or has a target outside the catalogue
@@ -189,7 +189,7 @@ def _history_of(checkpoint: Path | None) -> list[dict[str, Any]]:
 
 
 def _progress(trainer: IGDTrainer) -> dict[str, Any]:
-    """Losses by step, and what the arithmetic took in this process."""
+    """Losses by step, and the time spent in this process."""
     return {
         "history": [_finite(entry) for entry in trainer.state.log_history],
         "steps": trainer.state.global_step,
@@ -198,7 +198,7 @@ def _progress(trainer: IGDTrainer) -> dict[str, Any]:
 
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN is no JSON; the mean over no tokens becomes null."""
+    """Replace NaN, which JSON lacks, by null: the mean over no tokens."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
     }

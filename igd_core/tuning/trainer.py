@@ -1,4 +1,4 @@
-"""transformers' Trainer with the IGD loss, steps of whole packs, and checkpoints that appear whole or not at all."""
+"""transformers' Trainer with the IGD loss, steps of whole packs, and checkpoints written atomically."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFolder:
-    """Where a run keeps what it needs to go on: ``checkpoint-STEP`` folders, each complete."""
+    """The folder of a run's checkpoints: ``checkpoint-STEP`` folders, each complete."""
 
     path: Path
 
     def newest(self) -> Path | None:
-        """The checkpoint of the highest step, or None."""
+        """The checkpoint with the highest step, or None."""
         return max(self._all(), key=_step_of, default=None)
 
     def keep_newest(self) -> None:
-        """Delete all others, and what an interrupted write left."""
+        """Delete all other checkpoints, and what an interrupted write left."""
         newest = self.newest()
         for path in self._all():
             if path != newest:
@@ -62,7 +62,7 @@ def _step_of(path: Path) -> int:
 
 
 def training_arguments(settings: TuningSettings, checkpoints: CheckpointFolder, *, device: str) -> TrainingArguments:
-    """Settings in transformers' terms; saving, evaluation and the progress bar are a callback's (`watch`)."""
+    """Settings in transformers' terms; a callback (`watch`) saves, evaluates and shows progress."""
     return TrainingArguments(
         output_dir=str(checkpoints.path),
         num_train_epochs=settings.epochs,
@@ -90,11 +90,11 @@ def training_arguments(settings: TuningSettings, checkpoints: CheckpointFolder, 
 
 
 class IGDTrainer(Trainer):
-    """One device, one adapter or model.
+    """Trains one adapter or model on one device.
 
     Attributes:
         sampler: the order of packs; its ``micro_batches`` make an optimiser step.
-        seconds: spent on batches and training steps in this process; validation and checkpoints left out.
+        seconds: spent on batches and training steps in this process, without validation and checkpoints.
         rows_seen: rows trained on in this process.
     """
 
@@ -145,7 +145,7 @@ class IGDTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The micro-batches of a step, and the sum of all their weights: what each of their losses is divided by."""
+        """The micro-batches of a step, and the sum of their weights, by which each of their losses is divided."""
         started = time.perf_counter()
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.seconds += time.perf_counter() - started
@@ -160,10 +160,10 @@ class IGDTrainer(Trainer):
         return_outputs: bool = False,  # noqa: ARG002 - transformers' signature
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """This micro-batch's share of the step's loss.
+        """The micro-batch's share of the step's loss.
 
         Raises:
-            TuningError: it is not a number; nothing was written since the last checkpoint.
+            TuningError: it is not finite; nothing was written since the last checkpoint.
         """
         losses = self._cross_entropy(inputs)
         loss = igd_loss(losses, inputs["weight"], num_items_in_batch)
@@ -180,15 +180,15 @@ class IGDTrainer(Trainer):
         return loss
 
     def examples_per_second(self) -> float:
-        """Rows a second of training in this process; evaluation and checkpoints left out."""
+        """Rows a second of training in this process, without evaluation and checkpoints."""
         return self.rows_seen / self.seconds if self.seconds else 0.0
 
     def write_model(self, directory: Path) -> None:
-        """Save the model or adapter as it is now."""
+        """Save the model or adapter in its present state."""
         self._backbone.write(directory)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss of zero-IG and positive-IG tokens apart."""
+        """Log the loss; add that of zero-IG and of positive-IG tokens."""
         if "loss" in logs and self._parts is not None:
             logs |= self._parts.means()
             self._parts = None
@@ -220,7 +220,7 @@ class IGDTrainer(Trainer):
         return response_cross_entropy(self._decoder, self._head, inputs, autocast=_AUTOCAST[self._settings.precision])
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        """As transformers does, but written beside and renamed."""
+        """As transformers does, but written to another name and renamed."""
         target = self._checkpoints.path / f"checkpoint-{self.state.global_step}"
         with replaced_folder(target) as new:
             self._scratch = new
@@ -238,7 +238,7 @@ class IGDTrainer(Trainer):
         return str(self._scratch) if self._scratch is not None else str(super()._get_output_dir(trial))
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:  # noqa: ARG002
-        """Weights alone: transformers' own would add its arguments as a pickle."""
+        """Save weights alone: transformers would add its arguments as a pickle."""
         directory = Path(output_dir or self._checkpoints.path)
         directory.mkdir(parents=True, exist_ok=True)
         self._backbone.write(directory)

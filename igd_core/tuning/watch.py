@@ -1,4 +1,4 @@
-"""What happens beside the steps: order of rows, checkpoints, validation, stopping, the progress bar."""
+"""The trainer's callback: order of rows, checkpoints, validation, stopping, and the progress bar."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def best_step(history: History) -> int | None:
 
 
 def should_stop(history: History, patience: int) -> bool:
-    """Whether the last ``patience`` validations were all no better than one before them."""
+    """Whether none of the last ``patience`` validations was better than an earlier one."""
     steps = [entry["step"] for entry in history if "eval_loss" in entry]
     best = best_step(history)
     return best is not None and len(steps) - 1 - steps.index(best) >= patience
 
 
 class RunCallback(TrainerCallback):
-    """Everything it decides follows from the trainer's state, so a resumed run decides the same.
+    """Its decisions follow from the trainer's state alone, so a resumed run decides the same.
 
-    A checkpoint of an epoch's last step is written after its validation, never before: a run resumed from it would
-    take the epoch for finished and skip the validation.
+    The checkpoint of an epoch's last step is written after the validation: a run resumed from an earlier one would take
+    the epoch for finished and skip the validation.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class RunCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Show the bar."""
+        """Show the progress bar."""
         del args, control
         self._bar = progress(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning")
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Give the epoch its order of rows."""
+        """Set the epoch's order of rows."""
         del args, control
         self._trainer.sampler.set_epoch(state.global_step // self._trainer.sampler.steps_per_epoch)
 
@@ -75,7 +75,7 @@ class RunCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Log each step, and save every so many."""
+        """Log each step, and save at intervals."""
         del args
         self._trainer.seconds += time.perf_counter() - self._started
         ends_epoch = state.global_step % self._trainer.sampler.steps_per_epoch == 0
@@ -109,7 +109,7 @@ class RunCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Keep the model if it is the best so far; end the run if it has stopped getting better."""
+        """Keep the model if it is the best so far; stop if it no longer improves."""
         del args
         if best_step(state.log_history) == state.global_step:
             with replaced_folder(self._best) as new:
@@ -119,6 +119,6 @@ class RunCallback(TrainerCallback):
         return control
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         del args, state, control
         self._bar.close()

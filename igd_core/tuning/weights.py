@@ -1,4 +1,4 @@
-"""How much each token of a response counts in the loss."""
+"""The weight of each response token in the loss, from beta and the token's information gain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TokenWeights:
             raise InputError(f"weighting: {self.weighting!r}; one of {', '.join(WEIGHTINGS)}")
 
     def of_response(self, gain: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weights of one response.
+        """The weights of one response's tokens.
 
         Args:
             gain: ``(t,)`` float32, information gain of each of its tokens, nats.

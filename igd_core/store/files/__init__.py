@@ -3,9 +3,9 @@
 ::
 
     ROOT/store.sqlite                              versions, pointers, holds, histories
-    ROOT/artifacts/CATALOGUE/VERSION.SOMETHING/    a bundle; it counts once a row of the database names it
+    ROOT/artifacts/CATALOGUE/VERSION.SOMETHING/    a bundle; valid once a row of the database names it
 
-For the processes of one machine: SQLite's locks do not hold on network file systems.
+For the processes of one machine: SQLite's locks do not work on network file systems.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["FilesStore"]
 
 
 class FilesStore(FilesArtifacts, FilesHistories, MemoryResults):
-    """Implements `igd_core.store.base.Store`; results are this process's own, and lost with it."""
+    """Implements `igd_core.store.base.Store`; results are in this process's memory, and lost with it."""
 
     def __init__(
         self, root: Path, options: StoreOptions | None = None, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """Touch nothing yet. ``clock`` gives seconds since 1970; holds, histories and results end by it."""
+        """Opens nothing yet. ``clock`` gives seconds since 1970; holds, histories and results expire by it."""
         options = options or StoreOptions()
         self._database = Database(root / "store.sqlite", timeout_s=options.timeout_s)
         FilesArtifacts.__init__(self, root / "artifacts", self._database, clock, chunk_bytes=options.chunk_bytes)

@@ -1,4 +1,4 @@
-"""Artifacts as folders; a database says which of them count, and where the pointers are."""
+"""Artifacts as folders. A database names the valid ones, and holds the pointers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class FilesArtifacts(FilesTrials):
         return version
 
     async def activate(self, catalogue: str, version: str) -> None:
-        """Move the pointer; `changes` sees it at its next look."""
+        """Move the pointer; `changes` notices when it next polls."""
         require_catalogue_name(catalogue)
         require_version(version)
 
@@ -89,7 +89,7 @@ class FilesArtifacts(FilesTrials):
             raise not_stored(catalogue, version)
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
-        """Move the pointer back; `changes` sees it at its next look."""
+        """Move the pointer back; `changes` notices when it next polls."""
         require_catalogue_name(catalogue)
         if version is not None:
             require_version(version)
@@ -142,7 +142,7 @@ class FilesArtifacts(FilesTrials):
             raise
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
-        """Say that ``holder`` serves a version."""
+        """Record that ``holder`` serves a version."""
         row = (require_catalogue_name(catalogue), require_version(version), require_holder(holder))
         now = self._clock()
 
@@ -153,7 +153,7 @@ class FilesArtifacts(FilesTrials):
         await self._database.write(write)
 
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
-        """Delete all but the newest, and those in use; also folders that an interrupted `add` left."""
+        """Delete all but the newest versions and those in use, and folders that an interrupted `add` left."""
         parameters = (require_catalogue_name(catalogue), require_keep(keep), self._clock())
 
         def delete(connection: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -180,7 +180,7 @@ class FilesArtifacts(FilesTrials):
         return [version for version, _ in deleted]
 
     async def changes(self) -> AsyncIterator[str]:
-        """Names of catalogues whose pointer moved, looked for twice a second."""
+        """Names of catalogues whose pointer moved; polls twice a second."""
         known: dict[str, int] | None = None
         while not self._database.closed:
             try:
@@ -277,13 +277,13 @@ def _reader(directory: Path, layout: Layout) -> ReadChunk:
 
 
 def _sync_folders(folder: Path) -> None:
-    """Make the names of new files and folders as durable as their contents."""
+    """Sync folders, so that the names of new files are as durable as their contents."""
     for path in (folder, folder.parent, folder.parent.parent):
         sync(path)
 
 
 def _sweep(parent: Path, gone: set[str], *, kept: set[str]) -> None:
-    """Remove folders that no row names: those just pruned, and old ones of copies that were interrupted."""
+    """Remove folders that no row names: those just pruned, and old ones of interrupted copies."""
     for folder in parent.glob("*.*"):
         if folder.name in kept:
             continue

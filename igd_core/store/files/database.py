@@ -1,4 +1,4 @@
-"""One SQLite database on a thread of its own, so that the event loop never waits for the disk."""
+"""A SQLite database on a thread of its own, so that the event loop never waits for the disk."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ CREATE TABLE IF NOT EXISTS events (
 PRAGMA user_version = 1;
 COMMIT;
 """
-# Came later; a release that does not know it leaves it alone.
+# Added later; releases that do not know it ignore it.
 _TRIALS = """
 CREATE TABLE IF NOT EXISTS trials (
     catalogue TEXT, version TEXT, state TEXT NOT NULL, holder TEXT NOT NULL, detail TEXT NOT NULL,
     allowed INTEGER NOT NULL, ends_at REAL NOT NULL, PRIMARY KEY (catalogue, version)) WITHOUT ROWID
 """
 _LAYOUT = 1
-# Came later, and is nothing that other releases of this layout trip over.
+# Added later; harmless to other releases of this layout.
 _ADDED = "CREATE TABLE IF NOT EXISTS pasts (catalogue TEXT PRIMARY KEY, past TEXT NOT NULL) WITHOUT ROWID"
 _PAUSE_S = 0.001
 _Result = TypeVar("_Result")
 
 
 class Database:
-    """Transactions on a file; other processes may use it too.
+    """Transactions on a file that other processes may use too.
 
-    Both ways in raise StoreUnavailable where it is locked, full, read-only or too late, and StoreError where the file
-    is no database of this layout. What comes too late may have been done all the same.
+    `read` and `write` raise StoreUnavailable if the file is locked, full, read-only or too slow, and StoreError if it
+    is not a database of this layout. What timed out may still have been done.
 
     Attributes:
-        closed: nothing can be done any more.
+        closed: whether the database has been closed.
     """
 
     def __init__(self, path: Path, *, timeout_s: float) -> None:
-        """Open nothing yet; the file and the folders above it are made when needed."""
+        """Opens nothing yet; the file and its folders are created when needed."""
         self._path = path
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="igd-store")
@@ -64,15 +64,15 @@ class Database:
         self.closed = False
 
     async def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What ``query`` selects."""
+        """The rows of ``query``."""
         return await self._run(lambda connection: connection.execute(query, parameters).fetchall())
 
     async def read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Do ``work``, which changes nothing, on the thread."""
+        """Run ``work``, which changes nothing, on the thread."""
         return await self._run(work)
 
     async def write(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Do ``work`` on the thread, all of it or nothing; it is on the disk when this returns."""
+        """Run ``work`` on the thread, atomically; it is on the disk when this returns."""
 
         def transact(connection: sqlite3.Connection) -> _Result:
             connection.execute("BEGIN IMMEDIATE")
@@ -120,7 +120,7 @@ class Database:
         connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
         try:
             self._log_ahead(connection, deadline)
-            connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
+            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power cut
             self._lay_out(connection)
         except BaseException:
             connection.close()
@@ -129,7 +129,7 @@ class Database:
         return connection
 
     def _log_ahead(self, connection: sqlite3.Connection, deadline: float) -> None:
-        """Switch to a write-ahead log: of two that switch a new file, SQLite fails one at once instead of waiting."""
+        """Switch to a write-ahead log. If two switch a new file, SQLite fails one at once instead of waiting."""
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -160,6 +160,6 @@ class Database:
 
 
 def _look_at_the_outcome(running: asyncio.Future[_Result]) -> None:
-    """An error that nobody waits for is nothing to report."""
+    """Retrieve an error that nobody waits for, so that asyncio does not report it."""
     if not running.cancelled():
         running.exception()

@@ -72,7 +72,7 @@ class FilesHistories:
 
 
 def _forget_the_expired(connection: sqlite3.Connection, user_id: str, now: float) -> None:
-    """This user's history if its time is over, and a few others': deleting goes on while there are events."""
+    """Delete this user's history if it has expired, and those of a few other users: with every event a little."""
     expired = connection.execute(
         "SELECT user_id FROM users WHERE ends_at <= ?1 AND (user_id = ?2 OR user_id IN"
         " (SELECT user_id FROM users WHERE ends_at <= ?1 ORDER BY ends_at LIMIT ?3))",

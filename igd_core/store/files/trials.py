@@ -1,4 +1,4 @@
-"""How versions fare with their first servers, in the database: a read and a write in one transaction."""
+"""Trials of versions in the database: a read and a write in one transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FilesTrials:
-    """Implements the part of `igd_core.store.base.ArtifactStore` that is about trials."""
+    """The methods of `igd_core.store.base.ArtifactStore` on trials."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         """``clock`` gives seconds since 1970."""
@@ -24,12 +24,12 @@ class FilesTrials:
         self._trials_clock = clock
 
     async def trial(self, catalogue: str, version: str) -> Trial:
-        """Where a version stands with the fleet."""
+        """The state of a version's trial."""
         rows = await self._trials_database.rows(_SELECT, require_catalogue_name(catalogue), require_version(version))
         return seen(_trial(rows), self._trials_clock())
 
     async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
-        """Ask to try a version first, or say that one still does."""
+        """Ask to be the first to try a version, or extend that trial."""
         now = self._trials_clock()
         require_holder(holder)
         found = await self._changed(catalogue, version, lambda trial: begun(trial, holder, now=now, ttl_s=ttl_s))
@@ -38,7 +38,7 @@ class FilesTrials:
         return found
 
     async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
-        """Say how a version fared."""
+        """Record how a trial ended."""
         require_holder(holder)
         found = await self._changed(
             catalogue, version, lambda trial: concluded(trial, holder, verdict, detail), tell=True
@@ -53,7 +53,7 @@ class FilesTrials:
     async def _changed(
         self, catalogue: str, version: str, change: Callable[[Trial], Trial], *, tell: bool = False
     ) -> Trial | None:
-        """The trial after ``change``; None where the version is not stored."""
+        """The trial after ``change``; None if the version is not stored."""
         key = (require_catalogue_name(catalogue), require_version(version))
 
         def write(connection: sqlite3.Connection) -> Trial | None:
@@ -72,7 +72,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM trials WHERE catalogue = ? AND version = ?"  
 def change_trial(
     connection: sqlite3.Connection, catalogue: str, version: str, change: Callable[[Trial], Trial], *, tell: bool
 ) -> Trial:
-    """Within a transaction."""
+    """Change a trial within a transaction."""
     trial = change(_trial(connection.execute(_SELECT, (catalogue, version)).fetchall()))
     row = (catalogue, version, trial.state, trial.holder, trial.detail, trial.allowed, trial.ends_at)
     connection.execute("INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -82,13 +82,13 @@ def change_trial(
 
 
 def healed(connection: sqlite3.Connection, catalogue: str, version: str) -> None:
-    """The pointer moves to the version, within a transaction."""
+    """Clear a refusal because the pointer moves to the version; within a transaction."""
     if connection.execute(_SELECT, (catalogue, version)).fetchone() is not None:
         change_trial(connection, catalogue, version, pointed_at, tell=False)
 
 
 def trials_in(connection: sqlite3.Connection, catalogue: str, now: float) -> dict[str, Trial]:
-    """Of all stored versions of a catalogue, newest first, as they stand ``now``."""
+    """The trials of all stored versions of a catalogue, newest first, as of ``now``."""
     rows = connection.execute(
         f"SELECT versions.version, {_COLUMNS} FROM versions LEFT JOIN trials USING (catalogue, version)"  # noqa: S608
         " WHERE catalogue = ? ORDER BY sequence DESC",

@@ -30,7 +30,7 @@ class RedisStore(RedisArtifacts, RedisHistories, RedisResults):
         RedisResults.__init__(self, link, options.prefix)
 
     async def ping(self) -> None:
-        """Return if Redis answers to a read; a cluster's PING would say less."""
+        """Return if Redis answers a read; in a cluster, PING would test less."""
         await self._links[0].call("SCARD", self._probe)
 
     async def close(self) -> None:
@@ -40,10 +40,10 @@ class RedisStore(RedisArtifacts, RedisHistories, RedisResults):
 
 
 def open_redis(url: str, options: StoreOptions) -> RedisStore:
-    """The store behind a URL; connects when first used.
+    """The store behind a URL; connects at the first call.
 
     Raises:
-        InputError: the URL cannot be used (named without its password), or the prefix.
+        InputError: the URL (named without its password) or the prefix cannot be used.
     """
     require_prefix(options.prefix)
     return RedisStore(RedisAddress.parse(url), options)

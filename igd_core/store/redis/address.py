@@ -1,4 +1,4 @@
-"""Where a Redis is, out of a URL: one server, one that sentinels know, or a cluster; with TLS or without."""
+"""Parse the address of a Redis from a URL: one server, sentinels, or a cluster; with or without TLS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAddress:
-    """How to reach Redis.
+    """The address of a Redis.
 
     Attributes:
         kind: what listens at the hosts: one server, sentinels, or nodes of a cluster.
@@ -52,7 +52,7 @@ class RedisAddress:
 
     @staticmethod
     def parse(url: str) -> RedisAddress:
-        """Read a URL; see docs/how-to/redis.md for its parts.
+        """Parse a URL; docs/how-to/redis.md describes its parts.
 
         Raises:
             InputError: names the URL without its password, and what is wrong.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from igd_core.store.redis.link import Link
 
-# Chunks of an upload that ends half-way go by themselves.
+# Chunks of an interrupted upload expire.
 _UPLOAD_TTL_S = 3600
 _MOST_CHUNKS = 1_000_000
 _MOST_CHUNK_BYTES = 64 << 20
@@ -39,9 +39,9 @@ _MOVES_TRIED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    """What is known of a stored version: ``SEQUENCE STORED_AT_MS {"chunk_bytes":N,"chunks":{FILE:COUNT},"bytes":N}``.
+    """A stored version's record: ``SEQUENCE STORED_AT_MS {"chunk_bytes":N,"chunks":{FILE:COUNT},"bytes":N}``.
 
-    ``sequence`` counts the catalogue's versions in the order in which they came, whatever the clock said.
+    ``sequence`` numbers the catalogue's versions in the order of arrival, whatever the clock says.
     """
 
     sequence: int
@@ -51,7 +51,7 @@ class _Record:
 
     @staticmethod
     def written(layout: Layout, size_bytes: int) -> str:
-        """The part that the publisher writes."""
+        """The part of the record that the publisher writes."""
         return json.dumps({"chunk_bytes": layout.chunk_bytes, "chunks": dict(layout.counts), "bytes": size_bytes})
 
     @staticmethod
@@ -81,7 +81,7 @@ class RedisArtifacts(RedisTrials):
     """Implements `igd_core.store.base.ArtifactStore`."""
 
     def __init__(self, link: Link, bulk: Link, prefix: str, *, chunk_bytes: int) -> None:
-        """Chunks go over ``bulk``, which is patient; all else over ``link``."""
+        """Chunks use ``bulk``, which has longer time-outs; everything else uses ``link``."""
         super().__init__(link, prefix)
         self._link = link
         self._bulk = bulk
@@ -115,7 +115,7 @@ class RedisArtifacts(RedisTrials):
         return version
 
     async def activate(self, catalogue: str, version: str) -> None:
-        """Move the pointer and tell `changes`, in one step."""
+        """Move the pointer and notify `changes`, in one step."""
         keys = Keys(self._prefix, catalogue)
         require_version(version)
         for _ in range(_MOVES_TRIED):
@@ -125,7 +125,7 @@ class RedisArtifacts(RedisTrials):
         raise StoreUnavailable(f"others keep moving the pointer of catalogue {catalogue!r}")
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
-        """Move the pointer back and tell `changes`, unless somebody else has moved it meanwhile."""
+        """Move the pointer back and notify `changes`, unless somebody else has moved it meanwhile."""
         keys = Keys(self._prefix, catalogue)
         if version is not None:
             require_version(version)
@@ -170,7 +170,8 @@ class RedisArtifacts(RedisTrials):
             raise not_stored(catalogue, version)
 
         async def read(chunk: Chunk, most: int) -> bytes | None:
-            # One byte more than it may have tells that it is too long; no chunk is empty, so nothing is a missing one.
+            # One byte more than allowed shows that it is too long. No chunk is empty, so an empty answer is a missing
+            # one.
             data: bytes = await self._bulk.call("GETRANGE", keys.chunk(version, chunk), 0, most)
             return data or None
 
@@ -182,12 +183,12 @@ class RedisArtifacts(RedisTrials):
             raise
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
-        """Say that ``holder`` serves a version."""
+        """Record that ``holder`` serves a version."""
         held = f"{require_version(version)}/{require_holder(holder)}"
         await self._link.run(HOLD, [Keys(self._prefix, catalogue).holds], [held, round(ttl_s * 1000)])
 
     async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
-        """Delete all but the newest, and those in use."""
+        """Delete all but the newest versions and those in use."""
         keys = Keys(self._prefix, catalogue)
         deleted = []
         for stored, layout in (await self._listed(keys))[require_keep(keep) :]:
@@ -210,7 +211,7 @@ class RedisArtifacts(RedisTrials):
         return _read_pointer(await self._link.call("HMGET", keys.pointer, "current", "previous", "past"))
 
     async def _point(self, keys: Keys, catalogue: str, seen: Pointer, after: Pointer) -> bool:
-        """Move the pointer; False where it is no longer as it was seen."""
+        """Move the pointer; False if it has moved since it was read."""
         version = str(after.current)
         moved = await self._link.run(
             POINT,
@@ -255,7 +256,7 @@ class RedisArtifacts(RedisTrials):
         try:
             await self._bulk.run(DISCARD, [keys.versions, *chunk_keys], [version])
         except StoreError:
-            return  # what is left has an end of its own
+            return  # the remaining keys expire
 
 
 def _read_pointer(fields: Sequence[bytes | None]) -> Pointer:

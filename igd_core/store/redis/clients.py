@@ -1,4 +1,4 @@
-"""redis-py's clients for an address, with limits on time, and no retries: those are `Link`'s."""
+"""Create redis-py's clients for an address, with time-outs and without retries: those are `Link`'s."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from igd_core.store.redis.address import RedisAddress
 
 FAILURES = (errors.RedisError, errors.RedisClusterException, OSError)
-# A cluster's client that has lost a node closes all its connections, also under calls that are using them, which then
+# When a cluster's client loses a node, it closes all its connections, also under calls in progress, which then end with
+# one of these errors (redis-py 8.1).
 # end with one of these (redis-py 8.1).
 CLUSTER_MISHAPS = (AttributeError, RuntimeError)
 
@@ -25,7 +26,7 @@ _HEALTH_CHECK_S = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """A client, with those of the sentinels it asks for the server."""
+    """A client, and those of the sentinels that it asks for the server."""
 
     commands: Redis | RedisCluster
     sentinels: tuple[Redis, ...] = ()
@@ -35,21 +36,21 @@ class Client:
         for client in (self.commands, *self.sentinels):
             await client.aclose()
         if isinstance(self.commands, RedisCluster):
-            # Which its own aclose leaves open when it has lost a node.
+            # Its own aclose leaves these open when it has lost a node.
             await self.commands.nodes_manager.aclose()
             await self.commands.nodes_manager.aclose("startup_nodes")
 
 
 def open_client(address: RedisAddress, timeout_s: float, *, for_messages: bool = False) -> Client:
-    """A client that connects when it is first used.
+    """Create a client that connects when it is first used.
 
     Args:
         address: server, sentinels or cluster.
         timeout_s: for one answer; half of it for one connection, so that another node can be asked in time.
-        for_messages: the connection listens; whoever reads from it says how long.
+        for_messages: the connection is for a subscription, whose reader sets the time-out.
     """
-    # redis-py's limits on single reads and writes cost 70 us a command, a third of it. `Link` bounds calls as a
-    # whole, so they are set only where it leaves redis-py alone.
+    # redis-py's time-outs on single reads and writes cost 70 us a command, a third of it. `Link` bounds whole calls, so
+    # they are set only where it does not.
     needs_limits = for_messages or address.kind == "cluster"
     options: dict[str, Any] = {
         **address.tls,
@@ -59,7 +60,7 @@ def open_client(address: RedisAddress, timeout_s: float, *, for_messages: bool =
         "socket_connect_timeout": timeout_s / 2,
     }
     of_sentinels = {**options, **address.sentinel_credentials, "socket_timeout": timeout_s / 2}
-    # A connection that was idle for so many seconds is tried with a PING first.
+    # After so many idle seconds, redis-py tests a connection with a PING first.
     options |= {**address.credentials, "health_check_interval": 0 if for_messages else _HEALTH_CHECK_S}
     if address.kind == "cluster":
         nodes = [ClusterNode(host.name, host.port) for host in address.hosts]
@@ -74,5 +75,5 @@ def open_client(address: RedisAddress, timeout_s: float, *, for_messages: bool =
 
 
 def jittered(pause_s: float) -> float:
-    """Half of it to all of it, so that many clients do not come back at once."""
+    """A random pause from half of ``pause_s`` to all of it, so that many clients do not return at once."""
     return random.uniform(0.5, 1.0) * pause_s  # noqa: S311

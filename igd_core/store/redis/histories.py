@@ -1,4 +1,4 @@
-"""Users' events and answers to be given again, in Redis.
+"""Users' events, and answers to give again, in Redis.
 
 A history is one hash, ``EVENT_ID -> TIMESTAMP_MS ITEM_ID``: with up to 512 short fields Redis keeps it as one packed
 list, and each id is there once; a sorted set beside a hash takes 1.5 to 3 times as much (docs/how-to/redis.md).
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from igd_core.store.base import HistoryLimits
     from igd_core.store.redis.link import Link
 
-# A history may be longer by one in so many before its oldest events are deleted: 512 where 500 are kept.
+# A history may exceed its limit by one in so many before its oldest events are deleted: 512 for a limit of 500.
 _SLACK = 40
 
 
@@ -63,9 +63,9 @@ class RedisHistories:
         return sorted(events, key=lambda event: (event.timestamp_ms, event.event_id))
 
     async def _trim(self, key: str) -> None:
-        """Delete the oldest events. Sorted here: in Lua, 500 events keep Redis from others' calls for 2 ms.
+        """Delete the oldest events. They are sorted here: in Lua, 500 events would block Redis for 2 ms.
 
-        Those that go are too old whatever comes meanwhile, and what is not done now the next append does.
+        They are too old whatever arrives meanwhile, and the next append deletes what this one leaves.
         """
         try:
             oldest = (await self._all(key))[: -self._limits.max_events]
@@ -88,16 +88,16 @@ class RedisResults:
         self._results = f"{prefix}:result:"
 
     async def get(self, key: str) -> bytes | None:
-        """What was put under ``key``, if it is still there."""
+        """The value under ``key``; None if there is none."""
         value: bytes | None = await self._link.call("GET", self._results + require_result_key(key))
         return value
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for ``ttl_s`` seconds."""
+        """Store ``value`` for ``ttl_s`` seconds."""
         await self._link.call(*self._set(key, value, ttl_s))
 
     async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keep each value for ``ttl_s`` seconds."""
+        """Store each value for ``ttl_s`` seconds."""
         if values:
             await self._link.calls([self._set(key, value, ttl_s) for key, value in values.items()])
 

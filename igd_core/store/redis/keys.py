@@ -1,4 +1,4 @@
-"""Every key of one catalogue in Redis."""
+"""The keys of one catalogue in Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Keys:
-    """Every key of one catalogue; the name in braces puts them all in one hash slot of a cluster."""
+    """The keys of one catalogue; the name in braces puts all of them in one hash slot of a cluster."""
 
     def __init__(self, prefix: str, catalogue: str) -> None:
         start = f"{prefix}:{{{require_catalogue_name(catalogue)}}}"
@@ -22,9 +22,9 @@ class Keys:
         self._chunks = f"{start}:chunk"
 
     def chunk(self, version: str, chunk: Chunk) -> str:
-        """Of a piece of a file."""
+        """Key of a chunk."""
         return f"{self._chunks}:{version}:{chunk.name}:{chunk.index}"
 
     def chunks(self, version: str, layout: Layout) -> list[str]:
-        """Of all pieces of all files."""
+        """Keys of all chunks of all files."""
         return [self.chunk(version, chunk) for chunk in layout.chunks()]

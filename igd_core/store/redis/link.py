@@ -1,4 +1,4 @@
-"""One way of talking to Redis: bounded in time and number, retried where that is safe, and with one kind of error."""
+"""All calls to Redis: bounded in time and number, retried where that is safe, and with one kind of error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONCURRENT_CALLS = 64
 _PAUSES_S = (0.01, 0.04)
 _LONGEST_REASON = 200
 
-# What redis-py raises where the same call may work later.
+# redis-py's errors after which the same call may work later.
 _UNAVAILABLE = (
     OSError,
     *CLUSTER_MISHAPS,
@@ -38,7 +38,7 @@ _UNAVAILABLE = (
     errors.TryAgainError,
     errors.RedisClusterException,
 )
-# Answers that redis-py knows as nothing but ResponseError, by their first word.
+# First words of errors that redis-py raises only as ResponseError.
 _UNAVAILABLE_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
 # Trying again at once would not help.
 _LASTING = (errors.OutOfMemoryError, errors.AuthenticationError, errors.AuthorizationError)
@@ -48,11 +48,11 @@ _Send = Callable[["Redis | RedisCluster"], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A Lua script; Redis knows it by its hash once it has run it.
+    """A Lua script; after the first run, Redis knows it by its hash.
 
     Attributes:
-        text: of the script.
-        sha: what EVALSHA calls it.
+        text: the script.
+        sha: its hash, for EVALSHA.
     """
 
     text: str
@@ -66,10 +66,10 @@ class Script:
 class Link:
     """Calls to one Redis, each bounded by ``timeout_s`` whatever the server and the network do.
 
-    Whatever is sent may be sent again when no answer came: doing it twice must be doing it once.
+    A call without an answer may be sent again, so every command must be safe to repeat.
 
-    Every failure is a StoreUnavailable, or a StoreError where trying again would be no use; both are one line and name
-    the server without credentials.
+    Every failure is a StoreUnavailable, or a StoreError if a retry cannot help; the message is one line and names the
+    server without credentials.
     """
 
     def __init__(self, address: RedisAddress, *, timeout_s: float) -> None:
@@ -114,7 +114,7 @@ class Link:
         return await self._bounded(evaluate)
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
-        """What is published on a channel from now on, until this is closed; connects again when it must."""
+        """Messages published on a channel from now on, until this is closed; reconnects when needed."""
         subscription = Subscription(self._address, channel, timeout_s=self._timeout_s)
         self._subscriptions.add(subscription)
         try:
@@ -125,7 +125,7 @@ class Link:
             await subscription.close()
 
     async def close(self) -> None:
-        """Give up what is still running, and disconnect."""
+        """Abort what is running, and disconnect."""
         self._closed = True
         for subscription in tuple(self._subscriptions):
             await subscription.close()
@@ -151,10 +151,10 @@ class Link:
             raise self._translated(error) from None
 
     def _left_alone(self, attempts: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """What goes on when its time is over, until redis-py's own limits end it.
+        """Let an overdue call run on until redis-py's own time-outs end it.
 
-        So it learns which node has failed and asks the others where its slots are now; cancelled in the middle of that,
-        a cluster's client would begin anew with every call.
+        So redis-py learns which node has failed and asks the others for its slots; a cluster's client that is cancelled
+        in the middle of that would begin again with every call.
         """
         task = asyncio.create_task(attempts)
         self._running.add(task)
@@ -164,7 +164,7 @@ class Link:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # asyncio would complain of an error that nobody waits for any more
+            task.exception()  # asyncio would report an error that nobody waits for
 
     async def _attempts(self, send: _Send, deadline: float) -> Any:  # noqa: ANN401
         if self._client is None:

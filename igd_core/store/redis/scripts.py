@@ -1,4 +1,4 @@
-"""What Redis does in one step: Lua, one script a constant, its keys all in one hash slot."""
+"""Redis's atomic steps: Lua, one script a constant, with all its keys in one hash slot."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ return 1
 """
 )
 
-# Redis's own clock says what has ended, here and in the scripts below.
+# Redis's own clock decides what has expired, here and in the scripts below.
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

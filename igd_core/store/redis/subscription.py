@@ -1,4 +1,4 @@
-"""Listening to a channel through whatever happens to the connection."""
+"""A subscription to a channel that survives lost connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ANSWER_S = 5.0
 
 
 class Subscription:
-    """A task that listens, on one connection after another if need be."""
+    """A task that listens, reconnecting when needed."""
 
     def __init__(self, address: RedisAddress, channel: str, *, timeout_s: float) -> None:
         """Connect to nothing yet."""
@@ -35,7 +35,7 @@ class Subscription:
         self._pause_s = _FIRST_PAUSE_S
 
     async def next(self) -> bytes | None:
-        """The next message; those sent while there is no connection are lost. None when this is closed."""
+        """The next message; those sent while there is no connection are lost. None once this is closed."""
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
         return await self._messages.get()
@@ -64,13 +64,13 @@ class Subscription:
             self._messages.put_nowait(None)
 
     def _node(self, turn: int) -> RedisAddress:
-        """In a cluster any node will do, as messages go to all of them: they take turns."""
+        """A cluster's nodes all get every message, so any will do: they take turns."""
         if self._address.kind != "cluster":
             return self._address
         return replace(self._address, kind="server", hosts=(self._address.hosts[turn % len(self._address.hosts)],))
 
     async def _read(self, pubsub: PubSub) -> bytes:
-        """The next message; a connection on which nothing is heard, and no answer to a PING either, is an error."""
+        """The next message; a connection that is silent, also to a PING, is an error."""
         asked = False
         while True:
             message = await pubsub.get_message(timeout=_ANSWER_S if asked else _QUIET_S)

@@ -1,4 +1,4 @@
-"""How versions fare with their first servers, in Redis: one script a step, by Redis's own clock."""
+"""Trials of versions in Redis: one script a step, by Redis's own clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RedisTrials:
-    """Implements the part of `igd_core.store.base.ArtifactStore` that is about trials."""
+    """The methods of `igd_core.store.base.ArtifactStore` on trials."""
 
     def __init__(self, link: Link, prefix: str) -> None:
         self._trials_link = link
@@ -24,12 +24,12 @@ class RedisTrials:
         self._trials_channel = f"{prefix}:changes"
 
     async def trial(self, catalogue: str, version: str) -> Trial:
-        """Where a version stands with the fleet."""
+        """The state of a version's trial."""
         keys = self._keys_of(catalogue)
         return read_trial(await self._trials_link.run(TRIAL, [keys.trials], [require_version(version)]))
 
     async def begin_trial(self, catalogue: str, version: str, holder: str, ttl_s: float) -> Trial:
-        """Ask to try a version first, or say that one still does."""
+        """Ask to be the first to try a version, or extend that trial."""
         keys = self._keys_of(catalogue)
         ttl_ms = round(ttl_s * 1000)
         found = await self._trials_link.run(
@@ -40,7 +40,7 @@ class RedisTrials:
         return read_trial(found)
 
     async def end_trial(self, catalogue: str, version: str, holder: str, verdict: Verdict, detail: str = "") -> Trial:
-        """Say how a version fared."""
+        """Record how a trial ended."""
         keys = self._keys_of(catalogue)
         said = [verdict, one_line(detail), self._trials_channel, catalogue]
         arguments = [require_version(version), require_holder(holder), *said]
@@ -58,10 +58,10 @@ class RedisTrials:
 
 
 def read_trial(data: bytes) -> Trial:
-    """What the scripts answer.
+    """Parse the answer of the scripts.
 
     Raises:
-        StoreError: somebody else has written there.
+        StoreError: the key holds something else.
     """
     try:
         state, ends_ms, allowed, holder, detail = data.decode().split(" ", 4)

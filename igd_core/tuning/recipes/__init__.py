@@ -1,4 +1,4 @@
-"""Recipes: one file says where the rows come from, how the artifact is built, and how the model is tuned.
+"""Recipes: one file says where the rows come from, how to build the artifact, and how to tune the model.
 
 description: a line for people
 model: checkpoint, or `smollm2`; absent with tuning.from_config
@@ -43,7 +43,7 @@ class Recipe:
         name: of the file.
         description: a line for people.
         model: checkpoint to start from.
-        data: ``source`` and what it takes; empty where artifact and rows are given.
+        data: ``source`` and its options; empty if artifact and rows are given.
         build: of the artifact.
         tuning: of the run.
     """
@@ -57,13 +57,13 @@ class Recipe:
 
     @property
     def source(self) -> str | None:
-        """Where its rows come from, or None."""
+        """The name of the data source, or None."""
         return self.data.get("source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeFolders:
-    """What a recipe made: the artifact's folder, the rows, and where the run goes."""
+    """What a recipe has prepared: the artifact's folder, the rows, and the folder for the run."""
 
     artifact: Path
     train: Path
@@ -72,15 +72,15 @@ class RecipeFolders:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that come with the package."""
+    """Names of the recipes in the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def read_recipe(name: str) -> Recipe:
-    """A packaged recipe by its name, or a yaml file.
+    """Read a packaged recipe by name, or a yaml file.
 
     Raises:
-        InputError: there is none, or it holds something else.
+        InputError: there is none, or it is not a recipe.
     """
     path = _FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
     if not path.is_file():
@@ -99,11 +99,11 @@ def read_recipe(name: str) -> Recipe:
 
 
 def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], tokenizer: Path) -> RecipeFolders:
-    """Raw files to rows (``out/data``) and to an artifact (``out/artifact``); what is there already is kept.
+    """Turn raw files into rows (``out/data``) and an artifact (``out/artifact``); what exists already is kept.
 
     Args:
         recipe: with a data source.
-        out: folder of everything this recipe makes.
+        out: folder for everything that the recipe makes.
         files: ``reviews`` and ``metadata`` of an Amazon recipe.
         tokenizer: directory of the checkpoint's tokenizer.
 
@@ -127,7 +127,7 @@ def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], toke
 
 
 def recipe_catalogue(recipe: Recipe, *, files: Mapping[str, Path] | None = None) -> Catalogue:
-    """The items of a recipe's source, counted in its training split alone: those of the artifact that it tunes on.
+    """The catalogue of a recipe's source, counted in its training split alone, as in its artifact.
 
     Raises:
         InputError: a raw file is missing, or holds what cannot be used.
@@ -158,7 +158,7 @@ def _preparation(recipe: Recipe) -> Preparation:
 
 
 def build_options(recipe: Recipe) -> BuildOptions:
-    """How the recipe builds its artifact.
+    """The options with which a recipe builds its artifact.
 
     Raises:
         InputError: an unknown setting.

@@ -1,4 +1,4 @@
-"""Adapters that come with the package: for each, the folder of the run that made it, named after its recipe."""
+"""Adapters in the package: each in the folder of its run, named after its recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent
 
 
 def shipped_names() -> list[str]:
-    """Recipes whose adapter comes with the package."""
+    """Recipes with an adapter in the package."""
     return sorted(path.parent.name for path in _FOLDER.glob("*/run.json"))
 
 
@@ -30,7 +30,7 @@ def shipped_run(recipe: str) -> Path:
 
 
 def merged_checkpoint(recipe: str, base: Path) -> Path:
-    """The recipe's adapter merged into ``base``: a checkpoint under ``IGD_HOME/models``, written on first use.
+    """The recipe's adapter merged into ``base``: a checkpoint under ``IGD_HOME/models``, written at first use.
 
     Raises:
         InputError: there is no such adapter.
@@ -39,7 +39,7 @@ def merged_checkpoint(recipe: str, base: Path) -> Path:
     run = shipped_run(recipe)
     digest = hashlib.sha256((run / "adapter" / WEIGHTS_FILE).read_bytes()).hexdigest()
     out = igd_home() / "models" / f"{recipe}-{digest[:8]}"
-    if not out.is_dir():  # merging writes beside it and renames
+    if not out.is_dir():  # a merge is written to another name and renamed
         out.parent.mkdir(parents=True, exist_ok=True)
         merge_run(run, out, model=str(base))
     return out
