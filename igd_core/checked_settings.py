@@ -13,14 +13,15 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from igd_core.errors import InputError
 from igd_core.ranges import MOST, MOST_REAL, MOST_SEED, Real, Whole
 
+T = TypeVar("T")
 _OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
 
 
@@ -44,12 +45,27 @@ def comma_separated(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    """The values without those that stand there before."""
+    return tuple(dict.fromkeys(values))
+
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Amount = Annotated[float, Field(ge=0, le=MOST_REAL)]
 PositiveAmount = Annotated[float, Field(gt=0, le=MOST_REAL)]
-Words = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(comma_separated), Flag(metavar="NAME,...")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Several = Annotated[tuple[T, ...], Field(strict=False, min_length=1), AfterValidator(each_once)]
+"""Numbers with commas between them on the command line, at least one, each kept once: ``Several[Share]``."""
+Words = Annotated[
+    tuple[T, ...],
+    Field(strict=False),
+    BeforeValidator(comma_separated),
+    AfterValidator(each_once),
+    Flag(metavar="NAME,..."),
+]
+"""The same of words, which may be none: ``Words[str]``."""
 Directory = Annotated[Path, Field(strict=False), Flag(metavar="DIR")]
 File = Annotated[Path, Field(strict=False), Flag(metavar="FILE")]
 
@@ -61,7 +77,7 @@ class CheckedSettings(BaseModel):
     for what people wrote; the class itself raises pydantic's ``ValidationError``, a mistake of the caller's code.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str = "") -> Self:
@@ -168,7 +184,7 @@ def _setting(path: tuple[str, ...], info: FieldInfo) -> Setting:
         else:
             break
     bounds = {name: getattr(at, name) for at in metadata for name in ("ge", "gt", "le", "lt") if hasattr(at, name)}
-    flag = next((at for at in metadata if isinstance(at, Flag)), Flag())
+    flag = next((at for at in reversed(metadata) if isinstance(at, Flag)), Flag())
     return Setting(path=path, info=info, kind=kind, flag=flag, bounds=bounds)
 
 
@@ -188,7 +204,7 @@ def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str, joi
         return f"{inside}: {said}" if inside else said
     if found["type"] == "value_error":
         said = str(found["ctx"]["error"])
-        return said if not name or said.startswith(f"{name} ") else f"{name}: {said}"
+        return said if said.partition(":")[0].startswith(name) else f"{name}: {said}"
     if found["type"] == "missing":
         return f"{name}: is needed"
     setting = known.get(path)
@@ -201,7 +217,9 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
     if number is not None and found["type"] in _OUT_OF_RANGE:
         return f"{value if isinstance(value, int) else format(value, 'g')} is not in {number}"
     if setting is not None and setting.choices:
-        return f"{reprlib.repr(value)}; one of {', '.join(setting.choices)}"
+        return f"{reprlib.repr(value)} is not one of {', '.join(setting.choices)}"
+    if found["type"] == "too_short":
+        return "at least one value is needed"
     said = f"{reprlib.repr(value)} is a {type(value).__name__}"
     if number is None:
         return f"{said}; {found['msg'].lower()}"

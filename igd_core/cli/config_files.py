@@ -29,7 +29,12 @@ def add_config_flags(parser: argparse.ArgumentParser, *models: type[CheckedSetti
         "settings in a file", "a flag goes before the file: docs/reference/cli.md#settings-in-a-file"
     )
     files.add_argument(
-        "--config", type=Path, metavar="FILE", action=_ReadConfig, models=models, help="TOML or JSON: lora_rank = 8"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        action=_ReadConfig,
+        models=models,
+        help="TOML or JSON, with the names of the flags",
     )
     files.add_argument("--print-config", action="store_true", help="print the settings as such a file, and stop")
 

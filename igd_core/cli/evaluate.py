@@ -7,17 +7,19 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from igd_core.artifact import load_artifact
-from igd_core.cli.numbers import MOST_CUTOFF, Real, Several, Whole, beams, resamples, seed
-from igd_core.cli.reading import add_reading_arguments, reading_of, tell
-from igd_core.cli.recommend import add_engine_arguments, engine_options
-from igd_core.datasets.sources import opened
+from pydantic import Field
+
+from igd_core.checked_settings import Count, Directory, File, Flag, Seed, Several, Share, Words
+from igd_core.cli.config_files import add_config_flags, print_config
+from igd_core.cli.engine import EngineFlags
+from igd_core.cli.flags import add_flags, read
+from igd_core.cli.numbers import Beams, Concurrency, LengthPenalty, Resamples, Temperature
+from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.models import igd_home
-from igd_core.search.normalisation import NORMALISATIONS, Normalisation
-from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
+from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
 if TYPE_CHECKING:
     from igd_core.evaluation.job import EvaluationJob, Summary
@@ -25,220 +27,198 @@ if TYPE_CHECKING:
     from igd_core.evaluation.shard import RunIdentity
 
 _BASELINE_DEPTH = 20
+CutOff = Annotated[int, Field(ge=1, le=10_000)]
+"""Of a list: each row of an evaluation takes room for it."""
+
+
+class EvaluateFlags(EngineFlags):
+    """What is evaluated, on what, and how it is summed up."""
+
+    model: Annotated[str, Flag(metavar="DIR")] | None = Field(
+        default=None, description="checkpoint; without one, baselines alone are evaluated"
+    )
+    artifact: Directory = Field(description="what `igd build` wrote")
+    rows: File = Field(description="history_item_ids and item_id (the target) a row")
+    limit: Count | None = Field(default=None, description="a random sample of N rows (default: all)")
+    seed: Seed = Field(default=0, description="of the sample, the intervals and sasrec")
+    on_unknown_item: Literal["error", "miss"] = Field(
+        default="error", description="a row whose target the catalogue lacks refuses the file, or is a miss"
+    )
+    alphas: Several[Share] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4), description="weights of the rebalancing")
+    length_penalties: Several[LengthPenalty] = Field(default=(0.0, 1.0), description="exponents of a path's length")
+    forced_weights: Several[Share] = Field(default=(1.0,), description="of tokens without a choice")
+    normalise: Annotated[Words[Normalise], Field(min_length=1), Flag(metavar="WAY,...")] | None = Field(
+        default=None,
+        description=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was tuned for)",
+    )
+    temperature: Temperature | None = Field(
+        default=None, description="divides the logits (default: what the model was tuned for)"
+    )
+    beams: Several[Beams] = Field(default=(10,), description="widths of the search, and longest list")
+    seen: Literal["allowed", "excluded", "both"] = Field(
+        default="both", description="whether items of the history may come back"
+    )
+    k: Several[CutOff] = Field(default=(1, 5, 10, 20), description="cut-offs of the metrics")
+    baselines: Words[str] = Field(default=(), description="popular, repeat, ...")
+    train: File | None = Field(default=None, description="training rows, for baselines that learn")
+    reference: Annotated[str, Flag(metavar="NAME")] | None = Field(
+        default=None, description="what others are compared with (default: alpha 0)"
+    )
+    draw: Literal["rows", "targets"] = Field(
+        default="rows", description="what the intervals draw: rows, or the titles they ask for with all their rows"
+    )
+    resamples: Resamples = Field(default=2000, description="of the bootstrap")
+    shard: Annotated[str, Flag(metavar="I/N")] = Field(
+        default="1/1", description="decode every N-th row, from the I-th on"
+    )
+    concurrency: Concurrency | None = Field(default=None, description="rows at once (default: 2; with vllm 16)")
+    out: Directory | None = Field(default=None, description="folder of the run; goes on with what it holds")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd evaluate`."""
-    parser = subparsers.add_parser(
-        "evaluate", help="HR and NDCG of a checkpoint and of baselines on held-out rows", conflict_handler="resolve"
-    )
-    add_engine_arguments(parser)
-    parser.add_argument("--model", metavar="DIR", help="checkpoint; without one, baselines alone are evaluated")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
-    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--rows", type=Path, required=True, metavar="FILE", help="history_item_ids and item_id (the target) a row"
-    )
-    parser.add_argument(
-        "--limit", type=Whole("limit", least=1), metavar="N", help="a random sample of N rows (default: all)"
-    )
-    parser.add_argument("--seed", type=seed(), default=0, help="of the sample, the intervals and sasrec (default: 0)")
-    parser.add_argument("--on-unknown-item", choices=("error", "miss"), default="error", help="default: %(default)s")
-    parser.add_argument(
-        "--alphas",
-        type=Several(Real("alphas", most=1.0)),
-        default=[0.0, 0.1, 0.2, 0.3, 0.4],
-        metavar="A,...",
-        help="0..0.4",
-    )
-    parser.add_argument(
-        "--length-penalties",
-        type=Several(Real("length_penalties", most=MAX_LENGTH_PENALTY)),
-        default=[0.0, 1.0],
-        metavar="P,...",
-        help="default: 0,1",
-    )
-    parser.add_argument(
-        "--forced-weights",
-        type=Several(Real("forced_weights", most=1.0)),
-        default=[1.0],
-        metavar="W,...",
-        help="of tokens without a choice (default: 1)",
-    )
-    parser.add_argument(
-        "--normalise",
-        type=_normalisations,
-        metavar="WAY,...",
-        help=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was tuned for)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=Real("temperature", least=MIN_TEMPERATURE, most=MAX_TEMPERATURE),
-        metavar="T",
-        help="divides the logits (default: what the model was tuned for)",
-    )
-    parser.add_argument(
-        "--beams", type=Several(beams()), default=[10], metavar="K,...", help="and longest list (default: 10)"
-    )
-    parser.add_argument("--seen", choices=("allowed", "excluded", "both"), default="both", help="default: %(default)s")
-    parser.add_argument(
-        "--k",
-        type=Several(Whole("k", least=1, most=MOST_CUTOFF)),
-        default=[1, 5, 10, 20],
-        metavar="K,...",
-        help="cut-offs of the metrics (1,5,10,20)",
-    )
-    parser.add_argument("--baselines", type=_words, default=[], metavar="NAME,...", help="popular, repeat, ...")
-    parser.add_argument("--train", type=Path, metavar="FILE", help="training rows, for baselines that learn")
-    parser.add_argument("--reference", metavar="NAME", help="what others are compared with (default: alpha 0)")
-    parser.add_argument(
-        "--draw",
-        choices=("rows", "targets"),
-        default="rows",
-        help="what the intervals draw: rows, or the titles they ask for with all their rows (default: rows)",
-    )
-    parser.add_argument("--resamples", type=resamples(), default=2000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="decode every N-th row, from the I-th on")
-    parser.add_argument(
-        "--concurrency",
-        type=Whole("concurrency", least=1, most=4096),
-        metavar="N",
-        help="rows at once (default: 2; with vllm 16)",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; goes on with what it holds")
+    parser = subparsers.add_parser("evaluate", help="HR and NDCG of a checkpoint and of baselines on held-out rows")
+    add_flags(parser, EvaluateFlags)
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     add_reading_arguments(parser)
+    add_config_flags(parser, EvaluateFlags, ReadingFlags)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, decode what is left, rank baselines, sum up once every shard is done."""
+    from igd_core.artifact import load_artifact
+    from igd_core.datasets.sources import opened
     from igd_core.evaluation.bootstrap import Resampling
     from igd_core.evaluation.job import BaselineChoice, EvaluationJob, ModelChoice
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import read_rows
     from igd_core.evaluation.shard import RunIdentity, Shard, make_run_folder
 
+    asked = read(args, EvaluateFlags)
+    if args.print_config:
+        print_config(asked, read(args, ReadingFlags))
+        return 0
     summing = ResultSettings(
-        cutoffs=tuple(args.k),
-        reference=args.reference,
-        resampling=Resampling(resamples=args.resamples, seed=args.seed),
+        cutoffs=tuple(asked.k),
+        reference=asked.reference,
+        resampling=Resampling(resamples=asked.resamples, seed=asked.seed),
     )
-    shard, settings = Shard.parse(args.shard), _settings(args)
-    _check_methods(args, settings)
-    artifact = load_artifact(args.artifact)
-    if "scorer" in args.baselines and artifact.scorer is None:
+    shard, settings = Shard.parse(asked.shard), _settings(asked)
+    _check_methods(asked, settings)
+    artifact = load_artifact(asked.artifact)
+    if "scorer" in asked.baselines and artifact.scorer is None:
         raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
     reading = reading_of(args, unknown="miss counts them as misses")
-    with opened([args.rows]) as (rows_file,):
+    with opened([asked.rows]) as (rows_file,):
         rows = read_rows(
-            rows_file, artifact, limit=args.limit, seed=args.seed, on_unknown=args.on_unknown_item, reading=reading
+            rows_file, artifact, limit=asked.limit, seed=asked.seed, on_unknown=asked.on_unknown_item, reading=reading
         )
     tell(rows.notes)
-    if args.draw == "targets":
+    if asked.draw == "targets":
         groups = rows.target_groups(artifact)
         summing = dataclasses.replace(summing, resampling=dataclasses.replace(summing.resampling, groups=groups))
     identity = RunIdentity(
         artifact=artifact.version,
         rows_sha256=rows.sha256,
-        limit=args.limit,
-        seed=args.seed,
-        on_unknown=args.on_unknown_item,
+        limit=asked.limit,
+        seed=asked.seed,
+        on_unknown=asked.on_unknown_item,
     )
     model = None
-    if args.model is not None:
-        model = ModelChoice(options=engine_options(args), adapter=args.adapter, concurrency=args.concurrency)
-    out = args.out or _default_out(args, identity, "baselines" if model is None else model.name)
+    if asked.model is not None:
+        model = ModelChoice(options=asked.engine_options(), adapter=asked.adapter, concurrency=asked.concurrency)
+    out = asked.out or _default_out(asked, identity, "baselines" if model is None else model.name)
     make_run_folder(out)
     job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
     if model is not None:
         job.decode(model, settings, shard)
     if shard.index == 1:
-        depth = max(_BASELINE_DEPTH, *args.k)
+        depth = max(_BASELINE_DEPTH, *asked.k)
         job.rank_baselines(
             BaselineChoice(
-                names=args.baselines,
-                train=args.train,
-                seen=_seen(args),
+                names=asked.baselines,
+                train=asked.train,
+                seen=_seen(asked),
                 depth=depth,
-                seed=args.seed,
+                seed=asked.seed,
                 reading=reading,
             )
         )
-    _print(args, job, job.sum_up(summing))
+    _print(job, job.sum_up(summing), as_json=args.json)
     return 0
 
 
-def _seen(args: argparse.Namespace) -> list[Seen]:
-    return ["allowed", "excluded"] if args.seen == "both" else [args.seen]
+def _seen(asked: EvaluateFlags) -> list[Seen]:
+    return ["allowed", "excluded"] if asked.seen == "both" else [asked.seen]
 
 
-def _settings(args: argparse.Namespace) -> list[DecodingSetting]:
+def _settings(asked: EvaluateFlags) -> list[DecodingSetting]:
     from igd_core.evaluation.methods import decoding_settings
 
     return decoding_settings(
-        alphas=args.alphas,
-        length_penalties=args.length_penalties,
-        beams=args.beams,
-        seen=_seen(args),
-        forced_weights=args.forced_weights,
-        scored=_scored(args),
+        alphas=asked.alphas,
+        length_penalties=asked.length_penalties,
+        beams=asked.beams,
+        seen=_seen(asked),
+        forced_weights=asked.forced_weights,
+        scored=_scored(asked),
     )
 
 
-def _scored(args: argparse.Namespace) -> list[Normalisation]:
+def _scored(asked: EvaluateFlags) -> list[Normalisation]:
     """What is asked for, or what the model or its adapter was tuned for."""
     tuned = Normalisation()
-    if args.model is not None and (args.normalise is None or args.temperature is None):
+    if asked.model is not None and (asked.normalise is None or asked.temperature is None):
         from igd_core.engines.embedded.checkpoint import resolve_checkpoint
         from igd_core.engines.tuned_prompt import read_tuned_prompt
 
-        prompt = read_tuned_prompt(args.adapter or resolve_checkpoint(args.model))
+        prompt = read_tuned_prompt(asked.adapter or resolve_checkpoint(asked.model))
         tuned = tuned if prompt is None else prompt.scored
-    return [tuned.settled(each, args.temperature) for each in args.normalise or [None]]
+    return [tuned.settled(each, asked.temperature) for each in asked.normalise or [None]]
 
 
-def _check_methods(args: argparse.Namespace, settings: list[DecodingSetting]) -> None:
+def _check_methods(asked: EvaluateFlags, settings: list[DecodingSetting]) -> None:
     """Refuse names that would fail only after the decoding."""
     from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING
 
-    for name in args.baselines:
+    for name in asked.baselines:
         if name not in BASELINES:
             raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
-        if name in NEED_TRAINING and args.train is None:
+        if name in NEED_TRAINING and asked.train is None:
             raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
-    if args.adapter is not None and args.model is None:
+    if asked.adapter is not None and asked.model is None:
         raise InputError("--adapter needs the model that it adapts: --model DIR")
-    if args.model is None and not args.baselines:
+    if asked.model is None and not asked.baselines:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
-    names = [*dict.fromkeys(each.name for each in settings if args.model is not None), *args.baselines]
-    if args.reference is not None and args.reference not in names:
-        raise InputError(f"reference {args.reference!r}: one of {', '.join(names)}")
+    names = [*dict.fromkeys(each.name for each in settings if asked.model is not None), *asked.baselines]
+    if asked.reference is not None and asked.reference not in names:
+        raise InputError(f"reference {asked.reference!r}: one of {', '.join(names)}")
 
 
-def _default_out(args: argparse.Namespace, identity: RunIdentity, name: str) -> Path:
+def _default_out(asked: EvaluateFlags, identity: RunIdentity, name: str) -> Path:
     """The same settings find the same folder, so that a run that was cut off goes on."""
     told = [
-        str(args.model),
-        str(args.adapter),
-        args.engine,
-        args.dtype,
-        args.alphas,
-        args.length_penalties,
-        args.forced_weights,
-        args.beams,
-        args.seen,
-        *(told for told in (args.normalise, args.temperature) if told is not None),
+        str(asked.model),
+        str(asked.adapter),
+        asked.engine,
+        asked.dtype,
+        asked.alphas,
+        asked.length_penalties,
+        asked.forced_weights,
+        asked.beams,
+        asked.seen,
+        *(told for told in (asked.normalise, asked.temperature) if told is not None),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"
 
 
-def _print(args: argparse.Namespace, job: EvaluationJob, summary: Summary) -> None:
+def _print(job: EvaluationJob, summary: Summary, *, as_json: bool) -> None:
     if summary.missing:
         told = {"out": str(job.out), "rows": len(job.rows), "missing": summary.missing}
-        print(json.dumps(told) if args.json else f"{job.out}: {summary.missing} rows are left for other shards")
-    elif args.json:
+        print(json.dumps(told) if as_json else f"{job.out}: {summary.missing} rows are left for other shards")
+    elif as_json:
         print(json.dumps(summary.content))
     else:
         print(_what_was_measured(summary.content, str(job.out)))
@@ -277,17 +257,3 @@ def _what_did_not_fit(shortened: dict[str, int]) -> list[str]:
             f"{shortened['rows_answered_by_popularity']:,} rows had no item to ask the model about: popularity answered"
         )
     return lines
-
-
-def _normalisations(text: str) -> list[str]:
-    words = _words(text)
-    for word in words:
-        if word not in NORMALISATIONS:
-            raise InputError(f"normalise: {word!r} is not one of {', '.join(NORMALISATIONS)}")
-    if not words:
-        raise InputError("normalise: at least one is needed")
-    return words
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(filter(None, (part.strip() for part in text.split(",")))))

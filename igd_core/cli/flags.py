@@ -6,15 +6,18 @@ A flag has no default of its own: what was not given is not there, so that a rec
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from igd_core.checked_settings import Setting, settings_in
+from igd_core.checked_settings import CheckedSettings, Setting, settings_in
 from igd_core.ranges import Several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import BaseModel
+
+
+M = TypeVar("M", bound=CheckedSettings)
 
 
 def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel]) -> None:
@@ -37,6 +40,15 @@ def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
         if hasattr(args, setting.name):
             put(values, setting.path, getattr(args, setting.name))
     return values
+
+
+def read(args: argparse.Namespace, model: type[M]) -> M:
+    """What the flags, and the file that ``--config`` names, say of ``model``.
+
+    Raises:
+        InputError: a value that does not fit.
+    """
+    return model.read(given(args, model))
 
 
 def put(values: dict[str, Any], path: Sequence[str], value: object) -> None:

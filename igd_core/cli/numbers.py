@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from igd_core.ranges import MOST_SEED, Real, Several, Whole
-from igd_core.search.query import MAX_BEAMS, MAX_K
+from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 
-__all__ = ["MOST_CUTOFF", "Real", "Several", "Whole", "alpha", "beams", "resamples", "seed", "wanted"]
+__all__ = ["Real", "Several", "Whole", "alpha", "beams", "resamples", "seed", "wanted"]
 
-MOST_CUTOFF = 10_000
-"""Of a list: each row of an evaluation takes room for it."""
+Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS)]
+Wanted = Annotated[int, Field(ge=1, le=MAX_K)]
+"""Items of an answer."""
+LengthPenalty = Annotated[float, Field(ge=0, le=MAX_LENGTH_PENALTY)]
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
+Resamples = Annotated[int, Field(ge=100, le=100_000)]
+"""Of a bootstrap: fewer give no interval, and more take memory for nothing."""
+Concurrency = Annotated[int, Field(ge=1, le=4096)]
 
 
 def seed() -> Whole:
@@ -27,7 +37,7 @@ def alpha() -> Real:
 
 
 def resamples() -> Whole:
-    """Of ``--resamples``: fewer give no interval, and more take memory for nothing."""
+    """Of ``--resamples``."""
     return Whole("resamples", least=100, most=100_000)
 
 

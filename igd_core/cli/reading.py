@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from igd_core.checked_settings import CheckedSettings, Flag
-from igd_core.cli.flags import add_flags, given
+from igd_core.cli.flags import add_flags, read
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def reading_of(args: argparse.Namespace, unknown: str = "drop leaves them out") 
     from igd_core.datasets.sources import Reading
     from igd_core.timestamps import zone_named
 
-    flags = ReadingFlags.read(given(args, ReadingFlags))
+    flags = read(args, ReadingFlags)
     said: dict[str, Any] = {name: getattr(flags, name) for name in ("columns", "delimiter", "quoting", "encoding")}
     return Reading(
         **said,

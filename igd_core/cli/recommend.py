@@ -7,19 +7,22 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.catalogue.attributes import AttributeIndex
 from igd_core.catalogue.conditions import conditions_of
-from igd_core.cli.numbers import Real, alpha, beams, wanted
-from igd_core.engines.open import ENGINE_NAMES, EngineOptions, OpenEngine, open_engine
+from igd_core.checked_settings import Directory, Flag, Share
+from igd_core.cli.engine import EngineFlags
+from igd_core.cli.flags import add_flags, read
+from igd_core.cli.numbers import Beams, LengthPenalty, Temperature, Wanted
+from igd_core.engines.open import OpenEngine, open_engine
 from igd_core.engines.tuned_prompt import why_untuned
-from igd_core.engines.vllm.options import parse_tuning
-from igd_core.errors import InputError, QueryError
-from igd_core.search.normalisation import NORMALISATIONS, Normalisation
-from igd_core.search.query import MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE, Query, check_query
+from igd_core.errors import QueryError
+from igd_core.search.normalisation import Normalisation, Normalise
+from igd_core.search.query import Query, check_query
 from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted
 
 if TYPE_CHECKING:
@@ -29,109 +32,81 @@ _ADAPTER = "adapter"
 _DEFAULT_K = 10
 
 
+def _json(value: object) -> object:
+    """What a text means as JSON; what a file says stays as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(value)[:64]!r} is not JSON ({error})") from None
+
+
+class RecommendFlags(EngineFlags):
+    """What `igd recommend` is asked."""
+
+    artifact: Directory = Field(description="what `igd build` wrote")
+    model: Annotated[str, Flag(metavar="DIR")] = Field(description="checkpoint: a directory or a hub id")
+    history: Annotated[str, Flag(metavar="ID,ID,...")] = Field(default="", description="oldest first")
+    k: Wanted | None = Field(default=None, description="items wanted (default: 10, or as many as can come back)")
+    beams: Beams = Field(default=10, description="width of the search")
+    alpha: Share | None = Field(default=None, description="0..1 (default: the artifact's)")
+    normalise: Normalise | None = Field(
+        default=None, description="what probabilities are normalised over (default: what the model was tuned for)"
+    )
+    temperature: Temperature | None = Field(
+        default=None, description="divides the logits (default: what the model or adapter was tuned for)"
+    )
+    length_penalty: LengthPenalty = Field(default=0.0, description="0 is the method; 1 is BIGRec's")
+    forced_weight: Share = Field(default=1.0, description="what tokens without a sibling count, 0..1")
+    filter: Annotated[Any, BeforeValidator(_json), Flag(metavar="JSON")] = Field(
+        default={},
+        description='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: '
+        "docs/reference/http-api.md",
+    )
+    exclude_seen: bool = Field(default=True, description="items of the history do not come back")
+    exclude_seen_titles: bool = Field(
+        default=True, description="other items that read like one of the history do not come back"
+    )
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd recommend`."""
     parser = subparsers.add_parser("recommend", help="recommend for one history")
-    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR")
-    add_engine_arguments(parser)
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapter of the model, in PEFT's format")
-    parser.add_argument("--history", default="", metavar="ID,ID,...", help="oldest first")
-    parser.add_argument("--k", type=wanted(), help="items wanted (default: 10, or as many as can come back)")
-    parser.add_argument("--beams", type=beams(), default=10)
-    parser.add_argument("--alpha", type=alpha(), help="0..1 (default: the artifact's)")
-    add_normalisation_arguments(parser)
-    parser.add_argument("--length-penalty", type=Real("length_penalty", most=MAX_LENGTH_PENALTY), default=0.0)
-    parser.add_argument(
-        "--forced-weight",
-        type=Real("forced_weight", most=1.0),
-        default=1.0,
-        help="what tokens without a sibling count, 0..1",
-    )
-    parser.add_argument(
-        "--filter",
-        type=_json,
-        default={},
-        metavar="JSON",
-        help='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: docs/reference/http-api.md',
-    )
-    parser.add_argument("--no-exclude-seen", action="store_true", help="items of the history may come back")
-    parser.add_argument(
-        "--no-exclude-seen-titles",
-        action="store_true",
-        help="other items that read like one of the history may come back",
-    )
+    add_flags(parser, RecommendFlags)
     parser.add_argument(
         "--json", action="store_true", help="prompt token ids, items, and every token's log-probability"
     )
     parser.set_defaults(run=run)
 
 
-def add_normalisation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--normalise`` and ``--temperature``, which are None where the checkpoint decides."""
-    parser.add_argument(
-        "--normalise",
-        choices=NORMALISATIONS,
-        help="what probabilities are normalised over (default: what the model or adapter was tuned for)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=Real("temperature", least=MIN_TEMPERATURE, most=MAX_TEMPERATURE),
-        metavar="T",
-        help="divides the logits (default: what the model or adapter was tuned for)",
-    )
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `engine_options` reads."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint: a directory or a hub id")
-    parser.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="default: %(default)s")
-    parser.add_argument(
-        "--vllm", metavar="JSON", help='how vLLM is started, as {"max_model_len": 2048}: docs/how-to/vllm.md'
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
-
-
-def engine_options(args: argparse.Namespace) -> EngineOptions:
-    """Engine options of parsed arguments.
-
-    Raises:
-        InputError: ``--vllm`` is no options of vLLM's, or given with another engine.
-    """
-    vllm = {} if args.vllm is None else parse_tuning(args.vllm)
-    if vllm and args.engine != "vllm":
-        raise InputError(f"vllm: given, with engine {args.engine!r}")
-    return EngineOptions(model=args.model, engine=args.engine, device=args.device, dtype=args.dtype, vllm=vllm)
-
-
 def run(args: argparse.Namespace) -> int:
     """Load, recommend once, print."""
-    artifact = load_artifact(args.artifact)
-    index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if args.filter else None
-    conditions = conditions_of(args.filter, artifact.catalogue.types)
+    asked = read(args, RecommendFlags)
+    artifact = load_artifact(asked.artifact)
+    index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if asked.filter else None
+    conditions = conditions_of(asked.filter, artifact.catalogue.types)
     query = Query(
-        history=parse_history(args.history, artifact),
-        k=_DEFAULT_K if args.k is None else args.k,
-        beams=args.beams,
-        alpha=args.alpha,
-        normalise=args.normalise,
-        temperature=args.temperature,
-        length_penalty=args.length_penalty,
-        forced_weight=args.forced_weight,
-        exclude_seen=not args.no_exclude_seen,
-        exclude_seen_titles=not args.no_exclude_seen_titles,
+        history=parse_history(asked.history, artifact),
+        k=_DEFAULT_K if asked.k is None else asked.k,
+        beams=asked.beams,
+        alpha=asked.alpha,
+        normalise=asked.normalise,
+        temperature=asked.temperature,
+        length_penalty=asked.length_penalty,
+        forced_weight=asked.forced_weight,
+        exclude_seen=asked.exclude_seen,
+        exclude_seen_titles=asked.exclude_seen_titles,
         attributes=conditions,
     )
     for unknown in index.unknown_values(conditions) if index else ():
         print(f"warning: filter.{unknown.attribute}: {unknown}", file=sys.stderr)
-    if args.k is None:
+    if asked.k is None:
         query = _as_many_as_can_come_back(query, artifact, index)
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
-    options = engine_options(args)
-    if args.adapter is not None:
-        options = replace(options, adapters={_ADAPTER: args.adapter})
+    options = asked.engine_options()
+    if asked.adapter is not None:
+        options = replace(options, adapters={_ADAPTER: asked.adapter})
     opened = open_engine(options)
-    adapter = None if args.adapter is None else _ADAPTER
+    adapter = None if asked.adapter is None else _ADAPTER
     answer = asyncio.run(_recommend(artifact, opened, query, adapter))
     untuned = why_untuned(opened.tuned.get(adapter), artifact) if answer.source == "model" else None
     if untuned is not None:
@@ -166,13 +141,6 @@ def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: Attribute
     k = max(1, count)
     print(f"note: {count} item{'s' * (count != 1)} can come back, so --k is {k} instead of {query.k}", file=sys.stderr)
     return replace(query, k=k)
-
-
-def _json(text: str) -> Any:  # noqa: ANN401 - what JSON holds
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"{text[:64]!r} is not JSON ({error})") from None
 
 
 def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:

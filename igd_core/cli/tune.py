@@ -13,7 +13,7 @@ from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, File, Flag
 from igd_core.cli.config_files import add_config_flags, print_config
-from igd_core.cli.flags import add_flags, given
+from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
@@ -85,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.tuning.run import tune
 
     require_modules("torch", "transformers", "yaml")
-    asked = TuneInputs.read(given(args, TuneInputs))
+    asked = read(args, TuneInputs)
     recipe = read_recipe(asked.recipe) if asked.recipe else Recipe()
     settings = settings_of(given(args, TuningSettings), recipe)
     if args.print_config:
-        print_config(asked, settings, ReadingFlags.read(given(args, ReadingFlags)))
+        print_config(asked, settings, read(args, ReadingFlags))
         return 0
     inputs = _inputs(asked, recipe, settings, reading_of(args))
     if asked.dry_run:

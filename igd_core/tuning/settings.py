@@ -51,7 +51,7 @@ class LoraSettings(CheckedSettings):
     )
     alpha: PositiveAmount = Field(default=16.0, description="the update is scaled by this over the rank")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="on the adapter's input")
-    targets: Words = Field(
+    targets: Words[str] = Field(
         default=("all-linear",), description="names of linear layers, or all-linear: all but the output layer"
     )
     layers: CountOrNone = Field(default=0, description="the topmost N layers alone; 0 is all. Few are fast")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from igd_core.checked_settings import CheckedSettings, Count, Directory, Words
+from igd_core.checked_settings import CheckedSettings, Count, Directory, Several, Words
 from igd_core.cli.flags import add_flags, given
 from igd_core.errors import InputError
 from igd_core.tuning.settings import TuningSettings
@@ -16,12 +16,12 @@ from igd_core.tuning.settings import TuningSettings
 
 class Rope(CheckedSettings):
     strands: Count = Field(default=3, description="twisted together")
-    ends: Words = Field(default=("frayed", "cut"), description="what they look like")
+    ends: Words[str] = Field(default=("frayed", "cut"), description="what they look like")
 
 
 class Kite(CheckedSettings):
     span: float = Field(default=1.5, gt=0, lt=9, description="from tip to tip, 100% of it")
-    tails: tuple[Count, ...] = Field(default=(2,), strict=False, description="lengths to try")
+    tails: Several[Count] = Field(default=(2,), description="lengths to try")
     shape: Literal["delta", "box"] = Field(default="delta", description="of the frame")
     lit: bool = Field(default=True, description="fly at night")
     shed: Directory | None = Field(default=None, description="where it is kept")
@@ -70,7 +70,7 @@ def test_what_the_flags_say_is_what_a_file_would_say() -> None:
         ({"span": "wide"}, "span: 'wide' is a str; a number in 0..9"),
         ({"tails": [2, 0]}, "tails: 0 is not in 1..2147483647"),
         ({"tails": [True]}, "tails: True is a bool; a whole number in 1..2147483647 is needed"),
-        ({"shape": "sphere"}, "shape: 'sphere'; one of delta, box"),
+        ({"shape": "sphere"}, "shape: 'sphere' is not one of delta, box"),
         ({"lit": "yes"}, "lit: 'yes' is a str; input should be a valid boolean"),
         ({"rope": {"strands": 0}}, "rope.strands: 0 is not in 1.."),
         ({"rope": {"strand": 2}}, "rope: there is no setting 'strand'; is 'strands' meant?"),

@@ -52,6 +52,22 @@ def test_what_is_printed_says_the_same_again(printed: Any, capsys: pytest.Captur
     assert "# passes over the rows, at most\nepochs = 1\n" in text
 
 
+def test_what_a_command_cannot_do_without_may_stand_in_the_file(
+    printed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = printed('artifact = "art"\nrows = "r.csv"\nalphas = [0, 0.5, 0.5]\n', "--beams", "4,5", command="evaluate")
+    assert (told["artifact"], told["rows"], told["alphas"], told["beams"]) == ("art", "r.csv", [0.0, 0.5], [4, 5])
+    (tmp_path / "run.toml").write_text('rows = "r.csv"\n')
+    assert main(["evaluate", "--config", str(tmp_path / "run.toml")]) == 2
+    assert capsys.readouterr().err == "igd: artifact: is needed\n"
+    (tmp_path / "run.toml").write_text("vllm = {max_len = 1}\n")
+    assert main(["evaluate", "--config", str(tmp_path / "run.toml")]) == 2
+    assert "vllm: 'max_len' is no option" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--rows", "r.csv"])
+    assert "the following arguments are required: --artifact" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -61,7 +77,7 @@ def test_what_is_printed_says_the_same_again(printed: Any, capsys: pytest.Captur
         ("epochs = 0", "epochs: 0 is not in 1..2147483647"),
         ("lr = inf", "lr: inf is not in 0..1e+09, 0 itself left out"),
         ("lora_rank = true", "lora_rank: True is a bool; a whole number in 0..2147483647 is needed"),
-        ('schedule = "sine"', "schedule: 'sine'; one of linear, cosine, constant"),
+        ('schedule = "sine"', "schedule: 'sine' is not one of linear, cosine, constant"),
         ('columns = ["a"]', "columns: 'a' is not OURS=THEIRS, such as item_id=product_id"),
         ('timezone = "Mars"', "timezone 'Mars': no such zone; expected UTC, +01:00 or a name such as Europe/Berlin"),
         ("epochs = 3\nepochs = 4", "Cannot overwrite a value"),

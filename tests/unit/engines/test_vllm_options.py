@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from igd_core.cli.recommend import add_engine_arguments, engine_options
+from igd_core.cli.engine import EngineFlags
+from igd_core.cli.flags import add_flags, read
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.engines.vllm.options import VLLMOptions, parse_tuning
 from igd_core.errors import InputError, ModelError
@@ -105,8 +106,10 @@ def test_a_device_is_refused_and_so_are_vllms_options_with_another_engine() -> N
     with pytest.raises(InputError, match="device 'cuda:1': vLLM runs on what it was installed for"):
         open_engine(EngineOptions(model="m", engine="vllm", device="cuda:1"))
     parser = argparse.ArgumentParser()
-    add_engine_arguments(parser)
+    add_flags(parser, EngineFlags)
     given = ["--model", "m", "--vllm", '{"max_num_seqs": 8}']
-    assert engine_options(parser.parse_args([*given, "--engine", "vllm"])).vllm == {"max_num_seqs": 8}
+    assert read(parser.parse_args([*given, "--engine", "vllm"]), EngineFlags).engine_options().vllm == {
+        "max_num_seqs": 8
+    }
     with pytest.raises(InputError, match="vllm: given, with engine 'tree'"):
-        engine_options(parser.parse_args(given))
+        read(parser.parse_args(given), EngineFlags).engine_options()
