@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import gc
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -310,15 +311,18 @@ def rows(only: Sequence[str], done: set[str]) -> Iterator[Row]:
             gc.collect()
 
 
+_ORDER = ("WRONG", "right", "refused", "no tiny checkpoint")
+
+
 def document(found: Sequence[Row], how: str) -> str:
-    """The table, as Markdown; ``how`` says in how many runs it was made, and how long that took."""
+    """The tables, as Markdown; ``how`` says in how many runs it was made, and how long that took."""
     import transformers
 
     counts = {verdict: sum(row.verdict == verdict for row in found) for verdict in ("right", "refused", "WRONG")}
     head = f"""# Model architectures that the embedded engine serves
 
 Which checkpoints the engine `tree` serves is decided on the checkpoint, when it is loaded: a pass over a tree of tokens
-must say what the model's own passes say, or the checkpoint is refused by one line. This table shows what comes of that
+must say what the model's own passes say, or the checkpoint is refused by one line. These tables show what comes of that
 for every causal-LM class of transformers of which a tiny random checkpoint can be made. Each answer of a class that is
 served was compared with plain passes of transformers, token by token; it agrees within {TOLERANCE_NATS:g} nats. Made by
 
@@ -330,14 +334,36 @@ served was compared with plain passes of transformers, token by token; it agrees
 In half precision the check tells gross faults alone (`igd_core/engines/embedded/self_test.py` has figures, which
 `tests/bench/self_test_error.py` makes): try a new architecture in float32.
 
-| type | class | verdict | difference (nats) or reason |
-| --- | --- | --- | --- |
+`model_type` is that of `config.json`.
+
 """
-    lines = []
-    for row in found:
-        told = " ".join(filter(None, ["" if row.difference is None else f"{row.difference:.1e}", row.said]))
-        lines.append(f"| {row.model_type} | {row.class_name} | {row.verdict} | {told.replace('|', '/')} |")
-    return head + "\n".join(lines) + "\n"
+    return head + "\n".join(_grouped(found))
+
+
+def _grouped(found: Sequence[Row]) -> Iterator[str]:
+    """A table for each verdict: types that fare alike share a row."""
+    for verdict in dict.fromkeys(row.verdict for row in sorted(found, key=lambda row: _ORDER.index(row.verdict))):
+        groups: dict[str, list[Row]] = {}
+        for row in found:
+            if row.verdict == verdict:
+                groups.setdefault(_reason(row), []).append(row)
+        of_it = sum(map(len, groups.values()))
+        yield f"## {verdict.capitalize()}: {of_it}\n\n| why or how | `model_type` |\n| --- | --- |"
+        for reason, rows_of_it in sorted(groups.items(), key=lambda group: -len(group[1])):
+            types = ", ".join(f"`{row.model_type}`" for row in rows_of_it)
+            apart = [row.difference for row in rows_of_it if row.difference is not None]
+            told = f"{reason}; at most {max(apart):.1e} nats apart" if apart else reason
+            yield f"| {told.replace('|', '/')} | {types} |"
+        yield ""
+
+
+def _reason(row: Row) -> str:
+    """What is said, without what is of this type alone."""
+    said = re.sub(r"^architecture '[^']*': | \(\w+Error.*| \([^)]*\)| <class.*|; this engine would.*", "", row.said)
+    said = re.sub(r"^\w+Error: .*", "", said)
+    if row.verdict == "right":
+        return f"compared token by token{', ' if said else ''}{said}"
+    return said or "transformers makes no small one of its configuration"
 
 
 def main() -> int:
