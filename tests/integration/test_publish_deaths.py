@@ -274,7 +274,7 @@ def test_a_first_version_that_crashes_is_tried_three_times_and_then_the_server_s
     assert fleet.publish() == bad
     assert fleet.start("one").wait() == -signal.SIGSEGV
     for _ in range(2):  # as two more starts do
-        Attempts(fleet.disk("one") / "films" / ".attempts").begin(bad, allowed=0).leave()
+        Attempts(fleet.disk("one") / "films" / ".attempts").begin(bad, allowed=0).abandon()
     server = fleet.start("one")
     assert "3 times" in refused(server, bad, "attempt-died")
     ready = ask(server, "/readyz")

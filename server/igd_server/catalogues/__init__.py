@@ -1,1 +1,1 @@
-"""Catalogue versions in this process: opened, followed, tried, swapped, refused."""
+"""Catalogue versions in this process: loaded, followed, tried, swapped, refused."""

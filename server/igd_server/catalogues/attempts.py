@@ -1,9 +1,9 @@
-"""Attempts to serve a version, on this machine's disk: what a process that is killed in one leaves behind.
+"""Attempts to serve a version, recorded on this machine's disk: so the next process knows in which ones a process died.
 
-An attempt is a file that its process holds locked (``flock``). The kernel lets go of the lock when the process ends,
-however it ends; so a file that anybody can lock is of an attempt that never ended. Neither clocks nor process ids
-count, nor what the file holds: several servers may share the folder, in containers of their own, and a damaged or
-empty file counts like another.
+An attempt is a file that its process holds locked (``flock``). The kernel releases the lock when the process ends,
+however it ends; so a file that can be locked belongs to an attempt in which a process died. Clocks, process ids and the
+file's content do not matter: several servers, in containers of their own, may share the folder, and a damaged or empty
+file counts as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_READ = 64
 
 
 class Attempt:
-    """An attempt of this process; ends by `end`, or with the process."""
+    """An attempt of this process, until `end`, or the process's end."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """``descriptor`` holds the lock."""
@@ -41,21 +41,21 @@ class Attempt:
         self._descriptor: int | None = descriptor
 
     def note(self, stage: str) -> None:
-        """Say for people how far it is; a full disk does not matter."""
+        """Record the stage, for people; a full disk does not matter."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, stage.encode(), 0)
 
     def end(self) -> None:
-        """It ended well, or with an error that was seen. Ending it again does nothing."""
+        """The attempt succeeded, or failed with an error that was handled. May be called again."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
             self._close()
 
-    def leave(self) -> None:
-        """It counts as one that never ended: the engine has ended in it, and the process will."""
+    def abandon(self) -> None:
+        """Leave the attempt on record as one in which a process died: the engine has failed, and the process will."""
         self._close()
 
     def _close(self) -> None:
@@ -66,13 +66,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadAttempt:
-    """An attempt that never ended.
+    """An attempt in which a process died.
 
     Attributes:
         version: of the catalogue.
-        allowed: how often the version had been allowed again before.
-        stage: how far it was, for people.
-        began_at: by the clock of then.
+        allowed: how often an operator had allowed the version again before.
+        stage: how far the attempt had come, for people.
+        began_at: by the clock of that time.
     """
 
     version: str
@@ -82,7 +82,7 @@ class DeadAttempt:
 
 
 class Attempts:
-    """The attempts on one catalogue's versions, in a folder of theirs. All methods block."""
+    """The attempts on one catalogue's versions, in their own folder. All methods block."""
 
     def __init__(self, folder: Path) -> None:
         """``folder`` need not exist yet."""
@@ -92,8 +92,8 @@ class Attempts:
         """Record an attempt; it is on the disk when this returns.
 
         Raises:
-            InputError: it does not look like a version.
-            OSError: the folder cannot be written to, or its file system knows no locks.
+            InputError: ``version`` is not a version's name.
+            OSError: the folder cannot be written to, or its file system has no locks.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / f"{require_version(version)}.{allowed}.{secrets.token_hex(4)}"
@@ -115,12 +115,12 @@ class Attempts:
         return attempt
 
     def dead(self, version: str | None = None) -> list[DeadAttempt]:
-        """Attempts that never ended, of one version or of all, oldest first. What cannot be read is taken for one."""
+        """Attempts in which a process died, of one version or of all, oldest first; an unreadable file counts."""
         found = [_read(path, match) for path, match in self._files() if version in (None, match[1])]
         return sorted((dead for dead in found if dead is not None), key=lambda dead: dead.began_at)
 
     def forget(self, version: str, *, before: int | None = None) -> None:
-        """Let go of a version's dead attempts; with ``before``, of those that had been allowed less often.
+        """Delete a version's dead attempts; with ``before``, only those from before it was allowed so often.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -130,7 +130,7 @@ class Attempts:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Let go of what is of no use any more: files that never got their name, and the oldest of very many.
+        """Delete files of no more use: those that never got their name, and the oldest if there are very many.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -139,7 +139,7 @@ class Attempts:
         for _, path in dead[:-_MOST_KEPT]:
             path.unlink(missing_ok=True)
         for path in self._folder.glob(f"{_UNNAMED}*"):
-            if not _is_locked(path):  # who was about to lock it fails to rename it, and begins again
+            if not _is_locked(path):  # a process about to lock it fails to rename it, and tries again
                 path.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[tuple[Path, re.Match[str]]]:
@@ -151,7 +151,7 @@ class Attempts:
 
 
 def _read(path: Path, match: re.Match[str]) -> DeadAttempt | None:
-    """None where its process lives, or the file has gone meanwhile."""
+    """The dead attempt in a file; None if its process is alive, or the file has been deleted."""
     began_at, stage = datetime.now(UTC), ""
     try:
         if _is_locked(path):

@@ -1,4 +1,4 @@
-"""What this process serves, from start to stop: loading, warming, ready, replaced while serving, closed."""
+"""What this process serves, from start to end: loading, ready, replacing versions, closing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
 from igd_server.catalogues.attempts import Attempts
+from igd_server.catalogues.fleet import FleetMember, TrialRules
 from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.heap import keep_giving_back_free_memory
 from igd_server.catalogues.loaded import LoadedVersions
 from igd_server.catalogues.opening import Loader, OpenedModel, open_model, warmed
 from igd_server.catalogues.served import ServedCatalogue
-from igd_server.catalogues.takeover import FleetMember, TrialRules
 from igd_server.catalogues.version_folder import VersionFolder
 from igd_server.observe.metrics import Metrics
 
@@ -49,18 +49,18 @@ _log = logging.getLogger("igd.server")
 
 
 class Deployment:
-    """Holds the references that all requests read: one served version for each catalogue.
+    """Holds what all requests read: the served version of each catalogue.
 
-    The catalogues are one directory's (``Settings.artifact``), which never changes, or the store's
+    The catalogues are the one in a directory (``Settings.artifact``), which never changes, or those of the store
     (``Settings.catalogues``), which follow their pointers.
 
     Attributes:
-        failure: why starting failed, if it did: the model, or the directory's artifact; or that the engine has ended
-            while serving, which none comes back from in this process.
-        on_failure: called when starting fails, or when the engine has ended.
-        on_ready: called once, when every catalogue is served or known to have nothing to serve.
-        draining: whether the server is stopping: not ready, though all that still comes is answered.
-        started: whether the model is there and every catalogue has been looked at, whatever came of that.
+        failure: why the server failed, if it did: the model or the directory's artifact could not be loaded, or the
+            engine failed while serving, after which this process cannot serve any more.
+        on_failure: called when that happens.
+        on_ready: called once, when every catalogue is served or cannot be served now.
+        draining: the server is stopping: not ready, but still answering.
+        started: the model is loaded, and every catalogue has been looked at once, successfully or not.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Deployment:
         open_model: Callable[[Settings], OpenedModel] = open_model,
         read_artifact: Callable[[Path], Artifact] = load_artifact,
     ) -> None:
-        """Load nothing yet. Both callables may block; the store stays its owner's to close."""
+        """Loads nothing yet. Both callables may block; the caller closes the store."""
         self._settings = settings
         self._store = store or MemoryStore()
         self._metrics = metrics or Metrics()
@@ -93,7 +93,7 @@ class Deployment:
         self.started = False
 
     async def start(self) -> None:
-        """Load and warm; returns when every catalogue has been tried. An error becomes ``failure``."""
+        """Load and warm; returns when every catalogue has been tried. An error is kept in ``failure``."""
         self._started = time.monotonic()
         try:
             if self._settings.artifact is not None:
@@ -110,7 +110,7 @@ class Deployment:
 
     @property
     def catalogue_names(self) -> Sequence[str]:
-        """Of all catalogues, the default one first, served or not; a directory's is known once it is loaded."""
+        """Names of all catalogues, served or not, the default one first; a directory's after it is loaded."""
         return self._settings.catalogues if self._fixed is None else (self._fixed.name,)
 
     @property
@@ -127,13 +127,13 @@ class Deployment:
         return self.serving.get(names[0]) if names else None
 
     def live(self, name: str) -> LiveCatalogue | None:
-        """A catalogue that follows the store; None before the model is open, and for a directory's."""
+        """A catalogue that follows the store; None before the model is loaded, and for a directory's."""
         return self._live.get(name)
 
     def why_not_ready(self) -> str | None:
-        """None while recommendations are served.
+        """Why the server is not ready; None while it is.
 
-        That is: the default catalogue is served, and the others are too, or are known to have nothing to serve.
+        It is ready when the default catalogue is served, and the others are served or cannot be served now.
         """
         if self._closed or self.draining:
             return "the server is stopping"
@@ -146,11 +146,11 @@ class Deployment:
         return next((self._why_not_served(name) for name in pending), None)
 
     def served(self, name: str | None = None) -> ServedCatalogue:
-        """What is served now under ``name``, or by default; for requests that run on the engine, see `lease`.
+        """The version served now under ``name``, or by default; requests that use the engine call `lease`.
 
         Raises:
-            QueryError: there is no such catalogue.
-            EngineError: nothing is served under it, yet.
+            QueryError: no catalogue has this name.
+            EngineError: no version of it is served (yet).
         """
         names = self.catalogue_names
         if name is not None and names and name not in names:
@@ -162,11 +162,11 @@ class Deployment:
 
     @contextlib.contextmanager
     def lease(self, name: str | None = None) -> Iterator[ServedCatalogue]:
-        """What is served now, kept in the engine until the block ends, whatever takes over meanwhile.
+        """The version served now; it stays in the engine until the block ends, even if another one takes over.
 
         Raises:
-            QueryError: there is no such catalogue.
-            EngineError: nothing is served under it, yet.
+            QueryError: no catalogue has this name.
+            EngineError: no version of it is served (yet).
         """
         served = self.served(name)
         versions = self._versions
@@ -178,7 +178,7 @@ class Deployment:
             versions.leave(served.version)
 
     async def close(self) -> None:
-        """Stop following, and stop the engine."""
+        """Stop following, and close the engine."""
         self._closed = True
         _log.info("stopping")
         for task in self._following:
@@ -201,7 +201,7 @@ class Deployment:
 
     async def _start_live(self) -> None:
         model, versions = await self._start_model()
-        around = FleetMember(
+        fleet = FleetMember(
             store=self._store,
             loader=Loader(model, versions, self._read_artifact),
             versions=versions,
@@ -213,7 +213,7 @@ class Deployment:
         parent = self._settings.cache_dir or igd_home() / "artifacts"
         state = self._settings.state_dir or parent
         self._live = {
-            name: LiveCatalogue(name, VersionFolder(parent / name), Attempts(state / name / ".attempts"), around)
+            name: LiveCatalogue(name, VersionFolder(parent / name), Attempts(state / name / ".attempts"), fleet)
             for name in self._settings.catalogues
         }
         self._following.append(asyncio.create_task(self._listen()))
@@ -239,13 +239,13 @@ class Deployment:
 
     async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
         while True:
-            await live.look()
+            await live.follow_once()
             looked.set()
             self._announce()
-            await live.rest()
+            await live.wait_for_next_look()
 
     async def _listen(self) -> None:
-        """Wake catalogues whose pointer moved, as the store says; what it does not say they find when they look."""
+        """Wake catalogues whose pointer moved, as the store reports; polling finds what it does not report."""
         while True:
             try:
                 async for name in self._store.changes():
@@ -269,7 +269,7 @@ class Deployment:
         return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
 
     def remarks(self) -> Sequence[str]:
-        """What is published and not served, for people who ask whether the server is ready."""
+        """Versions that are published and not served, for the readiness probe."""
         return [
             f"catalogue {name!r}: version {refusal.version} is refused ({refusal.reason}), {served} is served"
             for name, live in self._live.items()
@@ -279,7 +279,7 @@ class Deployment:
         ]
 
     def _announce(self) -> None:
-        """Tell once that recommendations are served."""
+        """Log once that recommendations are served, and call ``on_ready``."""
         if self._announced or self.why_not_ready() is not None:
             return
         self._announced = True
@@ -305,7 +305,7 @@ class Deployment:
 
 
 def _holder() -> str:
-    """This process's name in the store; in a container that is started again it would else be the same."""
+    """This process's name in the store; random, since a restarted container has the same host name and process id."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
     return f"{host[:_MAX_HOST_CHARS]}:{os.getpid()}:{secrets.token_hex(3)}"
 

@@ -1,4 +1,4 @@
-"""What is served, as gauges that are asked for at each scrape."""
+"""Gauges of what is served, read at each scrape."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class DeploymentGauges(Collector):
-    """1 for the catalogue version that is served."""
+    """The served version of each catalogue, and the state of following, refusals and engine."""
 
     def __init__(self, deployment: Deployment, on_model: Callable[[ModelIdentity], None]) -> None:
-        """``on_model`` is told which model is served, at each look, so that its counters begin at 0."""
+        """``on_model`` gets the name of the served model at each scrape, so that its counters begin at 0."""
         self._deployment = deployment
         self._on_model = on_model
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One sample of each gauge; the engine's only while there is one."""
+        """A sample of each gauge; those of the engine only if there is one."""
         ready = self._deployment.why_not_ready() is None
         yield GaugeMetricFamily(
             "igd_ready", "1 while recommendations are served, as /readyz says; else 0.", float(ready)
@@ -63,7 +63,7 @@ class DeploymentGauges(Collector):
             labels=("catalogue",),
         )
         for name in self._deployment.catalogue_names:
-            live = self._deployment.live(name)  # none for a directory's catalogue, which never changes
+            live = self._deployment.live(name)  # None for a directory's catalogue, which never changes
             following.add_metric((name,), 1.0 if live is None else float(live.following))
             lag.add_metric((name,), 0.0 if live is None else live.lag_s)
         yield from (following, lag)

@@ -1,4 +1,4 @@
-"""This process's memory: what is free in it is given back, and what stays is not searched for garbage."""
+"""Keep this process's memory small: return free pages, and exempt lasting objects from garbage collection."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ _COLLECT_EVERY = (5_000, 10, 10)
 
 
 def give_back_free_memory() -> bool:
-    """Have glibc return free pages from within its arenas; it would keep most of them. False where there is no glibc.
+    """Make glibc return free pages from within its arenas; it would keep most of them. False without glibc.
 
-    A retired version and the passes of the model leave many holes: of 860 MiB resident, this gave back 80 to 110 after
-    each swap, in 15 ms. It holds no lock of Python's; call it in a thread.
+    Versions that were unloaded and passes of the model leave many holes: of 860 MiB resident, this returned 80 to 110
+    after each swap, in 15 ms. It does not hold Python's lock; call it in a thread.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library, as musl
+    except (OSError, AttributeError):  # another C library, such as musl
         return False
     return bool(trim(ctypes.c_size_t(0)))
 
 
 def settle_collector() -> None:
-    """Set apart all that a started server consists of, so that Python's collector leaves it alone; once a process.
+    """Exempt all objects of a started server from Python's garbage collector; call it once.
 
-    Hundreds of thousands of objects of torch, pydantic and the routes stay to the end. To look through them again and
-    again was a sixth of what a cached answer cost (tests/bench/hot_path.py). It takes some tenths of a second.
+    Hundreds of thousands of objects of torch, pydantic and the routes live until the end. Searching them again and
+    again took a sixth of the time of a cached answer (tests/bench/hot_path.py). This call takes some tenths of a
+    second.
     """
     gc.collect()
     gc.freeze()
@@ -37,10 +38,10 @@ def settle_collector() -> None:
 
 
 async def keep_giving_back_free_memory(every_s: float) -> None:
-    """Do so every ``every_s`` seconds until cancelled.
+    """Call it every ``every_s`` seconds until cancelled.
 
-    Requests that run at once leave holes as well: the passes of their model need tens of megabytes each, and between
-    these lie small blocks that stay.
+    Concurrent requests leave holes as well: each pass of the model needs tens of megabytes, with small blocks that stay
+    between them.
     """
     while True:
         await asyncio.sleep(every_s)

@@ -1,4 +1,4 @@
-"""Which catalogue versions the engine holds, and for how long."""
+"""The catalogue versions in the engine, each as long as it is used."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Loaded:
 
 
 class LoadedVersions:
-    """Each version stays in the engine while a catalogue serves it or a request runs on it, and not a moment longer.
+    """A version stays in the engine while a catalogue serves it or a request runs on it; then it is unloaded.
 
-    A catalogue that serves a version is one user of it, and so is every request; two catalogues may serve the same.
+    A catalogue that serves a version is one of its users, and so is every request; two catalogues may serve the same.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -37,11 +37,11 @@ class LoadedVersions:
         self._closed = False
 
     def add(self, served: ServedCatalogue) -> None:
-        """Take in a version that the engine has loaded; the caller is its one user."""
+        """Add a version that the engine has loaded; the caller is its only user."""
         self._loaded[served.version] = _Loaded(served=served, users=1)
 
     def join(self, version: str) -> ServedCatalogue | None:
-        """Become one more user of a version; None where it is not loaded."""
+        """Become a user of a version; None if it is not loaded."""
         loaded = self._loaded.get(version)
         if loaded is None:
             return None
@@ -49,7 +49,7 @@ class LoadedVersions:
         return loaded.served
 
     def leave(self, version: str) -> None:
-        """Be a user no more; the last one to leave has it unloaded."""
+        """Stop being a user; the last one to leave unloads the version."""
         loaded = self._loaded[version]
         loaded.users -= 1
         if loaded.users == 0:
@@ -63,7 +63,7 @@ class LoadedVersions:
             await asyncio.wait((self._unloading[version],))
 
     async def close(self) -> None:
-        """Wait a while for what is being unloaded; from now on the engine's end is the end of all versions."""
+        """Wait a while for versions that are being unloaded; after that the engine's end unloads all."""
         self._closed = True
         if self._unloading:
             await asyncio.wait(self._unloading.values(), timeout=_LONGEST_UNLOAD_S)

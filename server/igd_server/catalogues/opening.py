@@ -1,4 +1,4 @@
-"""From what the settings name to what can be served: the model behind an engine, and catalogue versions in it."""
+"""Load the model of the settings into an engine, and catalogue versions into the model."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class OpenedModel:
     """An engine with its checkpoint.
 
     Attributes:
-        engine: runs it.
+        engine: the engine that runs the checkpoint.
         token_texts: as `igd_core.catalogue.tokenization.TitleTokenizer.token_texts`.
-        adapters: names of those that it can run with.
-        tuned: what the model (under None) and each of its adapters were tuned on, as far as that is known.
+        adapters: names of its adapters.
+        tuned: what the model (under None) and each of its adapters were tuned on, if they say so.
     """
 
     engine: Engine
@@ -57,7 +57,7 @@ def open_model(settings: Settings) -> OpenedModel:
 
     from igd_core.engines.open import EngineOptions, open_engine
 
-    transformers_logging.disable_progress_bar()  # a bar is no line of JSON
+    transformers_logging.disable_progress_bar()  # a progress bar is not a line of JSON
     opened = open_engine(
         EngineOptions(
             model=settings.model,
@@ -92,7 +92,7 @@ def log_other_normalisations(settings: Settings, tuned: Mapping[str | None, Tune
 
 
 async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> ServedCatalogue:
-    """Load an artifact into the engine and recommend once; the engine forgets it again if anything fails.
+    """Load an artifact into the engine and recommend once; on an error the engine unloads it.
 
     Raises:
         ArtifactError: made for another tokenizer or model.
@@ -112,24 +112,24 @@ async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> Served
 
 
 class Loader:
-    """Brings versions from disk into the engine, one at a time, whatever catalogue they are of."""
+    """Loads versions from disk into the engine, one at a time for all catalogues."""
 
     def __init__(self, model: OpenedModel, versions: LoadedVersions, read_artifact: Callable[[Path], Artifact]) -> None:
-        """``read_artifact`` verifies, and may block."""
+        """``read_artifact`` reads and verifies an artifact, and may block."""
         self._model = model
         self._versions = versions
         self._read_artifact = read_artifact
         self._turn = asyncio.Lock()
 
     async def load(self, name: str, version: str, directory: Path) -> ServedCatalogue:
-        """The version in ``directory``, ready to be served under ``name``; the caller is one more user of it.
+        """Load the version in ``directory``, ready to be served under ``name``; the caller becomes one of its users.
 
         Raises:
             ArtifactError: damaged, foreign, or made for another tokenizer or model.
             EngineError: the engine cannot run it.
         """
         async with self._turn:
-            served = self._versions.join(version)  # another catalogue may have been loading the same
+            served = self._versions.join(version)  # another catalogue may have loaded it meanwhile
             if served is None:
                 artifact = await asyncio.to_thread(self._read_artifact, directory)
                 if artifact.version != version:
@@ -141,7 +141,7 @@ class Loader:
 
 
 def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalogue:
-    """Seconds at a million items, so not on an event loop."""
+    """Build the indexes of a version: seconds at a million items, so not on an event loop."""
     return ServedCatalogue(
         name=name,
         recommender=Recommender(artifact, model.engine),
@@ -156,12 +156,12 @@ def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalog
 
 
 async def _warm(served: ServedCatalogue, adapters: Sequence[str]) -> None:
-    """One real recommendation with a full history, by the model and each of its adapters.
+    """Recommend once with a full history, by the model and by each of its adapters.
 
-    The first user would otherwise wait for it, and meet what is no answer.
+    Otherwise the first user would wait for caches to fill, or get scores that are not usable.
 
     Raises:
-        EngineError: what came was no answer of the model's.
+        EngineError: the model's scores are not usable.
     """
     num_items, most_shown = len(served.catalogue), served.artifact.manifest.template.max_history
     recommender = served.recommender

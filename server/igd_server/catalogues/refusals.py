@@ -24,7 +24,7 @@ _REASON_OF_PART: dict[str, VersionRefusalReason] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A version that was not served; ``detail`` is one line for operators."""
+    """A version that was not served: why and when; ``detail`` is one line for operators."""
 
     version: str
     reason: VersionRefusalReason
@@ -33,7 +33,7 @@ class Refusal:
 
     @staticmethod
     def of(version: str, error: Exception) -> Refusal:
-        """Why ``error`` keeps a version from being served."""
+        """The refusal for ``error``, which kept a version from being served."""
         reason = _reason(error)
         said = (str(error).splitlines() or [""])[0] if reason != "unforeseen" else type(error).__name__
         return Refusal(version=version, reason=reason, detail=said[:_MAX_DETAIL_CHARS], refused_at=datetime.now(UTC))
@@ -46,25 +46,25 @@ class Refusals:
         self._by_version: dict[str, Refusal] = {}
 
     def __iter__(self) -> Iterator[Refusal]:
-        """Latest first."""
+        """The latest first."""
         return reversed(self._by_version.values())
 
     def __contains__(self, version: str) -> bool:
         return version in self._by_version
 
     def of(self, version: str) -> Refusal | None:
-        """Why the version was refused, if it was."""
+        """The version's refusal, if it was refused."""
         return self._by_version.get(version)
 
     def add(self, refusal: Refusal) -> None:
-        """Keep it, in the place of an earlier one of the same version."""
+        """Add a refusal, replacing an earlier one of the same version."""
         self.forget(refusal.version)
         self._by_version[refusal.version] = refusal
         if len(self._by_version) > _MOST_KEPT:
             del self._by_version[next(iter(self._by_version))]
 
     def forget(self, version: str) -> None:
-        """The version is served after all."""
+        """Remove a version's refusal: it is served after all."""
         self._by_version.pop(version, None)
 
 

@@ -1,4 +1,4 @@
-"""A catalogue version that is served: its artifact on the engine, and what requests ask of it."""
+"""A served catalogue version: its artifact on the engine, and what requests need of it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedCatalogue:
-    """One catalogue version, warm; a request keeps the one that it began with.
+    """A served version, warm; a request keeps the version that it began with.
 
     Attributes:
-        name: under which it is served; its artifact may have been built under another.
+        name: the name it is served under; its artifact may have been built under another.
         recommender: its artifact on the engine.
-        titles: the search through its titles.
-        token_texts: of a text and the token ids of its path, what each token reads as.
-        attributes: types of what items can be filtered by, by name.
+        titles: title search.
+        token_texts: gives the text of each token, for a text and the token ids of its path.
+        attributes: types of the attributes that filters can use, by name.
         loaded_at: when it took over.
-        watch: counts the model's answers and its faults.
-        untuned: why the model (under None), or the model under an adapter, is not tuned for it; without those that are.
+        watch: counts the model's answers and faults.
+        untuned: why the model (under None), or one of its adapters, is not tuned for this catalogue; only those that
+            are not.
     """
 
     name: str
@@ -65,5 +66,5 @@ class ServedCatalogue:
 
     @property
     def model(self) -> ModelIdentity:
-        """What its answers depend on beside the artifact and the request."""
+        """What its answers depend on, besides the artifact and the request."""
         return self.recommender.engine.identity

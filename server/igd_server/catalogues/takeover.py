@@ -1,8 +1,9 @@
-"""From a published version to one that has proved itself here: whose turn it is, on record, on trial, passed or not.
+"""Whether this server may load a published version, and the version's trial until it has passed, failed or died.
 
-An attempt begins before a version is loaded, and ends when the version has passed its trial: so many answers, or so
-many seconds without a fault. Until then the disk says so (`attempts`), and of the fleet's first server the store
-(`igd_core.store.trials`).
+The order of a takeover: `permit` (may it be loaded?), `begin` (an attempt is on record, before anything is read),
+`start_trial` (it serves), `outcome` (so many answers, or so many seconds, without a fault), then `conclude_passed` or
+`conclude_refused`. Until then this server's disk has the attempt (`attempts`), in case the process dies in it, and if
+this server is the first of its fleet, the store has the trial (`igd_core.store.trials`).
 """
 
 from __future__ import annotations
@@ -18,89 +19,22 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from igd_core.errors import IGDError, StoreError
 from igd_server.catalogues.attempts import SERVING
+from igd_server.catalogues.fleet import Permit, Wait
 from igd_server.catalogues.refusals import Refusal
 
 if TYPE_CHECKING:
-    from igd_core.store.base import ArtifactStore
     from igd_core.store.trials import Verdict
     from igd_server.catalogues.attempts import Attempt, Attempts
-    from igd_server.catalogues.loaded import LoadedVersions
-    from igd_server.catalogues.opening import Loader
+    from igd_server.catalogues.fleet import FleetMember
     from igd_server.catalogues.version_folder import VersionFolder
     from igd_server.catalogues.watch import AnswerWatch
-    from igd_server.observe.metrics import Metrics
 
 LIVES = 3
-"""Attempts that may die before a version is given up that has proved itself here, or that is all there is."""
+"""How often a server may die in a version that has passed here before, or that is the only one, until it is refused."""
 
 _CLOSING_S = 2.0
 
 _log = logging.getLogger("igd.server")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRules:
-    """How careful a fleet is with new versions.
-
-    Attributes:
-        seconds: of serving without a fault after which a version has passed.
-        answers: of the model after which it has, if that is sooner.
-        hold: the other servers wait until the first one's version has passed; else until it serves.
-        spread_s: within which the other servers take over, each at a time of its own.
-        lease_s: seconds after which a server that tries a version and is not heard of is taken for dead.
-    """
-
-    seconds: float
-    answers: int
-    hold: bool
-    spread_s: float
-    lease_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetMember:
-    """This server as one of a fleet: what its live catalogues share.
-
-    Attributes:
-        store: where the pointers are.
-        loader: brings versions into the engine.
-        versions: those that are in it.
-        metrics: told of swaps and refusals.
-        holder: this server's name in the store.
-        poll_s: seconds between looks at a pointer.
-        rules: how new versions are tried.
-    """
-
-    store: ArtifactStore
-    loader: Loader
-    versions: LoadedVersions
-    metrics: Metrics
-    holder: str
-    poll_s: float
-    rules: TrialRules
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """What this server may do with a version now.
-
-    Attributes:
-        allowed: how often the version has been allowed again.
-        leads: this is the server that tries it for all; its verdict is the fleet's.
-        judged: the fleet's verdict is there, and good.
-    """
-
-    allowed: int
-    leads: bool = False
-    judged: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """It is not this server's turn; ``for_what`` is for people, ``seconds`` until it may be, if that is known."""
-
-    for_what: str
-    seconds: float | None = None
 
 
 Outcome: TypeAlias = Literal["on trial", "passed", "faults"]
@@ -108,11 +42,11 @@ Outcome: TypeAlias = Literal["on trial", "passed", "faults"]
 
 @dataclass(slots=True, kw_only=True)
 class _OnTrial:
-    """An attempt of this process; ``since`` and the counts are None until the version serves."""
+    """The version on trial; ``watch`` is None, and the numbers mean nothing, until it serves."""
 
     version: str
     attempt: Attempt
-    turn: Turn
+    permit: Permit
     over: asyncio.Event
     watch: AnswerWatch | None = None
     since: float = 0.0
@@ -121,30 +55,30 @@ class _OnTrial:
 
 
 class Takeover:
-    """Turns, attempts and trials of one catalogue on one server."""
+    """Permits, attempts and trials of one catalogue on this server."""
 
-    def __init__(self, name: str, attempts: Attempts, folder: VersionFolder, around: FleetMember) -> None:
-        """Touch nothing yet."""
+    def __init__(self, name: str, attempts: Attempts, folder: VersionFolder, fleet: FleetMember) -> None:
+        """Reads nothing yet."""
         self._name = name
         self._attempts = attempts
         self._folder = folder
-        self._store = around.store
-        self._holder = around.holder
-        self._rules = around.rules
-        self._metrics = around.metrics
+        self._store = fleet.store
+        self._holder = fleet.holder
+        self._rules = fleet.rules
+        self._metrics = fleet.metrics
         self._on_trial: _OnTrial | None = None
-        self._unsaid: tuple[str, Verdict, str] | None = None
-        self._due: tuple[str, float] = ("", 0.0)
+        self._unsent: tuple[str, Verdict, str] | None = None
+        self._takes_over_at: tuple[str, float] = ("", 0.0)
         self._renewing: asyncio.Task[None] | None = None
-        self._telling = asyncio.Lock()
+        self._sending = asyncio.Lock()
 
     @property
     def on_trial(self) -> str | None:
-        """The version that has not passed yet."""
+        """The version on trial, if any."""
         return None if self._on_trial is None else self._on_trial.version
 
-    async def look_back(self) -> None:
-        """Say what earlier processes have left; to be called once, before all else."""
+    async def report_deaths(self) -> None:
+        """Log the attempts in which earlier processes died; call it once, before all else."""
         dead = await asyncio.to_thread(self._attempts.dead)
         self._metrics.show_attempts_died(self._name, len(dead))
         for attempt in dead:
@@ -153,17 +87,17 @@ class Takeover:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._attempts.sweep)
 
-    async def turn(self, version: str, *, serving: bool, again: bool = False) -> Turn | Wait | Refusal:
-        """Whether this server may take the version that is published.
+    async def permit(self, version: str, *, serving: bool, again: bool = False) -> Permit | Wait | Refusal:
+        """Whether this server may load the published version now.
 
         Args:
-            version: that the pointer names.
-            serving: there is another version to serve meanwhile.
-            again: an operator has asked to try what was refused.
+            version: the pointer names it.
+            serving: whether another version is served meanwhile.
+            again: an operator has asked to try refused versions again.
 
         Raises:
-            InputError: it is not stored.
-            StoreError: the store cannot say.
+            InputError: the version is not stored.
+            StoreError: the store cannot tell.
         """
         trial = await self._store.trial(self._name, version)
         if again and trial.state == "refused":
@@ -178,69 +112,69 @@ class Takeover:
         if not proven and trial.state not in ("passed", "refused", "died"):
             trial = await self._store.begin_trial(self._name, version, self._holder, self._rules.lease_s)
             if trial.state == "trying" and trial.holder == self._holder:
-                return Turn(allowed=trial.allowed, leads=True)
+                return Permit(allowed=trial.allowed, leads=True)
         if not proven and trial.state in ("refused", "died"):
             return _refused(version, "canary", f"{trial.state} on {trial.holder}: {trial.detail}")
         if not proven and trial.state == "trying":
             return Wait(for_what=f"{trial.holder} tries version {version} first")
-        return self._in_its_own_time(version, serving=serving) or Turn(
+        return self._spread_out(version, serving=serving) or Permit(
             allowed=trial.allowed, judged=trial.state == "passed"
         )
 
-    async def fallback(self, version: str) -> Turn | None:
-        """Leave to serve an older version, where there is nothing else; None where one should not."""
+    async def permit_older(self, version: str) -> Permit | None:
+        """Whether to load an older version because nothing is served; None if not."""
         trial = await self._store.trial(self._name, version)
         proven = await self._is_proven(version)
         if await self._died_here(version, trial.allowed, lives=LIVES if proven else 1) is not None:
             return None
         if not proven and trial.state in ("refused", "died"):
             return None
-        return Turn(allowed=trial.allowed, judged=True)
+        return Permit(allowed=trial.allowed, judged=True)
 
-    async def last_resort(self, version: str) -> Turn | None:
-        """Leave to try once more what died here, where there is nothing else at all; None where it died too often."""
+    async def permit_last_resort(self, version: str) -> Permit | None:
+        """Whether to try a version again in which this server died, as there is no other; None if it died too often."""
         trial = await self._store.trial(self._name, version)
         died = len(await asyncio.to_thread(self._attempts.dead, version))
-        return Turn(allowed=trial.allowed, leads=True) if 0 < died < LIVES else None
+        return Permit(allowed=trial.allowed, leads=True) if 0 < died < LIVES else None
 
-    async def without_store(self, version: str) -> Turn | Refusal:
-        """Whether to serve what proved itself here, with no store to ask."""
-        return await self._died_here(version, None, lives=LIVES) or Turn(allowed=0, judged=True)
+    async def permit_without_store(self, version: str) -> Permit | Refusal:
+        """Whether to load a version that has passed here before, while the store cannot be reached."""
+        return await self._died_here(version, None, lives=LIVES) or Permit(allowed=0, judged=True)
 
-    async def begin(self, version: str, turn: Turn) -> None:
-        """Put it on record, before anything is read.
+    async def begin(self, version: str, permit: Permit) -> None:
+        """Record an attempt, before anything of the version is read.
 
         Raises:
-            OSError: the disk cannot take it; nothing must be loaded.
+            OSError: the disk cannot take the record; nothing must be loaded.
         """
-        await self.leave()
+        await self.abandon()
         try:
-            attempt = await asyncio.to_thread(self._attempts.begin, version, allowed=turn.allowed)
+            attempt = await asyncio.to_thread(self._attempts.begin, version, allowed=permit.allowed)
         except OSError:
-            if turn.leads:
-                await self._say(version, "left")
+            if permit.leads:
+                await self._send_verdict(version, "left")
             raise
-        self._on_trial = _OnTrial(version=version, attempt=attempt, turn=turn, over=asyncio.Event())
-        if turn.leads:
+        self._on_trial = _OnTrial(version=version, attempt=attempt, permit=permit, over=asyncio.Event())
+        if permit.leads:
             self._renewing = asyncio.create_task(self._renew(version, self._on_trial.over))
 
-    async def serves(self, watch: AnswerWatch) -> None:
-        """The version answers from now on."""
+    async def start_trial(self, watch: AnswerWatch) -> None:
+        """The version serves from now on; ``watch`` counts its answers and faults."""
         trial = self._on_trial
         if trial is None:
             return
         trial.watch, trial.since = watch, time.monotonic()
         trial.answers, trial.faults = watch.answers, watch.faults
         await asyncio.to_thread(trial.attempt.note, SERVING)
-        if trial.turn.leads and not self._rules.hold:
-            await self._say(trial.version, "passed")
+        if trial.permit.leads and not self._rules.hold:
+            await self._send_verdict(trial.version, "passed")
 
-    def judge(self) -> Outcome | None:
-        """How the trial goes; None where nothing is on trial."""
+    def outcome(self) -> Outcome | None:
+        """How the trial stands; None if nothing is on trial."""
         trial = self._on_trial
         if trial is None or trial.watch is None:
             return None
-        if trial.turn.leads and self._rules.hold and trial.watch.faults > trial.faults:
+        if trial.permit.leads and self._rules.hold and trial.watch.faults > trial.faults:
             return "faults"
         long_enough = time.monotonic() - trial.since >= self._rules.seconds
         often_enough = trial.watch.answers - trial.answers >= self._rules.answers
@@ -248,20 +182,20 @@ class Takeover:
 
     @property
     def last_fault(self) -> str:
-        """Of the version on trial."""
+        """The last fault of the version on trial, in one line."""
         return "" if self._on_trial is None or self._on_trial.watch is None else self._on_trial.watch.last_fault
 
-    def begin_again(self) -> None:
-        """There is nothing to go back to: the trial goes on from here."""
+    def restart_trial(self) -> None:
+        """Begin the trial anew, as there is no version to go back to."""
         trial = self._on_trial
         if trial is not None and trial.watch is not None:
             trial.since, trial.answers, trial.faults = time.monotonic(), trial.watch.answers, trial.watch.faults
 
-    async def passed(self) -> None:
-        """The version has proved itself: it is the one to return to, and the others may take it.
+    async def conclude_passed(self) -> None:
+        """End the trial: the version is the one to return to from now on, and other servers may load it.
 
         Raises:
-            OSError: the disk cannot take it; to be called again.
+            OSError: the disk cannot take the record; call this again later.
         """
         trial = self._on_trial
         if trial is None:
@@ -271,30 +205,30 @@ class Takeover:
         self._end()
         self._metrics.show_attempts_died(self._name, len(await asyncio.to_thread(self._attempts.dead)))
         _log.info("version_passed", extra={"fields": {"catalogue": self._name, "version": trial.version}})
-        if not trial.turn.judged:
-            await self._say(trial.version, "passed")
+        if not trial.permit.judged:
+            await self._send_verdict(trial.version, "passed")
 
-    async def refused(self, detail: str) -> None:
-        """The version cannot be served, and this process has seen why."""
+    async def conclude_refused(self, detail: str) -> None:
+        """End the trial: the version cannot be served; ``detail`` says why."""
         trial = self._on_trial
         self._end()
-        if trial is not None and not trial.turn.judged:
-            await self._say(trial.version, "refused", detail)
+        if trial is not None and not trial.permit.judged:
+            await self._send_verdict(trial.version, "refused", detail)
 
-    async def leave(self) -> None:
-        """Give up without a verdict: another server, or a later look, may try."""
+    async def abandon(self) -> None:
+        """End the attempt without a verdict: another server may try the version, or this one later."""
         trial = self._on_trial
         self._end()
-        if trial is not None and trial.turn.leads:
-            await self._say(trial.version, "left")
+        if trial is not None and trial.permit.leads:
+            await self._send_verdict(trial.version, "left")
 
-    async def say_again(self) -> None:
-        """Tell the store what it could not be told."""
-        if self._unsaid is not None:
-            await self._say(*self._unsaid)
+    async def resend_verdict(self) -> None:
+        """Send the store the verdict that it could not take before, if any."""
+        if self._unsent is not None:
+            await self._send_verdict(*self._unsent)
 
     async def close(self, *, engine_failed: bool) -> None:
-        """End: well, unless the engine has ended in the attempt, which counts as one that never ended."""
+        """End the attempt. If the engine failed in it, it stays on record as one in which the server died."""
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(_CLOSING_S):
                 await self._close(engine_failed=engine_failed)
@@ -304,19 +238,19 @@ class Takeover:
             await asyncio.wait((self._renewing,))
 
     async def _close(self, *, engine_failed: bool) -> None:
-        trial, outcome = self._on_trial, self.judge()
+        trial, outcome = self._on_trial, self.outcome()
         if trial is None:
             return
         if engine_failed:
-            trial.attempt.leave()
-            if trial.turn.leads:
-                await self._say(trial.version, "died", "the engine ended")
+            trial.attempt.abandon()
+            if trial.permit.leads:
+                await self._send_verdict(trial.version, "died", "the engine ended")
         elif outcome == "passed":
-            await self.passed()
+            await self.conclude_passed()
         elif outcome == "on trial" and await asyncio.to_thread(self._folder.last_served) is None:
-            # Nothing has proved itself here yet; with the store away this is better than nothing.
+            # No version has passed here yet; without the store, this one is better than none.
             await asyncio.to_thread(self._folder.remember, trial.version)
-        await self.leave()
+        await self.abandon()
 
     def _end(self) -> None:
         if self._on_trial is not None:
@@ -339,14 +273,14 @@ class Takeover:
         times = f"{len(own)} times, last " if len(own) > 1 else ""
         return _refused(version, "attempt-died", f"a server's process ended {times}{own[-1].stage}")
 
-    def _in_its_own_time(self, version: str, *, serving: bool) -> Wait | None:
-        """Servers that have something to serve take over one here, one there."""
+    def _spread_out(self, version: str, *, serving: bool) -> Wait | None:
+        """Servers that serve something take over at random times, not all at once."""
         if not serving or not self._rules.spread_s:
             return None
         now = time.monotonic()
-        if self._due[0] != version:
-            self._due = (version, now + random.uniform(0, self._rules.spread_s))  # noqa: S311 - nobody's secret
-        left = self._due[1] - now
+        if self._takes_over_at[0] != version:
+            self._takes_over_at = (version, now + random.uniform(0, self._rules.spread_s))  # noqa: S311 - nobody's secret
+        left = self._takes_over_at[1] - now
         return Wait(for_what=f"its own time to take version {version}", seconds=left) if left > 0 else None
 
     async def _renew(self, version: str, over: asyncio.Event) -> None:
@@ -354,18 +288,18 @@ class Takeover:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._rules.lease_s / 4):
                     await over.wait()
-            async with self._telling:
+            async with self._sending:
                 if not over.is_set():
                     with contextlib.suppress(IGDError):
                         await self._store.begin_trial(self._name, version, self._holder, self._rules.lease_s)
 
-    async def _say(self, version: str, verdict: Verdict, detail: str = "") -> None:
-        """Tell the store; what it cannot be told now is told later."""
-        self._unsaid = (version, verdict, detail)
-        async with self._telling:  # or a renewal on its way would come after it
+    async def _send_verdict(self, version: str, verdict: Verdict, detail: str = "") -> None:
+        """Send the store a verdict; if it cannot take it now, `resend_verdict` sends it later."""
+        self._unsent = (version, verdict, detail)
+        async with self._sending:  # else a renewal under way could arrive after it
             with contextlib.suppress(StoreError):
                 await self._store.end_trial(self._name, version, self._holder, verdict, detail)
-                self._unsaid = None
+                self._unsent = None
 
 
 def _refused(version: str, reason: Literal["attempt-died", "canary"], detail: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""Title search for people who look for an item: case and accents do not count, the most popular come first."""
+"""Title search for people: ignores case and accents, and lists the most popular items first."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def normalised(text: str) -> str:
 
 
 class TitleSearch:
-    """All titles as text, in order of popularity: a scan meets the most popular matches first and stops.
+    """All titles as text, in order of popularity: a scan finds the most popular matches first, and stops.
 
-    What SQLite's FTS5 or tantivy would do instead is measured in docs/explanation/libraries.md. A query that is met
-    nowhere reads all of the text, 20 ms for 200,000 titles: so not on an event loop.
+    docs/explanation/libraries.md compares it with SQLite's FTS5 and tantivy. A query without a match reads all of the
+    text, 20 ms for 200,000 titles: so not on an event loop.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -47,13 +47,13 @@ class TitleSearch:
         self._order = np.argsort(-catalogue.frequency, kind="stable").astype(np.int32)
         pages = np.split(self._order, range(_PAGE_TITLES, len(self._order), _PAGE_TITLES))
         titles = catalogue.titles
-        # A line begins with a space, so that " war" finds the words that begin so.
+        # Every line begins with a space, so that " war" finds words that begin with it.
         self._pages = ["".join(f"\n {normalised(titles[item])}" for item in page.tolist()).encode() for page in pages]
 
     def find(self, query: str, *, limit: int, offset: int = 0) -> Sequence[ItemIndex]:
-        """Items whose title holds ``query``: first where it begins a word, then where it stands inside one.
+        """Items whose title contains ``query``: first those with a word that begins with it, then the others.
 
-        An empty query is held by all titles, one of punctuation alone by none.
+        Every title contains the empty query; none contains a query of punctuation alone.
         """
         wanted = offset + limit
         if query.strip():
@@ -76,7 +76,7 @@ class TitleSearch:
         return rows
 
     def _scan(self, numbers: Sequence[int], needle: bytes, most: int) -> list[int]:
-        """The first ``most`` rows, by popularity, of these pages' lines that hold ``needle``."""
+        """The first ``most`` rows, by popularity, of lines in these pages that contain ``needle``."""
         rows: list[int] = []
         for number in numbers:
             page = self._pages[number]

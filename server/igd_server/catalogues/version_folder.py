@@ -1,4 +1,4 @@
-"""A catalogue's versions on this machine's disk: what was fetched from the store, and which was served last."""
+"""A catalogue's versions on this machine's disk: those fetched from the store, and which one was served last."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 _LAST_SERVED = ".last-served"
 _FETCHED = ".fetched-"
 _VERSION = re.compile(r"[0-9a-f]{16}")
-_SCRATCH = re.compile(r"\.[0-9a-f]{16}-.+")  # as stores name what they have not fetched whole
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}-.+")  # what stores call an incomplete fetch
 _ABANDONED_AFTER_S = 3600.0
 
 
 class VersionFolder:
-    """``PARENT/VERSION`` for each version, and marks beside them. Methods that are not async block.
+    """``PARENT/VERSION`` for each version, and marker files beside them. Methods that are not async block.
 
-    Only versions that were fetched into it are ever deleted: somebody's own artifacts may lie there too. Several
-    servers may share it: they follow the same pointers, and a version stays mapped by those that serve it.
+    Only versions that were fetched into it are deleted: an operator's own artifacts may be there too. Several servers
+    may share it: they follow the same pointers, and a server that serves a version keeps it mapped.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -35,27 +35,29 @@ class VersionFolder:
         self._parent = parent
 
     def path(self, version: str) -> Path:
-        """Where a version is, if it is here.
+        """Path of a version, whether or not it is there.
 
         Raises:
-            InputError: it does not look like a version.
+            InputError: ``version`` is not a version's name.
         """
         return self._parent / require_version(version)
 
     async def fetch(self, store: ArtifactStore, catalogue: str, version: str) -> Path:
-        """Copy a version here unless it is whole already.
+        """Fetch a version, unless it is here already and complete.
 
         Raises:
-            ArtifactError: what is stored is incomplete or altered.
+            ArtifactError: the stored version is incomplete or altered.
             InputError: it is not stored.
             StoreError: the store, or this disk, cannot do it now.
             OSError: this disk cannot take it.
         """
-        await asyncio.to_thread(self._mark, version)  # first: what a killed server leaves is found by its mark
+        await asyncio.to_thread(
+            self._mark, version
+        )  # first: if the server is killed meanwhile, the mark leads to what it left
         return await store.fetch(catalogue, version, self._parent)
 
     def last_served(self) -> str | None:
-        """The version that was served last, if its files are still here."""
+        """The version that passed its trial here last, if its files are still here."""
         try:
             version = (self._parent / _LAST_SERVED).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
@@ -63,7 +65,7 @@ class VersionFolder:
         return version if _VERSION.fullmatch(version) and self.path(version).is_dir() else None
 
     def remember(self, version: str) -> None:
-        """Note the version that is served now; whole or not at all.
+        """Record that this version passed its trial here; atomic.
 
         Raises:
             OSError: this disk cannot take it.
@@ -72,7 +74,7 @@ class VersionFolder:
             file.write(version + "\n")
 
     def prune(self, keep: Collection[str]) -> None:
-        """Delete fetched versions but those to keep, and what interrupted fetches have left."""
+        """Delete fetched versions except ``keep``, and what interrupted fetches left."""
         for mark in self._parent.glob(f"{_FETCHED}*"):
             version = mark.name.removeprefix(_FETCHED)
             if _VERSION.fullmatch(version) and version not in keep:

@@ -1,4 +1,4 @@
-"""How a version's answers go, counted from when it was loaded."""
+"""Counts of a version's answers and faults since it was loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _MAX_FAULT_CHARS = 200
 
 
 class AnswerWatch:
-    """Counts the model's answers and its faults; one for each loaded version.
+    """Counts the model's answers and faults; one object for each loaded version.
 
     Attributes:
-        answers: that the model gave.
-        faults: calls that the engine failed, or we; a request that cannot be served, or its deadline, is none.
+        answers: answers of the model.
+        faults: calls that failed in the engine, or in our code; a request that cannot be served, or its deadline, is
+            none.
         last_fault: one line, for operators.
     """
 
@@ -31,7 +32,7 @@ class AnswerWatch:
 
     @contextlib.contextmanager
     def answer(self) -> Iterator[None]:
-        """One call of the model."""
+        """Count one call of the model, which is the block."""
         try:
             yield
         except DeadlineExceeded:

@@ -68,7 +68,7 @@ def test_an_attempt_that_ends_leaves_nothing_and_may_end_twice(tmp_path: Path) -
 
 def test_an_attempt_that_is_left_counts_as_one_that_never_ended(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
-    attempts.begin(ONE, allowed=0).leave()
+    attempts.begin(ONE, allowed=0).abandon()
     (dead,) = attempts.dead()
     assert dead.stage == LOADING
 
@@ -86,7 +86,7 @@ def test_two_servers_of_one_host_know_their_attempts_apart(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("damage", ["empty", "noise", "unreadable", "of another century", "from the future"])
 def test_a_damaged_record_counts_like_another(damage: str, tmp_path: Path) -> None:
-    Attempts(tmp_path).begin(ONE, allowed=3).leave()
+    Attempts(tmp_path).begin(ONE, allowed=3).abandon()
     (record,) = tmp_path.iterdir()
     match damage:
         case "empty":
@@ -109,8 +109,8 @@ def test_a_damaged_record_counts_like_another(damage: str, tmp_path: Path) -> No
 def test_what_was_allowed_since_does_not_count(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
     for allowed in (0, 1, 2):
-        attempts.begin(ONE, allowed=allowed).leave()
-    attempts.begin(OTHER, allowed=0).leave()
+        attempts.begin(ONE, allowed=allowed).abandon()
+    attempts.begin(OTHER, allowed=0).abandon()
     attempts.forget(ONE, before=2)
     assert [(dead.version, dead.allowed) for dead in attempts.dead(ONE)] == [(ONE, 2)]
     assert len(attempts.dead()) == 2
@@ -143,7 +143,7 @@ def test_very_many_records_and_those_without_a_name_are_swept(tmp_path: Path) ->
     attempts = Attempts(tmp_path)
     attempts.sweep()
     for number in range(70):
-        attempts.begin(f"{number:016x}", allowed=0).leave()
+        attempts.begin(f"{number:016x}", allowed=0).abandon()
         (record,) = tmp_path.glob(f"{number:016x}.*")
         os.utime(record, (number, number))
     (tmp_path / f".new-{ONE}.0.01234567").write_bytes(b"")
@@ -153,5 +153,5 @@ def test_very_many_records_and_those_without_a_name_are_swept(tmp_path: Path) ->
     assert [dead.version for dead in attempts.dead()] == [f"{number:016x}" for number in range(6, 70)]
     assert not list(tmp_path.glob(".new-*"))
     assert (tmp_path / "somebody's own").exists()
-    living.leave()
+    living.abandon()
     assert len(attempts.dead(OTHER)) == 1

@@ -51,7 +51,7 @@ def cut_short(part: Path) -> None:
 
 def of_another_format(part: Path) -> None:
     body = json.loads(part.with_name("manifest.json").read_bytes())
-    part.with_name("manifest.json").write_text(json.dumps({**body, "format_version": 2}))
+    part.with_name("manifest.json").write_text(json.dumps({**body, "format_version": 99}))
 
 
 def foreign(part: Path) -> None:

@@ -51,7 +51,7 @@ def attempts(cache: Path) -> Attempts:
 
 def died(cache: Path, version: str, times: int = 1, *, allowed: int = 0) -> None:
     for _ in range(times):
-        attempts(cache).begin(version, allowed=allowed).leave()
+        attempts(cache).begin(version, allowed=allowed).abandon()
 
 
 async def answer(deployment: Deployment) -> None:
