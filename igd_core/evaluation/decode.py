@@ -10,6 +10,7 @@ import numpy as np
 from igd_core.evaluation.shared_session import SearchPlan, SharedSession, shared_normalisation, widest_node
 from igd_core.search.beam import require_whole
 from igd_core.search.filters import ItemFilter, first_admitted
+from igd_core.search.query import Query, ResolvedQuery
 from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
@@ -64,16 +65,17 @@ class RowDecoder:
             EngineError: the model failed, or its scores are not usable.
         """
         artifact = self._artifact
-        filters: dict[Seen, ItemFilter] = {
-            "allowed": ItemFilter.of(),
-            "excluded": ItemFilter.of(barred=list(artifact.of_same_path_or_title(history))),
+        queries: dict[Seen, ResolvedQuery] = {
+            "allowed": self._resolved(history, exclude_seen=False),
+            "excluded": self._resolved(history, exclude_seen=True),
         }
+        filters = {seen: ItemFilter.of(barred=query.barred) for seen, query in queries.items()}
         leaves = {seen: each.leaves(artifact.trie, artifact.leaf_of_item) for seen, each in filters.items()}
-        left_out = artifact.num_left_out(history, self._engine.context_tokens)
-        if left_out == len(artifact.manifest.template.window(history)):
+        left_out, shown = queries["allowed"].left_out, queries["allowed"].shown
+        if not shown:
             popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)
-        prompt = artifact.prompt(history, left_out=left_out)
+        prompt = artifact.prompt(shown)
         plans = [
             SearchPlan(
                 alpha=each.alpha,
@@ -111,6 +113,11 @@ class RowDecoder:
             model_tokens=session.stats.model_tokens,
             left_out=left_out,
         )
+
+    def _resolved(self, history: Sequence[ItemIndex], *, exclude_seen: bool) -> ResolvedQuery:
+        """What the prompt shows, and what may not come back: the rest is the settings'."""
+        query = Query(history=history, k=1, exclude_seen=exclude_seen)
+        return ResolvedQuery.of(query, self._artifact, self._engine, adapter=self._adapter)
 
     def _items(self, leaves: NDArray[np.integer], item_filter: ItemFilter) -> tuple[ItemIndex, ...]:
         artifact = self._artifact
