@@ -34,10 +34,11 @@ from igd_server.http.routes.operations import operations_router
 from igd_server.http.routes.recommendations import recommendations_router
 from igd_server.http.routes.users import users_router
 from igd_server.http.routes.web import WEB_DIRECTORY, add_docs, add_page
-from igd_server.instrumentation import ObservedStore, TracedAdmission, TracedEngine
+from igd_server.instrumentation import observed_store, traced_engine
 from igd_server.observe.logs import cause_of
 from igd_server.observe.metrics import Metrics
 from igd_server.observe.tracing import open_tracing
+from igd_server.recommend.admission import Admission
 from igd_server.services import RequestServices
 
 if TYPE_CHECKING:
@@ -95,13 +96,13 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     sources = sources or Sources()
     tracing = open_tracing(settings.otlp_endpoint)
     metrics = Metrics()
-    store: Store = ObservedStore(
+    store = observed_store(
         open_store(settings.store, options=_store_options(settings)), metrics=metrics, tracing=tracing
     )
 
     def open_traced_model(_: Settings) -> OpenedModel:
         model = sources.open_model(settings)
-        return replace(model, engine=TracedEngine(model.engine, tracing)) if settings.otlp_endpoint else model
+        return replace(model, engine=traced_engine(model.engine, tracing)) if settings.otlp_endpoint else model
 
     deployment = Deployment(
         settings,
@@ -111,7 +112,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
         read_artifact=sources.read_artifact,
     )
     metrics.watch_catalogues(deployment.catalogue_names, DeploymentGauges(deployment, metrics.begin_model))
-    admission = TracedAdmission(settings.max_running, settings.max_waiting, metrics=metrics, tracing=tracing)
+    admission = Admission(settings.max_running, settings.max_waiting, metrics=metrics, tracing=tracing)
     metrics.watch_admission(admission)
     if settings.engine == "vllm":
         metrics.watch_vllm()

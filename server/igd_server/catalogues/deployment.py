@@ -20,9 +20,8 @@ from igd_server.catalogues.attempts import Attempts
 from igd_server.catalogues.fleet import FleetMember, TrialRules
 from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.heap import keep_giving_back_free_memory
-from igd_server.catalogues.loaded import LoadedVersions
 from igd_server.catalogues.opening import Loader, OpenedModel, open_model, warmed
-from igd_server.catalogues.served import ServedCatalogue
+from igd_server.catalogues.served import LoadedVersions, ServedCatalogue
 from igd_server.catalogues.version_folder import VersionFolder
 from igd_server.observe.metrics import Metrics
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from igd_core.store.base import ArtifactStore
-    from igd_server.catalogues.loaded import LoadedVersions
     from igd_server.catalogues.opening import Loader
+    from igd_server.catalogues.served import LoadedVersions
     from igd_server.observe.metrics import Metrics
 
 

@@ -13,7 +13,7 @@ from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import ArtifactError, EngineError
 from igd_core.search.query import MAX_K, Query
 from igd_core.search.recommender import Recommender
-from igd_server.catalogues.served import ServedCatalogue
+from igd_server.catalogues.served import LoadedVersions, ServedCatalogue
 from igd_server.catalogues.titles import TitleSearch
 from igd_server.variants import Variant
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.search.engine import Engine
-    from igd_server.catalogues.loaded import LoadedVersions
     from igd_server.settings import Settings
 
 _log = logging.getLogger("igd.server")

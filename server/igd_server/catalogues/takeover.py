@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from igd_core.store.trials import Verdict
     from igd_server.catalogues.attempts import Attempt, Attempts
     from igd_server.catalogues.fleet import FleetMember
+    from igd_server.catalogues.served import AnswerWatch
     from igd_server.catalogues.version_folder import VersionFolder
-    from igd_server.catalogues.watch import AnswerWatch
 
 LIVES = 3
 """How often a server may die in a version that has passed here before, or that is the only one, until it is refused."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_S = 1.0
 _BEARER = re.compile(rb"bearer +([^ ]+) *", re.IGNORECASE)
 _CALLER = "igd.caller"
-_PRINCIPAL = "igd.principal"
 # To be open, a path must stand here. What stands nowhere needs the strongest scope: a route that someone adds later is
 # closed until they think of it.
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
@@ -201,13 +200,15 @@ def _unauthenticated(detail: str, *, sent: bool = True) -> Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Caller:
-    """Whose requests are counted together."""
+    """Whose requests are counted together, and by what; ``limiter`` is None where there is no limit."""
 
     name: str
-    limiter: RateLimiter
+    limiter: RateLimiter | None
     metrics: Metrics | None
 
     async def charge(self, requests: int) -> None:
+        if self.limiter is None or not requests:
+            return
         retry_after_s = await self.limiter.check(self.name, requests)
         if retry_after_s is not None:
             if self.metrics is not None:
@@ -263,17 +264,13 @@ class AccessMiddleware:
         if principal.key_id is not None:
             context_of(scope).facts["key"] = principal.key_id
         principal.require(needed)
-        scope[_PRINCIPAL] = principal
-        if self._limiter is not None:
-            caller = scope[_CALLER] = _Caller(
-                name=_name_of(principal, scope), limiter=self._limiter, metrics=self._metrics
-            )
-            await caller.charge(1)
+        caller = scope[_CALLER] = _Caller(name=_name_of(principal, scope), limiter=self._limiter, metrics=self._metrics)
+        await caller.charge(1)
 
 
 def caller_of(scope: Connection) -> str:
     """Whose share of the server a request is taken from: its key's, or without keys its address's."""
-    return _name_of(cast("Principal", scope.get(_PRINCIPAL, _ANYONE)), scope)
+    return cast("_Caller", scope[_CALLER]).name
 
 
 async def charge(scope: Connection, requests: int) -> None:
@@ -282,9 +279,7 @@ async def charge(scope: Connection, requests: int) -> None:
     Raises:
         Refused: 429.
     """
-    caller = cast("_Caller | None", scope.get(_CALLER))
-    if caller is not None and requests:
-        await caller.charge(requests)
+    await cast("_Caller", scope[_CALLER]).charge(requests)
 
 
 def _scope_needed(path: str) -> Scope:

@@ -48,10 +48,9 @@ class BodyMiddleware:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Finding:
         """The whole body. What comes after a refusal is thrown away by the server as it arrives."""
-        too_large = Finding(kind=BODY_TOO_LARGE, detail=f"more than {self._max_bytes} bytes")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
-            return too_large
+            return self._too_large()
         body = bytearray()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -62,11 +61,14 @@ class BodyMiddleware:
                         raise _ClientLeft
                     body += message.get("body", b"")
                     if len(body) > self._max_bytes:
-                        return too_large
+                        return self._too_large()
                     more = message.get("more_body", False)
         except TimeoutError:
             return Finding(kind=BODY_TIMEOUT, detail=f"not complete after {self._timeout_s:g} s")
         return bytes(body)
+
+    def _too_large(self) -> Finding:
+        return Finding(kind=BODY_TOO_LARGE, detail=f"more than {self._max_bytes} bytes")
 
     async def _serve(self, exchange: _Exchange) -> None:
         serving = asyncio.ensure_future(self._app(exchange.scope, exchange.replay, exchange.send_on))

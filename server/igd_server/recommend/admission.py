@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from igd_core.errors import DeadlineExceeded
 from igd_core.search.fairness import FairQueue, Turn
 from igd_server.api.problems import OVERLOADED, Finding, Refused
+from igd_server.observe.tracing import Tracing
 from igd_server.recommend.pace import Pace, Shares
 
 if TYPE_CHECKING:
@@ -74,11 +75,14 @@ class Admission:
     All methods belong to one event loop, whose clock is the only one used.
     """
 
-    def __init__(self, max_running: int, max_waiting: int, *, metrics: Metrics | None = None) -> None:
-        """``metrics`` is told of every refusal and every wait; nobody else need count them."""
+    def __init__(
+        self, max_running: int, max_waiting: int, *, metrics: Metrics | None = None, tracing: Tracing | None = None
+    ) -> None:
+        """``metrics`` is told of every refusal and every wait, ``tracing`` of waits; nobody else need count them."""
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._metrics = metrics
+        self._tracing = tracing or Tracing()
         self._running = 0
         self._held: dict[str, _Held] = {}
         self._queue: FairQueue[_Waiting] = FairQueue()
@@ -118,7 +122,8 @@ class Admission:
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         turn = Turn() if turn is None else turn
-        caller = await self.enter(timeout_s, turn)
+        with self._tracing.span("igd.queue"):
+            caller = await self.enter(timeout_s, turn)
         started = loop.time()
         shared = self._shares.of(caller, started)
         finished = False

@@ -20,7 +20,6 @@ from igd_server.api.problems import finding_of
 from igd_server.api.schemas import RequestWarning
 from igd_server.recommend.admission import Overloaded
 from igd_server.recommend.answers import Answer, ranking_of
-from igd_server.recommend.faults import ModelFaults
 from igd_server.recommend.resolve import Asked, resolve, timeout_s_of, variant_of
 from igd_server.recommend.single_flight import Flights
 
@@ -85,7 +84,7 @@ class RecommendationService:
     def __init__(self, settings: Settings, parts: ServiceParts) -> None:
         self._settings = settings
         self._parts = parts
-        self._faults = ModelFaults(parts.metrics)
+        self._faulty: set[tuple[str, str | None]] = set()  # models, each with its adapter, whose fault has been told
         # What one request's own deadline ended, another's may still be long enough for.
         self._flights: Flights[Answer] = Flights(personal=(Overloaded, DeadlineExceeded))
         self._turns: dict[str, Turn] = {}  # of the work under each key, while the model is asked
@@ -228,7 +227,7 @@ class RecommendationService:
                 with served.watch.answer():
                     found = await served.recommender.answer(resolved, turn=turn)
         except ModelFault as fault:
-            self._faults.note(fault, model=served.model_id, adapter=resolved.adapter)
+            self._note(fault, model=served.model_id, adapter=resolved.adapter)
             raise
         finally:
             if self._turns.get(key) is turn:
@@ -238,6 +237,14 @@ class RecommendationService:
         ranking = ranking_of(found.items, served)
         parts.results.keep(key, ranking)
         return Answer(asked=asked, source="model", ranking=ranking, stats=found.stats, waited_s=waited_s)
+
+    def _note(self, fault: ModelFault, *, model: str, adapter: str | None) -> None:
+        """Count what is no answer; the first fault of a model, and of each adapter, is logged."""
+        self._parts.metrics.observe_model_fault(model=model, adapter=adapter or "")
+        if (model, adapter) not in self._faulty:
+            self._faulty.add((model, adapter))
+            fields = {"model": model, "adapter": adapter, "detail": str(fault)}
+            _log.error("model_fault", extra={"fields": fields})
 
     def _fall_back(self, asked: Asked, code: WarningCode, error: IGDError) -> None:
         detail = finding_of(error).detail

@@ -5,13 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response, status
 
 from igd_server.api.problems import (
-    BODY_TIMEOUT,
-    BODY_TOO_LARGE,
     INTERNAL_ERROR,
-    INVALID_FIELD,
-    MALFORMED_JSON,
     STORE_UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
     ProblemKind,
 )
 from igd_server.api.schemas_catalogues import (
@@ -25,11 +20,11 @@ from igd_server.api.schemas_catalogues import (
 )
 from igd_server.catalogues.deployment import Deployment
 from igd_server.http.context import context_of, refusal
-from igd_server.http.routes.documented import ACCESS, KEYED, JsonRoute, problems
+from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
+from igd_server.http.routes.json_routes import JsonRoute
 
 CATALOGUE_NOT_FOUND = ProblemKind(name="catalogue-not-found", status=404, title="No such catalogue in the store")
 
-_BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
 Name = Annotated[str, Path(max_length=64, examples=["films"])]
 
 
@@ -42,7 +37,7 @@ def admin_router(deployment: Deployment) -> APIRouter:
         summary="Move a catalogue's pointer back",
         response_model=PointerMoved,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR, STORE_UNAVAILABLE),
+        responses=problems(*BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR, STORE_UNAVAILABLE),
     )
     async def roll_back(name: Name, body: RollbackRequest, request: Request) -> PointerMoved | Response:
         live = deployment.live(name)
@@ -63,7 +58,7 @@ def admin_router(deployment: Deployment) -> APIRouter:
         summary="Look at a catalogue's pointer now, and try again what was refused",
         status_code=status.HTTP_202_ACCEPTED,
         response_model=ReloadBegun,
-        responses=problems(*_BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR),
+        responses=problems(*BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR),
     )
     async def reload(name: Name, _: ReloadRequest, request: Request) -> ReloadBegun | Response:
         live = deployment.live(name)
@@ -76,7 +71,7 @@ def admin_router(deployment: Deployment) -> APIRouter:
         "/catalogues/{name}:allow",
         summary="Let all servers try a version again that one refused or did not come back from",
         response_model=VersionAllowed,
-        responses=problems(*_BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR, STORE_UNAVAILABLE),
+        responses=problems(*BODY, *ACCESS, CATALOGUE_NOT_FOUND, INTERNAL_ERROR, STORE_UNAVAILABLE),
     )
     async def allow(name: Name, body: AllowRequest, request: Request) -> VersionAllowed | Response:
         live = deployment.live(name)

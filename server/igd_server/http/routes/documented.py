@@ -1,23 +1,26 @@
-"""What routes have in common: keys and problems as OpenAPI documents them, and the check that a body is JSON."""
+"""What routes have in common: keys and problems, as OpenAPI documents them."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response, Security
-from fastapi.routing import APIRoute
+from fastapi import Security
 from fastapi.security import APIKeyHeader, HTTPBearer
-from fastapi.utils import create_model_field
 
 from igd_server.api.problems import (
+    BODY_TIMEOUT,
+    BODY_TOO_LARGE,
     FORBIDDEN,
+    INVALID_FIELD,
+    MALFORMED_JSON,
     MEDIA_TYPE,
     RATE_LIMITED,
     UNAUTHENTICATED,
+    UNSUPPORTED_MEDIA_TYPE,
     ProblemKind,
 )
 from igd_server.api.schemas import Problem
-from igd_server.http.context import refusal
-from igd_server.http.media_types import refused_media
+
+BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
+"""How a body is refused."""
 
 ACCESS = (UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED)
 """How `igd_server.http.access.AccessMiddleware` refuses."""
@@ -38,26 +41,3 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
     for kind in kinds:
         titles.setdefault(kind.status, []).append(kind.title)
     return {status: {"description": "; or: ".join(said), "content": content} for status, said in titles.items()}
-
-
-class JsonRoute(APIRoute):
-    """A route whose body is JSON and says so: a cross-site form cannot post to it without the browser asking first."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own signature
-        super().__init__(*args, **kwargs)
-        # For what `problems` refers to; in an app of such routes alone, no answer of 200 has a problem inside.
-        self.response_fields[Problem.__name__] = create_model_field(
-            Problem.__name__, type_=Problem, mode="serialization"
-        )
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Check what the body says it is, then go on."""
-        handle = super().get_route_handler()
-
-        async def checked(request: Request) -> Response:
-            refused = refused_media(request.headers)
-            if refused is not None:
-                return refusal(request.scope, refused.kind, refused.detail, headers=refused.headers)
-            return await handle(request)
-
-        return checked

@@ -4,27 +4,20 @@ from fastapi import APIRouter, Request, Response
 
 from igd_core.errors import IGDError
 from igd_server.api.problems import (
-    BODY_TIMEOUT,
-    BODY_TOO_LARGE,
     INTERNAL_ERROR,
-    INVALID_FIELD,
-    MALFORMED_JSON,
     STORE_UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
 )
 from igd_server.api.schemas import RequestWarning
 from igd_server.api.schemas_events import EventsRecorded, EventsRequest
 from igd_server.catalogues.deployment import Deployment
 from igd_server.http.access import charge
 from igd_server.http.context import context_of
-from igd_server.http.routes.direct import DirectRoute
-from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
+from igd_server.http.routes.json_routes import DirectRoute
 from igd_server.observe.metrics import Metrics
 from igd_server.recommend.attribution import Attribution
 from igd_server.recommend.histories import Histories
 from igd_server.recommend.resolve import unknown_items
-
-_BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
 
 _EVENTS_A_REQUEST = 10
 """By rate limits: a batch is cheaper than its events one by one, but not for nothing."""
@@ -43,7 +36,7 @@ def events_router(
         "them again: none is recorded twice.",
         response_model=EventsRecorded,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
+        responses=problems(*BODY, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
     )
     async def record_events(body: EventsRequest, request: Request) -> Response:
         context = context_of(request.scope)

@@ -8,16 +8,11 @@ from pydantic import ValidationError
 
 from igd_core.errors import IGDError, QueryError
 from igd_server.api.problems import (
-    BODY_TIMEOUT,
-    BODY_TOO_LARGE,
     DEADLINE_EXCEEDED,
     ENGINE_UNAVAILABLE,
     INTERNAL_ERROR,
-    INVALID_FIELD,
-    MALFORMED_JSON,
     OVERLOADED,
     STORE_UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
     Finding,
     finding_of,
     finding_of_fields,
@@ -31,14 +26,13 @@ from igd_server.api.schemas import (
 )
 from igd_server.http.access import caller_of, charge
 from igd_server.http.context import context_of, log_unforeseen
-from igd_server.http.routes.direct import DirectRoute
-from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
+from igd_server.http.routes.json_routes import DirectRoute
 from igd_server.observe.logs import cause_of
 from igd_server.recommend.answers import Answer
 from igd_server.recommend.service import RecommendationService, ServedOf
 from igd_server.settings import Settings
 
-_BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
 _UNABLE = (ENGINE_UNAVAILABLE, OVERLOADED, STORE_UNAVAILABLE)
 _JSON = "application/json"
 
@@ -54,7 +48,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
         summary="Rank what may follow a history",
         response_model=RecommendationResponse,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE, DEADLINE_EXCEEDED),
+        responses=problems(*BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE, DEADLINE_EXCEEDED),
     )
     async def recommend(body: RecommendationRequest, request: Request) -> Response:
         context = context_of(request.scope)
@@ -70,7 +64,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
         summary="Several recommendations at once, each catalogue at one version",
         response_model=BatchResponse,
         response_model_exclude_none=True,
-        responses=problems(*_BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE),
+        responses=problems(*BODY, *ACCESS, INTERNAL_ERROR, *_UNABLE),
     )
     async def recommend_batch(body: BatchRequest, request: Request) -> Response:
         if len(body.requests) > settings.max_batch:

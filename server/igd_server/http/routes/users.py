@@ -6,21 +6,17 @@ from fastapi import APIRouter, Path, Response, status
 
 from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.problems import (
-    BODY_TIMEOUT,
-    BODY_TOO_LARGE,
     INTERNAL_ERROR,
     INVALID_FIELD,
-    MALFORMED_JSON,
     NOT_FOUND,
     STORE_UNAVAILABLE,
-    UNSUPPORTED_MEDIA_TYPE,
 )
 from igd_server.api.schemas import PRINTABLE
 from igd_server.api.schemas_events import ForgetRequest
-from igd_server.http.routes.documented import ACCESS, KEYED, JsonRoute, problems
+from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
+from igd_server.http.routes.json_routes import JsonRoute
 from igd_server.recommend.histories import Histories
 
-_BODY = (MALFORMED_JSON, BODY_TIMEOUT, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_FIELD)
 _UNABLE = (*ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE)
 UserInPath = Annotated[str, Path(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE, examples=["u-1"])]
 
@@ -36,7 +32,7 @@ def users_router(histories: Histories) -> APIRouter:
         description="Nothing is stored under the user's id afterwards, whether or not there was anything before.",
         status_code=status.HTTP_204_NO_CONTENT,
         response_class=Response,
-        responses=problems(*_BODY, *_UNABLE),
+        responses=problems(*BODY, *_UNABLE),
     )
     async def forget(body: ForgetRequest) -> None:
         await histories.forget(body.user_id)

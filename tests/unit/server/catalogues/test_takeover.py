@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from igd_server.catalogues.attempts import Attempts
-from igd_server.catalogues.watch import AnswerWatch
+from igd_server.catalogues.served import AnswerWatch
 from publishing import BreakableStore, WatchedEngine, add, deployed, edition, publish, serves, until
 
 from igd_core.errors import EngineClosed, EngineError, QueryError

@@ -501,11 +501,10 @@ async def test_a_batch_is_charged_for_its_entries() -> None:
     async def nothing(*_: Any) -> Any:
         return {}
 
-    for _ in range(2):
+    for each in (limiter, limiter, None, None):  # the last two are of a server without limits
         scope: Connection = {"type": "http", "path": "/v1/recommendations:batch", "headers": [], "client": ("::1", 1)}
-        await AccessMiddleware(app, access=Access.open(), limiter=limiter)(scope, nothing, nothing)
+        await AccessMiddleware(app, access=Access.open(), limiter=each)(scope, nothing, nothing)
     (error,) = refused
     finding = finding_of(error)
     response = response_of(finding.kind, finding.kind.problem(finding.detail, "r"), finding.headers)
     assert (response.status_code, int(response.headers["retry-after"]) >= 1) == (429, True)
-    await charge({"type": "http"}, 7)  # a server without limits

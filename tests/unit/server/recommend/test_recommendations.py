@@ -12,8 +12,8 @@ from films import GENRES, HOSTILE_TITLE, ITEM_IDS, NUM_ITEMS, TITLES, RecordingE
 from igd_server.api.schemas import RecommendationRequest, RecommendationResponse
 from igd_server.catalogues.served import ServedCatalogue
 from igd_server.catalogues.titles import TitleSearch
-from igd_server.instrumentation import TracedAdmission
 from igd_server.recommend import service as recommending
+from igd_server.recommend.admission import Admission
 from igd_server.recommend.resolve import Asked, resolve
 from igd_server.settings import Settings
 from igd_server.variants import Variant
@@ -342,12 +342,12 @@ async def test_the_model_gets_less_than_the_request_has_so_that_popularity_still
 ) -> None:
     given: list[float] = []
 
-    class Recording(TracedAdmission):
+    class Recording(Admission):
         def slot(self, timeout_s: float, turn: Turn | None = None) -> AbstractAsyncContextManager[float]:  # type: ignore[override]
             given.append(timeout_s)
             return super().slot(timeout_s, turn)
 
-    monkeypatch.setattr("igd_server.app.TracedAdmission", Recording)
+    monkeypatch.setattr("igd_server.app.Admission", Recording)
     async with run() as running:
         await running.recommend(history=["1"], timeout_ms=timeout_ms)
     assert len(given) == 1
