@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def verdict(interval: Interval, *, seeds: int | None = None) -> str:
     """The rule of verdicts.md; ``seeds`` where another training could turn out otherwise."""
     if interval.low <= 0 <= interval.high:
-        return "not shown"
+        return "not\u00a0shown"  # one line in a narrow column
     if interval.value < 0:
         return "no: it costs"
     return "likely" if seeds is not None and seeds < 3 else "yes"
