@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from igd_core.tuning.children import Decisions
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from igd_core.catalogue.trie import TokenTrie
     from igd_core.tuning.examples import Pack
 
 
@@ -60,13 +63,18 @@ def by_length(packs: Sequence[Pack], tokens: int) -> list[list[int]]:
     return batches
 
 
-def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
+def collate(packs: Sequence[Pack], trie: TokenTrie | None = None) -> dict[str, Any]:
     """Join packs into a batch, padded on the right, where causal attention does not look.
+
+    Args:
+        packs: of the batch.
+        trie: of the packs' edges, where targets are told from their siblings alone.
 
     Returns:
         ``input_ids`` and ``position_ids`` ``(b, n)`` int64; ``attention_mask`` ``(b, 1, n, n)`` bool, only where rows
         share a prompt; ``position`` ``(m,)`` int64, index into the ``b * n`` tokens; ``target`` ``(m,)`` int64;
-        ``zero_ig`` ``(m,)`` bool; ``weight`` ``(m,)`` float32; ``rows``, a scalar.
+        ``zero_ig`` ``(m,)`` bool; ``weight`` ``(m,)`` float32; ``rows``, a scalar; with a trie ``decisions``, a
+        `Decisions`, which stays on the host.
     """
     width = max(len(pack) for pack in packs)
     input_ids = np.zeros((len(packs), width), dtype=np.int64)
@@ -74,12 +82,11 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
     for row, pack in enumerate(packs):
         input_ids[row, : len(pack)] = pack.tokens
         position_ids[row, : len(pack)] = pack.depth
-    batch = {
+    position = np.concatenate([pack.position.astype(np.int64) + row * width for row, pack in enumerate(packs)])
+    batch: dict[str, Any] = {
         "input_ids": torch.from_numpy(input_ids),
         "position_ids": torch.from_numpy(position_ids),
-        "position": torch.from_numpy(
-            np.concatenate([pack.position.astype(np.int64) + row * width for row, pack in enumerate(packs)])
-        ),
+        "position": torch.from_numpy(position),
         "target": torch.from_numpy(np.concatenate([pack.target for pack in packs]).astype(np.int64)),
         "zero_ig": torch.from_numpy(np.concatenate([pack.zero_ig for pack in packs])),
         "weight": torch.from_numpy(np.concatenate([pack.weight for pack in packs])),
@@ -91,4 +98,7 @@ def collate(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
         for row, pack in enumerate(packs):
             visible[row, 0, : len(pack), : len(pack)] = pack.visible()
         batch["attention_mask"] = torch.from_numpy(visible)
+    if trie is not None:
+        edge = np.concatenate([pack.edge for pack in packs]).astype(np.int64)
+        batch["decisions"] = Decisions.of(trie, position, edge)
     return batch

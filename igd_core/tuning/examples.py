@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.errors import DataError
-from igd_core.ids import ItemIndex, LeafIndex, NodeId
+from igd_core.ids import ItemIndex, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,7 @@ class Pack:
         segment_parent: ``(s,)`` int32.
         position: ``(m,)`` int32; the token after which a response token is predicted.
         target: ``(m,)`` int32; the response token.
+        edge: ``(m,)`` int32; the trie's edge that it is.
         zero_ig: ``(m,)`` bool; whether the response token rules out no item.
         weight: ``(m,)`` float32; its weight in the loss.
         rows: number of rows.
@@ -56,6 +57,7 @@ class Pack:
     segment_parent: Int32
     position: Int32
     target: Int32
+    edge: Int32
     zero_ig: NDArray[np.bool_]
     weight: Float32
     rows: int
@@ -103,22 +105,48 @@ class Examples:
 
     @property
     def targets(self) -> int:
-        """Response tokens."""
+        """Response tokens that have a loss."""
         return sum(len(pack.target) for pack in self.packs)
 
     @property
     def zero_ig_share(self) -> float:
-        """Share of response tokens that rule out no item."""
+        """Share of them that rule out no item."""
         return sum(int(pack.zero_ig.sum()) for pack in self.packs) / self.targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackLimits:
-    """``max_tokens`` of a row, ``tokens`` and ``rows`` of a pack."""
+    """What rows come to.
+
+    Attributes:
+        max_tokens: of a row.
+        tokens: of a pack.
+        rows: of a pack.
+        decisions_only: leave out response tokens that have no sibling, and what is fed after the last that has one:
+            normalised over children, their loss is 0.
+    """
 
     max_tokens: int = 512
     tokens: int = 512
     rows: int = 16
+    decisions_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Response:
+    """A leaf's path as what is to be predicted.
+
+    Attributes:
+        ids: token ids of the whole path, EOS included.
+        edges: ``(t,)`` int32, the trie's.
+        gain: ``(t,)`` float32, information gain of each token, nats.
+        asked: ``(m,)`` int64, places of the tokens that have a loss.
+    """
+
+    ids: list[int]
+    edges: Int32
+    gain: Float32
+    asked: NDArray[np.int64]
 
 
 def gain_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[int]) -> Float32:
@@ -142,10 +170,13 @@ def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits, wei
     """Tokenise every row, and group the rows.
 
     Raises:
-        DataError: no rows, or a row that does not fit ``max_tokens`` even without a history.
+        DataError: no rows, or a row that does not fit ``max_tokens`` even without a history; or a catalogue of one
+            title, which leaves nothing to decide.
     """
     if not len(rows):
         raise DataError("there are no rows to tune on")
+    if limits.decisions_only and artifact.trie.num_leaves == 1:
+        raise DataError("the catalogue has one title: normalised over children there is nothing to learn")
     return _Packing(artifact, limits, weights).run(rows)
 
 
@@ -157,7 +188,7 @@ class _Packing:
         self.limits = limits
         self.weights = weights
         self.template = artifact.manifest.template
-        self.paths: dict[int, tuple[list[int], Float32]] = {}
+        self.responses: dict[int, _Response] = {}
         self.packs: list[Pack] = []
         self.growing: _Growing | None = None
         self.row_tokens = 0
@@ -178,8 +209,8 @@ class _Packing:
         shown = template.window([ItemIndex(item) for item in rows.history(row).tolist()])
         leaves = [int(leaf[item]) for item in shown]
         target = int(leaf[rows.item[row]])
-        length = len(template.of_paths(())) + len(self._path(target)[0]) - 1
-        lengths = [len(template.bullet_ids) + len(self._path(item)[0]) - 1 for item in leaves]
+        length = len(template.of_paths(())) + len(self._response(target).ids) - 1
+        lengths = [len(template.bullet_ids) + len(self._response(item).ids) - 1 for item in leaves]
         over = length + sum(lengths) - self.limits.max_tokens
         if over > 0:
             self.shortened += 1
@@ -192,25 +223,35 @@ class _Packing:
                 )
         return (*leaves, target)
 
-    def _path(self, leaf: int) -> tuple[list[int], Float32]:
-        """Token ids of a leaf's path, EOS included, and the information gain of each."""
-        if leaf not in self.paths:
-            path = self.artifact.trie.path(LeafIndex(leaf))
-            gain = gain_of_response(self.artifact.trie, self.artifact.gains, path)
-            self.paths[leaf] = (path, gain)
-        return self.paths[leaf]
+    def _response(self, leaf: int) -> _Response:
+        """That of a leaf."""
+        if leaf not in self.responses:
+            trie = self.artifact.trie
+            edges = np.array(trie.edges_to(NodeId(int(trie.leaf_node[leaf]))), dtype=np.int32)
+            ids: list[int] = trie.edge_token[edges].tolist()
+            parent = trie.parents(edges + 1)
+            branching = trie.row_start[parent + 1] - trie.row_start[parent] > 1
+            self.responses[leaf] = _Response(
+                ids=ids,
+                edges=edges,
+                gain=gain_of_response(trie, self.artifact.gains, ids),
+                asked=np.flatnonzero(branching) if self.limits.decisions_only else np.arange(len(ids)),
+            )
+        return self.responses[leaf]
 
     def _add(self, leaves: tuple[int, ...]) -> None:
-        response, gain = self._path(leaves[-1])
-        prompt_ids = self.template.of_paths(self._path(leaf)[0] for leaf in leaves[:-1])
-        tokens, prompt = np.array([*prompt_ids, *response[:-1]], dtype=np.int32), len(prompt_ids)
+        response = self._response(leaves[-1])
+        prompt_ids = self.template.of_paths(self._response(leaf).ids for leaf in leaves[:-1])
+        fed = response.ids[: response.asked[-1]]  # the last token with a loss is predicted, not fed
+        tokens, prompt = np.array([*prompt_ids, *fed], dtype=np.int32), len(prompt_ids)
         self.row_tokens += len(tokens)
         if self.growing is None or not self.growing.takes(tokens, prompt, self.limits):
             if self.growing is not None:
                 self.packs.append(self.growing.finish())
             self.growing = _Growing()
-        self.growing.add(tokens, prompt, np.array(response, dtype=np.int32))
-        self.growing.count(gain == 0, self.weights.of_response(gain))
+        self.growing.add(tokens, prompt, response)
+        asked = response.asked
+        self.growing.count((response.gain == 0)[asked], self.weights.of_response(response.gain)[asked])
 
 
 class _Growing:
@@ -225,6 +266,7 @@ class _Growing:
         self.parents: list[int] = []
         self.position: list[Int32] = []
         self.target: list[Int32] = []
+        self.edge: list[Int32] = []
         self.zero_ig: list[NDArray[np.bool_]] = []
         self.weight: list[Float32] = []
         self.size = 0
@@ -236,7 +278,7 @@ class _Growing:
         shared = self._shared(tokens)
         return 2 * shared >= prompt and self.size + len(tokens) - shared <= limits.tokens
 
-    def add(self, tokens: Int32, prompt: int, response: Int32) -> None:
+    def add(self, tokens: Int32, prompt: int, response: _Response) -> None:
         shared = self._shared(tokens)
         new = len(tokens) - shared
         if new:
@@ -249,11 +291,12 @@ class _Growing:
         self.place = np.concatenate([self.place[:shared], np.arange(self.size, self.size + new, dtype=np.int32)])
         self.path = tokens
         self.size += new
-        self.position.append(self.place[prompt - 1 :])
-        self.target.append(response)
+        self.position.append(self.place[prompt - 1 + response.asked])
+        self.target.append(np.array(response.ids, dtype=np.int32)[response.asked])
+        self.edge.append(response.edges[response.asked])
 
     def count(self, zero_ig: NDArray[np.bool_], weight: Float32) -> None:
-        """Add weights and zero-IG flags of the added row's response tokens."""
+        """Add weights and zero-IG flags of the added row's response tokens that have a loss."""
         self.zero_ig.append(zero_ig)
         self.weight.append(weight)
 
@@ -265,6 +308,7 @@ class _Growing:
             segment_parent=np.array(self.parents, dtype=np.int32),
             position=np.concatenate(self.position),
             target=np.concatenate(self.target),
+            edge=np.concatenate(self.edge),
             zero_ig=np.concatenate(self.zero_ig),
             weight=np.concatenate(self.weight),
             rows=len(self.target),

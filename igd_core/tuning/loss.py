@@ -1,15 +1,24 @@
 """The IGD-Tuning loss: cross-entropy in which zero-IG tokens count less (arXiv 2506.13229).
 
-``loss = sum(w * CE) / sum(w)`` over response tokens; ``w`` comes from `weights`.
+``loss = sum(w * CE) / sum(w)`` over response tokens; ``w`` comes from `weights`. ``CE`` is over the vocabulary, or over
+the children of each token's trie node, where tokens without a sibling have no part in the loss (`children`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from igd_core.tuning.bear import BearSettings
+from igd_core.tuning.children import bear_weights, child_cross_entropy, child_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from igd_core.tuning.children import Decisions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +90,53 @@ def igd_loss(
     return (cross_entropy * weights).sum() / (weights.sum() if total is None else total)
 
 
-def response_cross_entropy(
-    decoder: nn.Module, head: nn.Module, inputs: dict[str, torch.Tensor], *, autocast: torch.dtype | None = None
-) -> torch.Tensor:
-    """Cross-entropy of every response token of a batch (`batches.collate`), ``(m,)`` float32, nats.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSettings:
+    """How cross-entropies are computed.
+
+    Attributes:
+        temperature: divides the logits.
+        bear: of the masked softmax alone.
+        autocast: type of the arithmetic; None leaves it to the weights.
+    """
+
+    temperature: float = 1.0
+    bear: BearSettings = field(default_factory=BearSettings)
+    autocast: torch.dtype | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseLosses:
+    """Of the targets of a batch.
+
+    Attributes:
+        cross_entropy: ``(m,)`` float32, nats.
+        emphasis: ``(m,)`` float32, BEAR's weights, or None.
+    """
+
+    cross_entropy: torch.Tensor
+    emphasis: torch.Tensor | None = None
+
+    def weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """``weights`` with BEAR's emphasis, which leaves their sum as it is."""
+        if self.emphasis is None:
+            return weights
+        emphasised = weights * self.emphasis
+        return emphasised * (weights.sum() / emphasised.sum())
+
+
+def response_losses(
+    decoder: nn.Module, head: nn.Module, inputs: Mapping[str, Any], settings: LossSettings
+) -> ResponseLosses:
+    """Cross-entropy of every target of a batch (`batches.collate`): over the vocabulary, or over siblings alone.
 
     Hidden states are gathered before the output layer, so logits exist for predicting positions only, and once for
-    rows that share one: with 49,152 tokens in the vocabulary that layer alone is a third of SmolLM2-135M's work.
+    rows that share one: with 49,152 tokens in the vocabulary that layer alone is a third of SmolLM2-135M's work. A
+    batch with ``decisions`` computes those of children and no others.
     """
+    decisions: Decisions | None = inputs.get("decisions")
     places, index = torch.unique(inputs["position"], return_inverse=True)
-    device = inputs["input_ids"].device
+    device, autocast = inputs["input_ids"].device, settings.autocast
     with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         hidden = decoder(
             input_ids=inputs["input_ids"],
@@ -98,8 +144,16 @@ def response_cross_entropy(
             attention_mask=inputs.get("attention_mask"),
             use_cache=False,
         ).last_hidden_state
-        logits = head(hidden.flatten(0, 1)[places])
-    return cross_entropy_at(logits, index, inputs["target"])
+        hidden = hidden.flatten(0, 1)
+        logits = head(hidden[places]) if decisions is None else child_logits(hidden, head, decisions)
+    temperature, bear = settings.temperature, settings.bear
+    if decisions is None:
+        scaled = logits if temperature == 1 else logits / temperature
+        return ResponseLosses(cross_entropy=cross_entropy_at(scaled, index, inputs["target"]))
+    return ResponseLosses(
+        cross_entropy=child_cross_entropy(logits, decisions, temperature=temperature),
+        emphasis=bear_weights(logits, decisions, bear, temperature=temperature) if bear.weight else None,
+    )
 
 
 def cross_entropy_at(logits: torch.Tensor, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,7 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         max_tokens=settings.max_tokens,
         tokens=max(settings.pack_tokens, settings.max_tokens),
         rows=settings.rows_together,
+        decisions_only=settings.normalise == "children",
     )
     read = [_read_rows(path, inputs, artifact) for path in (inputs.train, inputs.valid)]
     train, valid = (file.data for file in read)
@@ -143,14 +144,21 @@ def _train(
         load_backbone(
             inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
         ),
-        prompt=TunedPrompt.of(artifact.manifest.template, catalogue=TunedCatalogue.of(artifact)),
+        prompt=TunedPrompt.of(
+            artifact.manifest.template, catalogue=TunedCatalogue.of(artifact), scored=settings.scored
+        ),
     )
     require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
     record |= _model_record(backbone)
     inputs.out.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(path=inputs.out / "checkpoints")
     trainer = IGDTrainer(
-        backbone=backbone, settings=settings, train=data.train, valid=data.valid, checkpoints=checkpoints
+        backbone=backbone,
+        settings=settings,
+        train=data.train,
+        valid=data.valid,
+        checkpoints=checkpoints,
+        trie=artifact.trie if settings.normalise == "children" else None,
     )
 
     def write_record(**more: object) -> None:

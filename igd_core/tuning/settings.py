@@ -10,6 +10,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from igd_core.checked_settings import Amount, CheckedSettings, Count, CountOrNone, Flag, PositiveAmount, Seed, Words
 from igd_core.errors import InputError
+from igd_core.search.normalisation import Normalisation, Normalise
+from igd_core.search.query import MAX_TEMPERATURE, MIN_TEMPERATURE
+from igd_core.tuning.bear import BearSettings
 from igd_core.tuning.mapping_files import read_mapping
 from igd_core.tuning.weights import TokenWeights, Weighting
 
@@ -74,6 +77,24 @@ class TuningSettings(CheckedSettings):
         description="weight of a zero-IG token, above 0 and at most 1 (1: plain supervised tuning)",
     )
     weighting: Weighting = Field(default="igd", description="which tokens count less")
+    normalise: Normalise = Field(
+        default="vocabulary",
+        description="what a token is told from in the loss: the vocabulary, or its siblings in the catalogue's tree "
+        "(children); the model is then scored likewise",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=MIN_TEMPERATURE,
+        le=MAX_TEMPERATURE,
+        description="divides the logits in the loss; the model is then scored likewise",
+    )
+    bear: Amount = Field(
+        default=0.0,
+        description="lambda of BEAR: more weight for tokens that a beam would drop or only just keep, 0.25 in its "
+        "paper; with --normalise children",
+    )
+    bear_beams: Count = Field(default=10, description="width of that beam")
+    bear_xi: PositiveAmount = Field(default=2.75, description="nats within which a token is near that beam's edge")
     epochs: Count = Field(default=3, description="passes over the rows, at most")
     lr: PositiveAmount = Field(default=1e-4, description="highest learning rate")
     batch: Count = Field(default=128, description="rows of an optimiser step")
@@ -121,6 +142,8 @@ class TuningSettings(CheckedSettings):
     def _agree(self) -> Self:
         if self.micro_batches > self.batch:
             raise ValueError(f"micro_batches: {self.micro_batches} do not fit a batch of {self.batch} rows")
+        if self.bear and self.normalise != "children":
+            raise ValueError(f"bear: {self.bear:g} with normalise {self.normalise}; it needs children")
         if self.four_bit and self.lora is None:
             raise ValueError("four_bit: weights in 4 bits cannot be trained; it needs lora")
         if self.from_config is not None and self.lora is not None:
@@ -138,6 +161,16 @@ class TuningSettings(CheckedSettings):
     def token_weights(self) -> TokenWeights:
         """What each response token counts."""
         return TokenWeights(beta=self.beta, weighting=self.weighting)
+
+    @property
+    def scored(self) -> Normalisation:
+        """What the loss is normalised over, and so what scores of the model are to be."""
+        return Normalisation(normalise=self.normalise, temperature=self.temperature)
+
+    @property
+    def bear_settings(self) -> BearSettings:
+        """BEAR's part of the loss."""
+        return BearSettings(weight=self.bear, beams=self.bear_beams, xi=self.bear_xi)
 
     @property
     def rows_together(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
@@ -17,7 +18,7 @@ from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, 
 
 from igd_core.errors import TuningError
 from igd_core.tuning.batches import StepSampler, by_length, collate
-from igd_core.tuning.loss import LossParts, igd_loss, response_cross_entropy
+from igd_core.tuning.loss import LossParts, LossSettings, igd_loss, response_losses
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from igd_core.catalogue.trie import TokenTrie
     from igd_core.tuning.backbone import Backbone
     from igd_core.tuning.examples import Examples
     from igd_core.tuning.settings import TuningSettings
@@ -106,7 +108,9 @@ class IGDTrainer(Trainer):
         train: Examples,
         valid: Examples,
         checkpoints: CheckpointFolder,
+        trie: TokenTrie | None = None,
     ) -> None:
+        """``trie`` is that of the examples, where the loss is normalised over children."""
         self.sampler = StepSampler(
             train.packs, batch=settings.batch, micro_batches=settings.micro_batches, seed=settings.seed
         )
@@ -121,7 +125,7 @@ class IGDTrainer(Trainer):
             args=arguments,
             train_dataset=cast("Any", train.packs),
             eval_dataset=cast("Any", valid.packs),
-            data_collator=cast("Any", collate),
+            data_collator=cast("Any", functools.partial(collate, trie=trie)),
         )
         for unwanted in (ProgressCallback, PrinterCallback, DefaultFlowCallback):
             self.remove_callback(unwanted)
@@ -131,6 +135,10 @@ class IGDTrainer(Trainer):
         self._backbone = backbone
         self._settings = settings
         self._valid = valid
+        self._trie = trie
+        self._loss = LossSettings(
+            temperature=settings.temperature, bear=settings.bear_settings, autocast=_AUTOCAST[settings.precision]
+        )
         self._checkpoints = checkpoints
         self._decoder, self._head = backbone.parts()
         self._parts: LossParts | None = None
@@ -156,7 +164,7 @@ class IGDTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,  # noqa: ARG002 - transformers' signature
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
@@ -165,8 +173,8 @@ class IGDTrainer(Trainer):
         Raises:
             TuningError: it is not finite; nothing was written since the last checkpoint.
         """
-        losses = self._cross_entropy(inputs)
-        loss = igd_loss(losses, inputs["weight"], num_items_in_batch)
+        losses = response_losses(self._decoder, self._head, inputs, self._loss)
+        loss = igd_loss(losses.cross_entropy, losses.weighted(inputs["weight"]), num_items_in_batch)
         if not torch.isfinite(loss):
             kept = self._checkpoints.newest()
             raise TuningError(
@@ -175,7 +183,7 @@ class IGDTrainer(Trainer):
                 + "; a lower lr or more warmup_steps may help"
             )
         if model.training:
-            parts = LossParts.of(losses, inputs["zero_ig"], inputs["weight"])
+            parts = LossParts.of(losses.cross_entropy, inputs["zero_ig"], inputs["weight"])
             self._parts = parts if self._parts is None else self._parts + parts
         return loss
 
@@ -195,14 +203,18 @@ class IGDTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
-        """Losses over all validation rows as one batch."""
+        """Losses over all validation rows as one batch; without BEAR's emphasis, which is no part of a likelihood."""
         self._backbone.model.eval()
         total: LossParts | None = None
         with torch.no_grad():
             for members in by_length(self._valid.packs, _EVALUATION_TOKENS):
-                batch = collate([self._valid.packs[index] for index in members])
-                inputs = {name: value.to(self.args.device) for name, value in batch.items() if name != "rows"}
-                parts = LossParts.of(self._cross_entropy(inputs), inputs["zero_ig"], inputs["weight"])
+                batch = collate([self._valid.packs[index] for index in members], self._trie)
+                inputs = {
+                    name: value.to(self.args.device) if isinstance(value, torch.Tensor) else value
+                    for name, value in batch.items()
+                }
+                losses = response_losses(self._decoder, self._head, inputs, self._loss)
+                parts = LossParts.of(losses.cross_entropy, inputs["zero_ig"], inputs["weight"])
                 total = parts if total is None else total + parts
         if total is None:
             raise TuningError("there are no validation rows")
@@ -215,9 +227,6 @@ class IGDTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _cross_entropy(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return response_cross_entropy(self._decoder, self._head, inputs, autocast=_AUTOCAST[self._settings.precision])
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """As transformers does, but written to another name and renamed."""

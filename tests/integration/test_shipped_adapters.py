@@ -37,7 +37,7 @@ def test_an_adapter_is_small_and_its_record_is_of_its_recipe(name: str) -> None:
     assert sum(file.stat().st_size for file in files) <= 5_000_000
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
-    assert record["settings"] == json.loads(json.dumps(TuningSettings.read(recipe.tuning).to_json()))
+    assert TuningSettings.read(record["settings"]) == TuningSettings.read(recipe.tuning)
     options, template = build_options(recipe), record["artifact"]["template"]
     assert (template["max_history"], template["drop_block"]) == (options.max_history, options.drop_block)
     assert bool(template.get("bullet_ids")) == bool(options.bullet)

@@ -43,6 +43,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "attention_dropout": 0.1,
 }
+OVER_CHILDREN = "alpha=0 lp=0 beams=10 normalise=children temperature=0.8"
 QUICK = TuningSettings(
     epochs=2, batch=16, micro_batches=2, warmup_steps=2, lr=1e-3, save_every=2, from_config=SHAPE, train_rows=64
 )
@@ -152,11 +153,13 @@ def tune_interrupted(
             tune(inputs, settings)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("stop_after", "normalise"), [(2, "vocabulary"), (3, "children"), (4, "vocabulary"), (5, "vocabulary")]
+)
 def test_a_run_interrupted_at_any_step_goes_on_exactly(
-    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch, stop_after: int, normalise: str
 ) -> None:
-    settings = quick(from_config=None, lora={"rank": 2, "dropout": 0.2})
+    settings = quick(from_config=None, lora={"rank": 2, "dropout": 0.2}, normalise=normalise)
     inputs = changed(inputs, model=str(inputs.tokenizer), tokenizer=None)
     tune(changed(inputs, out=inputs.out.parent / "unbroken"), settings)
     tune_interrupted(inputs, settings, stop_after, monkeypatch)
@@ -166,12 +169,10 @@ def test_a_run_interrupted_at_any_step_goes_on_exactly(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_micro_batches_change_nothing_but_the_memory(inputs: RunInputs) -> None:
-    shape = SHAPE | {"attention_dropout": 0.0}
-    runs = [
-        tune(changed(inputs, out=inputs.out / str(parts)), quick(from_config=shape, micro_batches=parts, pack_rows=2))
-        for parts in (1, 8)
-    ]
+@pytest.mark.parametrize("normalise", ["vocabulary", "children"])
+def test_micro_batches_change_nothing_but_the_memory(inputs: RunInputs, normalise: str) -> None:
+    asked: dict[str, Any] = {"from_config": SHAPE | {"attention_dropout": 0.0}, "pack_rows": 2, "normalise": normalise}
+    runs = [tune(changed(inputs, out=inputs.out / str(parts)), quick(**asked, micro_batches=parts)) for parts in (1, 8)]
     losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -222,6 +223,40 @@ def test_tuning_lowers_the_loss_and_the_result_is_served(
     assert (len(answer["items"]), answer["untuned"]) == (10, None)
 
 
+def test_a_model_that_was_tuned_over_children_is_scored_over_children_unless_somebody_says_otherwise(
+    inputs: RunInputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    flags = ["--normalise", "children", "--temperature", "0.8", "--bear", "0.25"]
+    longer = ["--epochs", "12", "--patience", "12", "--lr", "1e-2", "--train-rows", "16"]
+    assert main([*command(inputs, *flags, *longer), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    untrained, *losses = [entry["loss"] for entry in record["history"] if "loss" in entry]
+    assert min(losses) < untrained - 0.3
+    asked = ["--artifact", str(inputs.artifact), "--model", str(inputs.out / "model")]
+    recommend = ["recommend", *asked, "--history", "item-3", "--no-exclude-seen", "--k", "60", "--beams", "60"]
+
+    def answer(*more: str) -> tuple[dict[str, Any], str]:
+        assert main([*recommend, "--alpha", "0", "--json", *more]) == 0
+        told = capsys.readouterr()
+        return json.loads(told.out), told.err
+
+    followed, said = answer()
+    assert (followed["normalise"], followed["temperature"], said) == ("children", 0.8, "")
+    assert sum(item["probability"] for item in followed["items"]) == pytest.approx(1.0, abs=1e-6)
+    for item in followed["items"]:
+        assert all(token["logprob"] == 0 for token in item["tokens"] if token["forced"])
+    overruled, said = answer("--normalise", "vocabulary")
+    assert (overruled["normalise"], overruled["temperature"]) == ("vocabulary", 1.0)
+    assert "note: scores are normalised over vocabulary at temperature 1; the model was tuned for children at" in said
+    assert main(recommend) == 0
+    assert "%" in capsys.readouterr().out.splitlines()[0]
+    evaluate = ["evaluate", *asked, "--rows", str(inputs.valid), "--limit", "3", "--alphas", "0", "--resamples", "100"]
+    out = ["--length-penalties", "0", "--out", str(inputs.out.parent / "evaluated"), "--json"]
+    assert main([*evaluate, *out]) == 0
+    assert {method["name"] for method in json.loads(capsys.readouterr().out)["methods"]} == {OVER_CHILDREN}
+
+
 def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
     inputs: RunInputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +265,8 @@ def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
     from igd_core.engines.embedded.checkpoint import load_checkpoint
 
     base = str(inputs.tokenizer)
-    settings = quick(from_config=None, lora={"rank": 4, "dropout": 0.0, "layers": 1}, lr=1e-2)
+    adapted_by: dict[str, Any] = {"lora": {"rank": 4, "dropout": 0.0, "layers": 1}, "normalise": "children"}
+    settings = quick(from_config=None, **adapted_by, lr=1e-2, temperature=0.5)
     record = tune(changed(inputs, model=base, tokenizer=None), settings)
     assert 0 < record["trained_parameters"] < 0.5 * record["parameters"]
     names = load_file(inputs.out / "adapter" / "adapter_model.safetensors")
@@ -243,6 +279,8 @@ def test_an_adapter_merged_into_its_checkpoint_computes_what_it_computed(
     assert "merged checkpoint" in capsys.readouterr().out
     told = [(each / "igd_prompt.json").read_text() for each in (inputs.out / "adapter", merged_dir)]
     assert told[0] == told[1]
+    assert json.loads(told[1])["normalise"] == "children"
+    assert json.loads(told[1])["temperature"] == 0.5
     assert not (Path(base) / "igd_prompt.json").exists()
     merged = load_checkpoint(merged_dir, device="cpu", dtype="float32").model
     plain = load_checkpoint(base, device="cpu", dtype="float32", packed=False).model
@@ -350,15 +388,16 @@ def test_a_folder_without_an_adapter_cannot_be_gone_on_from(inputs: RunInputs, t
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
     inputs: RunInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loss.response_cross_entropy
+    original = loss.response_losses
     calls = 0
 
-    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def poisoned(*args: Any, **kwargs: Any) -> loss.ResponseLosses:
         nonlocal calls
         calls += 1
-        return original(*args, **kwargs) * (float("nan") if calls > 5 else 1.0)
+        found = original(*args, **kwargs)
+        return loss.ResponseLosses(cross_entropy=found.cross_entropy * (float("nan") if calls > 5 else 1.0))
 
-    monkeypatch.setattr("igd_core.tuning.trainer.response_cross_entropy", poisoned)
+    monkeypatch.setattr("igd_core.tuning.trainer.response_losses", poisoned)
     with pytest.raises(TuningError, match=r"step 3: the loss is nan; .*checkpoint-2 is kept"):
         tune(inputs, QUICK)
     assert (inputs.out / "checkpoints" / "checkpoint-2" / "model.safetensors").is_file()

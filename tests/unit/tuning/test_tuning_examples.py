@@ -16,11 +16,13 @@ from igd_core.errors import DataError
 from igd_core.ids import ItemIndex
 from igd_core.tuning.batches import StepSampler, by_length, collate
 from igd_core.tuning.examples import PackLimits, make_examples
-from igd_core.tuning.loss import response_cross_entropy
+from igd_core.tuning.loss import LossSettings, response_losses
 from igd_core.tuning.weights import TokenWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedModel
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.tokenization import TitleTokenizer
@@ -41,6 +43,11 @@ def history_rows_of(rows: Sequence[tuple[Sequence[int], int]]) -> HistoryRows:
 
 
 GROWING = [([1], 2), ([1, 2], 3), ([1, 2, 3], 4), ([1, 2, 3], 9), ([7, 7], 8), ([30], 31), ([], 5)]
+
+
+def cross_entropies(model: PreTrainedModel, packs: Sequence[Pack]) -> torch.Tensor:
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    return response_losses(decoder, head, collate(packs), LossSettings()).cross_entropy
 
 
 def contexts(pack: Pack) -> list[tuple[tuple[int, ...], int, bool]]:
@@ -120,7 +127,7 @@ def test_losses_computed_together_equal_those_of_rows_one_by_one(
     losses = {}
     for name, limits in (("alone", ALONE), ("together", TOGETHER)):
         packs = make_examples(artifact, history_rows_of(GROWING), limits, WEIGHTS).packs
-        found = response_cross_entropy(model.get_decoder(), model.get_output_embeddings(), collate(packs))
+        found = cross_entropies(model, packs)
         keys = [context[:2] for pack in packs for context in contexts(pack)]
         losses[name] = dict(zip(keys, found.tolist(), strict=True))
     assert losses["together"] == pytest.approx(losses["alone"], abs=2e-5)
@@ -131,7 +138,7 @@ def test_losses_equal_those_of_the_whole_model_on_a_plain_row(
 ) -> None:
     model = checkpoint_of("llama-fp32").model
     packs = make_examples(artifact, history_rows_of(GROWING), TOGETHER, WEIGHTS).packs
-    ours = response_cross_entropy(model.get_decoder(), model.get_output_embeddings(), collate(packs))
+    ours = cross_entropies(model, packs)
     for loss, (context, target, _) in zip(ours, [found for pack in packs for found in contexts(pack)], strict=True):
         logits = model(input_ids=torch.tensor([context])).logits[0, -1]
         assert loss.item() == pytest.approx(-torch.log_softmax(logits, dim=-1)[target].item(), abs=2e-5)
