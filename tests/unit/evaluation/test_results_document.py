@@ -69,6 +69,26 @@ def test_every_figure_of_ranks_is_what_the_command_writes_and_every_kept_run_is_
     assert asked.names == set(asked)
 
 
+def test_the_figures_that_readme_and_verdicts_quote_are_those_of_the_ranks(figures: ModuleType) -> None:
+    served, bases = "adapter-ml-b0.2-s1-test", "baselines-ml-test"
+    listed = {
+        name: figures.plain(float(figures.values(run, method).mean()))
+        for name, run, method in (
+            ("demo", served, figures.SETTINGS["alpha 0.2"]),
+            ("popular", bases, "popular"),
+            ("transitions", bases, "transitions"),
+        )
+    }
+    readme, verdicts = (
+        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/research/verdicts.md")
+    )
+    row = f"**{listed['demo']}**; most-popular {listed['popular']}; **last-item transitions {listed['transitions']}**"
+    assert row in readme
+    assert f"NDCG@10 {listed['demo']}, most-popular {listed['popular']} (" in verdicts
+    tuned = figures.effect(figures.compared("adapter-ml")["0.2"].tuning).replace("**", "")
+    assert f"likely helps: {tuned} with beta 0.2, two seeds" in readme
+
+
 def test_a_page_that_says_otherwise_is_named_and_written_again(
     figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
