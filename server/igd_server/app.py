@@ -1,4 +1,4 @@
-"""Everything that one process serves, joined from its settings: the one place that knows all parts."""
+"""Builds everything that one process serves from its settings: the one module that knows all parts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where parts come from that tests have others for.
+    """Where the parts come from; tests pass others.
 
     Attributes:
         open_model: loads the checkpoint; may block.
@@ -71,12 +71,12 @@ class Apps:
     """What `igd_server.process` runs.
 
     Attributes:
-        main: answers on ``port``; its lifespan starts and closes the deployment.
-        operations: answers on ``operations_port``; None where that is not set.
+        main: the app on ``port``; its lifespan starts and closes the deployment.
+        operations: the app on ``operations_port``; None if that is not set.
         deployment: what is served.
         metrics: of both apps.
         tracing: of both apps.
-        store: what the deployment and the requests use.
+        store: used by the deployment and the requests.
     """
 
     main: FastAPI
@@ -88,10 +88,10 @@ class Apps:
 
 
 def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
-    """Make the parts and join them; nothing is loaded or connected yet.
+    """Build the parts and join them; nothing is loaded or connected yet.
 
     Raises:
-        InputError: a setting that cannot be followed, as a keys file that is not there.
+        InputError: a setting that cannot be used, such as a missing keys file.
     """
     sources = sources or Sources()
     tracing = open_tracing(settings.otlp_endpoint)
@@ -152,7 +152,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
         operations.include_router(operations_router(deployment, metrics))
         operations.include_router(admin_router(deployment))
     for app in filter(None, (main, operations)):
-        # The last one added is the outermost.
+        # The middleware added last is the outermost.
         app.add_middleware(HeadMiddleware)
         app.add_middleware(BodyMiddleware, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         app.add_middleware(
@@ -190,7 +190,7 @@ def _new_app(**options: object) -> FastAPI:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """Every error of ours, and every field that pydantic found wrong."""
+    """Answer an error of ours, or pydantic's errors on fields."""
     if isinstance(error, IGDError):
         finding = finding_of(error)
     elif isinstance(error, RequestValidationError):
@@ -208,7 +208,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
-    """What the framework refuses: unknown paths, wrong methods, bodies that are no JSON text at all."""
+    """Answer what the framework refuses: unknown paths, wrong methods, bodies that are not text."""
     if not isinstance(error, HTTPException):
         raise error
     detail = f"{request.method} {request.url.path}"
@@ -216,5 +216,5 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     methods = headers.get("Allow", "").split(", ")
     if "GET" in methods and "HEAD" not in methods:  # `igd_server.http.heads` answers it
         headers["Allow"] = ", ".join([*methods, "HEAD"])
-    cause = f"{error.status_code}: {type(error).__name__}"  # of a 5xx alone; the path may hold a user's id
+    cause = f"{error.status_code}: {type(error).__name__}"  # for a 5xx's log line; the path may hold a user's id
     return refusal(request.scope, kind_of_status(error.status_code), detail, headers=headers, cause=cause)

@@ -1,4 +1,4 @@
-"""What requests of users are answered with, joined: histories, cached answers, recommendations, attribution."""
+"""The services behind users' requests: histories, cached answers, recommendations, attribution."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RequestServices:
     def join(
         cls, settings: Settings, *, catalogues: Catalogues, store: GuardedStore, slots: Slots, metrics: Metrics
     ) -> Self:
-        """Make them from the parts that others own.
+        """Make the services from parts that others own.
 
         Raises:
             InputError: a variant that this server cannot serve.
@@ -69,7 +69,7 @@ class RequestServices:
         )
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Write what is still to be written, for at most ``timeout_s`` seconds."""
+        """Write what is still unwritten, for at most ``timeout_s`` seconds."""
         await self.background.close(timeout_s)
 
 

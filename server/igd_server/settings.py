@@ -33,7 +33,7 @@ _SECRET = frozenset({"store", "otlp_endpoint"})
 
 
 def _names(value: object) -> object:
-    """``films,books`` is two names."""
+    """Split ``films,books`` into two names."""
     return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
 
 
@@ -47,7 +47,7 @@ def _json(value: object) -> object:
 
 
 def _adapters(value: object) -> object:
-    """``tuned=DIR,other=DIR`` is two adapters."""
+    """Split ``tuned=DIR,other=DIR`` into two adapters."""
     if not isinstance(value, str):
         return value
     try:
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
 
     artifact: Path | None = None
     catalogues: Annotated[tuple[CatalogueName, ...], Field(max_length=16), NoDecode, BeforeValidator(_names)] = ()
-    # Both may hold a password.
+    # Both may contain a password.
     store: Annotated[str, Field(min_length=1, repr=False)] = "memory://"
     store_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "igd"
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
@@ -239,7 +239,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on ``host``."""
+    """Whether a server that listens on ``host`` can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -251,10 +251,10 @@ def is_loopback(host: str) -> bool:
 def read_settings(**flags: Any) -> Settings:  # noqa: ANN401 - checked by Settings
     """Settings from ``flags`` (those that are None were not given), then the environment, then the defaults.
 
-    Complaints name a flag only where ``flags`` has it.
+    Messages name a flag only if ``flags`` has it.
 
     Raises:
-        InputError: an ``IGD_`` variable that is no setting, or a value that cannot be used; one line.
+        InputError: an ``IGD_`` variable that is not a setting, or a value that cannot be used; one line.
     """
     _refuse_unknown(os.environ.keys())
     try:

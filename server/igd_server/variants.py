@@ -1,4 +1,4 @@
-"""Variants: what users are divided among, each always the same way."""
+"""Variants for A/B tests: each user always gets the same one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _BUCKETS = 1 << 64
 
 
 class Variant(BaseModel):
-    """One way of answering; what is None is the request's or the catalogue's own.
+    """A variant; None means the request's or the catalogue's own value.
 
     Attributes:
         name: in answers and metrics.
         weight: share of users, relative to the other variants'; 0 takes it out of the draw, requests may still name it.
-        alpha: rebalancing, 0..1.
+        alpha: strength of the rebalancing, 0..1.
         beams: width of the search.
         forced_weight: what forced tokens count, 0..1.
         normalise: what probabilities are normalised over, ``vocabulary`` or ``children``.
         temperature: divides the logits.
-        catalogue: which of the server's catalogues.
-        adapter: a LoRA adapter of the model, where the engine has one of that name.
+        catalogue: one of the server's catalogues.
+        adapter: one of the engine's LoRA adapters.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +45,7 @@ class Variant(BaseModel):
 
 
 def assign(user_id: str, variants: Sequence[Variant]) -> Variant:
-    """The variant of a user: a hash of the id falls into one of the intervals that the weights make.
+    """The variant of a user: the weights divide the range of hashes into intervals, and the id's hash falls into one.
 
     Raising one variant's weight moves users to it and between no others but its neighbours in the list; the order of
     ``variants`` matters.

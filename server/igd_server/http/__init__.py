@@ -1,1 +1,1 @@
-"""HTTP around the routes: who may ask, how often, how much; and the routes."""
+"""HTTP around the routes: access, rates, limits, protocol; and the routes."""

@@ -1,4 +1,4 @@
-"""Who may ask for what: API keys by scope, checked before a request's body is read."""
+"""Access control: API keys and their scopes, checked before a request's body is read."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _log = logging.getLogger("igd.server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who makes a request.
+    """Who makes a request, and what they may do.
 
     Attributes:
-        key_id: of the key; None where no keys are asked for.
+        key_id: id of the key; None if no keys are needed.
         scopes: what they may do.
     """
 
@@ -60,10 +60,10 @@ class Principal:
     scopes: frozenset[Scope]
 
     def require(self, scope: Scope) -> None:
-        """Return if they may do this.
+        """Raise unless the scope is among them.
 
         Raises:
-            Refused: 403.
+            Refused: 403: it is not.
         """
         if scope not in self.scopes:
             challenge = f'Bearer realm="igd", error="insufficient_scope", scope="{scope}"'
@@ -75,35 +75,35 @@ _ANYONE = Principal(key_id=None, scopes=frozenset(SCOPES))
 
 
 class Access:
-    """Which keys there are, as the keys file says now."""
+    """The API keys, as the keys file has them now."""
 
     def __init__(self, keys: _Keys | None) -> None:
         self._keys = keys
 
     @classmethod
     def open(cls) -> Self:
-        """Everyone may do everything."""
+        """No keys needed: everyone may do everything."""
         return cls(None)
 
     @classmethod
     def from_file(cls, path: Path, *, metrics: Metrics | None = None, look_again_s: float = _LOOK_AGAIN_S) -> Self:
-        """Only holders of a key in ``path``, which is looked at again every ``look_again_s`` seconds.
+        """Only holders of a key in ``path`` have access; the file is checked every ``look_again_s`` seconds.
 
         Raises:
-            InputError: the file cannot be read, or holds something else.
+            InputError: the file cannot be read, or is not a keys file.
         """
         return cls(_Keys(path, metrics, look_again_s))
 
     @property
     def is_open(self) -> bool:
-        """Whether no keys are asked for."""
+        """Whether no keys are needed."""
         return self._keys is None
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Who sends these headers: ``Authorization: Bearer KEY``, or ``X-API-Key: KEY``, and only one of them.
+        """Whose key is in these headers: ``Authorization: Bearer KEY``, or ``X-API-Key: KEY``, and only one of them.
 
         Raises:
-            Refused: 401.
+            Refused: 401: no key, two keys, or an unknown or expired one.
         """
         if self._keys is None:
             return _ANYONE
@@ -111,24 +111,24 @@ class Access:
 
 
 class _Keys:
-    """The keys file, read again when it changes; a file that cannot be used leaves the keys before it in force."""
+    """The keys file, read again when it changes; if it cannot be used, the keys before stay in force."""
 
     def __init__(self, path: Path, metrics: Metrics | None, look_again_s: float) -> None:
         self._path = path
         self._metrics = metrics
         self._look_again_s = look_again_s
         self._looked_at = time.monotonic()
-        # Before reading: what is written meanwhile is then seen at the next look.
+        # Before reading: a change during the read then shows at the next check.
         self._seen = self._signature()
         self._by_id: Mapping[str, StoredKey] = _by_id(path)
-        # What the secret of an unknown key is compared with, so that it takes as long as that of a known one.
+        # Compared with an unknown key's secret, so that it takes as long as a known key.
         self._nobodys = secrets.token_hex(32)
 
     def holder_of(self, key: bytes) -> Principal:
-        """Whose key this is.
+        """The holder of a key.
 
         Raises:
-            Refused: 401.
+            Refused: 401: unknown or expired.
         """
         if time.monotonic() - self._looked_at >= self._look_again_s:
             self._look_again()
@@ -145,7 +145,7 @@ class _Keys:
         return Principal(key_id=stored.id, scopes=stored.scopes)
 
     def _look_again(self) -> None:
-        # In the event loop: a stat takes microseconds, and the file changes a few times a year.
+        # On the event loop: a stat takes microseconds, and the file changes a few times a year.
         self._looked_at = time.monotonic()
         signature = self._signature()
         if signature == self._seen:
@@ -165,7 +165,7 @@ class _Keys:
             self._metrics.observe_keys_file(valid=valid)
 
     def _signature(self) -> tuple[int, ...] | None:
-        """Differs when the file does; ``ctime`` also when only its permissions do."""
+        """Changes when the file does; ``ctime`` also when only its permissions change."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 - half the time of Path.stat
         except OSError:
@@ -178,7 +178,7 @@ def _by_id(path: Path) -> Mapping[str, StoredKey]:
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The one key in the headers."""
+    """The only key in the headers."""
     sent = [(name, value) for name, value in headers if name in {b"authorization", b"x-api-key"}]
     if not sent:
         raise _unauthenticated("send an API key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'", sent=False)
@@ -218,7 +218,7 @@ class _Caller:
 
 
 class AccessMiddleware:
-    """Turns away who has no key for what they ask, or asks too often, before a byte of the body is read.
+    """Refuses requests without a key for their path, and callers beyond their rate, before reading the body.
 
     A request with a key takes about 10 us longer for it; with a limit 10 to 20 us more, or 0.25 ms where Redis counts
     (on loopback, of which 0.15 ms are this process's).
@@ -237,7 +237,7 @@ class AccessMiddleware:
         metrics: Metrics | None = None,
         metrics_are_open: bool = False,
     ) -> None:
-        """``metrics_are_open``: ``/metrics`` asks for no key, as on a port that only operators reach."""
+        """``metrics_are_open``: ``/metrics`` needs no key, as on a port that only operators reach."""
         self._app = app
         self._access = access
         self._limiter = limiter
@@ -269,15 +269,15 @@ class AccessMiddleware:
 
 
 def caller_of(scope: Connection) -> str:
-    """Whose share of the server a request is taken from: its key's, or without keys its address's."""
+    """Whose share of the server a request uses: its key's, or without keys its address's."""
     return cast("_Caller", scope[_CALLER]).name
 
 
 async def charge(scope: Connection, requests: int) -> None:
-    """Count more requests than the one that the middleware counted: a batch is as many as its entries, and so on.
+    """Count further requests, besides the one that the middleware counted: a batch counts as its entries, for example.
 
     Raises:
-        Refused: 429.
+        Refused: 429: too many.
     """
     await cast("_Caller", scope[_CALLER]).charge(requests)
 
@@ -297,7 +297,7 @@ def _name_of(principal: Principal, scope: Connection) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def name_of_address(host: str) -> str:
-    """Who is at an address: of an IPv6 network of 64 bits, which one customer has, all are one."""
+    """The caller at an address; an IPv6 network of 64 bits, which one customer has, is one caller."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a Unix socket

@@ -1,7 +1,7 @@
-"""Request bodies: bounded in length and time before anything reads them; and clients that leave.
+"""Request bodies, bounded in length and time before the app reads them; and clients that disconnect.
 
-The body is taken in whole, so that from then on the connection has only one thing left to say: that the client is gone.
-The request's task is then cancelled, and decoding stops with it.
+The whole body is read first; after that, the connection's only further message is that the client is gone. The
+request's task is then cancelled, and decoding stops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _ClientLeft(Exception):  # noqa: N818 - never leaves this module
 
 
 class BodyMiddleware:
-    """Hands the app a complete body of at most ``max_bytes``, and cancels it when the client disconnects."""
+    """Gives the app a complete body of at most ``max_bytes``, and cancels the app when the client disconnects."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class BodyMiddleware:
         await self._serve(_Exchange(scope=scope, body=body, receive=receive, send=send))
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | Finding:
-        """The whole body. What comes after a refusal is thrown away by the server as it arrives."""
+        """Read the whole body. The server discards what arrives after a refusal."""
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._max_bytes:
             return self._too_large()
@@ -92,7 +92,7 @@ class BodyMiddleware:
 
 @dataclass(slots=True, kw_only=True)
 class _Exchange:
-    """One request whose body is here: what the app receives and sends."""
+    """A request with its body: what the app receives and sends."""
 
     scope: Scope
     body: bytes
@@ -103,13 +103,13 @@ class _Exchange:
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def watch(self) -> None:
-        """Return when the client is gone."""
+        """Return when the client has disconnected."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
         self._gone.set()
 
     async def replay(self) -> Message:
-        """The body, once; then nothing until the client leaves."""
+        """The body, once; then nothing until the client disconnects."""
         if not self._replayed:
             self._replayed = True
             return {"type": "http.request", "body": self.body, "more_body": False}
@@ -117,7 +117,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def send_on(self, message: Message) -> None:
-        """Pass a message on, and note the last."""
+        """Pass a message on, and note the last one."""
         await self.send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.answered = True

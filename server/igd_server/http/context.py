@@ -1,4 +1,4 @@
-"""What belongs to one HTTP request: its id, its log line, its metrics, and the headers of its response."""
+"""Per-request context: its id, log line, metrics, and response headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from igd_server.observe.metrics import Metrics
 
 CLIENT_GONE = 499
-"""Status of a request whose client left before its answer, in logs and metrics (nginx's number)."""
+"""Status, in logs and metrics, of a request whose client disconnected before the answer (nginx's number)."""
 
 _KEY = "igd.context"
 _SERVER_ERROR = INTERNAL_ERROR.status
@@ -43,12 +43,12 @@ _log = logging.getLogger("igd.server")
 
 @dataclass(slots=True, kw_only=True)
 class RequestContext:
-    """Filled in while a request is served.
+    """Facts about a request, collected while it is served.
 
     Attributes:
-        request_id: the client's, where it sent a good one.
+        request_id: the client's, if it sent a valid one.
         client_gone: whether the connection ended before the answer.
-        facts: further fields of the log line.
+        facts: further fields for the log line.
     """
 
     request_id: str
@@ -70,15 +70,15 @@ def refusal(
     headers: Mapping[str, str] | None = None,
     cause: str | None = None,
 ) -> Response:
-    """The response that refuses a request; its log line will name the problem.
+    """The response that refuses a request; also names the problem for the log line.
 
     Args:
         scope: of the connection.
         kind: the class of problem.
         detail: one line for the client.
-        field: the request's field it is about.
+        field: the field of the request.
         headers: further headers of the response.
-        cause: of a 5xx, for the log alone; ``detail`` when absent.
+        cause: of a 5xx, for the log only; by default ``detail``.
     """
     context = context_of(scope)
     context.facts["problem"] = kind.name
@@ -88,9 +88,9 @@ def refusal(
 
 
 class ContextMiddleware:
-    """Outermost: names the request, counts, traces and logs it, and turns an unforeseen error into a problem document.
+    """The outermost middleware: gives the request an id, counts, traces and logs it, and answers unforeseen errors.
 
-    A request that the server itself cancels, because its time to stop is over, is told so before it ends.
+    A request that the server cancels at the end of its grace period gets an answer first.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -120,7 +120,7 @@ class ContextMiddleware:
                 raise
             except Exception as error:
                 log_unforeseen(context.request_id, error)
-                if answer.status:  # the response has begun: only cutting the connection says that it is not whole
+                if answer.status:  # the response has begun: only closing the connection shows that it is incomplete
                     context.facts |= {"cut": True, "cause": cause_of(error)}
                     raise
                 await self._mistaken(scope, answer, cause_of(error))
@@ -167,7 +167,7 @@ class ContextMiddleware:
 
 @dataclass(slots=True, kw_only=True)
 class _Answer:
-    """What is sent for one request, with our headers; ``status`` is 0 until it begins."""
+    """The response to one request, with our headers; ``status`` is 0 until it begins."""
 
     send: Send
     headers: list[tuple[bytes, bytes]]
@@ -181,13 +181,13 @@ class _Answer:
 
 
 def log_unforeseen(request_id: str, error: Exception) -> None:
-    """Write down a mistake of ours that a request met."""
+    """Log a mistake of ours that a request hit."""
     fields = {"request_id": request_id, "cause": cause_of(error), "traceback": where(error)}
     _log.error("unforeseen_error", extra={"fields": fields})
 
 
 def _level(route: str, status: int, *, cut: bool) -> int:
-    """Of a request's log line. A probe's answer is told once, when it changes (`not_ready`)."""
+    """Level of a request's log line. For a probe, only a change is logged (`not_ready`)."""
     if status == _SERVER_ERROR or cut:
         return logging.ERROR
     if route in _QUIET_ROUTES:
@@ -209,7 +209,7 @@ def _request_id(headers: Headers) -> str:
 
 
 def _route_template(scope: Scope) -> str:
-    """``/v1/items/{item_id}``, never the path itself: a metric's labels must be few."""
+    """The route's template, ``/v1/items/{item_id}``, never the path itself: a metric must have few labels."""
     route = scope.get("route")
     template = getattr(route, "path_format", None) or getattr(route, "path", None)
     return str(template) if template else "unmatched"

@@ -1,4 +1,4 @@
-"""The way in while the server stops: how busy it is, and a hint to clients to go elsewhere."""
+"""Draining while the server stops: tells how busy it is, and asks clients to reconnect elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROBES = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 
 
 class DrainableApp:
-    """Wraps an app; knows when the last request came, and closes connections as they answer while ``draining``."""
+    """Wraps an app; knows when the last request came, and closes connections after their answers while ``draining``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,7 +23,7 @@ class DrainableApp:
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since there was a request other than a probe; 0 while one runs."""
+        """Seconds since the last request other than a probe; 0 while one runs."""
         return 0.0 if self._running else time.monotonic() - self._last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,7 +36,7 @@ class DrainableApp:
         async def send_on(message: Message) -> None:
             nonlocal answered
             if self.draining and message["type"] == "http.response.start":
-                # A load balancer keeps its connections; it must open new ones elsewhere.
+                # A load balancer keeps its connections; it must open new ones to other servers.
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -45,7 +45,7 @@ class DrainableApp:
         try:
             await self._app(scope, receive, send_on)
         except asyncio.CancelledError:
-            if not answered:  # else the app has said that the server is stopping, and uvicorn need not complain
+            if not answered:  # the app has said that the server is stopping, so uvicorn need not complain
                 raise
         finally:
             self._running -= 1

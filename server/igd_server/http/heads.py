@@ -1,4 +1,4 @@
-"""HEAD: what GET would answer, without its body (RFC 9110, 9.3.2)."""
+"""HEAD: the answer to GET without its body (RFC 9110, 9.3.2)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _NOTED = ("route", "endpoint", "path_params")
 
 
 class HeadMiddleware:
-    """Innermost: asks the app for GET where a client sent HEAD; status and headers are those of GET, also of errors.
+    """The innermost middleware: turns HEAD into GET; status and headers are GET's, also for errors.
 
-    Load balancers, monitors and `curl --head` send it; FastAPI's own routes answer it with 405.
+    Load balancers, monitors and `curl --head` send HEAD; FastAPI's own routes would answer 405.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,7 +29,7 @@ class HeadMiddleware:
         async def send_on(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        asked = {**scope, "method": "GET"}  # the server below writes no body because its own scope still says HEAD
+        asked = {**scope, "method": "GET"}  # the server writes no body because its own scope still says HEAD
         try:
             await self._app(asked, receive, send_on)
         finally:

@@ -1,9 +1,8 @@
-"""The names that a server answers to.
+"""Allowed hosts: the names under which this server answers, against DNS rebinding.
 
-A page of any site can give its own name an address of this machine (DNS rebinding); the browser then takes this
-server for a part of that site, and lets the page read what it answers. Where API keys are asked for, such a page has
-none. Where they are not, the `Host` that the browser sends says whose page asks, and only this server's own names are
-answered.
+A page of any site can point its own name to an address of this machine (DNS rebinding); the browser then lets the page
+read this server's answers. With API keys, such a page has none. Without, the `Host` header shows which site's page
+asks, so only this server's own names are answered.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(:\d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowedHosts:
-    """Which hosts a request may name.
+    """The hosts that a request may name.
 
     Attributes:
-        names: lower case, without a port; ``*.example`` stands for every name below ``example``.
+        names: lower case, without a port; ``*.example`` means every name below ``example``.
         addresses: whether any IP address will do. A page cannot be called by an address that is not its own, so where
             others may connect at all, their address of this machine is as good as its name.
     """
@@ -48,9 +47,9 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
-        """Those of ``allowed_hosts`` and this machine's own; None where every host is answered.
+        """``allowed_hosts`` of the settings and this machine's own names; None if every host is allowed.
 
-        That is where API keys are asked for and no hosts are set, and where ``*`` is one of them.
+        Every host is allowed if API keys are needed and no hosts are set, or if ``*`` is among them.
         """
         if ANY in settings.allowed_hosts or (settings.keys_file is not None and not settings.allowed_hosts):
             return None
@@ -72,7 +71,7 @@ class AllowedHosts:
 
 
 class HostMiddleware:
-    """Turns away requests for other hosts before anything else looks at them, for a few microseconds a request."""
+    """Refuses requests to other hosts before anything else reads them; a few microseconds a request."""
 
     def __init__(self, app: ASGIApp, *, allowed: AllowedHosts, metrics: Metrics) -> None:
         self._app = app
@@ -80,7 +79,7 @@ class HostMiddleware:
         self._admits = functools.lru_cache(maxsize=256)(lambda host: allowed.admits(host.decode("latin-1")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection. One without a ``Host``, of HTTP/1.0, is no browser's."""
+        """Serve one ASGI connection. A request without ``Host``, which HTTP/1.0 allows, is not a browser's."""
         if scope["type"] == "http" and scope["path"] not in _UNCHECKED:
             host = None
             for name, value in scope["headers"]:
@@ -96,7 +95,7 @@ class HostMiddleware:
 
 
 def _plain(name: str) -> str:
-    """As names are compared: ``[::1]`` is ``::1``, ``Example.org.`` is ``example.org``."""
+    """The form in which names are compared: ``[::1]`` is ``::1``, ``Example.org.`` is ``example.org``."""
     return name.removeprefix("[").removesuffix("]").lower().removesuffix(".")
 
 

@@ -1,4 +1,4 @@
-"""API keys: how they look, and the file that holds what is needed to check them.
+"""API keys, and the file with what is needed to check them.
 
 A key is ``igd_ID_SECRET``: 12 hexadecimal digits that name it, and 64 that prove it. The file holds the SHA-256 of the
 secret. Passwords need a slow, salted hash because people choose guessable ones; 256 random bits cannot be guessed at
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Scope: TypeAlias = Literal["recommend", "events", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""What a key may be allowed; none of them includes another."""
+"""The scopes of a key; none includes another."""
 
 KEY = re.compile(rb"igd_([0-9a-f]{12})_([0-9a-f]{64})")
 _ID_BYTES = 6
@@ -38,15 +38,15 @@ _SECRET_BYTES = 32
 
 
 class StoredKey(BaseModel):
-    """What is kept of a key.
+    """What is stored of a key.
 
     Attributes:
-        id: names it, in logs too.
-        name: who uses it, for people.
+        id: names it, also in logs.
+        name: its user, for people.
         sha256: of the secret, hexadecimal.
-        scopes: what it may be used for; with none, for nothing.
+        scopes: what it may be used for.
         created_at: when it was made.
-        expires_at: from when on it is refused; never when absent.
+        expires_at: from then on it is refused; None for never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class StoredKey(BaseModel):
     expires_at: AwareDatetime | None = None
 
     def has_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
@@ -78,21 +78,21 @@ class KeyFile(BaseModel):
         return self
 
     def without(self, key_id: str) -> Self:
-        """These keys but one."""
+        """The keys without one of them."""
         return self.model_copy(update={"keys": tuple(key for key in self.keys if key.id != key_id)})
 
     def with_key(self, key: StoredKey) -> Self:
-        """These keys and one more."""
+        """The keys and one more."""
         return self.model_copy(update={"keys": (*self.keys, key)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key just made.
+    """A new key.
 
     Attributes:
-        stored: what to keep.
-        token: what its user sends; it cannot be had again.
+        stored: what to store.
+        token: what its user sends; it cannot be recovered.
     """
 
     stored: StoredKey
@@ -100,10 +100,10 @@ class NewKey:
 
 
 def make_key(name: str, scopes: frozenset[Scope], expires_at: datetime | None) -> NewKey:
-    """A key with a random id and secret.
+    """Make a key with a random id and secret.
 
     Raises:
-        InputError: a name that is empty or too long.
+        InputError: the name is empty or too long.
     """
     key_id, secret = secrets.token_hex(_ID_BYTES), secrets.token_hex(_SECRET_BYTES)
     try:
@@ -121,10 +121,10 @@ def make_key(name: str, scopes: frozenset[Scope], expires_at: datetime | None) -
 
 
 def read_keys(path: Path) -> KeyFile:
-    """The keys in ``path``.
+    """Read the keys in ``path``.
 
     Raises:
-        InputError: it cannot be read, or is not what `write_keys` writes; the message holds no value of the file.
+        InputError: it cannot be read, or is not a keys file; the message quotes no value.
     """
     try:
         return KeyFile.model_validate_json(path.read_bytes())
@@ -136,7 +136,7 @@ def read_keys(path: Path) -> KeyFile:
 
 @contextlib.contextmanager
 def keys_to_change(path: Path) -> Iterator[KeyFile]:
-    """The keys in ``path``, or none where there is no such file; nobody else changes them meanwhile.
+    """The keys in ``path``, empty if there is no file; locked against other changes meanwhile.
 
     Raises:
         InputError: as `read_keys`, or the directory is missing.
@@ -147,7 +147,7 @@ def keys_to_change(path: Path) -> Iterator[KeyFile]:
     except OSError as error:
         raise InputError(f"keys file {path}: {path.parent}: {error.strerror or error}") from None
     try:
-        # The directory, not the file: that one is replaced.
+        # Lock the directory: the file is replaced.
         fcntl.flock(directory, fcntl.LOCK_EX)
         yield read_keys(path) if path.exists() else KeyFile()
     finally:
@@ -155,12 +155,12 @@ def keys_to_change(path: Path) -> Iterator[KeyFile]:
 
 
 def write_keys(path: Path, keys: KeyFile) -> None:
-    """Replace the file in one step; a new one is its owner's alone (mode 0600), an old one keeps owner and mode.
+    """Replace the file atomically. A new one is only its owner's (mode 0600), an existing one keeps owner and mode.
 
     Raises:
         InputError: it cannot be written.
     """
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # a link stays a link
     document = json.dumps(keys.model_dump(mode="json"), indent=1) + "\n"
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -177,7 +177,7 @@ def write_keys(path: Path, keys: KeyFile) -> None:
 def _write_like(path: Path, scratch: Path, data: bytes) -> None:
     with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         if path.exists():
-            # The server may run as another user, who reads the file by its group.
+            # The server may run as another user, and read the file by its group.
             before, now = path.stat(), os.fstat(file.fileno())
             if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
                 os.fchown(file.fileno(), before.st_uid, before.st_gid)
@@ -187,7 +187,7 @@ def _write_like(path: Path, scratch: Path, data: bytes) -> None:
 
 
 def _complaint(error: ValidationError) -> str:
-    """What is wrong and where, without the value: it may be a secret that someone put there by mistake."""
+    """What is wrong and where, without the value: it may be a secret put there by mistake."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     return f"{where}: {first['msg']}" if where else first["msg"]

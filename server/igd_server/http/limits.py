@@ -1,4 +1,4 @@
-"""How many requests a caller may make in a time: the `limits` library's sliding windows, shared through Redis."""
+"""Rate limits: requests of a caller in a time, by the `limits` library's sliding windows, shared in Redis."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 _ASK_AGAIN_S = 1.0
 _MAX_REMEMBERED = 10_000
-_MOMENT_S = 0.001  # there is room after, not at, the calculated time; and Redis counts milliseconds
+_MOMENT_S = 0.001  # wait a moment longer than calculated; and Redis counts milliseconds
 
 
 class SharedCounters(RedisStorage):
-    """The library's counters in Redis, over connections of our own making: with TLS, Sentinel and Cluster.
+    """The library's counters in Redis, over our own connections: with TLS, Sentinel and Cluster.
 
-    Raises StoreError where they cannot be asked, within the time given. A hit whose answer is lost may count twice.
+    Raises StoreError if Redis does not answer in time. A hit whose answer is lost may count twice.
     """
 
     def __init__(self, url: str, *, prefix: str, timeout_s: float) -> None:
-        """Connect to nothing yet. Keys are ``PREFIX:limits:{...}``.
+        """Connects to nothing yet. Keys are ``PREFIX:limits:{...}``.
 
         Raises:
             InputError: the URL cannot be used.
@@ -45,7 +45,7 @@ class SharedCounters(RedisStorage):
         super().__init__("redis://", implementation="redispy", key_prefix=f"{prefix}:limits")
 
     def configure_bridge(self) -> None:
-        """Where the library would connect."""
+        """Called where the library would connect."""
         client = cast("Any", _ScriptsOnly(self._link))
         cast("RedispyBridge", self.bridge).connection_getter = lambda _: client
 
@@ -55,7 +55,7 @@ class SharedCounters(RedisStorage):
 
 
 class _ScriptsOnly:
-    """As much of a Redis client as the library needs for its windows."""
+    """The part of a Redis client that the library needs for its windows."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -70,17 +70,17 @@ class _ScriptsOnly:
 
 
 class OwnCounters(MemoryStorage):
-    """The library's counters in memory, without its walk over all of them at each hit (1 ms for 10,000 callers)."""
+    """The library's counters in memory, without its pass over all of them at each hit (1 ms for 10,000 callers)."""
 
     def __init__(self) -> None:
         super().__init__()
         self._walk_at = 1024
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Add to a counter that lasts ``expiry`` seconds from its first hit."""
+        """Add to a counter that expires ``expiry`` seconds after its first hit."""
         if len(self.storage) >= self._walk_at:
             for each in list(self.storage):
-                await self.get(each)  # forgets it if its time is over
+                await self.get(each)  # deletes it if it has expired
             self._walk_at = 2 * max(512, len(self.storage))
         if not await self.get(key):
             self.expirations[key] = time.time() + expiry
@@ -103,10 +103,10 @@ class RateLimiter:
     """
 
     def __init__(self, rate: str, *, shared: SharedCounters | None = None, metrics: Metrics | None = None) -> None:
-        """``rate`` is as the settings have it: ``600/minute``, ``10/5 second``.
+        """``rate`` as in the settings: ``600/minute``, ``10/5 second``.
 
         Raises:
-            InputError: it is something else, or allows nothing.
+            InputError: not of this form, or it allows nothing.
         """
         self._limit = _parsed(rate)
         self._window_s = self._limit.get_expiry()
@@ -114,16 +114,16 @@ class RateLimiter:
         self._shared = shared
         self._metrics = metrics
         self._shared_fails = False
-        self._ask_again_at = 0.0  # of time.monotonic(), as are the values below
+        self._ask_again_at = 0.0  # time.monotonic(), as the values below
         self._full_until: OrderedDict[str, float] = OrderedDict()
 
     async def check(self, caller: str, requests: int = 1) -> int | None:
         """Count ``requests`` more of a caller.
 
-        Refused requests do not count; more than the limit at once count as the limit.
+        Refused requests do not count. More than the limit at once count as the limit.
 
         Returns:
-            None where they may be served, otherwise whole seconds after which they may, if no others are before them.
+            None if they may be served, otherwise whole seconds after which they may, if no others come first.
         """
         full_for_s = self._full_until.get(caller, 0.0) - time.monotonic()
         if full_for_s > 0:
@@ -143,14 +143,14 @@ class RateLimiter:
             await self._shared.close()
 
     async def _count(self, caller: str, requests: int) -> float | None:
-        """As `check`, in seconds as they are."""
+        """As `check`, in unrounded seconds."""
         shared = self._shared
         if shared is None:
             return await self._count_in(self._own, caller, requests)
         now = time.monotonic()
         if now >= self._ask_again_at:
             if self._shared_fails:
-                self._ask_again_at = now + _ASK_AGAIN_S  # this one asks; the others need not wait with it
+                self._ask_again_at = now + _ASK_AGAIN_S  # this call tries; others need not wait for it
             try:
                 refused_s = await self._count_in(shared, caller, requests)
             except StoreError:
@@ -173,7 +173,7 @@ class RateLimiter:
     def _seconds_until_room(
         self, previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, requests: int
     ) -> float:
-        """When ``floor(previous * its ttl / window) + current + requests`` is within the limit again.
+        """Seconds until ``floor(previous * its ttl / window) + current + requests`` is within the limit again.
 
         The arguments are as the library gives them: a window's count weighs until its time to live is over, the
         current one's is a whole window longer than the window.
@@ -204,10 +204,10 @@ def _parsed(rate: str) -> RateLimitItem:
 
 
 def open_limiter(settings: Settings, metrics: Metrics) -> RateLimiter | None:
-    """The limiter that the settings ask for, sharing its counts where the store is Redis; None where they ask for none.
+    """The limiter of the settings, with counts in the store if it is Redis; None if there is no limit.
 
     Raises:
-        InputError: a rate or a URL that cannot be used.
+        InputError: the rate or the URL cannot be used.
     """
     if settings.rate_limit is None:
         return None

@@ -1,4 +1,4 @@
-"""HTTP/1.1 below the app: uvicorn's protocol on httptools, with bounds on a request's head, and problem documents.
+"""HTTP/1.1 below the app: uvicorn's protocol on httptools, with limits on request heads, and problem documents.
 
 httptools parses in C: a request costs a quarter of what it costs with h11 (0.14 instead of 0.55 ms on the machine that
 the figures of docs/research come from). What it lacks is added here. A head may have ``MAX_HEAD_BYTES``; it must be
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 16 << 10
 UNREADABLE = "unreadable"
-"""Route, in logs and metrics, of what never became a request."""
+"""Route, in logs and metrics, of data that never became a request."""
 
 MALFORMED_HTTP = ProblemKind(name="malformed-http", status=400, title="This is not a request of HTTP/1.1")
 HEAD_TIMEOUT = ProblemKind(name="head-timeout", status=408, title="The request's head took too long to arrive")
@@ -47,7 +47,7 @@ _log = logging.getLogger("igd.server")
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. `http_protocol` makes the class that a server is given."""
+    """One connection. `http_protocol` makes the class for a server."""
 
     metrics: ClassVar[Metrics]
     head_timeout_s: ClassVar[float]
@@ -70,11 +70,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def paused(self) -> bool:
-        """Whether the client has so much to read that no more is written."""
+        """Whether the client has so much unread that writing has stopped."""
         return bool(self.flow.write_paused)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """A client that says nothing is an idle one."""
+        """A new connection; it counts as idle until the client sends something."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self.readers.watch(self, self.loop)
@@ -84,7 +84,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._bound_connections(self.open_connections[self._address], self.max_connections)
 
     def _bound_connections(self, count: int, most: int) -> None:
-        """Refuse one more than the address may have; of very many more, without a word."""
+        """Refuse a connection beyond the address's limit; silently, if there are very many more."""
         if count > most:
             self.metrics.observe_rejected("connections")
         if count > 2 * most:
@@ -94,7 +94,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         self._deaf = True
@@ -103,7 +103,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.open_connections[self._address] -= 1
             if not self.open_connections[self._address]:
                 del self.open_connections[self._address]
-        if self._running is not None:  # uvicorn tells the latest request alone, not the one that is being answered
+        if self._running is not None:  # uvicorn tells only the latest request, not the one being answered
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
@@ -118,12 +118,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.readers.paused(self)
 
     def on_response_complete(self) -> None:
-        """An answer has been written."""
+        """A response has been written."""
         self.answers += 1
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received data."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
@@ -145,13 +145,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """A request's head begins."""
         super().on_message_begin()
         self._in_head = True
         self._fed_bytes = self._parsed_bytes = self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
+        """Part of the request's target."""
         super().on_url(url)
         self._bound(len(url))
 
@@ -163,7 +163,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._bound(len(name) + len(value) + len(b": \r\n"))
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is complete."""
         if self._hosts != 1 and self.parser.get_http_version() == "1.1":
             raise _Refused("not exactly one host")
         if len(self.pipeline) >= _MAX_PIPELINED:
@@ -175,14 +175,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         if not self._declining:
             super().on_message_complete()
 
     def _decline(self, rest: bytes) -> None:
-        """Take a request that offers another protocol as one that does not.
+        """Treat a request that offers another protocol as one that does not.
 
-        The parser leaves such a request's body alone; clients that always offer HTTP/2, as Java's, post with one.
+        The parser ignores the body of such a request; clients that always offer HTTP/2, such as Java's, post with one.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
@@ -196,7 +196,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.data_received(b"".join([*head, b"connection: close\r\n\r\n", rest]))
 
     def _bound(self, more: int) -> None:
-        # A header that never ends is not parsed, so data_received counts as well.
+        # A header without an end never reaches this callback, so data_received counts bytes as well.
         self._parsed_bytes += more
         if self._parsed_bytes > MAX_HEAD_BYTES:
             self._refusal = HEAD_TOO_LARGE
@@ -206,7 +206,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         if self._in_head:
             self._refuse(HEAD_TIMEOUT)
-        else:  # the rest of a body that was refused, or empty lines
+        else:  # the rest of a refused body, or empty lines
             self._deaf = True
             self.transport.close()
 
@@ -216,18 +216,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, kind: ProblemKind) -> None:
-        """Answer what cannot be read, read no further, and close. A request before it still gets its own answer."""
+        """Answer data that is not a valid request, and close. A request before it still gets its own answer."""
         self._deaf = True
         self._stop_head_timer()
         request_id = uuid.uuid4().hex
         self.metrics.observe_request(UNREADABLE, kind.status, 0.0)
         fields = {"request_id": request_id, "route": UNREADABLE, "status": kind.status, "problem": kind.name}
         _log.info("request", extra={"fields": fields})
-        cycle = self.cycle  # the last one whose head was whole
+        cycle = self.cycle  # the last request with a complete head
         if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
             cycle.keep_alive = False
             return
-        if self.pipeline:  # broken within a body, and others are to be answered first: nothing that fits can be said
+        if self.pipeline:  # a broken body, and other answers are due first: no answer would fit
             self.transport.close()
             return
         body = kind.problem(kind.title, request_id).model_dump_json(exclude_none=True).encode()
@@ -256,9 +256,9 @@ def http_protocol(
     readers: ReaderLimits = DEFAULT_READERS,
     max_connections: int | None = None,
 ) -> type[BoundedHttpProtocol]:
-    """The protocol of one server: uvicorn makes one for each connection, and hands it nothing of ours.
+    """The protocol class for one server: uvicorn makes an object for each connection, and cannot pass it our parts.
 
-    ``max_connections`` are what one address may have open at once; None for any number.
+    ``max_connections``: of one address at once; None for any number.
     """
     slow = SlowReaders(readers, metrics)
     metrics.watch_readers(slow)

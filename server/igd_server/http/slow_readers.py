@@ -1,4 +1,4 @@
-"""Clients that do not read their answers: how long they may take, and how many bytes may wait for them."""
+"""Clients that do not read their answers: limits on their time, and on the bytes that may wait for them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
     from igd_server.observe.metrics import CutOff
 
-_CONNECTIONS_SHARE = 4  # one connection may hold a quarter of the bytes
-_LOOKS = 8  # within the time that a client may take
+_CONNECTIONS_SHARE = 4  # one connection may have a quarter of the bytes
+_LOOKS = 8  # checks within the time that a client may take
 
 _log = logging.getLogger("igd.server")
 
 
 class ReaderMetrics(Protocol):
-    """What is counted."""
+    """Counters for slow readers."""
 
     def observe_slow_reader(self, reason: CutOff) -> None:
-        """A connection was cut off."""
+        """Count a closed connection."""
         ...
 
 
@@ -31,8 +31,8 @@ class Writer(Protocol):
 
     Attributes:
         transport: what its answers are written to.
-        answers: how many have been.
-        paused: whether so much waits that no more is written.
+        answers: how many were written.
+        paused: whether so much waits that writing has stopped.
     """
 
     transport: asyncio.Transport
@@ -40,17 +40,17 @@ class Writer(Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether so much waits that no more is written."""
+        """Whether so much waits that writing has stopped."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderLimits:
-    """What clients may do.
+    """The limits for clients.
 
     Attributes:
-        timeout_s: seconds that one may take to read what it was sent.
-        max_bytes: of answers, that may wait to be read by all clients together; by one, a quarter of that.
+        timeout_s: seconds that a client may take to read what it was sent.
+        max_bytes: of answers that wait for all clients together; for one, a quarter of that.
     """
 
     timeout_s: float
@@ -59,14 +59,14 @@ class ReaderLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stuck:
-    """Since when a connection has taken nothing, with how many answers."""
+    """A connection that has taken nothing: since when, and with how many answers."""
 
     since: float
     answers: int
 
 
 class SlowReaders:
-    """Looks at all connections a few times within the time-out, and at once when one has much to read.
+    """Checks all connections a few times within the time-out, and at once when one has much to read.
 
     Nothing is done for an answer that is read: what waits is the transport's own count of bytes that the kernel has not
     taken. Cutting off means to close without sending the rest; the kernel's own buffers go with it.
@@ -81,7 +81,7 @@ class SlowReaders:
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that wait for clients who had not read all of their answers when last looked at."""
+        """Bytes waiting for clients that had unread answers at the last check."""
         return sum(map(_unsent, self._stuck))
 
     def watch(self, writer: Writer, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,7 +96,7 @@ class SlowReaders:
         self._stuck.pop(writer, None)
 
     def paused(self, writer: Writer) -> None:
-        """A client has much to read: that it has too much, or all have, is found out now."""
+        """A client has much to read: check at once whether it, or all together, have too much."""
         if _unsent(writer) > self._limits.max_bytes // _CONNECTIONS_SHARE:
             self._cut_off(writer, "bytes")
         self._bound(each for each in self._connections if each.paused)
@@ -108,7 +108,7 @@ class SlowReaders:
             if not _unsent(writer):
                 continue
             stuck = before.get(writer)
-            # What was written in this very moment waits too. Only what still does at the next look is unread.
+            # What was just written waits too. Only what still waits at the next check is unread.
             if stuck is None or (stuck.answers != writer.answers and not writer.paused):
                 stuck = _Stuck(since=now, answers=writer.answers)
             self._stuck[writer] = stuck
@@ -119,7 +119,7 @@ class SlowReaders:
             self._timer = loop.call_later(self._limits.timeout_s / _LOOKS, self._look, loop)
 
     def _bound(self, chosen: Iterable[Writer]) -> None:
-        """Cut off those for whom most waits, until what is left is within the bound."""
+        """Close the connections with the most waiting bytes, until the rest is within the limit."""
         writers = list(chosen)
         waiting = sum(map(_unsent, writers))
         for writer in sorted(writers, key=_unsent, reverse=True):

@@ -1,1 +1,1 @@
-"""One recommendation: resolved, looked up, admitted, decoded, answered."""
+"""A recommendation: from the resolved request to the cache, admission, the model and the answer."""

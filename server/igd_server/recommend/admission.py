@@ -1,4 +1,4 @@
-"""How many recommendations run at once, whose turn is next, and who is told at once that waiting would be in vain."""
+"""Admission: how many recommendations run at once, who runs next, and which requests are refused for load."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 RefusalReason: TypeAlias = Literal["queue-full", "expected-wait"]
 
-_SPARE_SHARE = 4  # one slot more for each of so many, for callers who hold none
+_SPARE_SHARE = 4  # spare slots: one for so many, for callers who hold none
 _MAX_RETRY_AFTER_S = 60
 
 
 class Overloaded(Refused):
-    """More waits than can be served in time; the same request may be taken after ``retry_after_s``.
+    """The server could not answer this request in time; it may be sent again after ``retry_after_s``.
 
     Attributes:
-        reason: what there was too much of.
-        retry_after_s: whole seconds, as the ``Retry-After`` header says.
+        reason: which limit was reached.
+        retry_after_s: whole seconds, as in the ``Retry-After`` header.
     """
 
     def __init__(self, reason: RefusalReason, detail: str, *, retry_after_s: int) -> None:
@@ -43,7 +43,7 @@ class Overloaded(Refused):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Waiting:
-    """A request in the queue: ``handed`` is told whose slot it was handed; ``deadline`` is when it gives up."""
+    """A waiting request: ``handed`` gets the caller who pays for its slot; it gives up at ``deadline``."""
 
     handed: asyncio.Future[str]
     deadline: float
@@ -51,34 +51,34 @@ class _Waiting:
 
 @dataclass(slots=True, kw_only=True)
 class _Held:
-    """What one caller has in the model."""
+    """What one caller holds: slots, and the cost of the requests in them."""
 
     slots: int = 0
     cost: float = 0.0
 
 
 class Admission:
-    """At most ``max_running`` slots are held at once; callers take turns by the cost of what they have been given.
+    """At most ``max_running`` recommendations run at once; callers take turns by the cost of what they were served.
 
-    Under overload a queue that is only bounded in length fills, every answer is as late as the queue is long, and all
-    work may be done for clients that have given up. So a request is also refused when those before it, at the pace of
-    late, leave it too little time; and one whose turn comes too late to be worth starting gives its turn on.
+    Under overload, a queue with only a bounded length fills: every answer is late, and work may be done for clients
+    that have given up. So a request is also refused if the requests before it, at the recent pace, leave it too little
+    time; and one whose turn comes too late to be worth starting is skipped.
 
-    Slots share one model. On a machine that has become slow, ``max_running`` recommendations at once may each take
-    longer than they may, and then none is of use. So a slot that is free is refused too where one more would, at the
-    pace of late, make all of them late.
+    Slots share one model. On a slow machine, ``max_running`` recommendations at once may all miss their deadlines. So a
+    request is also refused while slots are free, if one more recommendation would, at the recent pace, make all of them
+    late.
 
-    Callers (see `search.fairness`) get equal shares, and of a caller's requests the most urgent goes first. Nobody's
-    requests in the model keep another's out of it: one slot more for each four, and one at least, is for callers who
-    hold none. Where the queue is full, who has more in it than others makes room for them. Who is alone has it all.
+    Callers (see `search.fairness`) get equal shares, and a caller's most urgent request goes first. No caller can keep
+    others out: for each four slots there is a spare one, at least one in all, for callers who hold none. If the queue
+    is full, the caller with the most entries makes room for others. A caller alone may use everything.
 
-    All methods belong to one event loop, whose clock is the only one used.
+    All methods belong to one event loop, and use its clock.
     """
 
     def __init__(
         self, max_running: int, max_waiting: int, *, metrics: Metrics | None = None, tracing: Tracing | None = None
     ) -> None:
-        """``metrics`` is told of every refusal and every wait, ``tracing`` of waits; nobody else need count them."""
+        """``metrics`` counts refusals and waits, ``tracing`` records waits."""
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._metrics = metrics
@@ -108,16 +108,16 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def slot(self, timeout_s: float, turn: Turn | None = None) -> AsyncIterator[float]:
-        """Hold one slot; gives the seconds that were waited for it.
+        """Hold a slot for the block; yields the seconds waited for it.
 
         Args:
-            timeout_s: what is left of the request's time, for waiting and for the work itself.
-            turn: whose request it is, and what it costs.
+            timeout_s: the request's remaining time, for waiting and for the work.
+            turn: the request's caller, cost and deadline.
 
         Raises:
-            Overloaded: at once, as the queue is full or ``timeout_s`` will not do; or later, when the queue is full and
-                the caller has most of it.
-            DeadlineExceeded: the time ran out in the queue, or so nearly that the work was not worth starting.
+            Overloaded: at once, if the queue is full or ``timeout_s`` is too short; or while waiting, if the queue is
+                full and the caller has the most entries.
+            DeadlineExceeded: the time ran out in the queue, or too little was left to begin.
         """
         loop = asyncio.get_running_loop()
         arrived = loop.time()
@@ -141,7 +141,7 @@ class Admission:
             self._pass_on()
 
     async def enter(self, timeout_s: float, turn: Turn) -> str:
-        """Take a slot, which `slot` gives back, or wait for one; returns at whose expense. Raises as `slot` does."""
+        """Take a slot, which `slot` gives back, or wait for one; returns the caller who pays. Raises as `slot`."""
         caller = turn.callers[0]
         if not self._has_room(caller):
             self._refuse_if_in_vain(timeout_s, turn)
@@ -152,7 +152,7 @@ class Admission:
         return caller
 
     def join(self, turn: Turn, caller: str, deadline: float) -> None:
-        """Somebody waits for the same: it is served at the turn of whichever of them comes first."""
+        """A caller waits for the same: the request runs at the turn of whichever caller comes first."""
         turn.join(caller, deadline)
         ticket = self._tickets.get(turn)
         if ticket is not None:
@@ -168,7 +168,7 @@ class Admission:
         return caller not in self._held and self._running < self._max_running + spare
 
     def _take(self, caller: str, turn: Turn) -> None:
-        """Charge the caller in advance: the next of her turns comes after those of callers who have had less."""
+        """Charge the caller in advance: the caller's next turn comes after those of callers who have had less."""
         self._shares.change(caller, +1, asyncio.get_running_loop().time())
         self._running += 1
         held = self._held.setdefault(caller, _Held())
@@ -177,7 +177,7 @@ class Admission:
         self._queue.accounts.charge(caller, turn.cost)
 
     def _settle(self, caller: str, turn: Turn, held_s: float, *, finished: bool) -> None:
-        """Charge what it has cost instead of what it was thought to cost."""
+        """Replace the expected cost in the caller's account by the actual one."""
         if turn.spent:
             cost = turn.spent
         elif finished:
@@ -199,7 +199,7 @@ class Admission:
     # --- the queue ----------------------------------------------------------------------------------------------------
 
     async def _turn(self, deadline: float, turn: Turn) -> str:
-        """Wait to be handed a slot; returns at whose expense."""
+        """Wait for a slot; returns the caller who pays for it."""
         waiting = _Waiting(handed=asyncio.get_running_loop().create_future(), deadline=deadline)
         ticket = self._tickets[turn] = self._queue.add(waiting, turn)
         try:
@@ -208,7 +208,7 @@ class Admission:
         except BaseException as error:
             handed = waiting.handed
             if not self._queue.remove(ticket) and handed.done() and not handed.cancelled() and not handed.exception():
-                self._release(handed.result(), turn)  # it was handed a slot in the very moment in which it left
+                self._release(handed.result(), turn)  # it got a slot in the very moment in which it left
                 self._pass_on()
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("the time ran out in the queue") from None
@@ -217,7 +217,7 @@ class Admission:
             del self._tickets[turn]
 
     def _pass_on(self) -> None:
-        """Hand free slots to those whose turn it is and who can still use them."""
+        """Give free slots to the next requests that still have time to use them."""
         now = asyncio.get_running_loop().time()
         while (chosen := self._queue.pop(self._has_room)) is not None:
             caller, ticket = chosen
@@ -233,16 +233,16 @@ class Admission:
     # --- who is refused -----------------------------------------------------------------------------------------------
 
     def _beside(self, caller: str, turn: Turn) -> float:
-        """Cost of what the model does while it does this: all of the caller's own, of others their shares."""
+        """Cost of what the model does meanwhile: all of the caller's own, and the shares of others."""
         own = self._held.get(caller)
         others = sum(min(held.cost, turn.cost) for name, held in self._held.items() if name != caller)
         return others + (0.0 if own is None else own.cost)
 
     def _refuse_if_crowded(self, timeout_s: float, turn: Turn) -> None:
-        """Raise Overloaded where slots are free, but one more recommendation at once makes all too late.
+        """Refuse a request though slots are free, if one more recommendation at once would make all of them late.
 
-        What each takes is thought to grow with how many run, as on a machine without a core to spare. While they take
-        less than half of the time that there is, nothing is refused: a burst may be what a GPU can do at once.
+        The time of each is assumed to grow with their number, as on a machine without a spare core. While they take
+        less than half of the time that they have, nothing is refused: a GPU may do a burst at once.
         """
         caller = turn.callers[0]
         usual_s = self._pace.mean_s(caller) * turn.cost
@@ -254,7 +254,7 @@ class Admission:
             self._refuse("expected-wait", detail, usual_s)
 
     def _refuse_if_in_vain(self, timeout_s: float, turn: Turn) -> None:
-        """Raise Overloaded unless a newcomer has a place in the queue, and a fair chance of being answered in time."""
+        """Refuse a request that has no place in the queue, or no fair chance of being answered in time."""
         caller = turn.callers[0]
         running = sum(held.cost for held in self._held.values()) / self._running
         ahead = self._queue.ahead_of(turn) + min(running, turn.cost)
@@ -265,7 +265,7 @@ class Admission:
             self._make_room(turn, wait_s)
 
     def _make_room(self, turn: Turn, wait_s: float) -> None:
-        """Turn away the last of whoever has most in the full queue; the newcomer, where that is her."""
+        """Refuse the last request of the caller with the most entries in the full queue; that may be the newcomer."""
         waiting = len(self._queue)
         longest = self._queue.last_of_longest()
         if longest is not None:
@@ -292,5 +292,5 @@ class Admission:
 
 
 def _whole(wait_s: float) -> int:
-    """Seconds for ``Retry-After``."""
+    """Whole seconds for ``Retry-After``."""
     return min(max(1, math.ceil(wait_s)), _MAX_RETRY_AFTER_S)

@@ -1,7 +1,7 @@
-"""Answers as they go over the wire: the ranked items are encoded once, the rest of an answer for each request.
+"""Answers as bytes: the ranked items are encoded once, the rest for each request.
 
-`igd_server.api.schemas.RecommendationResponse` documents what is written here; it is written straight from the ranked
-items, without a model in between.
+`igd_server.api.schemas.RecommendationResponse` documents the result; it is written straight from the ranked items,
+without a pydantic model in between.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One `igd_server.api.schemas.RecommendationResponse`, with its items encoded already.
+    """The answer to one request, with its items already encoded.
 
     Attributes:
-        asked: what it answers.
-        source: who ranked.
+        asked: the request.
+        source: who ranked, the model or popularity.
         ranking: the items.
         cached: whether it was computed for another request.
-        stats: what it cost this one in the model.
-        waited_s: seconds that were waited for a place there.
+        stats: what this request cost in the model.
+        waited_s: seconds waited for a slot.
     """
 
     asked: Asked
@@ -48,7 +48,7 @@ class Answer:
     waited_s: float = 0.0
 
     def facts(self) -> dict[str, str | bool]:
-        """For the log."""
+        """Fields for the log line."""
         asked = self.asked
         facts: dict[str, str | bool] = {
             "source": self.source,
@@ -59,7 +59,7 @@ class Answer:
         return facts if asked.variant is None else {**facts, "variant": asked.variant.name}
 
     def json(self) -> bytes:
-        """The response's body; its timings end now."""
+        """The response's body; its timings end at this call."""
         asked, resolved = self.asked, self.asked.resolved
         head: dict[str, Any] = {
             "request_id": asked.request_id,
@@ -88,7 +88,7 @@ class Answer:
 
 
 def ranking_of(items: Sequence[RankedItem], served: ServedCatalogue) -> Ranking:
-    """Ranked items by id and title, with the tokens that they come with."""
+    """Encode ranked items, with their ids, titles, and tokens if they have them."""
     catalogue = served.catalogue
     ids = [[catalogue.item_ids[row] for row in (item.item, *item.duplicates)] for item in items]
     sent = [
@@ -134,7 +134,7 @@ def _encoded(part: dict[str, Any]) -> bytes:
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are absent from an answer."""
+    """The fields that have a value; the others are absent from an answer."""
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Which answer an event goes back to: per variant and catalogue, how often what was shown was taken."""
+"""Attribution: which recommendation an event follows; counts shown items that were chosen, by variant."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _LANE = "attribution"
 _GATHER_S = 0.005
 _MAX_NOTES = 1000
 _MAX_RECENT = 4096
-_MAX_ITEMS = 256  # of an answer, duplicates among them
+_MAX_ITEMS = 256  # of an answer, duplicates included
 _MARK_BYTES = 4
 
 
 class AttributionMetrics(Protocol):
-    """What is counted."""
+    """Counters for attribution."""
 
     def observe_attributed(self, *, variant: str, catalogue: str) -> None:
-        """An event on an item of the answer that it names."""
+        """Count an event on an item of the recommendation that it names."""
         ...
 
     def observe_attribution_dropped(self) -> None:
-        """An answer that events can no longer be matched with."""
+        """Count a recommendation that later events cannot be matched with."""
         ...
 
 
 class Attribution:
-    """Remembers what each answer showed, and counts events on it: each item of an answer once.
+    """Remembers the items of each recommendation, and counts events on them: each item once.
 
-    A note is needed where a variant or an event can use it. So notes go to the store, for all servers, where there are
-    variants, or while events name answers; else the latest are kept in this process, in case one will. A note names its
-    items by 4 bytes each: 60 bytes for 10 items, 1.2 kB at most; that another item has the same is one in 4e8 for 10.
+    Notes go to the store, for all servers, where there are variants, or while events name recommendations; else the
+    latest stay in this process. A note holds 4 bytes for each item: 60 bytes for 10 items, 1.2 kB at most; the chance
+    that another item has the same 4 bytes is one in 4e8 for 10 items.
 
-    All of it happens behind the answers, in the order in which it came: none waits for it, and what the store does not
-    take is not counted. Answers of the same few milliseconds are written in one call of the store.
+    All of it runs in the background, in the order of arrival: no answer waits for it, and what the store does not take
+    is not counted. Recommendations of the same few milliseconds are written in one call of the store.
     """
 
     def __init__(
@@ -58,26 +58,26 @@ class Attribution:
         metrics: AttributionMetrics,
         variants: bool = False,
     ) -> None:
-        """``ttl_s``: seconds for which an event may name an answer; ``variants``: whether there are any."""
+        """``ttl_s``: seconds for which an event may name a recommendation; ``variants``: whether there are variants."""
         self._store = store
         self._background = background
         self._ttl_s = ttl_s
         self._metrics = metrics
-        self._wanted_until = math.inf if variants else -math.inf  # the event loop's time
+        self._wanted_until = math.inf if variants else -math.inf  # time of the event loop
         self._notes: dict[str, bytes] = {}
         self._recent: OrderedDict[str, bytes] = OrderedDict()  # not in the store
 
     def remember(self, request_id: str, *, variant: str, catalogue: str, marks: bytes) -> None:
-        """Note what an answer showed, by `marks_of` its items."""
+        """Note the items of an answer, as `marks_of` encodes them."""
         if not marks:
             return
         self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack())
 
     def attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
-        """Count events on ``item_ids`` that name the answer ``request_id``."""
+        """Count events on ``item_ids`` that name the recommendation ``request_id``."""
         is_new = not self._is_wanted()
         self._wanted_until = max(self._wanted_until, _now() + self._ttl_s)
-        if is_new:  # from now on any server may be told of them
+        if is_new:  # from now on other servers may get such events too
             recent, self._recent = self._recent, OrderedDict()
             if (named := _key(request_id)) in recent:
                 recent.move_to_end(named)
@@ -119,7 +119,7 @@ class Attribution:
         taken = shown.intersection(_mark(item_id) for item_id in item_ids)
         if not taken:
             return
-        # The items counted leave the note, before they are counted: a second event on one of them finds it gone.
+        # Remove the items from the note before counting them: a second event on one of them finds it gone.
         left = replace(note, marks=b"".join(sorted(shown - taken)))
         await self._store.put(_key(request_id), left.pack(), self._ttl_s)
         for _ in taken:
@@ -128,7 +128,7 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Note:
-    """What one answer showed; ``marks`` are 4 bytes for each item."""
+    """The items of one recommendation; ``marks`` are 4 bytes for each."""
 
     variant: str
     catalogue: str
@@ -140,7 +140,7 @@ class _Note:
 
     @staticmethod
     def unpack(value: bytes) -> _Note | None:
-        """None for another release's."""
+        """None for another release's format."""
         length = int.from_bytes(value[:1], "big")
         names, marks = value[1 : 1 + length], value[1 + length :]
         variant, separator, catalogue = names.decode(errors="replace").partition("\n")
@@ -158,7 +158,7 @@ def _key(request_id: str) -> str:
 
 
 def marks_of(item_ids: Sequence[str]) -> bytes:
-    """What notes call the items of an answer, 4 bytes each: by id, as events do, whatever version they came from."""
+    """Encode the items of a recommendation for its note: 4 bytes of a hash of each id, as events name items."""
     return b"".join(map(_mark, item_ids[:_MAX_ITEMS]))
 
 

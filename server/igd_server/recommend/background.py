@@ -1,4 +1,4 @@
-"""Work that no answer waits for: bounded, and left undone when there is too much of it."""
+"""Bounded background work that no answer waits for; dropped if there is too much of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _log = logging.getLogger("igd.server")
 
 
 class Background:
-    """Runs jobs a few at a time; those of one key one after another, in the order in which they came.
+    """Runs a few jobs at a time; jobs of one key run one after another, in the order of arrival.
 
-    All methods belong to one event loop. A job that raises StoreError is done: the store's own metrics tell of it.
+    All methods belong to one event loop. A StoreError in a job is ignored: the store's own metrics count it.
     """
 
     def __init__(self, *, max_waiting: int) -> None:
-        """``max_waiting``: jobs that may wait; more are not taken."""
+        """``max_waiting``: how many jobs may wait; more are refused."""
         self._max_waiting = max_waiting
         self._waiting = 0
         self._lanes: list[deque[Job]] = [deque() for _ in range(_LANES)]
@@ -37,24 +37,24 @@ class Background:
         self._closed = False
 
     def offer(self, key: Hashable, job: Job) -> bool:
-        """Have ``job`` run soon; False when it is not taken."""
+        """Run ``job`` soon; False if it is refused."""
         if self._closed or self._waiting >= self._max_waiting:
             return False
         lane = hash(key) % _LANES
         self._waiting += 1
         self._lanes[lane].append(job)
         if lane not in self._workers:
-            # Not in the request's own context: its trace ends with its answer.
+            # Outside the request's context: its trace ends with its answer.
             self._workers[lane] = asyncio.get_running_loop().create_task(self._work(lane), context=Context())
         return True
 
     async def settle(self) -> None:
-        """Wait until nothing is left to do."""
+        """Wait until no job is left."""
         while self._workers:
             await asyncio.wait(self._workers.values())
 
     async def close(self, timeout_s: float) -> None:
-        """Take no more jobs, and give those that are here ``timeout_s`` seconds."""
+        """Refuse further jobs, and let the present ones run for ``timeout_s`` seconds."""
         self._closed = True
         try:
             async with asyncio.timeout(timeout_s):

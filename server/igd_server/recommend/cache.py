@@ -1,4 +1,4 @@
-"""Answers of the model, kept for whoever asks the same: in this process, and behind that in the store."""
+"""The result cache: answers of the model, in this process and in the store. Keys are made by `ResolvedQuery.key`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _FORMAT = b"igd3"
 _CHECKSUM = struct.Struct(">4sI")
-_HEAD = struct.Struct(">dII")  # when it was made, how many rows, how many bytes of marks
+_HEAD = struct.Struct(">dII")  # when it was made, number of rows, bytes of marks
 _ROW_BYTES = 4
 _MAX_LOCAL_BYTES = 64 << 20
 _LANE = "results"
-# A call of Redis is a tenth of what a computed answer costs the server; written together, several answers share one.
+# A call of Redis costs the server a tenth of a computed answer; several answers written together share one.
 _GATHER_S = 0.02
 _MAX_TOGETHER = 16
 _MAX_UNWRITTEN = 1000
@@ -33,12 +33,12 @@ _MAX_UNWRITTEN = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Ranked items as they are sent, encoded once however often they are.
+    """Ranked items as bytes, encoded once for all answers that show them.
 
     Attributes:
         items: a JSON array of `igd_server.api.schemas.RecommendedItem`.
-        rows: of all items in it, duplicates included; of the catalogue's version that the key names.
-        marks: of the same items, for events that name the answer (`igd_server.recommend.attribution.marks_of`).
+        rows: item rows of all items, duplicates included, in the catalogue version of the key.
+        marks: of the same items, for attribution (`igd_server.recommend.attribution.marks_of`).
     """
 
     items: bytes
@@ -47,9 +47,9 @@ class Ranking:
 
 
 class ResultCache:
-    """The latest answers in this process, bounded in number and bytes; the store's behind them, shared by servers.
+    """The latest answers in this process, bounded in number and bytes; behind them the store's, which servers share.
 
-    All methods belong to one event loop. What the store holds is taken only if it is whole and young enough.
+    All methods belong to one event loop. Damaged or old values in the store are ignored.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ResultCache:
         max_local: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``ttl_s``: for how long an answer is given again; 0 for never. ``clock`` gives seconds since 1970."""
+        """``ttl_s``: how long an answer may be given again; 0 for never. ``clock`` gives seconds since 1970."""
         self._store = store
         self._background = background
         self._ttl_s = ttl_s
@@ -72,7 +72,7 @@ class ResultCache:
         self._unwritten: dict[str, bytes] = {}
 
     def local(self, key: str) -> Ranking | None:
-        """What this process has."""
+        """The answer in this process, if any."""
         found = self._local.get(key)
         if found is None:
             return None
@@ -84,7 +84,7 @@ class ResultCache:
         return ranking
 
     async def stored(self, key: str, *, by: float) -> Ranking | None:
-        """What the store has, if it answers; ``by``: the event loop's time at which it comes too late."""
+        """The answer in the store, if it arrives before ``by``, a time of the event loop."""
         if not self._ttl_s:
             return None
         try:
@@ -98,9 +98,9 @@ class ResultCache:
         return found[1]
 
     def keep(self, key: str, ranking: Ranking) -> None:
-        """Have an answer ready for whoever asks next; the store gets it in the background, or not at all.
+        """Cache an answer; it is written to the store in the background, and dropped if there is too much to write.
 
-        Answers of the same few milliseconds are written in one call of the store.
+        Answers of the same few milliseconds are written in one call.
         """
         if not self._ttl_s:
             return
@@ -114,11 +114,11 @@ class ResultCache:
         await asyncio.sleep(_GATHER_S)
         unwritten, self._unwritten = list(self._unwritten.items()), {}
         for at in range(0, len(unwritten), _MAX_TOGETHER):
-            with contextlib.suppress(StoreError):  # the store's own metrics tell of it; the others may still be taken
+            with contextlib.suppress(StoreError):  # the store's own metrics count it; other writes may succeed
                 await self._store.put_all(dict(unwritten[at : at + _MAX_TOGETHER]), self._ttl_s)
 
     def _is_young(self, made_at: float) -> bool:
-        # Clocks of servers differ, and are set back: an answer may be from the future, but not from far in it.
+        # Servers' clocks differ, and may be set back: an answer may be from the future, but not from far in it.
         return abs(self._clock() - made_at) < self._ttl_s
 
     def _keep_local(self, key: str, made_at: float, ranking: Ranking) -> None:
@@ -150,7 +150,7 @@ def _packed(made_at: float, ranking: Ranking) -> bytes:
 
 
 def _unpacked(value: bytes) -> tuple[float, Ranking] | None:
-    """When it was made, and the ranking; None for what is damaged, or another release's."""
+    """The time and the ranking; None if damaged, or in another release's format."""
     body = value[_CHECKSUM.size :]
     if len(body) < _HEAD.size or value[: _CHECKSUM.size] != _CHECKSUM.pack(_FORMAT, zlib.crc32(body)):
         return None

@@ -1,4 +1,4 @@
-"""Users' interactions: recorded whole or not at all, read back as item ids, forgotten."""
+"""Users' histories in the store: record events, read item ids, forget users."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _USERS_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Events that are stored now: those that were new, and those that had been there."""
+    """How many of the events are new, and how many were stored before."""
 
     accepted: int
     duplicates: int
 
 
 class Histories:
-    """Histories in the store. Every method raises StoreUnavailable where the store gives no answer."""
+    """Histories in the store. All methods raise StoreUnavailable if the store does not answer."""
 
     def __init__(self, store: StoreGuard, *, clock: Callable[[], float] = time.time) -> None:
         """``clock`` gives seconds since 1970."""
@@ -40,7 +40,7 @@ class Histories:
         self._clock = clock
 
     async def record(self, events: Sequence[UserEvent]) -> Recorded:
-        """Store all events. After an error some may be stored: sending all of them again records none twice.
+        """Store all events. After an error some may be stored; sending all of them again records none twice.
 
         Raises:
             QueryError: a timestamp too far ahead; nothing is stored.
@@ -62,7 +62,7 @@ class Histories:
             async with places:
                 return await self._store.append(user_id, of_user)
 
-        # Every append comes to its end, so that a store that fails once is not left by the others in mid-sentence.
+        # Wait for every append, so that one failure does not abandon the others half-way.
         outcomes = await asyncio.gather(
             *(append(user_id, of_user) for user_id, of_user in by_user.items()), return_exceptions=True
         )
@@ -74,11 +74,11 @@ class Histories:
         return Recorded(accepted=accepted, duplicates=len(events) - accepted)
 
     async def item_ids(self, user_id: str, *, by: float) -> list[str]:
-        """The user's items, oldest first; ``by``: the event loop's time at which they come too late."""
+        """The user's items, oldest first; ``by``: a time of the event loop after which they come too late."""
         return [event.item_id for event in await self._store.history(user_id, by=by)]
 
     async def forget(self, user_id: str) -> None:
-        """Delete what is stored under the user's id, if anything is, and under ids that read the same."""
+        """Delete everything stored under the user's id, and under other forms of the same id."""
         for form in forms_of(user_id):
             await self._store.forget(form)
 

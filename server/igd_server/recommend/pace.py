@@ -1,4 +1,4 @@
-"""How long recommendations take of late: what admission expects of the next one."""
+"""The recent pace of recommendations: how long admission expects the next one to take."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 _GAIN = (
     1 / 32
 )  # of the moving averages. 1/8 follows a change sooner, but at 3x overload 5 % of all wait in vain, not 2 %
-_MAX_CALLERS = 1024  # whose own averages are kept, the latest
-_SPREAD = 2.0  # mean deviations above the mean that a recommendation is expected to take at most
+_MAX_CALLERS = 1024  # callers with averages of their own, the latest
+_SPREAD = 2.0  # mean deviations above the mean that count as the most a recommendation takes
 
 
 class _Average:
-    """A moving average and its mean deviation, seconds (as TCP times its peers)."""
+    """A moving average and its mean deviation, in seconds (as TCP estimates round-trip times)."""
 
     def __init__(self) -> None:
         self.mean = 0.0
@@ -21,7 +21,7 @@ class _Average:
 
     @property
     def most(self) -> float:
-        """What all but unusual ones stay below."""
+        """The value that all but unusual ones stay below."""
         return self.mean + _SPREAD * self._deviation
 
     def observe(self, value: float) -> None:
@@ -34,11 +34,11 @@ class _Average:
 
 
 class Pace:
-    """How long a slot is held for an ordinary request, and how long that would be with the model to itself.
+    """How long a slot is held for an ordinary request, and how long it would be with the model to itself.
 
-    Costs are in ordinary requests. Two views, since a model may do several at once as fast as one (a GPU), or share
-    itself among them: by the first an answer takes as long as the caller's answers of late, by the second it takes its
-    own time and that of what the model does beside it. Where both apply, the shorter counts.
+    Costs are in ordinary requests. There are two estimates, since a model may do several requests at once as fast as
+    one (a GPU), or share itself among them: by the first, an answer takes as long as the caller's recent answers; by
+    the second, it takes its own time and that of what the model does meanwhile. The shorter one counts.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Pace:
         self._of_callers: OrderedDict[str, _Average] = OrderedDict()
 
     def mean_s(self, caller: str) -> float:
-        """Seconds that a caller's slot is held, an ordinary request."""
+        """Seconds that a caller's slot is held for an ordinary request."""
         return self._of_callers.get(caller, self._held).mean
 
     def mean_of(self, caller: str, cost: float, beside: float) -> float:
@@ -55,20 +55,20 @@ class Pace:
         return min(self.mean_s(caller) * cost, self._alone.mean * (cost + beside))
 
     def most_of(self, caller: str, cost: float, beside: float) -> float:
-        """What it takes at most, unless it is unusual."""
+        """The longest that such a request takes, unless it is unusual."""
         return min(self._of_callers.get(caller, self._held).most * cost, self.most_shared(cost, beside))
 
     def most_shared(self, cost: float, beside: float) -> float:
-        """The same on a model that does one thing at a time."""
+        """The same for a model that does one request at a time."""
         return self._alone.most * (cost + beside)
 
     def observe(self, caller: str, held_s: float, share_s: float, cost: float, *, finished: bool) -> None:
-        """Take one slot's time in. Of work broken off it is only known that it takes longer.
+        """Add one slot's time to the averages. Work that was broken off only shows that it takes longer.
 
         Args:
-            caller: who held it.
+            caller: who held the slot.
             held_s: how long the slot was held.
-            share_s: of that, the caller's fair share of the model for it (`Shares`).
+            share_s: the caller's fair share of the model during that time (`Shares`).
             cost: of the request.
             finished: whether the work was done.
         """
@@ -85,7 +85,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Share:
-    """Of one caller: slots held, seconds of the model that each has had, and the common clock at the last change."""
+    """One caller's slots, the seconds of the model due to each, and the common clock at the last change."""
 
     slots: int = 0
     had_s: float = 0.0
@@ -93,7 +93,7 @@ class _Share:
 
 
 class Shares:
-    """Seconds of the model that a slot is due: time, divided among callers and then among each one's slots."""
+    """Seconds of the model due to a slot: time divided among callers, then among each one's slots."""
 
     def __init__(self) -> None:
         self._callers: dict[str, _Share] = {}
@@ -101,7 +101,7 @@ class Shares:
         self._seen_at = 0.0
 
     def of(self, caller: str, now: float) -> float:
-        """Seconds that a slot of the caller has been due, since she last held none."""
+        """Seconds due to a slot of the caller, since the caller last held none."""
         self._advance(now)
         share = self._callers[caller]
         return share.had_s + (self._clock - share.changed_at) / share.slots

@@ -1,4 +1,4 @@
-"""From a request to what it comes to: whose history, which variant, and what had to be passed over."""
+"""Resolve a request: which variant, whose history, which item rows; and warn of what was ignored."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _AS_REQUESTED = Variant(name="as-requested")
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
-    """One request on its way; ``started``, ``deadline`` and ``store_by`` are times of the event loop.
+    """A request being answered; ``started``, ``deadline`` and ``store_by`` are times of the event loop.
 
     Attributes:
-        request: what was sent.
-        request_id: under which it is answered and logged.
-        caller: whose share of the model it is taken from.
-        variant: gives what the request leaves open; None where there are none.
-        served: the catalogue's version that it began with.
-        timeout_s: seconds that it has.
-        started: when it came.
-        deadline: when the model's answer comes too late.
-        store_by: when the store's comes too late.
-        warnings: what was passed over, and why the model did not answer.
-        resolved: what it comes to; set by `resolve`, once its history is known.
+        request: as the client sent it.
+        request_id: in the answer and the log.
+        caller: whose share of the model it uses.
+        variant: fills in what the request leaves open; None if there are no variants.
+        served: the catalogue version that it began with.
+        timeout_s: seconds for the answer.
+        started: when it arrived.
+        deadline: after it, the model's answer comes too late.
+        store_by: after it, the store's answer comes too late.
+        warnings: what was ignored, and why the model did not answer.
+        resolved: the resolved query; `resolve` sets it once the history is known.
     """
 
     request: RecommendationRequest
@@ -59,10 +59,10 @@ class Asked:
 
 
 def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> Variant | None:
-    """The one named, else the user's, else the first in the draw; None where there are no variants.
+    """The variant that the request names, else the user's, else a random one; None if there are no variants.
 
     Raises:
-        QueryError: no variant of that name.
+        QueryError: no variant has this name.
     """
     if request.variant is not None:
         named = next((variant for variant in variants if variant.name == request.variant), None)
@@ -78,10 +78,10 @@ def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> V
 
 
 def timeout_s_of(request: RecommendationRequest, settings: Settings) -> float:
-    """Seconds that the request has.
+    """The request's time in seconds.
 
     Raises:
-        QueryError: more than this server takes.
+        QueryError: more than this server allows.
     """
     timeout_ms = settings.default_timeout_ms if request.timeout_ms is None else request.timeout_ms
     if timeout_ms > settings.max_timeout_ms:
@@ -90,19 +90,19 @@ def timeout_s_of(request: RecommendationRequest, settings: Settings) -> float:
 
 
 def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = None) -> None:
-    """Look up every item id, apply this server's bounds and settle what the request comes to.
+    """Look up every item id, apply this server's limits and defaults, and set ``asked.resolved``.
 
-    What had to be passed over is among ``asked.warnings``.
+    What is ignored is added to ``asked.warnings``.
 
     Args:
         asked: the request; its ``resolved`` is set.
         settings: this server's.
-        stored: the user's stored history, oldest first, where that is to be used instead of the request's. Items that
-            are not in the catalogue are skipped even under ``strict``: they may be another's.
+        stored: the user's stored history, oldest first, if it is to be used. Its items that are not in the catalogue
+            are skipped even under ``strict``: they may belong to another catalogue.
 
     Raises:
-        QueryError: a value above a bound, a condition that is not of its attribute's type, or an unknown item or value
-            under ``strict``; names the field.
+        QueryError: names the field: a value above a limit, a condition of another type than its attribute; or, under
+            ``strict``, an unknown item or value.
     """
     request, recommender = asked.request, asked.served.recommender
     if len(request.history) > settings.max_history_items:
@@ -138,7 +138,7 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
 
 
 def _rows(asked: Asked, field: str, item_ids: Sequence[str], *, strict: bool | None = None) -> list[ItemIndex]:
-    """Rows of those in the catalogue; the others are warned of, or refused under ``strict``, the request's if None."""
+    """Rows of the items in the catalogue. Others are warned of, or refused if ``strict`` (None: the request's)."""
     catalogue = asked.served.catalogue
     found = [catalogue.index_of(item_id) for item_id in item_ids]
     if None in found:
@@ -180,7 +180,7 @@ def _count(request: RecommendationRequest, catalogue: Catalogue) -> int:
 
 
 def shortened_history(left_out: int, context_tokens: int) -> RequestWarning:
-    """A warning of the oldest items that the model was not shown."""
+    """Warning of the oldest items, which the model was not shown."""
     return RequestWarning(
         code="history-shortened",
         detail=f"the oldest {left_out} of the items that a prompt shows do not fit into the model's {context_tokens} "
@@ -191,7 +191,7 @@ def shortened_history(left_out: int, context_tokens: int) -> RequestWarning:
 
 
 def unknown_items(field: str, unknown: Sequence[str]) -> RequestWarning:
-    """A warning of item ids in ``field`` that mean nothing here."""
+    """Warning of item ids in ``field`` that are not in the catalogue."""
     sample = list(dict.fromkeys(unknown))[:_SAMPLE]
     shown = ", ".join(map(repr, sample)) + (", ..." if len(set(unknown)) > _SAMPLE else "")
     return RequestWarning(

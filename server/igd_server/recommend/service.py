@@ -1,4 +1,4 @@
-"""One recommendation: whose history, which variant; from the cache, the model or popularity; and what happened."""
+"""Answers one recommendation: variant and history, then the cache, the model or popularity, then counters and logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from igd_server.api.schemas import RequestWarning
 from igd_server.recommend.admission import Overloaded
 from igd_server.recommend.answers import Answer, ranking_of
 from igd_server.recommend.resolve import Asked, resolve, timeout_s_of, variant_of
-from igd_server.recommend.single_flight import Flights
+from igd_server.recommend.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from igd_server.settings import Settings
 
 ServedOf: TypeAlias = "Callable[[str | None], ServedCatalogue]"
-"""A catalogue by name; the default one for None."""
+"""Gives a catalogue by name; the default one for None."""
 
-# Kept of a request's time for an answer without the model, which must reach the client before the deadline too: at
-# three times the capacity, answers given up at the very deadline were 18 ms late (tests/bench/calm.py, p99).
+# Time kept for an answer without the model, which must also reach the client before the deadline: at three times the
+# capacity, requests that waited until the very deadline were answered 18 ms late (tests/bench/calm.py, p99).
 _ANSWERING_S = 0.05
 _ANSWERING_SHARE = 0.1
 
@@ -47,28 +47,28 @@ _log = logging.getLogger("igd.server")
 
 
 class Catalogues(Protocol):
-    """Where requests get a catalogue from."""
+    """Provides catalogues."""
 
     def lease(self, name: str | None = None) -> AbstractContextManager[ServedCatalogue]:
-        """A catalogue, the default one without a name, kept in the engine until the block ends."""
+        """A catalogue, by default the default one; it stays in the engine until the block ends."""
         ...
 
 
 class Slots(Protocol):
-    """Where requests wait for the model."""
+    """Provides slots in the model."""
 
     def slot(self, timeout_s: float, turn: Turn | None = None) -> AbstractAsyncContextManager[float]:
-        """A place in the model; gives the seconds that were waited for it."""
+        """A slot; yields the seconds waited for it."""
         ...
 
     def join(self, turn: Turn, caller: str, deadline: float) -> None:
-        """Somebody waits for the same."""
+        """Another caller waits for the same."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceParts:
-    """What recommendations are made with."""
+    """What the service needs."""
 
     catalogues: Catalogues
     histories: Histories
@@ -79,15 +79,15 @@ class ServiceParts:
 
 
 class RecommendationService:
-    """Answers requests."""
+    """Answers recommendation requests."""
 
     def __init__(self, settings: Settings, parts: ServiceParts) -> None:
         self._settings = settings
         self._parts = parts
-        self._faulty: set[tuple[str, str | None]] = set()  # models, each with its adapter, whose fault has been told
-        # What one request's own deadline ended, another's may still be long enough for.
-        self._flights: Flights[Answer] = Flights(personal=(Overloaded, DeadlineExceeded))
-        self._turns: dict[str, Turn] = {}  # of the work under each key, while the model is asked
+        self._faulty: set[tuple[str, str | None]] = set()  # models and adapters of which a fault has been logged
+        # A deadline or a refusal ends the work for one request; the next one begins it again.
+        self._work_by_key: SingleFlight[Answer] = SingleFlight(personal=(Overloaded, DeadlineExceeded))
+        self._turns: dict[str, Turn] = {}  # of the work under each key, while it waits for or uses the model
 
     @contextlib.contextmanager
     def leases(self) -> Iterator[ServedOf]:
@@ -96,23 +96,23 @@ class RecommendationService:
             yield functools.cache(lambda name: leases.enter_context(self._parts.catalogues.lease(name)))
 
     def weight(self, request: RecommendationRequest, served_of: ServedOf) -> int:
-        """How many ordinary requests this one counts as, by the beams that it asks for: 1 for up to 10 of them."""
+        """How many ordinary requests this one counts as, by its beams: 1 for up to 10."""
         beams = max(request.beams, request.k)
         if beams <= ORDINARY_BEAMS:
             return 1
         try:
             return served_of(request.catalogue).recommender.costs.weight_of(beams)
-        except IGDError:  # which the answer will be
+        except IGDError:  # the answer will be this error
             return 1
 
     async def answer(
         self, request: RecommendationRequest, request_id: str, served_of: ServedOf, *, caller: str = NOBODY
     ) -> Answer:
-        """Recommend; ``caller`` is whose share of the model it is taken from.
+        """Answer a request; ``caller`` is whose share of the model it uses.
 
         Raises:
-            QueryError: a value that cannot be served; names the field.
-            Overloaded: too many wait for the model.
+            QueryError: a value that cannot be used; names the field.
+            Overloaded: the server has too much to do.
             DeadlineExceeded: the deadline passed, and the request wants no fallback.
             EngineError: the engine cannot answer, and the request wants no fallback; or nothing is served yet.
             StoreError: the history cannot be read, and the request wants no fallback.
@@ -148,7 +148,7 @@ class RecommendationService:
             resolve(asked, self._settings, stored=stored)
 
     async def _rank(self, asked: Asked) -> Answer:
-        """With the model where there is a history, or by popularity."""
+        """Rank with the model, or by popularity without a history or a model's answer."""
         if asked.resolved.shown:
             try:
                 return await self._asked_before_or_now(asked)
@@ -161,7 +161,7 @@ class RecommendationService:
         return Answer(asked=asked, source="popularity", ranking=ranking_of(popular.items, asked.served))
 
     def _observe(self, answer: Answer) -> None:
-        """Count it, and note what it shows."""
+        """Count the answer, and note its items for attribution."""
         asked, served, metrics = answer.asked, answer.asked.served, self._parts.metrics
         variant = "" if asked.variant is None else asked.variant.name
         metrics.observe_answer(answer.source, variant=variant, catalogue=served.name)
@@ -175,7 +175,7 @@ class RecommendationService:
         )
 
     async def _stored_history(self, asked: Asked) -> list[str] | None:
-        """The user's item ids; None where the request itself says what history is meant."""
+        """The user's item ids; None if the request itself gives the history."""
         request = asked.request
         if request.user_id is None or "history" in request.model_fields_set:
             return None
@@ -199,7 +199,7 @@ class RecommendationService:
             async with asyncio.timeout_at(asked.deadline) as limit:
                 if (turn := self._turns.get(key)) is not None:
                     self._parts.slots.join(turn, asked.caller, asked.deadline)
-                answer = await self._flights.join(key, lambda: self._work(key, asked))
+                answer = await self._work_by_key.join(key, lambda: self._work(key, asked))
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -211,9 +211,9 @@ class RecommendationService:
         return answer
 
     async def _work(self, key: str, asked: Asked) -> Answer:
-        """Ask the store and then the model, for ``asked`` and whoever joins; both may outlive it, its lease does not.
+        """Ask the store, then the model, for ``asked`` and all who join; this may outlive ``asked`` and its lease.
 
-        Nor need it: whoever still waits for this has a lease of the same version.
+        Whoever still waits has a lease of the same version.
         """
         parts, served, resolved = self._parts, asked.served, asked.resolved
         kept = await parts.results.stored(key, by=asked.store_by)
@@ -239,7 +239,7 @@ class RecommendationService:
         return Answer(asked=asked, source="model", ranking=ranking, stats=found.stats, waited_s=waited_s)
 
     def _note(self, fault: ModelFault, *, model: str, adapter: str | None) -> None:
-        """Count what is no answer; the first fault of a model, and of each adapter, is logged."""
+        """Count a fault of the model; log the first one of each model and adapter."""
         self._parts.metrics.observe_model_fault(model=model, adapter=adapter or "")
         if (model, adapter) not in self._faulty:
             self._faulty.add((model, adapter))

@@ -1,4 +1,4 @@
-"""The same question asked by several at once is worked out once."""
+"""Single flight: if several requests ask for the same at once, the work is done once."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
-class _Flight(Generic[T]):
+class _Work(Generic[T]):
     work: asyncio.Task[T]
     waiting: int = 0
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """Work in progress, by key. It belongs to no caller: it goes on while anybody waits, and ends when all have left.
 
     All methods belong to one event loop.
     """
 
     def __init__(self, *, personal: tuple[type[Exception], ...] = ()) -> None:
-        """``personal``: errors that concern only whoever began the work, as a deadline; the others begin anew."""
+        """``personal``: errors of the caller that began the work alone, such as its deadline; others begin again."""
         self._personal = personal
-        self._flights: dict[Hashable, _Flight[T]] = {}
+        self._running: dict[Hashable, _Work[T]] = {}
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._running)
 
     async def join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What ``work()`` returns or raises, or what the work under ``key`` does that is going on already.
+        """The result of ``work()``, or of the work that is running under ``key``; raises what it raises.
 
-        A caller may leave, by being cancelled, at any time: the others are none the wiser.
+        A caller may be cancelled at any time; the others are not affected.
 
         Raises:
-            EngineError: somebody other than its callers cancelled the work that this caller began.
+            EngineError: something other than its callers cancelled the work.
         """
         while True:
-            flight = self._flights.get(key)
-            joined = flight is not None
-            if flight is None:
-                flight = self._flights[key] = _Flight(work=asyncio.create_task(work()))
-                flight.work.add_done_callback(_retrieve)
-            flight.waiting += 1
+            running = self._running.get(key)
+            joined = running is not None
+            if running is None:
+                running = self._running[key] = _Work(work=asyncio.create_task(work()))
+                running.work.add_done_callback(_retrieve)
+            running.waiting += 1
             try:
-                await asyncio.wait((flight.work,))
+                await asyncio.wait((running.work,))
             finally:
-                flight.waiting -= 1
-                if not flight.waiting or flight.work.done():
-                    self._end(key, flight)
-            if flight.work.cancelled():
+                running.waiting -= 1
+                if not running.waiting or running.work.done():
+                    self._end(key, running)
+            if running.work.cancelled():
                 if not joined:
                     raise EngineError("the work was interrupted")
-            elif not joined or not isinstance(flight.work.exception(), self._personal):
-                return flight.work.result()
+            elif not joined or not isinstance(running.work.exception(), self._personal):
+                return running.work.result()
 
-    def _end(self, key: Hashable, flight: _Flight[T]) -> None:
-        """From now on the key means new work."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        flight.work.cancel()
+    def _end(self, key: Hashable, running: _Work[T]) -> None:
+        """The work has ended: the next caller of the key begins new work."""
+        if self._running.get(key) is running:
+            del self._running[key]
+        running.work.cancel()
 
 
 def _retrieve(work: asyncio.Task[T]) -> None:
-    """Work that fails when nobody is left to hear of it is no fault of the event loop's."""
+    """Retrieve an error that nobody waits for, so that the event loop does not report it."""
     if not work.cancelled():
         work.exception()

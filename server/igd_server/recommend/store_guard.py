@@ -1,7 +1,7 @@
-"""The store as requests see it: each call bounded in time, and none at all while the store does not answer.
+"""The store as requests use it: each call bounded in time, and refused at once while the store does not answer.
 
-A store that hangs would cost every request its whole timeout. After a few failures in a row calls are refused at once
-for a second; then one call, the probe, asks again while the others go on being refused.
+A store that hangs would cost every request its whole timeout. After a few failures in a row, calls are refused for a
+second; then one call, the probe, tries again while the others are still refused.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from igd_server.observe.metrics import GivenUp
 
     class GuardedStore(HistoryStore, ResultStore, Protocol):
-        """What requests need of a store."""
+        """What requests need from a store."""
 
 
 T = TypeVar("T")
 
-"""No answer in time; or not asked, because the store did not answer others."""
+"""Why a call was given up: no answer in time, or not made, because the store did not answer others."""
 
 _FAILURES_TO_OPEN = 5
 _OPEN_S = 1.0
-_GRACE_S = 0.005  # a store that keeps its own time is the first to say that it is over, and knows why
+_GRACE_S = 0.005  # a store with a time-out of its own reports first, and knows the reason
 
 
 class StoreGuard:
     """Histories and answers in a store that may be slow, hang or be gone.
 
-    Reads and writes are given up on apart from each other: a store that is full, or a replica, still answers reads. All
-    methods belong to one event loop and raise StoreUnavailable where the store gives no answer.
+    Reads and writes fail separately: a full store, or a replica, still answers reads. All methods belong to one event
+    loop and raise StoreUnavailable if the store does not answer.
     """
 
     def __init__(
         self, store: GuardedStore, *, timeout_s: float, on_giving_up: Callable[[str, GivenUp], None] | None = None
     ) -> None:
-        """``on_giving_up`` is called with the operation, a method's name, and why."""
+        """``on_giving_up`` gets the operation, a method's name, and the reason."""
         self._store = store
         self._timeout_s = timeout_s
         self._on_giving_up = on_giving_up
@@ -49,27 +49,27 @@ class StoreGuard:
         self._writing = _Circuit()
 
     async def history(self, user_id: str, *, by: float | None = None) -> Sequence[Event]:
-        """A user's events, oldest first; ``by`` is the event loop's time at which an answer comes too late."""
+        """A user's events, oldest first; ``by``: a time of the event loop after which they come too late."""
         return await self._guarded("history", self._reading, lambda: self._store.history(user_id), by)
 
     async def get(self, key: str, *, by: float | None = None) -> bytes | None:
-        """What was put under ``key``, if it is still there."""
+        """The value under ``key``; None if there is none."""
         return await self._guarded("get", self._reading, lambda: self._store.get(key), by)
 
     async def append(self, user_id: str, events: Sequence[Event]) -> int:
-        """Record events; an error does not say that none was recorded. Returns how many were new."""
+        """Record events; after an error some may be recorded. Returns how many were new."""
         return await self._guarded("append", self._writing, lambda: self._store.append(user_id, events))
 
     async def forget(self, user_id: str) -> bool:
-        """Delete all that is stored under the user's id; whether there was anything."""
+        """Delete everything stored about a user; returns whether there was anything."""
         return await self._guarded("forget", self._writing, lambda: self._store.forget(user_id))
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for ``ttl_s`` seconds."""
+        """Store ``value`` for ``ttl_s`` seconds."""
         await self._guarded("put", self._writing, lambda: self._store.put(key, value, ttl_s))
 
     async def put_all(self, values: Mapping[str, bytes], ttl_s: float) -> None:
-        """Keep each value for ``ttl_s`` seconds; an error does not say that none is kept."""
+        """Store each value for ``ttl_s`` seconds; after an error some may be stored."""
         await self._guarded("put_all", self._writing, lambda: self._store.put_all(values, ttl_s))
 
     async def _guarded(
@@ -81,7 +81,7 @@ class StoreGuard:
             self._give_up(operation, "unasked")
             raise StoreUnavailable("the store was not asked: it has not answered lately")
         is_probe = circuit.is_open
-        answered: bool | None = None  # neither, when the caller leaves first
+        answered: bool | None = None  # None if the caller leaves first
         try:
             async with asyncio.timeout_at(latest + _GRACE_S) as limit:
                 result = await call()
@@ -96,7 +96,7 @@ class StoreGuard:
             self._give_up(operation, "late")
             raise StoreUnavailable(f"the store did not answer within {latest - now:.3f} s") from None
         except Exception:
-            answered = True  # though not with what was asked for
+            answered = True  # with an error, but it answered
             raise
         finally:
             circuit.settle(answered=answered, is_probe=is_probe)
@@ -108,7 +108,7 @@ class StoreGuard:
 
 
 class _Circuit:
-    """Open after ``_FAILURES_TO_OPEN`` failures in a row: nothing passes but one probe a second."""
+    """A circuit breaker: open after ``_FAILURES_TO_OPEN`` failures in a row, when only one probe a second passes."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -120,7 +120,7 @@ class _Circuit:
         return self._failures >= _FAILURES_TO_OPEN
 
     def admits(self, now: float) -> bool:
-        """Whether a call may be made; if it is the probe, no other is admitted until that is settled."""
+        """Whether a call may be made; while a probe runs, no other call is admitted."""
         if not self.is_open:
             return True
         if self._probing or now < self._probe_at:
@@ -129,7 +129,7 @@ class _Circuit:
         return True
 
     def settle(self, *, answered: bool | None, is_probe: bool) -> None:
-        """Take in how an admitted call ended; None: its caller left before it did."""
+        """Note how a call ended: answered or not; None if its caller left before."""
         if is_probe:
             self._probing = False
         if answered:

@@ -1,4 +1,4 @@
-"""``POST /v1/admin/catalogues/{name}:rollback``, ``:reload`` and ``:allow``: what operators do to live catalogues."""
+"""``POST /v1/admin/catalogues/{name}:rollback``, ``:reload`` and ``:allow``: commands for live catalogues."""
 
 from typing import Annotated
 

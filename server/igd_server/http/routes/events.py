@@ -20,7 +20,7 @@ from igd_server.recommend.histories import Histories
 from igd_server.recommend.resolve import unknown_items
 
 _EVENTS_A_REQUEST = 10
-"""By rate limits: a batch is cheaper than its events one by one, but not for nothing."""
+"""Events that count as one request for rate limits: a batch is cheaper than single events, but not free."""
 
 
 def events_router(
@@ -68,7 +68,7 @@ def events_router(
 
 
 def _warning(body: EventsRequest, deployment: Deployment) -> RequestWarning | None:
-    """Of items that no catalogue being served has: a misspelt id would never be noticed otherwise."""
+    """Warn of items that are in no catalogue being served: otherwise nobody would notice a misspelt id."""
     catalogues = [served.catalogue for served in deployment.serving.values()]
     if not catalogues:
         return None

@@ -23,14 +23,14 @@ from igd_server.http.context import context_of, refusal
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
 from igd_server.recommend.admission import Admission
 
-_SEARCHES_AT_ONCE = 2  # so that people who look for items leave cores to the model
+_SEARCHES_AT_ONCE = 2  # leave cores to the model
 _MOST_WAITING = 64
 
 
 def items_router(deployment: Deployment, *, timeout_s: float) -> APIRouter:
-    """Both routes. Searches wait ``timeout_s`` at most for their turn, and callers take turns."""
+    """Both routes. Searches wait for their turn, at most ``timeout_s``; callers take turns."""
     router = APIRouter(tags=["items"], dependencies=KEYED)
-    # No metrics: those of admission are of the model, and what scales servers.
+    # No metrics: those of admission are the model's, by which servers are scaled.
     searching = Admission(_SEARCHES_AT_ONCE, _MOST_WAITING)
 
     @router.get(
@@ -41,7 +41,7 @@ def items_router(deployment: Deployment, *, timeout_s: float) -> APIRouter:
     )
     async def find_items(search: Annotated[ItemSearch, Query()], request: Request) -> ItemPage:
         served = deployment.served(search.catalogue)
-        # One more than asked for tells whether there is a next page.
+        # One more than asked for shows whether there is a next page.
         async with searching.slot(timeout_s, Turn(callers=(caller_of(request.scope),))):
             found = await asyncio.to_thread(
                 served.titles.find, search.query, limit=search.limit + 1, offset=search.offset
@@ -52,7 +52,7 @@ def items_router(deployment: Deployment, *, timeout_s: float) -> APIRouter:
             next_offset=search.offset + search.limit if len(found) > search.limit else None,
         )
 
-    # A path parameter that takes slashes: an item id may hold them.
+    # A path parameter that may contain slashes: an item id may.
     @router.get(
         "/v1/items/{item_id:path}",
         summary="One item",

@@ -1,4 +1,4 @@
-"""What operators ask: ``/healthz``, ``/startupz``, ``/readyz``, ``/metrics``."""
+"""For operators: ``/healthz``, ``/startupz``, ``/readyz``, ``/metrics``."""
 
 import logging
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("igd.server")
 
 
 def operations_router(deployment: Deployment, metrics: Metrics | None) -> APIRouter:
-    """The probes; and ``/metrics`` unless it is served elsewhere."""
+    """The probes, and ``/metrics`` unless another port has it."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz", summary="Whether the process answers", response_model_exclude_none=True)

@@ -75,7 +75,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
             entries = [_checked(entry) for entry in body.requests]
             weights = [1 if isinstance(entry, Finding) else service.weight(entry, served_of) for entry in entries]
             await charge(request.scope, sum(weights) - 1)
-            served_of(None)  # while nothing is served, the batch is refused rather than each of its entries
+            served_of(None)  # if nothing is served, refuse the batch instead of each entry
 
             async def result(entry: RecommendationRequest | Finding, request_id: str) -> bytes:
                 return await _result(service, entry, request_id, served_of, caller)
@@ -108,7 +108,7 @@ async def _result(
     served_of: ServedOf,
     caller: str,
 ) -> bytes:
-    """One entry, answered: a `BatchResult` as JSON. An error is this entry's, not the batch's."""
+    """One entry's answer: a `BatchResult` as JSON. An error concerns this entry alone."""
     found: Answer | Finding
     if isinstance(entry, Finding):
         found = entry
@@ -128,7 +128,7 @@ async def _result(
 
 
 def _log_failed(request_id: str, found: Finding, error: IGDError) -> None:
-    """An entry's 5xx is in no log line of a request: the batch itself is answered with 200."""
+    """Log an entry's 5xx: the batch itself is answered with 200."""
     if found.kind.status < INTERNAL_ERROR.status:
         return
     level = logging.ERROR if found.kind is INTERNAL_ERROR else logging.WARNING

@@ -22,7 +22,7 @@ UserInPath = Annotated[str, Path(min_length=1, max_length=MAX_USER_ID_CHARS, pat
 
 
 def users_router(histories: Histories) -> APIRouter:
-    """Both routes do the same; with the id in the body, no proxy's log has it and none changes it."""
+    """Both routes do the same; with the id in the body, no proxy logs or changes it."""
     router = APIRouter(tags=["users"], dependencies=KEYED)
     with_body = APIRouter(route_class=JsonRoute)
 
@@ -37,7 +37,7 @@ def users_router(histories: Histories) -> APIRouter:
     async def forget(body: ForgetRequest) -> None:
         await histories.forget(body.user_id)
 
-    # A path parameter that takes slashes: a user's id may hold them. One that holds a line feed is no path: 404.
+    # A path parameter that may contain slashes: a user's id may. An id with a line feed is not a path: 404.
     @router.delete(
         "/v1/users/{user_id:path}",
         summary="Forget a user whose id may stand in a URL",

@@ -1,4 +1,4 @@
-"""Pages: the one where people try it, at ``/`` and ``/web/``; and the API's documentation, at ``/docs``."""
+"""The page to try recommendations, at ``/`` and ``/web/``; and the API's documentation, at ``/docs``."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ DOCS_DIRECTORY = Path(__file__).parents[2] / "swagger"
 
 
 class _RevalidatedFiles(StaticFiles):
-    """Static files that a browser asks about each time; unchanged ones are answered with 304."""
+    """Static files that a browser revalidates each time; unchanged ones are answered with 304."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401 - starlette's own signature
         response = super().file_response(*args, **kwargs)
@@ -25,7 +25,7 @@ class _RevalidatedFiles(StaticFiles):
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve Swagger UI from this package's files: it asks nobody else for anything."""
+    """Serve Swagger UI from this package's files, without requests to other sites."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
@@ -35,7 +35,7 @@ def add_docs(app: FastAPI) -> None:
 
 
 def add_page(app: FastAPI, directory: Path) -> None:
-    """Serve the page's files; without them, ``/`` is 404."""
+    """Serve the page's files; without a directory, ``/`` is 404."""
     if directory.is_dir():
         app.mount("/web", _RevalidatedFiles(directory=directory), name="web")
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from igd_server.recommend.single_flight import Flights
+from igd_server.recommend.single_flight import SingleFlight
 from virtual_time import run_in_virtual_time
 
 from igd_core.errors import DeadlineExceeded, EngineError
@@ -50,13 +50,13 @@ class Work:
 def test_every_caller_who_stays_gets_exactly_one_answer_whoever_leaves(
     asked: list[tuple[str, int, int | None]], fails: bool
 ) -> None:
-    work, flights = Work(fails=fails), Flights[tuple[str, int]]()
+    work, single = Work(fails=fails), SingleFlight[tuple[str, int]]()
     answers: list[list[object]] = [[] for _ in asked]
 
     async def ask(position: int, key: str, at: int) -> None:
         await asyncio.sleep(at * TICK_S)
         try:
-            answers[position].append(await flights.join(key, lambda: work(key)))
+            answers[position].append(await single.join(key, lambda: work(key)))
         except EngineError as error:
             answers[position].append(error)
 
@@ -84,24 +84,24 @@ def test_every_caller_who_stays_gets_exactly_one_answer_whoever_leaves(
             assert isinstance(got[0], EngineError) if fails else (isinstance(got[0], tuple) and got[0][0] == key)
     assert all(most == 1 for most in work.most.values())
     assert not any(work.running.values())
-    assert len(flights) == 0
+    assert len(single) == 0
 
 
 def test_identical_questions_at_once_are_worked_out_once() -> None:
     async def scenario() -> None:
-        work, flights = Work(), Flights[tuple[str, int]]()
-        landed = await asyncio.gather(*(flights.join("a", lambda: work("a")) for _ in range(50)))
+        work, single = Work(), SingleFlight[tuple[str, int]]()
+        landed = await asyncio.gather(*(single.join("a", lambda: work("a")) for _ in range(50)))
         assert work.begun == {"a": 1}
         assert landed == [("a", 1)] * 50
-        assert await flights.join("a", lambda: work("a")) == ("a", 2)
+        assert await single.join("a", lambda: work("a")) == ("a", 2)
 
     run_in_virtual_time(scenario())
 
 
 def test_work_goes_on_without_the_one_who_began_it_and_ends_when_all_have_left() -> None:
     async def scenario() -> None:
-        work, flights = Work(), Flights[tuple[str, int]]()
-        callers = [asyncio.create_task(flights.join("a", lambda: work("a"))) for _ in range(3)]
+        work, single = Work(), SingleFlight[tuple[str, int]]()
+        callers = [asyncio.create_task(single.join("a", lambda: work("a"))) for _ in range(3)]
         for caller in callers:
             await asyncio.sleep(TICK_S)
             assert work.running["a"] == 1
@@ -119,7 +119,7 @@ def test_an_error_that_is_one_callers_own_is_not_the_others() -> None:
     begun = []
 
     async def scenario() -> None:
-        flights = Flights[str](personal=(DeadlineExceeded,))
+        single = SingleFlight[str](personal=(DeadlineExceeded,))
 
         async def work(caller: str) -> str:
             begun.append(caller)
@@ -129,7 +129,7 @@ def test_an_error_that_is_one_callers_own_is_not_the_others() -> None:
             return caller
 
         landed = await asyncio.gather(
-            *(flights.join("key", lambda caller=caller: work(caller)) for caller in deadlines),  # type: ignore[misc]
+            *(single.join("key", lambda caller=caller: work(caller)) for caller in deadlines),  # type: ignore[misc]
             return_exceptions=True,
         )
         assert [isinstance(each, DeadlineExceeded) for each in landed] == [True, True, False]
@@ -141,8 +141,8 @@ def test_an_error_that_is_one_callers_own_is_not_the_others() -> None:
 
 def test_work_that_somebody_else_stops_is_an_error_for_one_and_begun_anew_for_others() -> None:
     async def scenario() -> None:
-        work, flights = Work(), Flights[tuple[str, int]]()
-        callers = [asyncio.create_task(flights.join("a", lambda: work("a"))) for _ in range(3)]
+        work, single = Work(), SingleFlight[tuple[str, int]]()
+        callers = [asyncio.create_task(single.join("a", lambda: work("a"))) for _ in range(3)]
         await asyncio.sleep(TICK_S)
         (stopped,) = asyncio.all_tasks() - {*callers, asyncio.current_task()}
         stopped.cancel()
@@ -161,8 +161,8 @@ def test_work_that_fails_after_all_have_left_is_forgotten(caplog: pytest.LogCapt
             raise EngineError("while it was being stopped")
 
     async def scenario() -> None:
-        flights = Flights[str]()
-        caller = asyncio.create_task(flights.join("a", stubborn))
+        single = SingleFlight[str]()
+        caller = asyncio.create_task(single.join("a", stubborn))
         await asyncio.sleep(1)
         caller.cancel()
         await asyncio.wait((caller,))
