@@ -93,14 +93,15 @@ def same(kind: str, written: Iterable[str], found: Iterable[str]) -> None:
 def settings() -> str:
     """Every setting: variable, default, flag, values, meaning."""
     schema = Settings.model_json_schema()["properties"]
-    words = attributes_of(Settings)
     (commands,) = (at for at in make_parser("serve")._actions if isinstance(at, argparse._SubParsersAction))
-    flags = {at.dest: at.option_strings[-1] for at in commands.choices["serve"]._actions}
+    flags = {at.dest: at.option_strings[0] for at in commands.choices["serve"]._actions}
     rows = []
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else _shown(field.default)
         flag = f"`{flags[name]}`" if name in flags else ""
-        rows.append([f"`{PREFIX}{name.upper()}`", default, flag, _values(schema[name]), linked(words[name])])
+        rows.append(
+            [f"`{PREFIX}{name.upper()}`", default, flag, _values(schema[name]), linked(field.description or "")]
+        )
     return table(("variable", "default", "flag", "values", "what it is"), rows)
 
 

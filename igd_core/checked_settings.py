@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from igd_core.errors import InputError
-from igd_core.ranges import MOST, MOST_REAL, MOST_SEED, Real, Whole
+from igd_core.ranges import MOST, MOST_REAL, MOST_SEED, MOST_WHOLE, Real, Whole
 
 T = TypeVar("T")
 _OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
@@ -55,6 +55,7 @@ CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Amount = Annotated[float, Field(ge=0, le=MOST_REAL)]
 PositiveAmount = Annotated[float, Field(gt=0, le=MOST_REAL)]
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Several = Annotated[tuple[T, ...], Field(strict=False, min_length=1), AfterValidator(each_once)]
 """Numbers with commas between them on the command line, at least one, each kept once: ``Several[Share]``."""
@@ -151,7 +152,7 @@ class Setting:
         """Of a number."""
         bounds = self.bounds
         if self.kind is int:
-            return Whole(self.name, least=int(bounds.get("ge", 0)), most=int(bounds.get("le", MOST)))
+            return Whole(self.name, least=int(bounds.get("ge", 0)), most=int(bounds.get("le", MOST_WHOLE)))
         if self.kind is not float:
             return None
         return Real(
@@ -213,6 +214,8 @@ def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str, joi
 
 def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
     """What of a value does not fit."""
+    if setting is not None and not setting.info.repr:
+        return f"{found['msg'].lower()} (the value is not shown)"
     value, number = found["input"], setting.range if setting else None
     if number is not None and found["type"] in _OUT_OF_RANGE:
         return f"{value if isinstance(value, int) else format(value, 'g')} is not in {number}"

@@ -8,7 +8,7 @@ from typing import Final
 EXTRA_OF_MODULE: Final = {
     **dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "core"),
     **dict.fromkeys(
-        ("fastapi", "starlette", "uvicorn", "pydantic_settings", "prometheus_client", "httpx", "redis"),
+        ("fastapi", "starlette", "uvicorn", "prometheus_client", "httpx", "redis"),
         "server",
     ),
     **dict.fromkeys(("limits", "httptools", "uvloop", "opentelemetry"), "server"),

@@ -13,6 +13,8 @@ from igd_core.errors import InputError
 
 MOST = 2**31 - 1
 """Of a whole number that has no narrower bound."""
+MOST_WHOLE = 2**63 - 1
+"""Of one that is bytes."""
 MOST_REAL = 1e9
 """Of any other number without one."""
 MOST_SEED = 2**32 - 1

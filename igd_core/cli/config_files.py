@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from igd_core.checked_settings import CheckedSettings, no_such_setting, settings_in
-from igd_core.cli.flags import put
+from igd_core.cli.flags import IN_FILE, put
 from igd_core.errors import InputError
 
 MAX_BYTES = 1 << 20
@@ -40,7 +40,7 @@ def add_config_flags(parser: argparse.ArgumentParser, *models: type[CheckedSetti
 
 
 class _ReadConfig(argparse.Action):
-    """Reads the file; `igd_core.cli.main` puts what it says beside the flags once all of them are known."""
+    """Reads the file; `igd_core.cli.flags.given` looks there for what no flag says."""
 
     def __init__(self, *, models: Sequence[type[CheckedSettings]], **usual: Any) -> None:  # noqa: ANN401 - argparse's
         super().__init__(**usual)
@@ -50,9 +50,15 @@ class _ReadConfig(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, _: str | None = None
     ) -> None:
         path = Path(str(values))
-        namespace.said_in_file = read_config_file(path, self.models)
+        setattr(namespace, IN_FILE, read_config_file(path, self.models))
         for action in parser._actions:  # argparse offers no other way to say that the file may hold it
             action.required = False
+
+
+def said_in_file(args: argparse.Namespace) -> dict[str, Any]:
+    """What the file says, by the flags' names; nothing where none was given."""
+    said: dict[str, Any] = getattr(args, IN_FILE, {})
+    return said
 
 
 def read_config_file(path: Path, models: Sequence[type[CheckedSettings]]) -> dict[str, Any]:

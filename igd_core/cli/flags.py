@@ -17,28 +17,36 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
+IN_FILE = "said_in_file"
+"""Of the parsed arguments: what the file of ``--config`` says, by the flags' names."""
 M = TypeVar("M", bound=CheckedSettings)
 
 
-def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel]) -> None:
-    """Add a flag for each setting of ``model``."""
+def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel], *, required: bool = True) -> None:
+    """Add a flag for each setting of ``model``; with ``required`` false, something else may give what is needed."""
     for setting in settings_in(model):
         parser.add_argument(
             "--" + setting.name.replace("_", "-"),
             dest=setting.name,
             default=argparse.SUPPRESS,
-            required=setting.info.is_required(),
+            required=required and setting.info.is_required(),
             help=_help(setting),
             **_kind(setting),
         )
 
 
+def given_as_flags(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The settings that the flags name, by the flags' names."""
+    return {each.name: getattr(args, each.name) for each in settings_in(model) if hasattr(args, each.name)}
+
+
 def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
-    """The settings that the flags name, nested as the model is."""
+    """The settings that the flags name, or else the file of ``--config``, nested as the model is."""
+    said = {**getattr(args, IN_FILE, {}), **given_as_flags(args, model)}
     values: dict[str, Any] = {}
     for setting in settings_in(model):
-        if hasattr(args, setting.name):
-            put(values, setting.path, getattr(args, setting.name))
+        if setting.name in said:
+            put(values, setting.path, said[setting.name])
     return values
 
 
@@ -75,7 +83,7 @@ def _kind(setting: Setting) -> dict[str, Any]:
 
 
 def _help(setting: Setting) -> str:
-    words, default = setting.info.description or "", setting.info.get_default()
+    words, default = (setting.info.description or "").replace("``", "`"), setting.info.get_default()
     is_nothing = default is None or default is False or default in ((), {})
     if setting.info.is_required() or is_nothing or not setting.flag.shows_default:
         return words.replace("%", "%%")
@@ -86,6 +94,6 @@ def _help(setting: Setting) -> str:
 def _shown(value: object) -> str:
     if value is True:
         return "on"
-    if isinstance(value, (int, float)):
+    if isinstance(value, float):
         return f"{value:g}"
     return ",".join(map(_shown, value)) if isinstance(value, tuple) else str(value)

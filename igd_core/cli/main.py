@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from igd_core.errors import IGDError
 from igd_core.release import RELEASE
@@ -39,11 +39,17 @@ COMMANDS = {
 }
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage of a command with many flags would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The command line: all flags of ``command``, of the others their names; or with None all flags of all."""
-    parser = argparse.ArgumentParser(
-        prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding."
-    )
+    parser = OneLineParser(prog="igd", description="Recommendation by trie-constrained, IGD-weighted decoding.")
     parser.add_argument("--version", action="version", version=f"igd {RELEASE}", help="print the release and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = {module for name, (module, _) in COMMANDS.items() if command in (None, name)}
@@ -64,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = make_parser(command).parse_args(argv)
-        if hasattr(args, "said_in_file"):  # by --config; a flag goes before
-            args = argparse.Namespace(**{**args.said_in_file, **vars(args)})
         code = int(args.run(args))
         sys.stdout.flush()
     except IGDError as error:

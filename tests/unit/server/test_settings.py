@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from igd_server.settings import Settings, read_settings
 
+from igd_core.cli.main import main
 from igd_core.errors import InputError
 
 
@@ -125,3 +127,35 @@ def test_settings_do_not_change() -> None:
     settings = Settings(artifact=Path("a"), model="m")
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
+
+
+def test_a_file_goes_before_defaults_alone_and_its_values_have_types(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IGD_POLL_S", "9")
+    monkeypatch.setenv("IGD_CANARY", "")
+    path = tmp_path / "server.toml"
+    path.write_text(
+        'catalogues = ["films", "books"]\nmodel = "m"\nport = 1\npoll_s = 3\ncanary = false\nmax_running = 3\n'
+        'adapters = {tuned = "/a"}\nvariants = [{name = "bold", alpha = 1}]\nstore = "redis://:secret@db/0"\n'
+    )
+    assert main(["serve", "--config", str(path), "--port", "8100", "--no-canary", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    told = tomllib.loads(printed)
+    assert (told["port"], told["poll_s"], told["canary"], told["max_running"]) == (8100, 9.0, False, 3)
+    assert (told["catalogues"], told["variants"][0]["alpha"]) == (["films", "books"], 1.0)
+    assert "secret" not in printed
+    again = tmp_path / "again.toml"
+    again.write_text(printed)
+    assert main(["serve", "--config", str(again), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+    for text, line in (
+        ('port = "8100"', "port: '8100' is a str; a whole number in 0..65535 is needed (8100 without quotes)"),
+        ("prot = 1", "there is no setting 'prot'; is 'port' meant?"),
+        ("store = 5", "store: input should be a valid string (the value is not shown)"),
+        ('variants = [{name = "a", alpha = 7}]', "variants"),
+        ('adapters = "tuned"', "adapters: 'tuned' is not NAME=DIR"),
+    ):
+        path.write_text(text)
+        assert main(["serve", "--config", str(path)]) == 2
+        assert capsys.readouterr().err.startswith(f"igd: {path}: {line}")
