@@ -57,9 +57,10 @@ from igd_core.engines.vllm.question import NodeQuestion, RoundTicket  # noqa: E4
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.methods import DecodingSetting, Seen  # noqa: E402
-from igd_core.ids import ROOT, ItemIndex  # noqa: E402
+from igd_core.ids import ROOT, ItemIndex, NodeId  # noqa: E402
 from igd_core.search.beam import BeamSearch  # noqa: E402
 from igd_core.search.fairness import Turn  # noqa: E402
+from igd_core.search.normalisation import Normalisation  # noqa: E402
 from igd_core.search.session import Scoring  # noqa: E402
 
 if TYPE_CHECKING:
@@ -180,6 +181,44 @@ async def test_items_and_scores_are_the_embedded_engines(
         assert_same_answers(found, expected)
 
 
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("weights", [{"alpha": 0.0}, {"alpha": 0.2, "temperature": 0.7}], ids=["plain", "weighted"])
+async def test_over_children_items_and_scores_are_the_embedded_engines_and_no_forced_token_is_asked_about(
+    vllm: Subject,
+    tree: Subject,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: dict[str, float],
+    name: str,
+) -> None:
+    asked: list[SamplingParams] = []
+    add_request = engine_of(vllm).llm.add_request
+
+    def recorded(request_id: str, prompt: Any, params: SamplingParams, **more: Any) -> Any:
+        asked.append(params)
+        return add_request(request_id, prompt, params, **more)
+
+    monkeypatch.setattr(engine_of(vllm).llm, "add_request", recorded)
+    scoring: dict[str, Any] = {"normalise": "children", "leaves": leaves_of(artifact, **FILTERS[name]), **weights}
+    for rows in ((1, 2, 3), (20,), (5, 60, 100, 8)):
+        prompt = prompt_of(artifact, *rows)
+        assert_same_answers(*[await search(each, artifact, prompt, **scoring) for each in (vllm, tree)])
+    assert asked
+    assert {params.prompt_logprobs for params in asked} == {None}
+    questions = [NodeQuestion.from_extra_args(params.extra_args) for params in asked]
+    assert all(each is not None and each.over_children for each in questions)
+    assert all(each is not None and len(artifact.trie.children(NodeId(each.node))) > 1 for each in questions)
+
+
+async def test_over_children_the_probabilities_of_all_titles_sum_to_one(vllm: Subject, artifact: Artifact) -> None:
+    for rows in ((1, 2, 3), (20,)):
+        found = await search(
+            vllm, artifact, prompt_of(artifact, *rows), beams=len(artifact.catalogue), alpha=0.0, normalise="children"
+        )
+        assert len(found) == artifact.trie.num_leaves
+        assert sum(each.probability for each in found) == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 async def test_titles_ranked_by_their_decisions_need_no_log_probability_of_a_forced_token(
     vllm: Subject, tree: Subject, artifact: Artifact, temperature: float
@@ -246,6 +285,7 @@ async def test_rows_are_evaluated_as_on_the_embedded_engine(
         for penalty in (0.0, 1.0)
         for seen in SEEN
     ]
+    settings.append(replace(settings[0], scored=Normalisation(normalise="children", temperature=0.5)))
     rng = random.Random(12)
     histories = [[ItemIndex(row) for row in rng.sample(range(150), rng.randint(1, 6))] for _ in range(20)]
     answers = [

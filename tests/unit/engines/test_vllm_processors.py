@@ -96,6 +96,7 @@ def question(artifact: Artifact, rng: random.Random) -> NodeQuestion:
         node=node,
         alpha=rng.choice([0.0, 0.2, 1.0]),
         temperature=rng.choice([1.0, 1.0, 0.5]),
+        over_children=rng.random() < 0.4,
         keep=rng.randint(1, 6),
         listed=tuple(listed),
         only_listed=only,

@@ -29,6 +29,7 @@ class Asked:
     keep: int
     listed: list[int]
     only_listed: bool
+    over_children: bool = False
 
 
 def weights(trie: TokenTrie, gains: list[float]) -> TrieWeights:
@@ -45,6 +46,7 @@ def exposed(logits: torch.Tensor, trie: TrieWeights, asked: list[Asked]) -> torc
         node=np.array([each.node for each in asked], dtype=np.int64),
         alpha=np.array([each.alpha for each in asked], dtype=np.float32),
         temperature=np.array([each.temperature for each in asked], dtype=np.float32),
+        over_children=np.array([each.over_children for each in asked], dtype=np.bool_),
     )
     choice = ChildChoice(
         keep=np.array([each.keep for each in asked], dtype=np.int64),
@@ -58,7 +60,9 @@ def exposed(logits: torch.Tensor, trie: TrieWeights, asked: list[Asked]) -> torc
 def expected_children(logits: list[float], trie: TokenTrie, gains: list[float], asked: Asked) -> dict[int, float]:
     """Token -> log-probability of the children that must come back, by a Python loop in float64."""
     scaled = [value / asked.temperature for value in logits]
-    normaliser = max(scaled) + math.log(math.fsum(math.exp(value - max(scaled)) for value in scaled))
+    tokens = trie.edge_token[trie.row_start[asked.node] : trie.row_start[asked.node + 1]].tolist()
+    among = [scaled[token] for token in tokens] if asked.over_children else scaled
+    normaliser = max(among) + math.log(math.fsum(math.exp(value - max(among)) for value in among))
     ranked = []
     for place, edge in enumerate(range(int(trie.row_start[asked.node]), int(trie.row_start[asked.node + 1]))):
         if (place in asked.listed) == asked.only_listed:
@@ -87,6 +91,7 @@ def test_a_log_softmax_returns_the_best_admitted_children_and_no_other(data: st.
                 keep=data.draw(st.integers(1, 3)),
                 listed=sorted(data.draw(st.sets(st.sampled_from(places)))),
                 only_listed=data.draw(st.booleans()),
+                over_children=data.draw(st.booleans()),
             )
         )
     # Distinct by far more than float32 resolves: which of two equal scores is kept is another test's business.
