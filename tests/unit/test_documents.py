@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from igd_core.cli.main import make_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -86,6 +89,45 @@ def run_on(document: Path) -> list[str]:
             found.append(line)
         inside = bool(starts.match(line)) or (inside and bool(line))
     return found
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of each `igd` command in a page's blocks of shell, from its name on."""
+    found = []
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        joined = re.sub(r"\\\n|(?<=\s)#.*", " ", block)
+        for part in re.split(r"\n|&&|\|\|?|;|\$\(|(?<!\S)&(?!\S)", re.sub(r"'[^']*'|\"[^\"]*\"", "WORD", joined)):
+            words = [word for word in part.split() if not re.match(r"\w+=|[\w.]+\(\)$|[{(]$", word)]
+            if words and (words[0].endswith("/igd") or words[0] == "igd" or words[0].startswith("--")):
+                found.append(words)
+    return found
+
+
+def strangers(words: list[str]) -> list[str]:
+    """What of a command's words the command line does not have."""
+    if words[0].startswith("--"):
+        return words[:1]  # its command stands a line above, without a backslash
+    parser = make_parser(words[1])
+    for word in words[1:]:
+        subcommands = next((each for each in parser._actions if isinstance(each, argparse._SubParsersAction)), None)
+        if subcommands is not None and word in subcommands.choices:
+            parser = subcommands.choices[word]
+    known = parser._option_string_actions
+    return [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_flag_of_an_igd_command_in_a_block_is_one(document: Path) -> None:
+    found = commands(document.read_text(encoding="utf-8"))
+    assert [(words[:3], unknown) for words in found if (unknown := strangers(words))] == []
+
+
+def test_a_flag_that_is_not_there_and_one_that_stands_alone_are_found() -> None:
+    page = (
+        "```sh\nigd bench serve --rate 3   # three\n  --seconds 3\n"
+        "X=1 .venv/bin/igd build --items F \\\n --itms G | wc --lines\n```\n"
+    )
+    assert [strangers(words) for words in commands(page)] == [[], ["--seconds"], ["--itms"]]
 
 
 def test_a_link_to_a_page_or_a_heading_that_is_not_there_is_found(tmp_path: Path) -> None:
