@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from transformers import LogitsProcessor
 
 from igd_core.bench.reference import build_dict_trie, weights_at
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from transformers import PreTrainedModel
+
+    from igd_core.bench.reference import TrieProcessor
 
 Path: TypeAlias = tuple[int, ...]
 
@@ -99,6 +102,44 @@ def path_probabilities(
             highest = max(odds.values())
             found[path] *= math.exp(odds[token] - highest) / math.fsum(math.exp(v - highest) for v in odds.values())
     return found
+
+
+class MixedProcessor(LogitsProcessor):
+    """As `TrieProcessor`, with what a scorer gives whole paths mixed in, by sums over paths."""
+
+    def __init__(
+        self, plain: TrieProcessor, prompt_length: int, of_path: Mapping[Path, float], gamma: float, mixture: str
+    ) -> None:
+        self._plain = plain
+        self._prompt_length = prompt_length
+        self._of_path = of_path
+        self._gamma = gamma
+        self._mixture = mixture
+        self._model: dict[Path, float] = {(): 0.0}
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        constrained: torch.Tensor = self._plain(input_ids, scores)
+        for row, ids in enumerate(input_ids.tolist()):
+            prefix = tuple(ids[self._prompt_length :])
+            if prefix not in self._model:
+                continue  # a beam that has ended, or never lived
+            for token in constrained[row].isfinite().nonzero().flatten().tolist():
+                constrained[row, token] = self._step(prefix, token, float(constrained[row, token]))
+        return constrained
+
+    def _step(self, prefix: Path, token: int, score: float) -> float:
+        path = (*prefix, token)
+        self._model[path] = self._model[prefix] + score
+        if self._mixture == "log-linear":
+            share = self._mass(path) / self._mass(prefix)
+            return (1 - self._gamma) * score + self._gamma * math.log(share)
+        return math.log(self._mixed(path)) - math.log(self._mixed(prefix))
+
+    def _mixed(self, path: Path) -> float:
+        return (1 - self._gamma) * math.exp(self._model[path]) + self._gamma * self._mass(path)
+
+    def _mass(self, prefix: Path) -> float:
+        return math.fsum(share for path, share in self._of_path.items() if path[: len(prefix)] == prefix)
 
 
 def weights_on(root: object, path: Path, alpha: float) -> list[float]:

@@ -136,9 +136,14 @@ class ReferenceSettings:
 
 
 def reference_generate(
-    model: PreTrainedModel, root: DictNode, prompt: Iterable[int], settings: ReferenceSettings
+    model: PreTrainedModel,
+    root: DictNode,
+    prompt: Iterable[int],
+    settings: ReferenceSettings,
+    *,
+    processor: LogitsProcessor | None = None,
 ) -> ReferenceResult:
-    """Beam search by transformers' own ``generate``."""
+    """Beam search by transformers' own ``generate``; with a ``processor`` in the place of the trie's own."""
     ids = torch.tensor([list(prompt)], device=model.device)
     calls = 0
 
@@ -158,7 +163,7 @@ def reference_generate(
             do_sample=False,
             eos_token_id=settings.eos_id,
             pad_token_id=settings.eos_id,
-            logits_processor=[TrieProcessor(root, ids.shape[1], settings)],
+            logits_processor=[processor or TrieProcessor(root, ids.shape[1], settings)],
             output_scores=True,
             return_dict_in_generate=True,
         )

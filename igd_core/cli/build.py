@@ -16,7 +16,7 @@ from igd_core.catalogue.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION
 from igd_core.catalogue.semantic_ids import codes_of, extend_tokenizer
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.cli.attributes import add_attribute_arguments, attribute_rules
-from igd_core.cli.numbers import Real, Whole, alpha
+from igd_core.cli.numbers import Real, Whole, alpha, gamma
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.faults import SHOWN_ROWS, Faults, shown
 from igd_core.datasets.interactions_file import count_items, read_interactions
@@ -24,7 +24,7 @@ from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
 from igd_core.errors import DataError, InputError
-from igd_core.scorers.record import KINDS, MAX_BACKOFF, ScorerOptions
+from igd_core.scorers.record import KINDS, MAX_BACKOFF, MIXTURES, ScorerOptions
 from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
@@ -140,6 +140,14 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most followers or neighbours kept of an item (default: 200)",
     )
+    parser.add_argument(
+        "--gamma", type=gamma(), help="weight of the scorer in a search, of requests that name none (default: 0)"
+    )
+    parser.add_argument(
+        "--mixture",
+        choices=MIXTURES,
+        help="how it is mixed with the model, of requests that name none (default: log-linear)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -199,11 +207,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
-    given = {"decay": args.scorer_decay, "backoff": args.scorer_backoff, "most": args.scorer_entries}
+    given = {
+        "decay": args.scorer_decay,
+        "backoff": args.scorer_backoff,
+        "most": args.scorer_entries,
+        "gamma": args.gamma,
+        "mixture": args.mixture,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if args.scorer is None:
         if given:
-            raise InputError("scorer: --scorer-decay, --scorer-backoff and --scorer-entries need --scorer KIND")
+            raise InputError(
+                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --gamma and --mixture need --scorer KIND"
+            )
         return None
     return ScorerOptions(kind=args.scorer, **given)
 

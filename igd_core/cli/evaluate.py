@@ -19,6 +19,7 @@ from igd_core.cli.numbers import Beams, Concurrency, LengthPenalty, Resamples, T
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.models import igd_home
+from igd_core.scorers.record import MIXTURES, Mixture
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class EvaluateFlags(EngineFlags):
     alphas: Several[Share] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4), description="weights of the rebalancing")
     length_penalties: Several[LengthPenalty] = Field(default=(0.0, 1.0), description="exponents of a path's length")
     forced_weights: Several[Share] = Field(default=(1.0,), description="of tokens without a choice")
+    gammas: Several[Share] = Field(default=(0.0,), description="weights of the artifact's item scorer in the search")
+    mixtures: Annotated[Words[Mixture], Field(min_length=1), Flag(metavar="WAY,...")] = Field(
+        default=("log-linear",), description=f"how it is mixed with the model: {', '.join(MIXTURES)}"
+    )
     normalise: Annotated[Words[Normalise], Field(min_length=1), Flag(metavar="WAY,...")] | None = Field(
         default=None,
         description=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was tuned for)",
@@ -109,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
     artifact = load_artifact(asked.artifact)
     if "scorer" in asked.baselines and artifact.scorer is None:
         raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
+    if any(asked.gammas) and artifact.scorer is None:
+        raise InputError("gammas: the artifact holds no item scorer; `igd build --scorer` makes one")
     reading = reading_of(args, unknown="miss counts them as misses")
     with opened([asked.rows]) as (rows_file,):
         rows = read_rows(
@@ -154,9 +161,9 @@ def _seen(asked: EvaluateFlags) -> list[Seen]:
 
 
 def _settings(asked: EvaluateFlags) -> list[DecodingSetting]:
-    from igd_core.evaluation.methods import decoding_settings
+    from igd_core.evaluation.methods import decoding_settings, with_mixings
 
-    return decoding_settings(
+    settings = decoding_settings(
         alphas=asked.alphas,
         length_penalties=asked.length_penalties,
         beams=asked.beams,
@@ -164,6 +171,7 @@ def _settings(asked: EvaluateFlags) -> list[DecodingSetting]:
         forced_weights=asked.forced_weights,
         scored=_scored(asked),
     )
+    return with_mixings(settings, gammas=asked.gammas, mixtures=asked.mixtures)
 
 
 def _scored(asked: EvaluateFlags) -> list[Normalisation]:
@@ -209,6 +217,7 @@ def _default_out(asked: EvaluateFlags, identity: RunIdentity, name: str) -> Path
         asked.beams,
         asked.seen,
         *(told for told in (asked.normalise, asked.temperature) if told is not None),
+        *([asked.gammas, asked.mixtures] if any(asked.gammas) else []),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"

@@ -36,6 +36,11 @@ def alpha() -> Real:
     return Real("alpha", most=1.0)
 
 
+def gamma() -> Real:
+    """Of ``--gamma``."""
+    return Real("gamma", most=1.0)
+
+
 def resamples() -> Whole:
     """Of ``--resamples``."""
     return Whole("resamples", least=100, most=100_000)

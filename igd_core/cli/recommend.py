@@ -21,6 +21,7 @@ from igd_core.cli.numbers import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.engines.open import OpenEngine, open_engine
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import QueryError
+from igd_core.scorers.record import Mixture
 from igd_core.search.normalisation import Normalisation, Normalise
 from igd_core.search.query import Query, check_query
 from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted
@@ -57,6 +58,12 @@ class RecommendFlags(EngineFlags):
     )
     length_penalty: LengthPenalty = Field(default=0.0, description="0 is the method; 1 is BIGRec's")
     forced_weight: Share = Field(default=1.0, description="what tokens without a sibling count, 0..1")
+    gamma: Share | None = Field(
+        default=None, description="weight of the artifact's item scorer, 0..1 (default: the artifact's)"
+    )
+    mixture: Mixture | None = Field(
+        default=None, description="how it is mixed with the model (default: the artifact's)"
+    )
     filter: Annotated[Any, BeforeValidator(_json), Flag(metavar="JSON")] = Field(
         default={},
         description='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: '
@@ -93,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         temperature=asked.temperature,
         length_penalty=asked.length_penalty,
         forced_weight=asked.forced_weight,
+        gamma=asked.gamma,
+        mixture=asked.mixture,
         exclude_seen=asked.exclude_seen,
         exclude_seen_titles=asked.exclude_seen_titles,
         attributes=conditions,
@@ -102,6 +111,10 @@ def run(args: argparse.Namespace) -> int:
     if asked.k is None:
         query = _as_many_as_can_come_back(query, artifact, index)
     check_query(query, artifact)  # before the model is loaded: bad input answers at once
+    if query.gamma and artifact.scorer is None:
+        raise QueryError(
+            "gamma", f"{query.gamma}, and the artifact holds no item scorer; `igd build --scorer` makes one"
+        )
     options = asked.engine_options()
     if asked.adapter is not None:
         options = replace(options, adapters={_ADAPTER: asked.adapter})

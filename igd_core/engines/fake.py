@@ -151,6 +151,6 @@ class FakeSession:
             logprobs = logprobs - np.log(np.exp(logprobs).sum())
         logprobs = logprobs[edges - int(trie.row_start[node])]
         gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
-        scores = logprobs * decoding_weight(gains, self._scoring.alpha)
+        scores = self._scoring.mixed(node, edges, logprobs * decoding_weight(gains, self._scoring.alpha))
         best = np.argsort(-scores, kind="stable")[: self._scoring.keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])

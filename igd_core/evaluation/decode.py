@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.errors import InputError
 from igd_core.evaluation.shared_session import SearchPlan, SharedSession, shared_normalisation, widest_node
 from igd_core.search.beam import require_whole
 from igd_core.search.filters import ItemFilter, first_admitted
+from igd_core.search.prior import HistoryPriors
 from igd_core.search.query import Query, ResolvedQuery
 from igd_core.search.session import Scoring
 
@@ -50,7 +52,18 @@ class RowDecoder:
     def __init__(
         self, engine: Engine, artifact: Artifact, settings: Sequence[DecodingSetting], *, adapter: str | None = None
     ) -> None:
-        """``adapter``: the name of one of the engine's adapters; None for the model itself."""
+        """Prepare for many rows.
+
+        Args:
+            engine: has loaded the artifact.
+            artifact: holds an item scorer, if a setting mixes one in.
+            settings: of the searches.
+            adapter: the name of one of the engine's adapters; None for the model itself.
+
+        Raises:
+            InputError: a setting mixes in an item scorer, and the artifact holds none.
+        """
+        self._priors = _priors(artifact, settings)
         self._engine = engine
         self._artifact = artifact
         self._settings = list(settings)
@@ -76,6 +89,7 @@ class RowDecoder:
             popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)
         prompt = artifact.prompt(shown)
+        prior = None if self._priors is None else self._priors.after(shown)
         plans = [
             SearchPlan(
                 alpha=each.alpha,
@@ -84,6 +98,8 @@ class RowDecoder:
                 leaves=leaves[each.seen],
                 forced_weight=each.forced_weight,
                 scored=each.scored,
+                mixing=each.mixing,
+                prior=prior if each.mixing.gamma else None,
             )
             for each in self._settings
         ]
@@ -126,6 +142,14 @@ class RowDecoder:
             for leaf in leaves.tolist()
         )
         return tuple(items[0] for items in found if items)
+
+
+def _priors(artifact: Artifact, settings: Sequence[DecodingSetting]) -> HistoryPriors | None:
+    if not any(each.mixing.gamma for each in settings):
+        return None
+    if artifact.scorer is None:
+        raise InputError("gammas: the artifact holds no item scorer; `igd build --scorer` makes one")
+    return HistoryPriors.of(artifact, artifact.scorer)
 
 
 def _leaves(hypotheses: Sequence[Hypothesis]) -> NDArray[np.int64]:

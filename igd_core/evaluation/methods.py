@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
 from igd_core.search.normalisation import Normalisation
+from igd_core.search.prior import NO_PRIOR, Mixing
 from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from igd_core.scorers.record import Mixture
 
 Seen = Literal["allowed", "excluded"]
 _PLAIN = Normalisation()
@@ -42,6 +45,7 @@ class DecodingSetting:
         forced_weight: weight of forced tokens. 1 is the method; 0 scores a title by its decisions alone, and is not
             from the literature.
         scored: over what probabilities are normalised, and at which temperature.
+        mixing: how much of the artifact's item scorer goes in, and how.
     """
 
     alpha: float
@@ -50,12 +54,13 @@ class DecodingSetting:
     seen: Seen
     forced_weight: float = 1.0
     scored: Normalisation = _PLAIN
+    mixing: Mixing = NO_PRIOR
 
     @property
     def name(self) -> str:
         """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and what else is not the method's own.
 
-        Possible are ``forced=0``, ``normalise=children``, ``temperature=0.7``.
+        Possible are ``forced=0``, ``normalise=children``, ``temperature=0.7``, ``gamma=0.3``, ``mixture=linear``.
         """
         parts = [f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"]
         if self.forced_weight != 1:
@@ -64,6 +69,10 @@ class DecodingSetting:
             parts.append(f"normalise={self.scored.normalise}")
         if self.scored.temperature != 1:
             parts.append(f"temperature={self.scored.temperature:g}")
+        if self.mixing.gamma:
+            parts.append(f"gamma={self.mixing.gamma:g}")
+        if self.mixing.mixture != NO_PRIOR.mixture:
+            parts.append(f"mixture={self.mixing.mixture}")
         return " ".join(parts)
 
     @property
@@ -74,7 +83,7 @@ class DecodingSetting:
     @property
     def known_as(self) -> str:
         """The name in the literature; empty if there is none."""
-        if self.forced_weight != 1 or self.scored != _PLAIN:
+        if self.forced_weight != 1 or self.scored != _PLAIN or self.mixing != NO_PRIOR:
             return ""
         if self.alpha > 0:
             return "IGD" if self.length_penalty == 0 else ""
@@ -117,6 +126,30 @@ def decoding_settings(
             for way, each, width, forced, penalty, alpha in combinations
         )
     )
+
+
+def with_mixings(
+    settings: Sequence[DecodingSetting], *, gammas: Sequence[float], mixtures: Sequence[Mixture]
+) -> list[DecodingSetting]:
+    """Each setting with each mixture of an item scorer, each once: with gamma 0 there is but one.
+
+    A linear mixture is of probabilities over the children of a node, so other settings go without.
+
+    Raises:
+        InputError: a gamma is out of range, or no setting is left for a linear mixture.
+    """
+    _require("gammas", gammas, 0.0, 1.0)
+    mixings = dict.fromkeys(
+        Mixing(gamma=float(gamma), mixture=mixture) if gamma else NO_PRIOR for mixture in mixtures for gamma in gammas
+    )
+    over_children = [each for each in settings if each.scored.normalise == "children"]
+    if "linear" in mixtures and not over_children:
+        raise InputError("mixtures: linear is of probabilities over the children of a node: --normalise children")
+    return [
+        replace(each, mixing=mixing)
+        for mixing in mixings
+        for each in (over_children if mixing.mixture == "linear" else settings)
+    ]
 
 
 def _require(name: str, values: Sequence[float], lowest: float, highest: float) -> None:

@@ -20,6 +20,7 @@ from igd_core.errors import InputError
 from igd_core.ids import LeafIndex, NodeId
 from igd_core.search.beam import BeamSearch, Hypothesis
 from igd_core.search.normalisation import Normalisation
+from igd_core.search.prior import NO_PRIOR, Mixing, PriorMixer
 from igd_core.search.session import ChildScores, SessionStats
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.search.filters import LeafFilter
+    from igd_core.search.prior import TriePrior
     from igd_core.search.session import Session
 
 _PLAIN = Normalisation()
@@ -50,6 +52,8 @@ class SearchPlan:
         leaves: the leaves that the search may reach.
         forced_weight: see `BeamSearch`.
         scored: over what log-probabilities are normalised, and at which temperature.
+        mixing: how much of ``prior`` goes in, and how.
+        prior: what an item scorer makes of the history; None where ``mixing`` takes nothing of it.
     """
 
     alpha: float
@@ -58,6 +62,8 @@ class SearchPlan:
     leaves: LeafFilter
     forced_weight: float = 1.0
     scored: Normalisation = _PLAIN
+    mixing: Mixing = NO_PRIOR
+    prior: TriePrior | None = None
 
 
 def shared_normalisation(plans: Sequence[SearchPlan]) -> Normalisation:
@@ -110,7 +116,7 @@ class SharedSession:
             self._artifact.trie,
             beams=plan.beams,
             length_penalty=plan.length_penalty,
-            forced_weight=plan.forced_weight,
+            forced_weight=plan.mixing.model_weight * plan.forced_weight,
             normalise=plan.scored.normalise,
         )
         hypotheses = await search.run(WeightedView(self, self._artifact, plan))
@@ -169,7 +175,9 @@ class WeightedView:
         self._gain = artifact.gains.sibling_gain
         self._plan = plan
         self._keep = 2 * plan.beams
-        self._plain = shared.weighted(plan, self._keep)
+        self._mixer = None if plan.prior is None else PriorMixer(plan.prior, plan.mixing)
+        # A mixer must have seen the nodes above, and another search has one of its own.
+        self._plain = shared.weighted(plan, self._keep) if self._mixer is None else {}
         self._pruned = self._nodes_above_listed()
         self._own: dict[NodeId, ChildScores] = {}
 
@@ -213,18 +221,20 @@ class WeightedView:
         done = self._own if pruned else self._plain
         scored = done.get(node)
         if scored is None:
-            scored = done[node] = self._weigh_anew(self._shared.children(node), pruned=pruned)
+            scored = done[node] = self._weigh_anew(node, self._shared.children(node), pruned=pruned)
         return scored
 
-    def _weigh_anew(self, children: ChildScores, *, pruned: bool) -> ChildScores:
+    def _weigh_anew(self, node: NodeId, children: ChildScores, *, pruned: bool) -> ChildScores:
         edges, logprobs = children.edges, self._normalised(children.logprobs)
         is_forced = len(edges) == 1
         if pruned:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
             edges, logprobs = edges[admitted], logprobs[admitted]
-        if is_forced:  # its gain is 0, so alpha changes nothing
-            return ChildScores(edges=edges, logprobs=logprobs, scores=logprobs)
+        if is_forced:  # its gain is 0, so alpha changes nothing, and its share of the prior is 1
+            return ChildScores(edges=edges, logprobs=logprobs, scores=self._plan.mixing.model_weight * logprobs)
         scores = logprobs * decoding_weight(self._gain[edges].astype(np.float64), self._plan.alpha)
+        if self._mixer is not None:
+            scores = self._mixer.mixed(node, edges, scores)
         best = np.lexsort((edges, -scores))[: self._keep]
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.trie import TokenTrie
-    from igd_core.scorers.mass import ItemMass
+    from igd_core.ids import ItemIndex
+    from igd_core.scorers.mass import ItemMass, ItemScorer
     from igd_core.scorers.record import Mixture
 
 
@@ -87,10 +90,80 @@ class TriePrior:
         mass = self._between(np.append(self.trie.node_first[start + 1 : end + 1], self.trie.node_end[node]))
         return np.asarray(np.log(mass / mass.sum()))
 
+    def log_shares_along(self, edges: NDArray[np.int64], parents: NDArray[np.int64]) -> list[float]:
+        """``log p_CF`` of the edges of a path; their sum is the item's."""
+        start = self.trie.row_start
+        return [
+            float(self.log_shares(NodeId(parent))[edge - int(start[parent])])
+            for edge, parent in zip(edges.tolist(), parents.tolist(), strict=True)
+        ]
+
     def _between(self, bounds: NDArray[np.int32]) -> NDArray[np.float64]:
         """Mass of the leaves between each bound and the next: ``(len(bounds) - 1,)`` float64, above 0."""
         added = self._added[np.searchsorted(self._leaves, bounds)]
         return np.asarray(np.diff(self._below[bounds]) * self._of_a_count + np.diff(added))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPriors:
+    """Makes the priors of one artifact's histories with one scorer."""
+
+    counts: LeafCounts
+    scorer: ItemScorer
+
+    @staticmethod
+    def of(artifact: Artifact, scorer: ItemScorer) -> HistoryPriors:
+        """Sum popularity over all leaves."""
+        return HistoryPriors(counts=LeafCounts.of(artifact), scorer=scorer)
+
+    def after(self, history: Sequence[ItemIndex]) -> TriePrior:
+        """The prior after ``history``, item rows, oldest first; popularity where the scorer knows nothing of them.
+
+        Raises:
+            ModelFault: what the scorer says is no distribution over the catalogue's items.
+        """
+        return TriePrior(self.counts, self.scorer.mass(history))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixing:
+    """How much of a prior goes into a search, and how.
+
+    Attributes:
+        gamma: weight of the prior, 0..1; with 0 there is none.
+        mixture: ``log-linear`` or ``linear`` (`PriorMixer`).
+    """
+
+    gamma: float = 0.0
+    mixture: Mixture = "log-linear"
+
+    @property
+    def model_weight(self) -> float:
+        """What the score of a forced token is multiplied with; a linear mixture is of models that give it 0."""
+        return 1.0 - self.gamma if self.mixture == "log-linear" else 1.0
+
+
+NO_PRIOR = Mixing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixingTerms:
+    """What the scores of one node's children are mixed from, for whoever ranks them.
+
+    Attributes:
+        linear: which of the two sums in `mixed`.
+        model: a number for the node: factor of the model's scores, or what they are added to.
+        prior: ``(degree,)`` float64; a number for each child, in order of the node's edges.
+    """
+
+    linear: bool
+    model: float
+    prior: NDArray[np.float64]
+
+    def mixed(self, places: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``model * scores + prior``, or ``log(exp(model + scores) + exp(prior))``, of the children at ``places``."""
+        prior = self.prior[places]
+        return np.asarray(np.logaddexp(self.model + scores, prior) if self.linear else self.model * scores + prior)
 
 
 class PriorMixer:
@@ -105,13 +178,21 @@ class PriorMixer:
     Either way scores only fall along a path. It keeps what the model gave each prefix, so every search needs its own.
     """
 
-    def __init__(self, prior: TriePrior, *, gamma: float, mixture: Mixture) -> None:
-        """``gamma`` is above 0 and at most 1."""
+    def __init__(self, prior: TriePrior, mixing: Mixing) -> None:
+        """``mixing.gamma`` is above 0."""
         self.prior = prior
-        self.gamma = gamma
-        self.mixture = mixture
+        self._gamma = mixing.gamma
+        self.is_linear = mixing.mixture == "linear" and mixing.gamma < 1.0  # with the prior alone both are the same
         self._model: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         self._reached: dict[int, float] = {ROOT: 0.0}
+
+    def terms(self, node: NodeId) -> MixingTerms:
+        """Of the children of ``node``: adding what all of them share would not change their order."""
+        shares = self.prior.log_shares(node)
+        if not self.is_linear:
+            return MixingTerms(linear=False, model=1.0 - self._gamma, prior=self._gamma * shares)
+        model, prior = self._prefix(node)
+        return MixingTerms(linear=True, model=model, prior=prior + shares)
 
     def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores of children with the prior in them.
@@ -123,17 +204,16 @@ class PriorMixer:
             edges: ``(n,)`` int64, in any order; some or all of the node's.
             scores: ``(n,)`` float64, the model's, <= 0.
         """
-        shares = self.prior.log_shares(node)[edges - int(self.prior.trie.row_start[node])]
-        if self.mixture == "log-linear":
-            return np.asarray((1.0 - self.gamma) * scores + self.gamma * shares)
+        mixed = self.terms(node).mixed(edges - int(self.prior.trie.row_start[node]), scores)
+        if not self.is_linear:
+            return mixed
         self._model[node] = (edges, scores)
-        reached, popular = self._reach(node), self.prior.log_mass(node)
-        return np.asarray(self._mix(reached + scores, popular + shares) - self._mix(reached, popular))
+        return np.asarray(mixed - np.logaddexp(*self._prefix(node)))
 
-    def _mix(self, model: Any, prior: Any) -> Any:  # noqa: ANN401 - a number or an array of them
-        if self.gamma == 1.0:
-            return prior
-        return np.logaddexp(math.log1p(-self.gamma) + model, math.log(self.gamma) + prior)
+    def _prefix(self, node: int) -> tuple[float, float]:
+        """Logarithms of the two parts of a prefix's probability: the model's, and the prior's."""
+        model = math.log1p(-self._gamma) + self._reach(node)
+        return model, math.log(self._gamma) + self.prior.log_mass(NodeId(node))
 
     def _reach(self, node: int) -> float:
         """The model's score of the path to ``node``: what was given at every decision above."""
@@ -142,8 +222,10 @@ class PriorMixer:
             steps.append(at)
             at = int(self.prior.trie.parents(np.array([at]))[0])
         for below in reversed(steps):
-            edges, scores = self._model.get(at, (None, None))
-            step = 0.0 if edges is None or scores is None else float(scores[edges == below - 1][0])
+            step = 0.0
+            if len(self.prior.trie.children(NodeId(at))) > 1:
+                edges, scores = self._model[at]
+                step = float(scores[edges == below - 1][0])
             self._reached[below] = self._reached[at] + step
             at = below
         return self._reached[node]

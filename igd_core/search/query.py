@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from igd_core.catalogue.conditions import Condition
 from igd_core.errors import QueryError
 from igd_core.release import RELEASE
+from igd_core.scorers.record import MIXTURES
 from igd_core.search.normalisation import NORMALISATIONS
+from igd_core.search.prior import NO_PRIOR, Mixing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.catalogue.conditions import Conditions
     from igd_core.ids import ItemIndex
+    from igd_core.scorers.mass import ItemScorer
+    from igd_core.scorers.record import Mixture
     from igd_core.search.engine import Engine
     from igd_core.search.normalisation import Normalise
 
@@ -49,6 +53,9 @@ class Query:
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
             Means nothing with ``children``, where they have probability 1.
+        gamma: weight of the item scorer, 0..1; None takes the artifact's, and 0 where it holds no scorer.
+        mixture: how it is mixed with the model, ``log-linear`` or ``linear`` (`igd_core.search.prior`); None takes the
+            artifact's. ``linear`` is of probabilities over children, so it settles ``normalise`` where that is None.
         exclude_seen: leave out items of the whole ``history``.
         exclude_seen_titles: with ``exclude_seen``, leave out items of the same path or title too.
         exclude: further items to leave out.
@@ -66,6 +73,8 @@ class Query:
     temperature: float | None = None
     length_penalty: float = 0.0
     forced_weight: float = 1.0
+    gamma: float | None = None
+    mixture: Mixture | None = None
     exclude_seen: bool = True
     exclude_seen_titles: bool = True
     exclude: Sequence[ItemIndex] = ()
@@ -103,6 +112,9 @@ class ResolvedQuery:
         temperature: divides the logits.
         length_penalty: the exponent of a path's length.
         forced_weight: of forced tokens; 1 where they have probability 1 anyway.
+        gamma: weight of the item scorer.
+        mixture: how it is mixed with the model; ``log-linear`` where gamma is 0.
+        scorer: fingerprint of the item scorer; None where gamma is 0.
         barred: item rows that must not come back, ascending.
         allowed: the only item rows that may come back, ascending; None for all.
         conditions: on attributes, by name.
@@ -122,6 +134,9 @@ class ResolvedQuery:
     temperature: float
     length_penalty: float
     forced_weight: float
+    gamma: float
+    mixture: Mixture
+    scorer: str | None
     barred: tuple[int, ...]
     allowed: tuple[int, ...] | None
     conditions: tuple[tuple[str, Condition], ...]
@@ -129,16 +144,32 @@ class ResolvedQuery:
     adapter: str | None = field(default=None, compare=False)
 
     @staticmethod
-    def of(query: Query, artifact: Artifact, engine: Engine, *, adapter: str | None = None) -> ResolvedQuery:
+    def of(
+        query: Query,
+        artifact: Artifact,
+        engine: Engine,
+        *,
+        adapter: str | None = None,
+        scorer: ItemScorer | None = None,
+    ) -> ResolvedQuery:
         """Fill in defaults and check ranges; 10 us for a history of ten items.
 
+        Args:
+            query: as it was asked.
+            artifact: that answers.
+            engine: that answers.
+            adapter: which of the engine's, if one.
+            scorer: the artifact's, or another in its place; None where there is none.
+
         Raises:
-            QueryError: a value out of range; names the field.
+            QueryError: a value out of range, a gamma without a scorer, or a linear mixture of scores over the
+                vocabulary; names the field.
         """
         check_query(query, artifact)
+        mixing = _mixing(query, artifact, scorer)
         manifest, history = artifact.manifest, query.history
         tuned = engine.identity.normalisation(adapter)
-        scored = tuned.settled(query.normalise, query.temperature)
+        scored = tuned.settled(_normalise(query, mixing), query.temperature)
         left_out = artifact.num_left_out(history, engine.context_tokens)
         return ResolvedQuery(
             version=artifact.version,
@@ -152,6 +183,9 @@ class ResolvedQuery:
             temperature=_canonical(scored.temperature),
             length_penalty=_canonical(query.length_penalty),
             forced_weight=1.0 if scored.normalise == "children" else _canonical(query.forced_weight),
+            gamma=mixing.gamma,
+            mixture=mixing.mixture,
+            scorer=scorer.fingerprint if scorer is not None and mixing.gamma else None,
             barred=query.barred(artifact),
             allowed=None if query.allow is None else tuple(sorted({*query.allow})),
             conditions=tuple(sorted(query.attributes.items(), key=itemgetter(0))),
@@ -162,11 +196,42 @@ class ResolvedQuery:
     @property
     def asks_about_forced(self) -> bool:
         """Whether the model must score forced tokens."""
-        return self.normalise == "vocabulary" and self.forced_weight != 0
+        return self.normalise == "vocabulary" and self.forced_share != 0
+
+    @property
+    def mixing(self) -> Mixing:
+        """How much of the item scorer goes in, and how."""
+        return Mixing(gamma=self.gamma, mixture=self.mixture)
+
+    @property
+    def forced_share(self) -> float:
+        """What the log-probability of a forced token is multiplied with, the model's share in the mixture included."""
+        return self.forced_weight * self.mixing.model_weight
 
     def key(self) -> str:
         """The result cache's key: a hash of every field that counts, and of this release; 64 hexadecimal digits."""
         return hashlib.sha256(_ENCODER.encode((RELEASE, *_compared(self))).encode()).hexdigest()
+
+
+def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixing:
+    if scorer is None:
+        if query.gamma:
+            raise QueryError(
+                "gamma", f"{query.gamma}, and this version of catalogue {artifact.manifest.name!r} holds no item scorer"
+            )
+        return NO_PRIOR
+    own = artifact.manifest.scorer
+    gamma = query.gamma if query.gamma is not None else own.gamma if own else 0.0
+    mixture = query.mixture or (own.mixture if own else NO_PRIOR.mixture)
+    return Mixing(gamma=_canonical(gamma), mixture=mixture) if gamma else NO_PRIOR
+
+
+def _normalise(query: Query, mixing: Mixing) -> Normalise | None:
+    if mixing.mixture != "linear":
+        return query.normalise
+    if query.normalise == "vocabulary":
+        raise QueryError("mixture", "linear is of probabilities over children, and normalise is 'vocabulary'")
+    return "children"
 
 
 # Every field that counts, also those added later. Another release may score, round or encode otherwise.
@@ -195,6 +260,10 @@ def check_query(query: Query, artifact: Artifact) -> None:
         _require_range("temperature", query.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE)
     _require_range("length_penalty", query.length_penalty, 0.0, MAX_LENGTH_PENALTY)
     _require_range("forced_weight", query.forced_weight, 0.0, 1.0)
+    if query.gamma is not None:
+        _require_range("gamma", query.gamma, 0.0, 1.0)
+    if query.mixture is not None and query.mixture not in MIXTURES:
+        raise QueryError("mixture", f"{query.mixture!r} is not one of {', '.join(MIXTURES)}")
     for name, items in (("history", query.history), ("exclude", query.exclude), ("allow", query.allow or ())):
         if items and not (min(items) >= 0 and max(items) < num_items):
             wrong = next(item for item in items if not 0 <= item < num_items)

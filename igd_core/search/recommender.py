@@ -19,6 +19,7 @@ from igd_core.ids import ItemIndex, LeafIndex
 from igd_core.search.beam import BeamSearch, Hypothesis, require_whole
 from igd_core.search.cost import DecodingCost
 from igd_core.search.filters import ItemFilter, LeafFilter, Matching, first_admitted
+from igd_core.search.prior import HistoryPriors, PriorMixer
 from igd_core.search.query import Query, ResolvedQuery
 from igd_core.search.session import Scoring, SessionStats
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.conditions import Condition
+    from igd_core.scorers.mass import ItemScorer
     from igd_core.search.engine import Engine
     from igd_core.search.fairness import Turn
 
@@ -47,17 +49,23 @@ class ExplainedToken:
 
     Attributes:
         token_id: in the model's vocabulary.
+        score: what the token adds to the item's, nats.
         logprob: nats, unweighted, normalised as the query asks; None if it does not count and was not computed.
         information_gain: nats, of the whole catalogue.
-        weight: factor of the log-probability: ``1 - alpha * g``, or ``forced_weight`` if forced.
+        weight: factor of the log-probability: ``1 - alpha * g``, or ``forced_weight`` if forced; times
+            ``1 - gamma`` in a log-linear mixture.
         forced: whether the trie left no other token here.
+        prior_logprob: nats; the item scorer's probability of this child among those of its node, of which gamma times
+            goes into the score of a log-linear mixture. None with gamma 0.
     """
 
     token_id: int
+    score: float
     logprob: float | None
     information_gain: float
     weight: float
     forced: bool
+    prior_logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +75,8 @@ class RankedItem:
     Attributes:
         item: the most popular admitted item of the path.
         score: higher is better.
-        probability: that the model gives the path, whatever alpha and the filters: of this item and its duplicates
-            together. Over all paths it sums to 1. None where scores are not normalised over children.
+        probability: that the model gives the path, whatever alpha, gamma and the filters: of this item and its
+            duplicates together. Over all paths it sums to 1. None where scores are not normalised over children.
         duplicates: other admitted items with the same path, most popular first.
         tokens: the path, EOS included; empty for popularity, and where the query does not ask for them.
     """
@@ -102,10 +110,18 @@ class Recommendation:
 class Recommender:
     """Recommends from one artifact version, on an engine that has loaded it."""
 
-    def __init__(self, artifact: Artifact, engine: Engine) -> None:
-        """Index ids and attributes, and sort by popularity: seconds at a million items, so not on an event loop."""
+    def __init__(self, artifact: Artifact, engine: Engine, *, scorer: ItemScorer | None = None) -> None:
+        """Index ids and attributes, and sort by popularity: seconds at a million items, so not on an event loop.
+
+        Args:
+            artifact: the version.
+            engine: has it loaded.
+            scorer: in the place of the artifact's own item scorer.
+        """
         self.artifact = artifact
         self.engine = engine
+        self.scorer = artifact.scorer if scorer is None else scorer
+        self._priors = None if self.scorer is None else HistoryPriors.of(artifact, self.scorer)
         artifact.catalogue.build_index()
         self.costs = DecodingCost.of(artifact)
         self.attributes = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types)
@@ -121,7 +137,7 @@ class Recommender:
         Raises:
             QueryError: a value out of range; names the field.
         """
-        return ResolvedQuery.of(query, self.artifact, self.engine, adapter=adapter)
+        return ResolvedQuery.of(query, self.artifact, self.engine, adapter=adapter, scorer=self.scorer)
 
     def cost(self, query: ResolvedQuery) -> float:
         """The expected cost of `answer`, in ordinary requests (`igd_core.search.cost`)."""
@@ -193,14 +209,16 @@ class Recommender:
         prompt = artifact.prompt(query.shown)
         if not leaves.count(trie.num_leaves):
             return Recommendation(query=query, source="model", items=(), prompt_ids=tuple(prompt))
+        mixer = self._mixer(query)
         scoring = Scoring(
             alpha=query.alpha,
             temperature=query.temperature,
             keep=2 * query.beams,
             leaves=leaves,
             adapter=query.adapter,
-            forced=query.forced_weight != 0,
+            forced=query.forced_share != 0,
             normalise=query.normalise,
+            mixer=mixer,
             turn=turn,
         )
         session = await self.engine.open(query.version, prompt, scoring)
@@ -209,7 +227,7 @@ class Recommender:
                 trie,
                 beams=query.beams,
                 length_penalty=query.length_penalty,
-                forced_weight=query.forced_weight,
+                forced_weight=query.forced_share,
                 normalise=query.normalise,
             )
             hypotheses = await search.run(session)
@@ -221,36 +239,48 @@ class Recommender:
         return Recommendation(
             query=query,
             source="model",
-            items=tuple(self._found(each, query, item_filter) for each in hypotheses[: query.k]),
+            items=tuple(self._found(each, query, item_filter, mixer) for each in hypotheses[: query.k]),
             prompt_ids=tuple(prompt),
             stats=session.stats,
         )
 
-    def _found(self, found: Hypothesis, query: ResolvedQuery, item_filter: ItemFilter) -> RankedItem:
+    def _mixer(self, query: ResolvedQuery) -> PriorMixer | None:
+        if self._priors is None or not query.gamma:
+            return None
+        return PriorMixer(self._priors.after(query.shown), query.mixing)
+
+    def _found(
+        self, found: Hypothesis, query: ResolvedQuery, item_filter: ItemFilter, mixer: PriorMixer | None
+    ) -> RankedItem:
         return replace(
             self._item(found.leaf, found.score, item_filter),
             probability=found.probability if query.normalise == "children" else None,
-            tokens=self._explained(found, query) if query.explain else (),
+            tokens=self._explained(found, query, mixer) if query.explain else (),
         )
 
     def _item(self, leaf: LeafIndex, score: float, item_filter: ItemFilter) -> RankedItem:
         items = first_admitted(self.artifact.trie.items_of(leaf), self.artifact.catalogue.frequency, item_filter)
         return RankedItem(item=items[0], score=score, duplicates=tuple(items[1:]))
 
-    def _explained(self, found: Hypothesis, query: ResolvedQuery) -> tuple[ExplainedToken, ...]:
+    def _explained(
+        self, found: Hypothesis, query: ResolvedQuery, mixer: PriorMixer | None
+    ) -> tuple[ExplainedToken, ...]:
         trie, gains = self.artifact.trie, self.artifact.gains
         edges = np.array([step.edge for step in found.steps])
         parents = trie.parents(edges + 1)
         forced = trie.row_start[parents + 1] - trie.row_start[parents] == 1
         gained = decoding_weight(gains.sibling_gain[edges].astype(np.float64), query.alpha)
-        weight = np.where(forced, query.forced_weight, gained)
+        weight = np.where(forced, query.forced_weight, gained) * query.mixing.model_weight
+        prior = [None] * len(edges) if mixer is None else mixer.prior.log_shares_along(edges, parents)
         return tuple(
             ExplainedToken(
                 token_id=int(trie.edge_token[step.edge]),
+                score=step.score,
                 logprob=step.logprob,
                 information_gain=float(gains.information_gain[step.edge]),
                 weight=float(weight[at]),
                 forced=bool(forced[at]),
+                prior_logprob=prior[at],
             )
             for at, step in enumerate(found.steps)
         )

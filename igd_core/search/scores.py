@@ -210,20 +210,48 @@ class ChildChoice:
         only_listed: ``(rows,)`` bool; whether a row's listed children are its only ones, rather than the ones left out.
         listed_row: ``(m,)`` int64; the row of each listed child.
         listed_child: ``(m,)`` int64; its place among the children of that row's node.
+        mixing: what their scores are mixed with before they are ranked; None where no row's are.
     """
 
     keep: NDArray[np.int64]
     only_listed: NDArray[np.bool_]
     listed_row: NDArray[np.int64]
     listed_child: NDArray[np.int64]
+    mixing: RowMixing | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowMixing:
+    """`igd_core.search.prior.MixingTerms` of each row; a row without a prior has ``linear`` False, 1 and zeros.
+
+    Attributes:
+        linear: ``(rows,)`` bool.
+        model: ``(rows,)`` float32.
+        prior: ``(n,)`` float32; of all children of each row's node, row after row.
+    """
+
+    linear: NDArray[np.bool_]
+    model: NDArray[np.float32]
+    prior: NDArray[np.float32]
+
+    def mixed(self, children: ScoredChildren) -> torch.Tensor:
+        """What the children are ranked by: ``(n,)`` float32, where their scores are."""
+        device = children.score.device
+        model, prior = _put(self.model[children.row], device), _put(self.prior, device)
+        log_linear = model * children.score + prior
+        if not self.linear.any():
+            return log_linear
+        linear = torch.logaddexp(model + children.score, prior)
+        return torch.where(_put(self.linear[children.row], device), linear, log_linear)
 
 
 def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
     """Keep only the best children in each row, so that a log-softmax gives their log-probabilities; returns ``logits``.
 
-    The best children by weighted score keep their UNWEIGHTED log-probability: the reader could not undo a weight near
-    0. The probability that they leave goes to the lowest token id that is not a child. So the row already sums to one,
-    and a log-softmax over it, which a sampler may insist on, changes nothing. All other tokens are -inf.
+    The best children by weighted score, or by that mixed with a prior, keep their UNWEIGHTED log-probability: the
+    reader could not undo a weight near 0. The probability that they leave goes to the lowest token id that is not a
+    child. So the row already sums to one, and a log-softmax over it, which a sampler may insist on, changes nothing.
+    All other tokens are -inf.
 
     Args:
         logits: ``(rows, vocab)`` float32, contiguous, changed in place; vocab is larger than the number of any node's
@@ -237,7 +265,8 @@ def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings,
     first = np.searchsorted(children.row, np.arange(num_rows))
     admitted = ~choice.only_listed[children.row]
     admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
-    kept = _best_of_each_row(children, np.flatnonzero(admitted), choice.keep)
+    ranked_by = children.score if choice.mixing is None else choice.mixing.mixed(children)
+    kept = _best_of_each_row(children.row, ranked_by, np.flatnonzero(admitted), choice.keep)
     token = trie.edge_token[children.edge]
     # Tokens are ascending within a node: children at the position of their own id are 0, 1, 2... up to the first gap.
     in_place = token == np.arange(len(token)) - first[children.row]
@@ -254,15 +283,17 @@ def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings,
 _ALL_BUT_NOTHING = 1.0 - 2.0**-24
 
 
-def _best_of_each_row(children: ScoredChildren, found: NDArray[np.int64], keep: NDArray[np.int64]) -> torch.Tensor:
-    """Those of the children ``found`` that are among their row's ``keep`` best by score; by row, ties by edge."""
-    device = children.score.device
-    row = children.row[found]
+def _best_of_each_row(
+    row_of: NDArray[np.int64], ranked_by: torch.Tensor, found: NDArray[np.int64], keep: NDArray[np.int64]
+) -> torch.Tensor:
+    """Those of the children ``found`` that are among their row's ``keep`` best; by row, ties by edge."""
+    device = ranked_by.device
+    row = row_of[found]
     count = np.bincount(row, minlength=len(keep))
     places = _put(found, device)
     if (count <= keep).all():
         return places
-    by_score = torch.argsort(children.score.index_select(0, places), descending=True, stable=True)
+    by_score = torch.argsort(ranked_by.index_select(0, places), descending=True, stable=True)
     by_row = by_score[torch.argsort(_put(row, device)[by_score], stable=True)]
     rank = np.arange(len(found)) - (count.cumsum() - count)[row]
     return places[by_row[_put(rank < keep[row], device)]]

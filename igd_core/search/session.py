@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from igd_core.ids import NodeId
     from igd_core.search.fairness import Turn
     from igd_core.search.normalisation import Normalise
+    from igd_core.search.prior import PriorMixer
 
 ALL_LEAVES = LeafFilter(leaves=np.empty(0, dtype=np.int64), barred=True)
 
@@ -34,13 +35,15 @@ class Scoring:
     Attributes:
         alpha: strength of the rebalancing, 0..1.
         temperature: divides the logits, > 0.
-        keep: most children returned for a node, the best by weighted score; 2 x beams suffice for a beam search.
+        keep: most children returned for a node, the best by score; 2 x beams suffice for a beam search.
         leaves: the leaves that the search may reach.
         adapter: which of the engine's adapters the model runs with; None for the model itself.
         forced: whether log-probabilities of forced tokens count. If not, a session may leave them out
             (`unscored_child`), and the model's output layer has nothing to do for them.
         normalise: over what, the vocabulary or all children of a node, whatever ``leaves`` admits of them. Over
             children a forced token's log-probability is 0, and no model is asked for it.
+        mixer: what mixes an item scorer's prior into the scores, before children are left out; of this session alone.
+            None for the model's own.
         turn: the request's claim on a shared model: its callers, deadline and cost. None: it has none.
     """
 
@@ -51,6 +54,7 @@ class Scoring:
     adapter: str | None = None
     forced: bool = True
     normalise: Normalise = "vocabulary"
+    mixer: PriorMixer | None = None
     turn: Turn | None = None
 
     @property
@@ -61,6 +65,10 @@ class Scoring:
     def wants(self, trie: TokenTrie, node: NodeId) -> bool:
         """Whether the model must score the children of ``node``; a single child in the trie is forced."""
         return (self.forced and not self.over_children) or len(trie.children(node)) != 1
+
+    def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weighted scores of children of ``node``, with the prior in them if there is one."""
+        return scores if self.mixer is None else self.mixer.mixed(node, edges, scores)
 
     def unscored_child(self, trie: TokenTrie, node: NodeId) -> ChildScores:
         """The only child of ``node``, without asking the model: its score is 0.
@@ -79,7 +87,7 @@ class ChildScores:
     Attributes:
         edges: ``(n,)`` int64, by falling score, ties by rising edge; n <= ``Scoring.keep``.
         logprobs: ``(n,)`` float64, nats, unweighted.
-        scores: ``(n,)`` float64, weighted.
+        scores: ``(n,)`` float64, weighted, and mixed with the prior.
     """
 
     edges: NDArray[np.int64]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -26,11 +28,13 @@ from subjects import (
 )
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.bench.reference import ReferenceSettings, admit, build_dict_trie, reference_generate
+from igd_core.bench.reference import ReferenceSettings, TrieProcessor, admit, build_dict_trie, reference_generate
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT
+from igd_core.scorers.mass import ItemMass
+from igd_core.search.prior import LeafCounts, Mixing, PriorMixer, TriePrior
 from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.scorers.record import Mixture
+    from igd_core.search.normalisation import Normalise
 
 
 @pytest.fixture(params=MODEL_KINDS)
@@ -273,6 +279,57 @@ async def test_normalised_over_children_the_answer_is_that_of_transformers_gener
                 found = await search(subject, artifact, prompt, leaves=leaves, **asked)
                 assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
                 assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+@pytest.mark.parametrize("barred", [range(0), range(0, 150, 3)], ids=["everything", "filtered"])
+@pytest.mark.parametrize(
+    ("mixture", "normalise"), [("log-linear", "vocabulary"), ("log-linear", "children"), ("linear", "children")]
+)
+async def test_with_a_prior_mixed_in_the_answer_is_that_of_transformers_generate(
+    artifact: Artifact,
+    checkpoint_of: Callable[[str], Checkpoint],
+    alpha: float,
+    barred: range,
+    mixture: Mixture,
+    normalise: Normalise,
+) -> None:
+    root, paths, counts = (
+        build_dict_trie(paths_of(artifact), prior_of(artifact)),
+        paths_of(artifact),
+        LeafCounts.of(artifact),
+    )
+    admit(root, set(range(150)) - set(barred))
+    leaves, settings = (
+        leaves_of(artifact, barred=barred),
+        ReferenceSettings(beams=10, eos_id=artifact.manifest.eos_id, alpha=alpha, normalise=normalise),
+    )
+    mass = ItemMass(background=0.3, items=np.arange(40, 110, 7), mass=np.full(10, 0.07))
+    of_path: dict[tuple[int, ...], float] = {}
+    for row, path in enumerate(paths):
+        counted = 0.3 * (artifact.catalogue.frequency[row] + 1) / int(counts.below[-1])
+        of_path[path] = of_path.get(path, 0.0) + counted + 0.07 * (row in range(40, 110, 7))
+    model = checkpoint_of(FP32_KINDS[0]).model
+    async with started(FP32_KINDS[0], artifact, checkpoint_of) as subject:
+        for rows, gamma in itertools.product(((1, 2, 3), (20,)), (0.2, 0.7)):
+            prompt = prompt_of(artifact, *rows)
+            plain = TrieProcessor(root, len(prompt), settings)
+            processor = oracles.MixedProcessor(plain, len(prompt), of_path, gamma, mixture)
+            expected = reference_generate(model, root, prompt, settings, processor=processor)
+            mixing = Mixing(gamma=gamma, mixture=mixture)
+            mixer = PriorMixer(TriePrior(counts, mass), mixing)
+            found = await search(
+                subject,
+                artifact,
+                prompt,
+                leaves=leaves,
+                alpha=alpha,
+                normalise=normalise,
+                mixer=mixer,
+                forced_weight=mixing.model_weight,
+            )
+            assert [tuple(artifact.trie.path(hypothesis.leaf)) for hypothesis in found] == expected.paths
+            assert [hypothesis.score for hypothesis in found] == pytest.approx(expected.scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", FP32_KINDS)

@@ -280,8 +280,9 @@ def _split_rows(
     bounds = np.searchsorted(row, np.arange(len(nodes) + 1))
     result = {}
     for node, begin, end in zip(nodes, bounds[:-1], bounds[1:], strict=True):
-        best = begin + _best(scores[begin:end], scoring.keep)
-        result[node] = ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+        found = scoring.mixed(node, edges[begin:end], scores[begin:end])
+        best = _best(found, scoring.keep)
+        result[node] = ChildScores(edges=edges[begin + best], logprobs=logprobs[begin + best], scores=found[best])
     return result
 
 

@@ -19,7 +19,7 @@ from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
 from igd_core.engines.vllm.question import NodeQuestion, check_params
-from igd_core.search.scores import ChildChoice, RowSettings, TrieWeights, expose_children_
+from igd_core.search.scores import ChildChoice, RowMixing, RowSettings, TrieWeights, expose_children_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,11 @@ def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
     if question.node >= len(trie.row_start) - 1:
         return False
     start, end = trie.row_start[question.node : question.node + 2].tolist()
-    return bool(start < end and all(place < end - start for place in question.listed[-1:]))
+    return bool(
+        start < end
+        and all(place < end - start for place in question.listed[-1:])
+        and len(question.prior) in (0, end - start)
+    )
 
 
 def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[NodeQuestion]) -> torch.Tensor:
@@ -119,8 +123,19 @@ def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[Node
         only_listed=np.array([question.only_listed for question in questions], dtype=np.bool_),
         listed_row=np.array([row for row, _ in listed], dtype=np.int64),
         listed_child=np.array([place for _, place in listed], dtype=np.int64),
+        mixing=_mixing(trie, questions) if any(question.prior for question in questions) else None,
     )
     return expose_children_(logits, trie, rows, choice)
+
+
+def _mixing(trie: TrieWeights, questions: list[NodeQuestion]) -> RowMixing:
+    degrees = [int(trie.row_start[each.node + 1] - trie.row_start[each.node]) for each in questions]
+    priors = [each.prior or (0.0,) * degree for each, degree in zip(questions, degrees, strict=True)]
+    return RowMixing(
+        linear=np.array([each.prior_linear for each in questions], dtype=np.bool_),
+        model=np.array([each.prior_model for each in questions], dtype=np.float32),
+        prior=np.concatenate(priors).astype(np.float32),
+    )
 
 
 class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm

@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 EXTRA_ARG = "igd"
 ROUND_ARG = "igd_round"
 
-_FIELDS = {"version", "node", "alpha", "temperature", "over_children", "keep", "listed", "only_listed"}
+_FIELDS = {
+    "version",
+    "node",
+    "alpha",
+    "temperature",
+    "over_children",
+    "keep",
+    "listed",
+    "only_listed",
+    "prior",
+    "prior_model",
+    "prior_linear",
+}
+_MOST_NATS = 1e6
 # Each of these would change the row before or after the processor, or ask for more than one token.
 _REQUIRED_PARAMS: dict[str, object] = {
     "n": 1,
@@ -51,6 +64,10 @@ class NodeQuestion:
         keep: most children that come back, >= 1.
         listed: positions among the node's children, ascending.
         only_listed: whether ``listed`` are the only children that may come back, or else the ones left out.
+        prior: for each of the node's children what its score is mixed with before the best are kept
+            (`igd_core.search.prior.MixingTerms`); empty where there is nothing to mix, or nobody is left out.
+        prior_model: the number for the model's part.
+        prior_linear: which of the two sums.
     """
 
     version: str
@@ -61,11 +78,14 @@ class NodeQuestion:
     over_children: bool = False
     listed: tuple[int, ...] = ()
     only_listed: bool = False
+    prior: tuple[float, ...] = ()
+    prior_model: float = 1.0
+    prior_linear: bool = False
 
     def to_extra_args(self) -> dict[str, Any]:
         """The question as ``SamplingParams.extra_args``."""
         fields = {name: getattr(self, name) for name in _FIELDS}
-        return {EXTRA_ARG: {**fields, "listed": list(self.listed)}}
+        return {EXTRA_ARG: {**fields, "listed": list(self.listed), "prior": list(self.prior)}}
 
     @staticmethod
     def from_extra_args(extra_args: Mapping[str, Any] | None) -> NodeQuestion | None:
@@ -79,10 +99,10 @@ class NodeQuestion:
             return None
         if not isinstance(fields, dict) or set(fields) != _FIELDS:
             raise ValueError(f"{EXTRA_ARG}: {fields!r} has not exactly the fields {', '.join(sorted(_FIELDS))}")
-        version, listed = fields["version"], fields["listed"]
+        version, listed, prior = fields["version"], fields["listed"], fields["prior"]
         if not isinstance(version, str) or not version:
             raise ValueError(f"{EXTRA_ARG}.version: {version!r} is not a version")
-        for name in ("over_children", "only_listed"):
+        for name in ("over_children", "only_listed", "prior_linear"):
             if type(fields[name]) is not bool:
                 raise ValueError(f"{EXTRA_ARG}.{name}: {fields[name]!r} is not true or false")
         return NodeQuestion(
@@ -94,6 +114,9 @@ class NodeQuestion:
             keep=_integer("keep", fields["keep"], at_least=1),
             listed=_ascending("listed", listed),
             only_listed=fields["only_listed"],
+            prior=_numbers("prior", prior),
+            prior_model=_number("prior_model", fields["prior_model"], low=-_MOST_NATS, high=_MOST_NATS),
+            prior_linear=fields["prior_linear"],
         )
 
 
@@ -152,6 +175,12 @@ def _number(name: str, value: object, *, low: float, high: float) -> float:
     if not low <= number <= high:  # NaN fails this too
         raise ValueError(f"{EXTRA_ARG}.{name}: {value!r} is not in {low}..{high}")
     return number
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{EXTRA_ARG}.{name}: a list of numbers is needed")  # noqa: TRY004 - as for all fields
+    return tuple(_number(name, each, low=-_MOST_NATS, high=_MOST_NATS) for each in value)
 
 
 def _ascending(name: str, value: object) -> tuple[int, ...]:

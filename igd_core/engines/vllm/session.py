@@ -151,7 +151,13 @@ class VLLMSession:
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to; a benchmark overrides it to measure without jumps."""
-        return self._prompt.scoring.leaves.forced_chain(self.artifact.trie, node)
+        trie, scoring = self.artifact.trie, self._prompt.scoring
+        chain = scoring.leaves.forced_chain(trie, node)
+        if scoring.mixer is None or not scoring.mixer.is_linear:
+            return chain
+        # A linear mixture ranks a node's children by what the model gave the nodes above: those must be known first.
+        decides = next((place for place, each in enumerate(chain) if len(trie.children(each)) > 1), len(chain))
+        return chain[: decides + 1]
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
         ticket = RoundTicket(round_id=f"{self._prompt.order}-{self.stats.rounds}", size=len(chains))
@@ -191,6 +197,8 @@ class VLLMSession:
         open_places = scoring.leaves.open_edges(self.artifact.trie, node) - first
         only_listed = 2 * len(open_places) < degree
         barred = np.setdiff1d(np.arange(degree), open_places, assume_unique=True)
+        mixer = scoring.mixer if scoring.keep < len(open_places) else None  # with nobody left out, we mix here
+        terms = None if mixer is None else mixer.terms(node)
         return NodeQuestion(
             version=self.artifact.version,
             node=node,
@@ -200,6 +208,9 @@ class VLLMSession:
             keep=min(scoring.keep, len(open_places)),
             listed=tuple((open_places if only_listed else barred).tolist()),
             only_listed=only_listed,
+            prior=() if terms is None else tuple(terms.prior.tolist()),
+            prior_model=1.0 if terms is None else terms.model,
+            prior_linear=terms is not None and terms.linear,
         )
 
     async def _run(self, asks: list[_Ask]) -> list[RequestOutput]:
@@ -266,7 +277,7 @@ class VLLMSession:
                     raise self._fault(node)
                 known.put(self._digest, path, logprob)
             if logprob is not None:
-                scored[node] = self._scores(np.array([following - 1]), np.array([logprob]))
+                scored[node] = self._scores(node, np.array([following - 1]), np.array([logprob]))
         return scored
 
     def _read_children(self, node: NodeId, output: RequestOutput) -> ChildScores:
@@ -285,14 +296,15 @@ class VLLMSession:
                 f"vLLM returned {int(np.isfinite(logprobs).sum())} of {min(scoring.keep, len(edges))} children of node "
                 f"{node}: its worker does not hold version {self.artifact.version!r} as it is here"
             )
-        return self._scores(edges[returned], logprobs)
+        return self._scores(node, edges[returned], logprobs)
 
     def _fault(self, node: NodeId) -> ModelFault:
         return ModelFault(f"model {self._engine.model_id}: scores of node {node} are not finite")
 
-    def _scores(self, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
+    def _scores(self, node: NodeId, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
         gain = self.artifact.gains.sibling_gain[edges].astype(np.float64)
-        scores = logprobs * decoding_weight(gain, self._prompt.scoring.alpha)
+        scoring = self._prompt.scoring
+        scores = scoring.mixed(node, edges, logprobs * decoding_weight(gain, scoring.alpha))
         best = np.argsort(-scores, kind="stable")
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
 

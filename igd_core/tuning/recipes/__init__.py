@@ -163,7 +163,7 @@ def build_options(recipe: Recipe) -> BuildOptions:
     Raises:
         InputError: an unknown setting.
     """
-    known = {option.name for option in fields(BuildOptions)}
+    known = {option.name for option in fields(BuildOptions)} - {"scorer"}  # which is counted from more than a catalogue
     unknown = sorted(set(recipe.build) - known)
     if unknown:
         raise InputError(f"recipe {recipe.name!r}: build has no setting {unknown[0]!r}")

@@ -91,6 +91,7 @@ def question(artifact: Artifact, rng: random.Random) -> NodeQuestion:
     degree = int(trie.row_start[node + 1] - trie.row_start[node])
     only = rng.random() < 0.5
     listed = sorted(rng.sample(range(degree), rng.randint(1, degree) if only else rng.randint(0, degree - 1)))
+    has_prior = rng.random() < 0.5
     return NodeQuestion(
         version=artifact.version,
         node=node,
@@ -100,6 +101,9 @@ def question(artifact: Artifact, rng: random.Random) -> NodeQuestion:
         keep=rng.randint(1, 6),
         listed=tuple(listed),
         only_listed=only,
+        prior=tuple(-rng.random() for _ in range(degree)) if has_prior else (),
+        prior_model=0.5 if has_prior else 1.0,
+        prior_linear=has_prior and rng.random() < 0.5,
     )
 
 

@@ -49,6 +49,9 @@ def params(**changed: Any) -> Any:
         keep=st.integers(1, 400),
         listed=st.sets(st.integers(0, 10**6)).map(lambda places: tuple(sorted(places))),
         only_listed=st.booleans(),
+        prior=st.lists(st.floats(-1e6, 0), max_size=4).map(tuple),
+        prior_model=st.floats(-1e6, 1),
+        prior_linear=st.booleans(),
     )
 )
 def test_a_question_survives_the_way_to_the_worker(question: NodeQuestion) -> None:
@@ -78,6 +81,10 @@ def test_requests_without_a_question_are_none_of_our_business(extra_args: dict[s
         ("temperature", 0, "igd.temperature: 0 is not in"),
         ("temperature", float("inf"), "igd.temperature: inf is not in"),
         ("keep", 0, "igd.keep: 0 is not an integer of at least 1"),
+        ("prior", "0", "igd.prior: a list of numbers is needed"),
+        ("prior", [0.5, float("nan")], "igd.prior: nan is not in"),
+        ("prior_model", float("-inf"), "igd.prior_model: -inf is not in"),
+        ("prior_linear", 1, "igd.prior_linear: 1 is not true or false"),
         ("listed", "0", "igd.listed: a list of integers is needed"),
         ("listed", [0, 1.0], "igd.listed: a list of integers is needed"),
         ("listed", [2, 2], "igd.listed: .*each larger than the last"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,10 @@ from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
-from igd_core.evaluation.methods import DecodingSetting, decoding_settings
+from igd_core.evaluation.methods import DecodingSetting, decoding_settings, with_mixings
 from igd_core.ids import ItemIndex, NodeId
+from igd_core.scorers.counting import transition_rows
+from igd_core.scorers.sparse import SparseScorer
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
@@ -49,6 +52,8 @@ async def _alone(recommender: Recommender, history: Sequence[ItemIndex], setting
         forced_weight=setting.forced_weight,
         normalise=setting.scored.normalise,
         temperature=setting.scored.temperature,
+        gamma=setting.mixing.gamma,
+        mixture=setting.mixing.mixture,
         exclude_seen=setting.seen == "excluded",
     )
     return tuple(found.item for found in (await recommender.recommend(query)).items)
@@ -62,13 +67,40 @@ def _normalised(*ways: Normalisation) -> list[DecodingSetting]:
 
 OVER_VOCABULARY, WARM = Normalisation(), Normalisation(temperature=0.5)
 OVER_CHILDREN = [Normalisation(normalise="children", temperature=each) for each in (1.0, 0.5)]
+UNMIXED = decoding_settings(
+    alphas=[0.0, 0.2],
+    length_penalties=[0.0],
+    beams=[6],
+    seen=["allowed", "excluded"],
+    scored=[OVER_VOCABULARY, *OVER_CHILDREN[:1]],
+)
+MIXED = with_mixings(UNMIXED, gammas=[0.0, 0.4], mixtures=["log-linear", "linear"])
+
+
+@pytest.fixture(scope="module")
+def artifact(artifact: Artifact) -> Artifact:
+    """With a scorer that knows what follows every second item."""
+    rows = transition_rows([np.arange(0, 150, 2, dtype=np.int32)], num_items=150, most=5)
+    return replace(artifact, scorer=SparseScorer(rows=rows, decay=0.5, backoff=1.0, fingerprint="twos"))
+
+
+def test_a_linear_mixture_is_of_scores_over_children_and_gamma_0_is_one_setting() -> None:
+    names = [each.name for each in MIXED]
+    assert len(set(names)) == len(names) / 2  # seen items allowed, and excluded
+    assert not any("mixture=linear" in name and "normalise=children" not in name for name in names)
+    assert sum("gamma" not in name for name in names) == len(UNMIXED)
+    assert {each.known_as for each in MIXED if each.mixing.gamma} == {""}
+    with pytest.raises(InputError, match="mixtures: linear is of probabilities over the children"):
+        with_mixings(SETTINGS, gammas=[0.5], mixtures=["linear"])
+    with pytest.raises(InputError, match=r"gammas: 1.5 is not in 0..1"):
+        with_mixings(SETTINGS, gammas=[1.5], mixtures=["log-linear"])
 
 
 @pytest.mark.parametrize("kind", ["fake", "tree"])
 @pytest.mark.parametrize(
     "settings",
-    [SETTINGS, _normalised(WARM, *OVER_CHILDREN), _normalised(*OVER_CHILDREN)],
-    ids=["method", "both", "children"],
+    [SETTINGS, _normalised(WARM, *OVER_CHILDREN), _normalised(*OVER_CHILDREN), MIXED],
+    ids=["method", "both", "children", "mixed"],
 )
 async def test_every_setting_gives_what_it_gives_alone(
     kind: str, settings: list[DecodingSetting], artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]

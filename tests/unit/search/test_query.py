@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,10 @@ from hypothesis import strategies as st
 from igd_core.catalogue.attribute_types import AttributeType
 from igd_core.catalogue.conditions import Condition, conditions_of
 from igd_core.engines.fake import FakeEngine
+from igd_core.errors import QueryError
 from igd_core.ids import ItemIndex
+from igd_core.scorers.mass import ItemMass
+from igd_core.scorers.record import ScorerRecord
 from igd_core.search.query import Query, ResolvedQuery
 from igd_core.search.recommender import Recommendation, Recommender
 
@@ -26,6 +31,23 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.engines.fake import FakeSession
     from igd_core.search.session import Scoring
+
+
+class Scorer:
+    """An item scorer of one's own: it likes the item after the history's last one."""
+
+    fingerprint = "next"
+
+    def mass(self, history: Sequence[ItemIndex]) -> ItemMass:
+        return ItemMass(background=0.5, items=np.array([(history[-1] + 1) % 24]), mass=np.array([0.5]))
+
+
+SCORER = Scorer()
+
+
+def is_linear(query: Query) -> bool:
+    return bool(query.gamma) and query.mixture == "linear"
+
 
 ROWS = st.lists(st.integers(0, 3).map(ItemIndex), max_size=4)
 # Few values, so that equal queries are met often; and pairs that Python takes for equal, or nearly.
@@ -45,13 +67,15 @@ PLAIN = st.builds(
     temperature=st.sampled_from([None, 1, 1.0, 2.0]),
     length_penalty=st.sampled_from([0, 0.0, 1.0]),
     forced_weight=st.sampled_from([1, 1.0, 0, 0.5]),
+    gamma=st.sampled_from([None, 0, -0.0, 0.5, 1, 1.0]),
+    mixture=st.sampled_from([None, "log-linear", "linear"]),
     exclude_seen=st.booleans(),
     exclude_seen_titles=st.booleans(),
     exclude=ROWS,
     allow=st.none() | ROWS,
     explain=st.booleans(),
     timeout_s=st.sampled_from([None, 1.0, 2.0]),
-)
+).map(lambda query: replace(query, normalise=None) if is_linear(query) else query)
 CONDITIONS = st.fixed_dictionaries({}, optional={"x": NUMBERS, "y": TEXTS}).map(
     lambda asked: conditions_of(asked, TYPES)
 )
@@ -71,7 +95,7 @@ def engine_of(weights: str, context: int) -> FakeEngine:
 
 
 def resolved(artifact: Artifact, query: Query, weights: str = "m", room: int = 10_000) -> ResolvedQuery:
-    return ResolvedQuery.of(query, artifact, engine_of(weights, artifact.trie.depth + room))
+    return ResolvedQuery.of(query, artifact, engine_of(weights, artifact.trie.depth + room), scorer=SCORER)
 
 
 def normal(artifact: Artifact, query: Query, weights: str, room: int) -> Any:
@@ -94,11 +118,17 @@ def normal(artifact: Artifact, query: Query, weights: str, room: int) -> Any:
         query.k,
         max(query.k, query.beams),
         artifact.manifest.alpha if query.alpha is None else query.alpha,
-        query.normalise == "children",
+        is_children(query),
         query.temperature or 1,
         query.length_penalty,
-        query.normalise == "children" or query.forced_weight,
+        is_children(query) or query.forced_weight,
+        query.gamma or 0,
+        is_linear(query),
     )
+
+
+def is_children(query: Query) -> bool:
+    return query.normalise == "children" or is_linear(query)
 
 
 def seen_by(artifact: Artifact, query: Query) -> frozenset[ItemIndex]:
@@ -145,10 +175,12 @@ def respelled(data: st.DataObject, query: Query, artifact: Artifact) -> Query:
         k=query.k,
         beams=data.draw(st.integers(1, query.k)) if query.beams <= query.k else query.beams,
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
-        normalise=query.normalise or "vocabulary",
+        normalise="children" if is_linear(query) else query.normalise or "vocabulary",
         temperature=twin(query.temperature or 1),
         length_penalty=twin(query.length_penalty),
-        forced_weight=0.25 if query.normalise == "children" else twin(query.forced_weight),
+        forced_weight=0.25 if is_children(query) else twin(query.forced_weight),
+        gamma=twin(query.gamma or 0),
+        mixture=query.mixture if query.gamma else "linear",
         explain=query.explain,
         timeout_s=0.5,
     )
@@ -174,7 +206,7 @@ def answers(artifact: Artifact, queries: Sequence[Query]) -> list[Recommendation
     async def run() -> list[Recommendation]:
         engine = FakeEngine()
         await engine.load(artifact)
-        recommender = Recommender(artifact, engine)
+        recommender = Recommender(artifact, engine, scorer=SCORER)
         return [await recommender.answer(recommender.resolve(query)) for query in queries]
 
     return asyncio.run(run())
@@ -200,6 +232,9 @@ OTHER: dict[str, Any] = {
     "temperature": 0.5,
     "length_penalty": 1.0,
     "forced_weight": 0.5,
+    "gamma": 0.5,
+    "mixture": "linear",
+    "scorer": "another",
     "barred": (),
     "allowed": (),
     "conditions": (("x", Condition(exists=True)),),
@@ -224,6 +259,8 @@ MEANT: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.5},
     "length_penalty": {"length_penalty": 1.0},
     "forced_weight": {"forced_weight": 0.5},
+    "gamma": {"gamma": 0.25},
+    "mixture": {"mixture": "linear"},
     "exclude_seen": {"exclude_seen": False},
     "exclude_seen_titles": {"exclude_seen_titles": False},
     "exclude": {"exclude": [ItemIndex(5)]},
@@ -236,7 +273,7 @@ MEANT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", [name for name in QUERY_FIELDS if name != "timeout_s"])
 def test_every_field_of_a_query_has_a_meaning(artifact: Artifact, name: str) -> None:
     shared = artifact.shares_path.index(1)  # or exclude_seen_titles would change nothing
-    plain = Query(history=[ItemIndex(shared)])
+    plain = Query(history=[ItemIndex(shared)], gamma=0.5 if name == "mixture" else None)
     assert resolved(artifact, replace(plain, **MEANT[name])).key() != resolved(artifact, plain).key()
 
 
@@ -321,3 +358,59 @@ async def test_the_search_reads_what_the_key_is_made_of(artifact: Artifact) -> N
     popular = recommender.popular(query)
     named = {row for item in popular.items for row in (item.item, *item.duplicates)}
     assert (len(popular.items), named <= {*range(5, 60)} - {20}) == (8, True)
+
+
+def test_another_scorer_is_another_question_and_without_gamma_it_is_none(artifact: Artifact) -> None:
+    class Other(Scorer):
+        fingerprint = "other"
+
+    def key(scorer: Scorer | None, gamma: float) -> str:
+        query = Query(history=[ItemIndex(0)], gamma=gamma)
+        return ResolvedQuery.of(query, artifact, engine_of("m", 10_000), scorer=scorer).key()
+
+    assert key(SCORER, 0.5) != key(Other(), 0.5)
+    assert key(SCORER, 0.0) == key(Other(), 0.0) == key(None, 0.0)
+
+
+def with_own(artifact: Artifact, **own: Any) -> Artifact:
+    """An artifact whose manifest tells of a scorer with these defaults."""
+    record = ScorerRecord(**{"kind": "transitions", "decay": 0.0, "backoff": 1.0, "entries": 0, **own})
+    return replace(artifact, manifest=replace(artifact.manifest, scorer=record))
+
+
+def test_the_artifacts_gamma_and_mixture_are_those_of_queries_that_name_none(artifact: Artifact) -> None:
+    own = with_own(artifact, gamma=0.25, mixture="linear")
+    came = resolved(own, Query(history=[]))
+    assert (came.gamma, came.mixture, came.normalise, came.scorer) == (0.25, "linear", "children", "next")
+    came = resolved(own, Query(history=[], gamma=0.5, mixture="log-linear"))
+    assert (came.gamma, came.mixture, came.normalise) == (0.5, "log-linear", "vocabulary")
+    came = resolved(own, Query(history=[], gamma=0.0))
+    assert (came.gamma, came.mixture, came.normalise, came.scorer) == (0.0, "log-linear", "vocabulary", None)
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ({"gamma": -0.1}, "gamma", r"-0.1 is not in 0.0..1.0"),
+        ({"gamma": math.nan}, "gamma", "nan is not in"),
+        ({"mixture": "cubic"}, "mixture", "'cubic' is not one of log-linear, linear"),
+        (
+            {"gamma": 0.5, "mixture": "linear", "normalise": "vocabulary"},
+            "mixture",
+            "linear is of probabilities over children, and normalise is 'vocabulary'",
+        ),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused_by_field(
+    artifact: Artifact, query: dict[str, Any], field: str, message: str
+) -> None:
+    with pytest.raises(QueryError, match=message) as refused:
+        resolved(artifact, Query(history=[], **query))
+    assert refused.value.field == field
+
+
+def test_a_gamma_without_a_scorer_is_refused_and_0_is_not(artifact: Artifact) -> None:
+    engine = engine_of("m", 10_000)
+    with pytest.raises(QueryError, match=r"gamma: 0.5, and this version of catalogue 'films' holds no item scorer"):
+        ResolvedQuery.of(Query(history=[], gamma=0.5), artifact, engine)
+    assert ResolvedQuery.of(Query(history=[], gamma=0.0), artifact, engine).gamma == 0.0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import catalogues
 
 from igd_core.catalogue.trie import TokenTrie
-from igd_core.search.scores import ChildChoice, RowSettings, TrieWeights, expose_children_
+from igd_core.search.scores import ChildChoice, RowMixing, RowSettings, TrieWeights, expose_children_
 
 VOCAB = 8
 
@@ -30,6 +30,17 @@ class Asked:
     listed: list[int]
     only_listed: bool
     over_children: bool = False
+    prior: list[float] | None = None
+    prior_model: float = 1.0
+    prior_linear: bool = False
+
+    def ranked_by(self, place: int, score: float) -> float:
+        """What a child is kept by."""
+        if self.prior is None:
+            return score
+        if self.prior_linear:
+            return math.log(math.exp(self.prior_model + score) + math.exp(self.prior[place]))
+        return self.prior_model * score + self.prior[place]
 
 
 def weights(trie: TokenTrie, gains: list[float]) -> TrieWeights:
@@ -53,8 +64,18 @@ def exposed(logits: torch.Tensor, trie: TrieWeights, asked: list[Asked]) -> torc
         only_listed=np.array([each.only_listed for each in asked], dtype=np.bool_),
         listed_row=np.array([row for row, _ in listed], dtype=np.int64),
         listed_child=np.array([place for _, place in listed], dtype=np.int64),
+        mixing=mixing_of(trie, asked) if any(each.prior for each in asked) else None,
     )
     return expose_children_(logits, trie, rows, choice)
+
+
+def mixing_of(trie: TrieWeights, asked: list[Asked]) -> RowMixing:
+    priors = [each.prior or [0.0] * int(trie.row_start[each.node + 1] - trie.row_start[each.node]) for each in asked]
+    return RowMixing(
+        linear=np.array([each.prior_linear for each in asked], dtype=np.bool_),
+        model=np.array([each.prior_model for each in asked], dtype=np.float32),
+        prior=np.concatenate(priors).astype(np.float32),
+    )
 
 
 def expected_children(logits: list[float], trie: TokenTrie, gains: list[float], asked: Asked) -> dict[int, float]:
@@ -68,7 +89,8 @@ def expected_children(logits: list[float], trie: TokenTrie, gains: list[float], 
         if (place in asked.listed) == asked.only_listed:
             token = int(trie.edge_token[edge])
             logprob = scaled[token] - normaliser
-            ranked.append((-logprob * (1 - asked.alpha * gains[edge]), edge, token, logprob))
+            score = logprob * (1 - asked.alpha * gains[edge])
+            ranked.append((-asked.ranked_by(place, score), edge, token, logprob))
     return {token: logprob for _, _, token, logprob in sorted(ranked)[: asked.keep]}
 
 
@@ -83,6 +105,7 @@ def test_a_log_softmax_returns_the_best_admitted_children_and_no_other(data: st.
     for _ in range(data.draw(st.integers(0, 4))):
         node = data.draw(st.sampled_from(inner))
         places = list(range(int(trie.row_start[node + 1] - trie.row_start[node])))
+        has_prior, linear = data.draw(st.booleans()), data.draw(st.booleans())
         asked.append(
             Asked(
                 node=node,
@@ -92,6 +115,10 @@ def test_a_log_softmax_returns_the_best_admitted_children_and_no_other(data: st.
                 listed=sorted(data.draw(st.sets(st.sampled_from(places)))),
                 only_listed=data.draw(st.booleans()),
                 over_children=data.draw(st.booleans()),
+                # Apart from each other by other amounts than the logits are, so that no two sums are equal.
+                prior=[-0.0113 * (3**place % 7919) for place in places] if has_prior else None,
+                prior_model=data.draw(st.sampled_from([-0.7, -3.1] if linear else [0.5, 0.0])) if has_prior else 1.0,
+                prior_linear=has_prior and linear,
             )
         )
     # Distinct by far more than float32 resolves: which of two equal scores is kept is another test's business.

@@ -16,7 +16,7 @@ from strategies import PathsAndPrior, catalogues
 from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, LeafIndex, NodeId
 from igd_core.scorers.mass import BACKGROUND_ALONE, ItemMass
-from igd_core.search.prior import LeafCounts, PriorMixer, TriePrior
+from igd_core.search.prior import LeafCounts, Mixing, PriorMixer, TriePrior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,7 +136,7 @@ def test_a_paths_score_is_the_mixture_of_what_model_and_scorer_give_it(
     catalogue, mass = drawn
     artifact = catalogue.artifact()
     trie, model = artifact.trie, model_scores(artifact, seed)
-    mixer = PriorMixer(prior_of(artifact, mass), gamma=gamma, mixture=mixture)
+    mixer = PriorMixer(prior_of(artifact, mass), Mixing(gamma=gamma, mixture=mixture))
     expected = path_probabilities(catalogue, mass)
     # Breadth first: a node's children are mixed after those of its parent. Of a node's children a search may drop some,
     # and nodes with one child may never be asked about.
