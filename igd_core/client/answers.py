@@ -16,7 +16,8 @@ T = TypeVar("T")
 class Token:
     """One token of an explained item: ``logprob`` and ``information_gain`` in nats.
 
-    ``logprob`` is None if the token has weight 0 and was not scored.
+    ``logprob`` is None if the token has weight 0 and was not scored. With gamma above 0, ``prior_logprob`` is what the
+    item scorer gives the token, and ``score`` what it adds to the item's.
     """
 
     token: str
@@ -25,6 +26,8 @@ class Token:
     weight: float
     forced: bool
     logprob: float | None = None
+    prior_logprob: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,8 @@ class Query:
             Means nothing with ``children``, where they have probability 1.
         gamma: weight of the item scorer, 0..1; None takes the artifact's, and 0 where it holds no scorer.
         mixture: how it is mixed with the model, ``log-linear`` or ``linear`` (`igd_core.search.prior`); None takes the
-            artifact's. ``linear`` is of probabilities over children, so it settles ``normalise`` where that is None.
+            artifact's. ``linear`` is of probabilities over children, so it settles ``normalise`` where that is None;
+            the artifact's gives way to ``log-linear`` where ``normalise`` is ``vocabulary``.
         exclude_seen: leave out items of the whole ``history``.
         exclude_seen_titles: with ``exclude_seen``, leave out items of the same path or title too.
         exclude: further items to leave out.
@@ -222,7 +223,8 @@ def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixi
         return NO_PRIOR
     own = artifact.manifest.scorer
     gamma = query.gamma if query.gamma is not None else own.gamma if own else 0.0
-    mixture = query.mixture or (own.mixture if own else NO_PRIOR.mixture)
+    usual = NO_PRIOR.mixture if own is None or query.normalise == "vocabulary" else own.mixture
+    mixture = query.mixture or usual
     return Mixing(gamma=_canonical(gamma), mixture=mixture) if gamma else NO_PRIOR
 
 

@@ -226,7 +226,7 @@ class Settings(CheckedSettings):
         max_length=16,
         description='what users are divided among: ``[{"name": "control", "weight": 9}, {"name": "bold", "alpha": '
         "0.4}]``; a variant may set ``alpha``, ``beams``, ``forced_weight``, ``normalise``, "
-        "``temperature``, ``catalogue`` and ``adapter``",
+        "``temperature``, ``gamma``, ``mixture``, ``catalogue`` and ``adapter``",
     )
     max_running: int = Field(
         default=8,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from igd_core.scorers.record import Mixture
 from igd_core.search.normalisation import Normalise
 from igd_core.search.query import MAX_BEAMS, MAX_TEMPERATURE, MIN_TEMPERATURE
 
@@ -27,6 +28,8 @@ class Variant(BaseModel):
         forced_weight: what forced tokens count, 0..1.
         normalise: what probabilities are normalised over, ``vocabulary`` or ``children``.
         temperature: divides the logits.
+        gamma: weight of the catalogue's item scorer, 0..1; without one the variant goes without, with a warning.
+        mixture: how it is mixed with the model, ``log-linear`` or ``linear``; the latter is of ``children``.
         catalogue: one of the server's catalogues.
         adapter: one of the engine's LoRA adapters.
     """
@@ -40,8 +43,16 @@ class Variant(BaseModel):
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     normalise: Normalise | None = None
     temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = None
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
+    mixture: Mixture | None = None
     catalogue: str | None = None
     adapter: str | None = None
+
+    @model_validator(mode="after")
+    def _linear_is_over_children(self) -> Self:
+        if self.mixture == "linear" and self.normalise == "vocabulary":
+            raise ValueError("mixture 'linear' is of probabilities over children, and normalise is 'vocabulary'")
+        return self
 
 
 def assign(user_id: str, variants: Sequence[Variant]) -> Variant:

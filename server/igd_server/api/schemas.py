@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
+from igd_core.scorers.record import Mixture
 from igd_core.search.normalisation import Normalise
 from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.store.events import MAX_USER_ID_CHARS
@@ -29,6 +30,7 @@ WarningCode: TypeAlias = Literal[
     "history-unavailable",
     "history-shortened",
     "model-untuned",
+    "scorer-unavailable",
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_CHARS)]
 AnyUserId = Annotated[str, Field(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE)]
@@ -156,6 +158,17 @@ class RecommendationRequest(_Request):
         description="What tokens count that the catalogue leaves no choice about: 1 or the variant's when absent; 0 "
         "ranks titles by their decisions alone. Normalised over `children` they count nothing, whatever this is.",
     )
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Weight of the catalogue's item scorer in the search, 0 for the model alone; the variant's or the "
+        "catalogue's own when absent. Above 0 it is refused where the catalogue's version holds no scorer.",
+    )
+    mixture: Mixture | None = Field(
+        default=None,
+        description="How the scorer is mixed with the model: `log-linear`, a weighted sum of log-probabilities, or "
+        "`linear`, of probabilities, which are then normalised over `children`. The variant's or the catalogue's own "
+        "when absent.",
+    )
     explain: bool = Field(default=False, description="Return every token's log-probability, gain and weight.")
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = Field(
         default=None, description="Deadline; the server has a default and a maximum."
@@ -198,9 +211,18 @@ class ExplainedToken(_Response):
     )
     information_gain: float = Field(description="Nats by which the token narrows the catalogue down.")
     weight: float = Field(
-        description="What the log-probability was multiplied with: 1 - alpha * g, or forced_weight if forced."
+        description="What the log-probability was multiplied with: 1 - alpha * g, or forced_weight if forced; times "
+        "1 - gamma in a log-linear mixture."
     )
     forced: bool = Field(description="Whether the catalogue left no other token here.")
+    prior_logprob: float | None = Field(
+        default=None,
+        description="With gamma above 0: the item scorer's log-probability of this token among its siblings, nats, of "
+        "which gamma times goes into the score of a log-linear mixture.",
+    )
+    score: float | None = Field(
+        default=None, description="With gamma above 0: what the token adds to the item's score, nats."
+    )
 
 
 class RecommendedItem(_Response):

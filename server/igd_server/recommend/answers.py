@@ -123,6 +123,8 @@ def _explanation(item: RankedItem, served: ServedCatalogue) -> list[dict[str, An
                 "information_gain": token.information_gain,
                 "weight": token.weight,
                 "forced": token.forced,
+                "prior_logprob": token.prior_logprob,
+                "score": None if token.prior_logprob is None else token.score,
             }
         )
         for text, token in zip(texts, item.tokens, strict=True)

@@ -110,6 +110,9 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
             "history", f"{len(request.history)} items; this server takes at most {settings.max_history_items}"
         )
     variant = asked.variant or _AS_REQUESTED
+    # A linear mixture settles the normalisation, unless the request says which it wants.
+    mixture = request.mixture or (None if request.normalise == "vocabulary" else variant.mixture)
+    normalise = None if mixture == "linear" else variant.normalise or settings.normalise
     forced_weight = variant.forced_weight if request.forced_weight is None else request.forced_weight
     history = (
         _rows(asked, "history", request.history) if stored is None else _rows(asked, "user_id", stored, strict=False)
@@ -119,10 +122,12 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
         k=_count(request, asked.served.catalogue),
         beams=request.beams if variant.beams is None or "beams" in request.model_fields_set else variant.beams,
         alpha=variant.alpha if request.alpha is None else request.alpha,
-        normalise=request.normalise or variant.normalise or settings.normalise,
+        normalise=request.normalise or normalise,
         temperature=variant.temperature if request.temperature is None else request.temperature,
         length_penalty=request.length_penalty,
         forced_weight=1.0 if forced_weight is None else forced_weight,
+        gamma=_gamma(asked, variant),
+        mixture=mixture,
         exclude_seen=request.exclude_seen,
         exclude_seen_titles=(
             settings.exclude_seen_titles if request.exclude_seen_titles is None else request.exclude_seen_titles
@@ -135,6 +140,21 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
     asked.resolved = recommender.resolve(query, adapter=variant.adapter)
     if asked.resolved.left_out:
         asked.warnings.append(shortened_history(asked.resolved.left_out, recommender.engine.context_tokens))
+
+
+def _gamma(asked: Asked, variant: Variant) -> float | None:
+    """The request's, or the variant's where the catalogue's version holds an item scorer; None for the catalogue's."""
+    if asked.request.gamma is not None or not variant.gamma or asked.served.recommender.scorer is not None:
+        return variant.gamma if asked.request.gamma is None else asked.request.gamma
+    asked.warnings.append(
+        RequestWarning(
+            code="scorer-unavailable",
+            detail=f"variant {variant.name!r} has gamma {variant.gamma:g}, and this version of the catalogue holds no "
+            "item scorer: the model ranked alone",
+            field="gamma",
+        )
+    )
+    return None
 
 
 def _rows(asked: Asked, field: str, item_ids: Sequence[str], *, strict: bool | None = None) -> list[ItemIndex]:

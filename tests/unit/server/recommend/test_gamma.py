@@ -1,0 +1,144 @@
+"""An item scorer in the search, as requests, variants and the catalogue ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from films import NUM_ITEMS, app_runner
+from igd_server.variants import Variant
+from pydantic import ValidationError
+
+from igd_core.scorers.counting import transition_rows
+from igd_core.scorers.record import ScorerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from films import Run
+
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.tokenization import TitleTokenizer
+
+VARIANTS = (
+    Variant(name="plain"),
+    Variant(name="mixed", weight=0, gamma=0.5),
+    Variant(name="shares", weight=0, gamma=0.5, mixture="linear"),
+)
+
+
+@pytest.fixture
+def scored(films: Artifact, tokenizer: TitleTokenizer, tmp_path: Path) -> Callable[..., Run]:
+    """Apps on the films with a scorer that knows that each third film follows the one before it."""
+
+    def runner(**options: Any) -> Run:
+        rows = transition_rows([np.arange(0, NUM_ITEMS, 3, dtype=np.int32)], num_items=NUM_ITEMS, most=5)
+        record = ScorerOptions(kind="transitions", **options).record(len(rows.scorer_item))
+        manifest = replace(films.manifest, scorer=record)
+        scorer = record.scorer(rows, sha256="of these rows")
+        return app_runner(
+            replace(films, version=manifest.version, manifest=manifest, scorer=scorer), tokenizer, tmp_path
+        )
+
+    return runner
+
+
+async def test_gamma_is_the_requests_then_the_variants_then_the_catalogues(scored: Callable[..., Run]) -> None:
+    async with scored(gamma=0.25)(variants=VARIANTS) as running:
+
+        async def items(**body: Any) -> Any:
+            answer = await running.recommend(history=["1", "4"], k=5, **body)
+            assert answer.status_code == 200, answer.text
+            assert "warnings" not in answer.json()
+            return answer.json()["items"]
+
+        alone = await items(gamma=0)
+        assert await items() == await items(gamma=0.25) != alone
+        assert await items(variant="mixed") == await items(gamma=0.5) != await items()
+        assert await items(variant="mixed", gamma=0) == alone
+        linear = await items(variant="shares")
+        assert (
+            linear
+            == await items(gamma=0.5, mixture="linear")
+            == await items(gamma=0.5, mixture="linear", normalise="children")
+        )
+        assert all("probability" in item for item in linear)
+        assert await items(variant="shares", mixture="log-linear") == await items(gamma=0.5)
+        assert await items(variant="shares", normalise="vocabulary") == await items(gamma=0.5)
+        (first, *_) = await items(gamma=1)
+        assert first["item_id"] == "7", "what followed the fourth film"
+
+
+async def test_an_answer_of_another_gamma_or_mixture_is_not_taken_from_the_cache(scored: Callable[..., Run]) -> None:
+    asked: tuple[dict[str, Any], ...] = ({}, {"gamma": 0.5}, {"gamma": 0.6}, {"gamma": 0.5, "mixture": "linear"})
+    async with scored()() as running:
+        for _ in range(2):
+            answers = [(await running.recommend(history=["1"], **more)).json() for more in asked]
+        assert [answer["cached"] for answer in answers] == [True] * 4
+        assert len({answer["items"][0]["score"] for answer in answers}) == 4
+        assert (await running.recommend(history=["1"], gamma=0)).json()["cached"], "the catalogue's own is 0"
+
+
+async def test_an_explanation_tells_the_scorers_part_and_adds_up(scored: Callable[..., Run]) -> None:
+    async with scored()() as running:
+        for more in ({"gamma": 0.5}, {"gamma": 0.5, "mixture": "linear"}):
+            answer = (await running.recommend(history=["1"], k=3, explain=True, **more)).json()
+            for item in answer["items"]:
+                assert sum(token["score"] for token in item["explanation"]) == pytest.approx(item["score"])
+                assert all(token["prior_logprob"] <= 0 for token in item["explanation"])
+        plain = (await running.recommend(history=["1"], k=3, explain=True)).json()
+        assert not {"score", "prior_logprob"} & {name for token in plain["items"][0]["explanation"] for name in token}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "detail"),
+    [
+        ({"gamma": 1.1}, "gamma", "less than or equal to 1"),
+        ({"gamma": -0.1}, "gamma", "greater than or equal to 0"),
+        ({"gamma": "0.5"}, "gamma", "valid number"),
+        ({"mixture": "cubic"}, "mixture", "'log-linear' or 'linear'"),
+        (
+            {"gamma": 0.5, "mixture": "linear", "normalise": "vocabulary"},
+            "mixture",
+            "is of probabilities over children",
+        ),
+    ],
+)
+async def test_a_mixture_that_cannot_be_is_a_problem_that_names_the_field(
+    scored: Callable[..., Run], body: dict[str, Any], field: str, detail: str
+) -> None:
+    async with scored()() as running:
+        answer = await running.recommend(history=["1"], **body)
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert field in str(answer.json()["errors"] if "errors" in answer.json() else answer.json())
+        assert detail in answer.text
+
+
+async def test_without_a_scorer_a_requests_gamma_is_refused_and_a_variants_left_out_with_a_warning(run: Run) -> None:
+    async with run(variants=VARIANTS) as running:
+        refused = await running.recommend(history=["1"], gamma=0.5)
+        assert refused.status_code == 422
+        assert "gamma: 0.5, and this version of catalogue 'films' holds no item scorer" in refused.text
+        plain = (await running.recommend(history=["1"], gamma=0)).json()
+        mixed = (await running.recommend(history=["1"], variant="mixed")).json()
+        assert mixed["items"] == plain["items"]
+        (warning,) = mixed["warnings"]
+        assert (warning["code"], warning["field"]) == ("scorer-unavailable", "gamma")
+        assert warning["detail"].startswith("variant 'mixed' has gamma 0.5, and")
+
+
+async def test_without_a_history_popularity_answers_whatever_gamma(scored: Callable[..., Run]) -> None:
+    async with scored(gamma=0.5)() as running:
+        answers = [(await running.recommend(history=history, gamma=0.7)).json() for history in ([], ["no-such"])]
+        assert [answer["source"] for answer in answers] == ["popularity", "popularity"]
+
+
+def test_a_variant_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ValidationError, match="mixture 'linear' is of probabilities over children"):
+        Variant(name="odd", mixture="linear", normalise="vocabulary")
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        Variant(name="odd", gamma=1.5)
