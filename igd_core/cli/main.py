@@ -36,6 +36,7 @@ COMMANDS = {
     "keys": ("keys", "make, list and revoke API keys"),
     "demo": ("demo", "build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"),
     "bench": ("bench", "measure decoding, or a running server"),
+    "completion": ("completion", "print a script that completes igd's commands and flags in a shell"),
 }
 
 

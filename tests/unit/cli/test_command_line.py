@@ -147,6 +147,7 @@ def test_help_imports_nothing_and_takes_a_moment() -> None:
         "numpy",
         "pyarrow",
         "pydantic",
+        "shtab",
         "tokenizers",
         "safetensors",
         "tqdm",
@@ -217,7 +218,17 @@ def test_messages_know_an_extra_of_every_module_that_the_code_imports() -> None:
                     imported |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and not node.level:
                     imported.add(str(node.module).partition(".")[0])
-    always = {"numpy", "pyarrow", "pydantic", "safetensors", "tokenizers", "tqdm", "matplotlib", "huggingface_hub"}
+    always = {
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "safetensors",
+        "shtab",
+        "tokenizers",
+        "tqdm",
+        "matplotlib",
+        "huggingface_hub",
+    }
     own_message = {"bitsandbytes", "scipy"}
     behind_another = {"typing_extensions"}
     known = {*extras.EXTRA_OF_MODULE, *always, *own_message, *behind_another, *sys.stdlib_module_names}
