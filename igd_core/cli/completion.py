@@ -13,7 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "completion",
         help="print a script that completes igd's commands and flags in a shell",
-        description="This session of bash: source <(igd completion bash); from now on: docs/reference/cli.md#completion.",
+        description="This session of bash: source <(igd completion bash). Kept: docs/reference/cli.md#completion.",
     )
     parser.add_argument("shell", choices=SHELLS, help="which one")
     parser.set_defaults(run=run)
