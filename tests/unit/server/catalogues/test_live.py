@@ -247,6 +247,8 @@ async def test_a_publish_during_the_load_of_another_catalogue_waits_its_turn(
         await until(lambda: films in engine.loads)
         stale = await publish(store, edition(tokenizer, 1, name="books"), tmp_path)
         books = await publish(store, edition(tokenizer, 2, name="books"), tmp_path)
+        await until(lambda: any((tmp_path / "cache" / "books" / version).exists() for version in (stale, books)))
+        await asyncio.sleep(0.05)  # time to load it, if it did not wait
         engine.gate.set()
         await serves(deployment, films, "films")
         await serves(deployment, books, "books")

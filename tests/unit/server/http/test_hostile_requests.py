@@ -15,8 +15,6 @@ from films import HOSTILE_TITLE, RecordingEngine
 from igd_server.http.keys import KeyFile, NewKey, make_key, write_keys
 from igd_server.observe.logs import JsonFormatter
 
-from igd_core.store.events import MAX_USER_ID_CHARS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -57,7 +55,7 @@ UNPRINTABLE = {
     "delete": f"{MARK}\x7f",
 }
 UNENCODABLE = {"high surrogate": f"{MARK}\ud800", "low surrogate": f"\udfff{MARK}"}
-OVERLONG = {"over-long": MARK + "x" * MAX_USER_ID_CHARS}
+OVERLONG = {"over-long": MARK + "x" * 3000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
