@@ -1,4 +1,4 @@
-"""The one convention of time: how a file or a request may write an instant, and which instants are believed.
+"""How a file or a request may write an instant, and which instants are accepted; one convention for all.
 
 An instant is ISO 8601 with its zone (``2026-01-31T12:00:00Z``, ``2026-01-31 13:00:00.5+01:00``) or a number since
 1970-01-01 UTC, whose size tells its unit:
@@ -8,10 +8,10 @@ An instant is ISO 8601 with its zone (``2026-01-31T12:00:00Z``, ``2026-01-31 13:
     microseconds   631152000000000 to ...
     nanoseconds    631152000000000000 to ...
 
-A number between these ranges, or below them, is no instant: a January of 1970 is a wrong unit, not a date. A reader
-believes instants from 1990 up to one day ahead of its clock (`latest_us`) and refuses all others.
+A number between these ranges, or below them, is not an instant: a date in January 1970 is a wrong unit. Instants from
+1990 up to one day ahead of the reader's clock (`latest_us`) are accepted, all others refused.
 
-Time without a zone, and a day without a time, is refused where nobody says which zone is meant (`zone`).
+A time without a zone, and a day without a time, is refused unless the zone is given (`zone`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EARLIEST_S = 631_152_000
-"""1990-01-01T00:00:00Z in seconds since 1970; nothing older is believed."""
+"""1990-01-01T00:00:00Z in seconds since 1970; earlier instants are refused."""
 LAST_S = 253_402_300_799
-"""The last second of the year 9999: what no unit reaches beyond."""
+"""The last second of the year 9999; no unit's range goes beyond."""
 MAX_AHEAD_S = 86_400
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ _MAX_CHARS = 8192
 
 
 class Form(IntEnum):
-    """How an instant was written: a file that uses several has lost track of one of them."""
+    """How an instant was written; a file with several forms has probably mistaken the unit of one."""
 
     NONE = 0
     SECONDS = 1
@@ -81,12 +81,12 @@ _PER_SECOND = {Form.SECONDS: 1, Form.MILLISECONDS: 10**3, Form.MICROSECONDS: 10*
 
 
 class NotAnInstant(ValueError):  # noqa: N818 - the name says what was found
-    """The value is no instant by this convention; the message goes on from the value: ``is ...``, ``has ...``."""
+    """Not an instant; the message continues a sentence that begins with the value: ``is ...``, ``has ...``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instant:
-    """A moment, and how it was written.
+    """An instant, and how it was written.
 
     Attributes:
         us: microseconds since 1970-01-01 UTC.
@@ -99,7 +99,7 @@ class Instant:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Instants:
-    """Numbers read as moments.
+    """Numbers as instants.
 
     Attributes:
         us: ``(n,)`` int64, microseconds since 1970-01-01 UTC; 0 where `form` is `Form.NONE`.
@@ -111,12 +111,12 @@ class Instants:
 
 
 def latest_us(now_s: float | None = None) -> int:
-    """The last instant that is believed, in microseconds: one day ahead of a clock (seconds since 1970)."""
+    """The last accepted instant, in microseconds: one day ahead of a clock (seconds since 1970)."""
     return int(((time.time() if now_s is None else now_s) + MAX_AHEAD_S) * 1_000_000)
 
 
 def iso_of(ms: int) -> str:
-    """Milliseconds since 1970 as people read them.
+    """Milliseconds since 1970 as ISO 8601.
 
     >>> iso_of(1_769_860_800_250)
     '2026-01-31T12:00:00.250Z'
@@ -125,10 +125,10 @@ def iso_of(ms: int) -> str:
 
 
 def zone_named(name: str) -> tzinfo:
-    """A zone by its name: ``UTC``, ``Europe/Berlin`` or an offset such as ``+01:00``.
+    """A zone by name: ``UTC``, ``Europe/Berlin`` or an offset such as ``+01:00``.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no zone has this name.
     """
     if offset := re.fullmatch(r"([+-])(\d\d):?(\d\d)", name, re.ASCII):
         minutes = int(offset[2]) * 60 + int(offset[3])
@@ -146,14 +146,14 @@ def zone_named(name: str) -> tzinfo:
 
 
 def instant_of(value: object, *, zone: tzinfo | None = None) -> Instant:
-    """One value, a number or a text, as the module says; a text may hold a number.
+    """Read one value, a number or a text, which may hold a number.
 
     Args:
         value: of a request, or of a cell.
-        zone: what times without a zone and days without a time are in; None refuses them.
+        zone: of times without a zone and days without a time; None refuses them.
 
     Raises:
-        NotAnInstant: it is none, or is older than 1990 or beyond the year 9999.
+        NotAnInstant: it is none, or lies before 1990 or after the year 9999.
     """
     if isinstance(value, str):
         return _of_text(value, zone)
@@ -163,7 +163,7 @@ def instant_of(value: object, *, zone: tzinfo | None = None) -> Instant:
 
 
 def instants_of(numbers: NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.float64]) -> Instants:
-    """Many numbers at once, ``(n,)``; NaN and infinities are no instants."""
+    """Read many numbers at once, ``(n,)``; NaN and infinities are not instants."""
     us = np.zeros(len(numbers), np.int64)
     form = np.zeros(len(numbers), np.int8)
     for unit, per_second in _PER_SECOND.items():
@@ -172,7 +172,7 @@ def instants_of(numbers: NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.flo
         chosen = numbers[at]
         if per_second <= 10**6:
             scale = 10**6 // per_second
-            # A whole number of a fine unit keeps every digit: the product of two floats would round it.
+            # Keep every digit of a whole number in a fine unit: the product of two floats would round it.
             us[at] = np.rint(chosen * scale) if chosen.dtype.kind == "f" else chosen.astype(np.int64) * scale
         else:
             us[at] = np.rint(chosen / 1000) if chosen.dtype.kind == "f" else (chosen // 1000).astype(np.int64)
@@ -205,11 +205,11 @@ def _of_text(text: str, zone: tzinfo | None) -> Instant:
 
 def _of_digits(number: re.Match[str]) -> Instant:
     whole, fraction, power = number["whole"], number["fraction"] or "", int((number["power"] or "0")[:6])
-    if not number["power"] and not fraction.strip("0") and len(whole) <= 20:  # no float holds nanoseconds
+    if not number["power"] and not fraction.strip("0") and len(whole) <= 20:  # a float cannot hold nanoseconds
         return _of_number(int(number.group().partition(".")[0]))
     value = float(number.group())
     found = _of_number(value)
-    # 1.7E+09 is what a spreadsheet leaves of 1700123456: the digits behind are gone, and days of events look alike.
+    # 1.7E+09 is what a spreadsheet leaves of 1700123456: without the last digits, days of events look alike.
     unit_digits = len(str(_PER_SECOND[found.form])) - 1
     if number["e"] == "E" and power - len(fraction) > unit_digits:
         raise NotAnInstant("has lost digits, as spreadsheets write long numbers: export the column as whole numbers")
@@ -240,7 +240,7 @@ def _of_iso(found: re.Match[str], zone: tzinfo | None) -> Instant:
 
 
 def _in_zone(naive: datetime, zone: tzinfo) -> datetime:
-    """A wall clock's time; the earlier one of an hour that the clock shows twice."""
+    """The time of a wall clock; of an hour that the clock shows twice, the earlier one."""
     moment = naive.replace(tzinfo=zone)
     if moment.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != naive:
         raise NotAnInstant(f"never was: clocks of {zone} were set forward over it")

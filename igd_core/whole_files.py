@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all, and last through a crash."""
+"""Write folders and files atomically, and durably: they survive a crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes ``target``'s place when the block ends without an error."""
+    """An empty folder to fill; it replaces ``target`` when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
@@ -29,7 +29,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
             target.rename(scratch / "old")
         (scratch / "new").rename(target)
         sync(target.parent)
-    except BaseException:  # an interrupt too must not leave the old folder in the scratch folder
+    except BaseException:  # also an interrupt must not leave the old folder in the scratch folder
         if (scratch / "old").exists() and not target.exists():
             (scratch / "old").rename(target)
         raise
@@ -39,7 +39,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[IO[str]]:
-    """A file to write text to, in UTF-8; it takes ``path``'s place when the block ends without an error."""
+    """A text file to write, in UTF-8; it replaces ``path`` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -53,20 +53,20 @@ def replaced_file(path: Path) -> Iterator[IO[str]]:
 
 
 def write_json(path: Path, data: Mapping[str, Any], *, dense: bool = False) -> None:
-    """Replace ``path`` by ``data``; a reader sees the old file or the new one. ``dense``: no line for each element."""
+    """Replace ``path`` by JSON; a reader sees the old file or the new one. ``dense``: no line for each element."""
     with replaced_file(path) as file:
         json.dump(data, file, indent=None if dense else 1, separators=(",", ":") if dense else None)
         file.write("\n")
 
 
 def sync_file(file: IO[Any]) -> None:
-    """Have what was written to an open file on the disk."""
+    """Sync an open file's content to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or the names in a folder, on the disk.
+    """Sync a file's content, or the names in a folder, to the disk.
 
     Raises:
         OSError: it cannot be opened, or the disk failed.

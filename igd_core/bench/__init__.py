@@ -1,1 +1,1 @@
-"""Measurements of our parts, each beside what it replaces, in the same run."""
+"""Benchmarks: each part measured beside what it replaces, in the same run."""

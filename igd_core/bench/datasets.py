@@ -1,4 +1,4 @@
-"""The two real data sets that benchmarks and exactness tests run on, each with ten-item test histories."""
+"""The two real data sets for benchmarks and exactness tests, each with ten-item test histories."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class BenchData:
 
 
 def load_dataset(name: str, *, histories: int, seed: int = 0, video_games: Path = VIDEO_GAMES_DIR) -> BenchData:
-    """Read a data set and draw ``histories`` test histories.
+    """Read a data set, and draw ``histories`` test histories.
 
     Raises:
-        DataError: unknown name, or the data are not on this machine (they are not ours to ship).
+        DataError: unknown name, or the data are not on this machine (their terms forbid shipping them).
     """
     if name == "ml-100k":
         catalogue, test = _movielens()

@@ -1,7 +1,7 @@
-"""How long one recommendation takes: the reference, ours, and the floor, interleaved on the same prompts.
+"""Time of one recommendation: the reference, ours, and the floor, interleaved on the same prompts.
 
-The floor is what no tree search over this model can beat by much: as many tokens as ours fed to the model, in ONE plain
-causal prefill, with logits for as many rows.
+The floor is a time that no tree search over this model can beat by much: as many tokens as ours, fed to the model in
+ONE plain causal prefill, with logits for as many rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SWAP_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
-    """Prompts a data set, how they are decoded, where Video Games lies; and vLLM, if ours runs on it."""
+    """What to measure: prompts a data set, decoding settings, the folder of Video Games; and vLLM's options."""
 
     video_games: Path
     histories: int = 20
@@ -57,9 +57,9 @@ class DecodeResult:
     Attributes:
         speedup: median of reference / ours over prompts.
         floor_ratio: median of ours / floor over prompts.
-        ours_cold_s: ours without any key-value cache of an earlier prompt.
+        ours_cold_s: ours, without key-value caches of earlier prompts.
         cached_tokens: prompt tokens that ``ours_s`` found in the cache (the instruction), not among ``model_tokens``.
-        same_items: prompts for which ours ranked the same paths in the same order.
+        same_items: prompts for which ours ranked the same paths in the same order as the reference.
         near_ties: prompts whose order differs only within 1e-3 in score.
         worst_score_gap: largest difference of a path's score.
     """
@@ -120,7 +120,7 @@ class BenchCheckpoints:
         """Load the folder ``model`` both ways.
 
         Raises:
-            IGDError: it is no checkpoint that the engine serves.
+            IGDError: the engine cannot serve it.
         """
         return BenchCheckpoints(
             plain=load_checkpoint(model, device=device, dtype=dtype, packed=False),
@@ -136,7 +136,7 @@ def bench_decode(
 
 
 def compare(reference: ReferenceResult, ours: Recommendation, artifact: Artifact) -> Agreement:
-    """Whether both rank the same paths alike; paths whose scores differ by less than 1e-3 may swap."""
+    """Whether both rank the same paths in the same order; paths whose scores differ by less than 1e-3 may swap."""
     trie = artifact.trie
     paths = [tuple(trie.path(LeafIndex(int(artifact.leaf_of_item[found.item])))) for found in ours.items]
     scores = [found.score for found in ours.items]
@@ -147,7 +147,7 @@ def compare(reference: ReferenceResult, ours: Recommendation, artifact: Artifact
 
 
 def _differ_by_swaps(paths: list[tuple[int, ...]], scores: list[float], reference: ReferenceResult) -> bool:
-    """Whether every path out of place has a neighbour, or the cut after the last rank, within the tolerance."""
+    """Whether every path in another place has a neighbour, or the cut after the last rank, within the tolerance."""
     expected = dict(zip(reference.paths, reference.scores, strict=True))
     last = min(scores[-1], reference.scores[len(scores) - 1])
     return all(
@@ -175,14 +175,14 @@ def _bench_dataset(checkpoints: BenchCheckpoints, name: str, settings: DecodeSet
     with asyncio.Runner() as runner:
         engines: _Engines | _VLLM = _Engines(checkpoints) if vllm is None else _VLLM(checkpoints.plain, vllm)
         runner.run(engines.load(artifact))
-        _measure(runner, engines, root, queries[0])  # warms every path; not counted
+        _measure(runner, engines, root, queries[0])  # warm-up, not counted
         samples = [_measure(runner, engines, root, query) for query in tqdm(queries[1:], desc=name, unit="prompt")]
         runner.run(engines.close())
     return _summarise(name, samples)
 
 
 class _Engines:
-    """Ours twice on one checkpoint: with the prefix cache, and without."""
+    """Our engine twice on one checkpoint: with the prefix cache, and without."""
 
     def __init__(self, checkpoints: BenchCheckpoints) -> None:
         self.plain = checkpoints.plain
@@ -212,7 +212,7 @@ def _start_vllm(options: VLLMOptions) -> VLLMEngine:
 
 
 class _VLLM:
-    """Ours on vLLM: warm, and after its prefix cache was emptied. It belongs to one event loop, so to one data set."""
+    """Our engine on vLLM: warm, and after emptying its prefix cache. Belongs to one event loop, so to one data set."""
 
     def __init__(self, plain: Checkpoint, engine: VLLMEngine) -> None:
         self.plain = plain

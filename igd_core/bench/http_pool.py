@@ -1,7 +1,7 @@
-"""A client for load: many HTTP/1.1 connections to one server, callbacks instead of tasks, nothing retried.
+"""An HTTP/1.1 client for load: many connections to one server, callbacks instead of tasks, no retries.
 
-About 10,000 requests a second on one core, so that it is the server that is measured (`igd bench serve` says by how
-much requests were sent late).
+It sends about 10,000 requests a second on one core, so the server is the bottleneck; `igd bench serve` reports how late
+requests were sent.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Target:
 
     @staticmethod
     def of(url: str) -> Target:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            InputError: no http or https URL of a host.
+            InputError: not an http or https URL with a host.
         """
         try:
             parts = urlsplit(url)
@@ -63,7 +63,7 @@ class Target:
             return False
 
     def message(self, method: str, path: str, body: bytes = b"", *, key: str | None = None) -> bytes:
-        """One request, as it goes over the wire."""
+        """One request, as bytes."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         head = f"{method} {self.base}{path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept: */*\r\n"
         if key is not None:
@@ -75,7 +75,7 @@ class Target:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What came back; ``status`` 0 says that nothing did, and ``body`` why."""
+    """A response; with ``status`` 0 there was none, and ``body`` says why."""
 
     status: int
     body: bytes = b""
@@ -113,11 +113,11 @@ class HttpPool:
         self._waiting: deque[_Request] = deque()
         self._abandoned: set[int] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._open = 0  # those being opened among them
+        self._open = 0  # includes those being opened
         self._closed = False
 
     def send(self, number: int, message: bytes) -> None:
-        """Send now if a connection is free or may be opened; else when one is."""
+        """Send now if a connection is free or may be opened; otherwise as soon as one is."""
         request = _Request(number, message)
         if self._idle:
             self._start(self._idle.pop(), request)
@@ -126,7 +126,7 @@ class HttpPool:
         self._open_if_needed()
 
     def abandon(self, number: int) -> None:
-        """Give up on a request; its connection is closed, as a client's that has lost patience."""
+        """Give up a request, and close its connection, as a client does that has lost patience."""
         connection = self._busy.pop(number, None)
         if connection is None:
             self._abandoned.add(number)  # it waits for a connection
@@ -159,7 +159,7 @@ class HttpPool:
             )
         except OSError as error:
             self._open -= 1
-            # One request fails for each connection that cannot be made; those behind it try for themselves.
+            # A connection that cannot be made fails one request; those after it try for themselves.
             if (request := self._next_waiting()) is not None:
                 self.on_answer(request.number, Answer(status=0, body=f"cannot connect: {error}".encode()))
         else:
@@ -184,7 +184,7 @@ class HttpPool:
         self.on_sent(request.number)
 
     def freed(self, connection: _Connection) -> None:
-        """Take a connection back, and give it the next request."""
+        """A connection is free: give it the next request."""
         if self._closed:
             connection.transport.abort()
             return
@@ -194,12 +194,12 @@ class HttpPool:
             self._idle.append(connection)
 
     def answered(self, number: int, answer: Answer) -> None:
-        """Pass an answer on."""
+        """Report an answer."""
         self._busy.pop(number, None)
         self.on_answer(number, answer)
 
     def lost(self, connection: _Connection) -> None:
-        """Forget a connection that was closed."""
+        """Forget a closed connection."""
         self._open -= 1
         if connection in self._idle:
             self._idle.remove(connection)
@@ -237,7 +237,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         parser = self._parser
         if parser is None or self.number is None:
-            self.transport.abort()  # an answer that nobody asked for
+            self.transport.abort()  # an answer without a request
             return
         try:
             parser.feed_data(data)
@@ -273,4 +273,4 @@ class _Connection(asyncio.Protocol):
         parser = self._parser
         if parser is not None and (status := parser.get_status_code()) >= 200:
             self._done = Answer(status=status, body=bytes(self._body), content_type=self._content_type)
-            self._reusable = parser.should_keep_alive()  # it says no as soon as this has returned
+            self._reusable = parser.should_keep_alive()  # it returns False as soon as this has returned

@@ -1,8 +1,8 @@
-"""Load on a server: open-loop, where arrivals keep to their plan whatever the server does, or closed-loop.
+"""Load on a server: an open loop, in which requests arrive as planned, or a closed loop.
 
-A closed loop waits for an answer before it asks again, so a server that stalls is asked less while it stalls, and the
-stall all but vanishes from the percentiles (coordinated omission). The open loop plans every arrival beforehand, and
-a latency begins at the planned arrival, whether or not a connection was free then.
+A closed loop waits for an answer before the next request, so a server that stalls gets fewer requests while it stalls,
+and the stall nearly vanishes from the percentiles (coordinated omission). The open loop plans every arrival beforehand;
+a latency begins at the planned arrival, whether or not a connection was free.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ TIMED_OUT = -1
 NO_ANSWER = 0
 
 _SWEEP_S = 0.02
-_BURST = 32  # requests sent without a look at answers, when sending is late
+_BURST = 32  # requests sent before answers are read, when sending is late
 _LEAD_S = 0.05
 
 
 class Traffic(Protocol):
-    """What is asked, and what an answer is worth."""
+    """The requests to send, and a judge of their answers."""
 
     def request(self, number: int) -> bytes:
-        """The request to send as the ``number``-th."""
+        """The request with this number."""
         ...
 
     def judge(self, number: int, answer: Answer) -> int:
-        """A small non-negative code, kept with the request."""
+        """A small non-negative code for an answer, stored with the request."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class LoadLog:
-    """Every request of a run, by number; times are seconds since its start, NaN for what never happened.
+    """Every request of a run, by number; times are seconds since its start, NaN for what did not happen.
 
     Attributes:
-        planned: when it was to arrive.
+        planned: when it should arrive.
         sent: when it was written to a connection.
-        done: when its answer was complete, or given up on.
+        done: when its answer was complete, or it was given up.
         status: HTTP status, ``NO_ANSWER`` or ``TIMED_OUT``.
-        verdict: what the traffic said of the answer.
+        verdict: the traffic's code for the answer.
     """
 
     planned: array[float] = field(default_factory=lambda: array("d"))
@@ -65,7 +65,7 @@ class LoadLog:
     verdict: array[int] = field(default_factory=lambda: array("b"))
 
     def begin(self, planned: float) -> int:
-        """A new request's number."""
+        """Add a request; returns its number."""
         self.planned.append(planned)
         self.sent.append(np.nan)
         self.done.append(np.nan)
@@ -74,7 +74,7 @@ class LoadLog:
         return len(self.planned) - 1
 
     def arrays(self) -> LoadArrays:
-        """A copy of all of it."""
+        """A copy as arrays."""
         return LoadArrays(
             planned=np.array(self.planned),
             sent=np.array(self.sent),
@@ -96,35 +96,35 @@ class LoadArrays:
 
     @property
     def latency_s(self) -> NDArray[np.float64]:
-        """From the planned arrival to the answer."""
+        """Seconds from the planned arrival to the answer."""
         return self.done - self.planned
 
     @property
     def service_s(self) -> NDArray[np.float64]:
-        """From sending to the answer: what a client that waits for a connection would not see."""
+        """Seconds from sending to the answer; hides the wait for a connection."""
         return self.done - self.sent
 
     @property
     def lag_s(self) -> NDArray[np.float64]:
-        """From the planned arrival to sending."""
+        """Seconds from the planned arrival to sending."""
         return self.sent - self.planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadLimits:
-    """Bounds of a run: a request without an answer ``timeout_s`` after its planned arrival is given up on."""
+    """Limits of a run: a request without an answer ``timeout_s`` after its planned arrival is given up."""
 
     timeout_s: float = 10.0
     max_connections: int = 512
 
 
 class _Run:
-    """One run: its log, its connections, and what has not been answered yet."""
+    """One run: its log, its connections, and the requests without an answer."""
 
     def __init__(self, target: Target, traffic: Traffic, limits: LoadLimits) -> None:
         self._traffic = traffic
         self._limits = limits
-        self._start = time.perf_counter() + _LEAD_S  # uvloop's own clock counts whole milliseconds
+        self._start = time.perf_counter() + _LEAD_S  # uvloop's clock counts whole milliseconds
         self._pending: deque[int] = deque()
         self.log = LoadLog()
         self.on_settled: Callable[[], None] = lambda: None
@@ -144,14 +144,14 @@ class _Run:
         self.pool.send(number, self._traffic.request(number))
 
     async def sweep(self) -> None:
-        """Give up on what is too late; returns never."""
+        """Give up requests that are too late; runs for ever."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._drop_late()
 
     def _drop_late(self) -> None:
         log, latest = self.log, self.now - self._limits.timeout_s
-        while self._pending:  # in the order of planned arrivals
+        while self._pending:  # ordered by planned arrival
             number = self._pending[0]
             if np.isnan(log.done[number]):
                 if log.planned[number] > latest:
@@ -179,9 +179,9 @@ class _Run:
 
 
 async def open_loop(target: Target, traffic: Traffic, plan: NDArray[np.float64], limits: LoadLimits) -> LoadArrays:
-    """Send a request at each of the times of ``plan``, seconds from the start, ascending; wait for the answers.
+    """Send a request at each of the times in ``plan``, ascending seconds from the start; wait for the answers.
 
-    A cancelled run returns what it has: a person who has seen enough still wants the numbers.
+    A cancelled run returns what it has so far.
     """
     run = _Run(target, traffic, limits)
     sweeping = asyncio.create_task(run.sweep())
@@ -205,7 +205,7 @@ async def open_loop(target: Target, traffic: Traffic, plan: NDArray[np.float64],
 async def closed_loop(
     target: Target, traffic: Traffic, *, concurrency: int, seconds: float, limits: LoadLimits
 ) -> LoadArrays:
-    """Keep ``concurrency`` requests under way for ``seconds``: each answer is followed by the next request."""
+    """Keep ``concurrency`` requests running for ``seconds``: each answer is followed by the next request."""
     run = _Run(target, traffic, limits)
     await asyncio.sleep(-run.now)
     loop = asyncio.get_running_loop()
@@ -216,7 +216,7 @@ async def closed_loop(
             run.ask(now)
 
     def ask_again() -> None:
-        # Not from within the callback: a server that refuses every connection would be asked without end.
+        # Not from within the callback: with a server that refuses every connection it would never end.
         loop.call_soon(ask)
 
     run.on_settled = ask_again
@@ -233,7 +233,7 @@ async def closed_loop(
 
 
 def planned_arrivals(rate: float, seconds: float, *, even: bool, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Arrival times at ``rate`` a second: evenly spaced, or as independent users make them (a Poisson process)."""
+    """Arrival times at ``rate`` a second: evenly spaced, or random as of independent users (a Poisson process)."""
     count = int(rate * seconds)
     if even:
         return np.arange(count) / rate

@@ -1,4 +1,4 @@
-"""What a load run comes to: counts, rates, and latencies from the planned arrival."""
+"""The report of a load run: counts, rates, and latencies from the planned arrival."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 def summary(requests: LoadArrays, seconds: float, deadline_s: float) -> dict[str, Any]:
-    """Counts, rates, and latencies from the planned arrival (with what of them was waiting to be sent)."""
+    """Counts, rates, and latencies from the planned arrival, with the part spent waiting to be sent."""
     accepted, good = is_accepted(requests), is_good(requests, deadline_s)
     refused = (requests.status > 0) & ~accepted
     span = max(seconds, 1e-9)
@@ -45,10 +45,10 @@ def summary(requests: LoadArrays, seconds: float, deadline_s: float) -> dict[str
 
 
 def timeline(requests: LoadArrays, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
-    """The same by planned arrival, in stretches of whole seconds, 600 at most."""
+    """The same by planned arrival, in steps of whole seconds, at most 600."""
     width = max(1, math.ceil(seconds / _BUCKETS))
     accepted, good, latencies_s = is_accepted(requests), is_good(requests, deadline_s), requests.latency_s
-    edges = np.searchsorted(requests.planned, np.arange(math.ceil(seconds / width) + 1) * width)  # planned ascends
+    edges = np.searchsorted(requests.planned, np.arange(math.ceil(seconds / width) + 1) * width)  # planned is ascending
     rows = []
     for index, (start, end) in enumerate(pairwise(edges.tolist())):
         here = slice(start, end)

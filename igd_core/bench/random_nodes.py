@@ -1,4 +1,4 @@
-"""Where a search may stand in a trie, at random: what kernels and processors are timed on."""
+"""Random trie nodes, on which kernels and processors are timed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def random_nodes(trie: TokenTrie, rows: int, rng: np.random.Generator) -> NDArra
     for depth in np.unique(depths):
         start, end = trie.level_start[depth : depth + 2]
         chosen = depths == depth
-        # Nodes of one depth stand in the order of their leaves.
+        # Nodes of one depth are in the order of their leaves.
         nodes[chosen] = start + np.searchsorted(trie.node_first[start:end], leaves[chosen], side="right") - 1
     return nodes

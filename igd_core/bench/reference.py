@@ -1,7 +1,7 @@
-"""The method as its authors run it: transformers' ``generate`` with a Python trie, walked from the root at each step.
+"""The reference: transformers' ``generate`` with a Python trie, walked from the root at each step.
 
-The independent witness that decoding is measured against and tested with: it shares no code with the package's trie,
-gains and search. Slow and obvious on purpose.
+Decoding is measured against it and tested with it, so it shares no code with the package's trie, gains and search. It
+is slow and obvious on purpose.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DictNode:
 
 
 def admit(node: DictNode, items: Container[int]) -> None:
-    """Close every node with none of ``items`` at it or below: a search goes by it, and nothing else changes."""
+    """Close every node with none of ``items`` at it or below, which prunes the search; weights do not change."""
     for child in node.children.values():
         admit(child, items)
     node.is_open = any(item in items for item in node.items) or any(each.is_open for each in node.children.values())
@@ -62,7 +62,7 @@ def _fill_entropy(node: DictNode, prior: Sequence[float]) -> None:
 
 
 def weights_at(node: DictNode, alpha: float, forced_weight: float = 1.0) -> dict[int, float]:
-    """``1 - alpha * g`` of each child token, g normalised among siblings (arXiv 2506.13229); one alone has its own."""
+    """``1 - alpha * g`` of each child token, g normalised among siblings (arXiv 2506.13229); or ``forced_weight``."""
     if len(node.children) == 1:
         return dict.fromkeys(node.children, forced_weight)
     gains = {token: node.entropy - child.entropy for token, child in node.children.items()}
@@ -91,7 +91,7 @@ class TrieProcessor(LogitsProcessor):
             for token in ids:
                 node = node.children.get(token) if node else None
             if node is None or not node.children:
-                continue  # a beam that has ended, or never lived
+                continue  # a beam that has ended, or never began
             logprobs = {token: float(scores[row, token]) for token in node.children}
             if self._settings.normalise == "children":
                 logprobs = shares(logprobs, self._settings.temperature)
@@ -111,7 +111,7 @@ def shares(logits: dict[int, float], temperature: float) -> dict[int, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceResult:
-    """Ranked paths: tokens (EOS included), score, and how many forward passes it took."""
+    """Ranked paths: tokens (EOS included), score, and the number of forward passes."""
 
     paths: list[tuple[int, ...]]
     scores: list[float]
@@ -122,7 +122,7 @@ class ReferenceResult:
 class ReferenceSettings:
     """Beam width, rebalancing, length penalty, what forced tokens count, and the token that ends a path.
 
-    ``temperature`` is read where scores are normalised over children alone.
+    ``temperature`` applies only where scores are normalised over children.
     """
 
     beams: int = 10

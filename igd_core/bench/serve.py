@@ -1,4 +1,4 @@
-"""`igd bench serve`: an open loop at a given rate, or the highest rate that a server answers in time."""
+"""`igd bench serve`: an open loop at a given rate, or a search for the highest rate that a server answers in time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 MAX_SECONDS = 4 * 3600.0
 MAX_CONCURRENCY = 256
 
-_PATIENCE_S = 5.0  # beyond the deadline, for an answer that is late but comes
+_PATIENCE_S = 5.0  # beyond the deadline, to receive answers that are late
 _GAIN = 1.05
 _MAX_WARM_UP_S = 1.0
 _SCRAPES = 300
@@ -48,13 +48,13 @@ class ServeBench:
 
     Attributes:
         target: the server.
-        histories: whom to ask for.
-        mix: what to ask.
-        deadline_s: later answers are no good ones.
+        histories: of the users to ask for.
+        mix: kinds of requests, and their fields.
+        deadline_s: an answer after it does not count as good.
         seconds: length of the run, or of each step of the search for the capacity.
         connections: most connections at once.
         seed: of arrivals and users.
-        metrics: where the server's Prometheus metrics are, to watch its memory.
+        metrics: URL of the server's Prometheus metrics, for its memory.
     """
 
     target: Target
@@ -67,7 +67,7 @@ class ServeBench:
     metrics: Target | None = None
 
     def __post_init__(self) -> None:
-        """Check what could make a run endless.
+        """Refuse values with which a run might not end.
 
         Raises:
             InputError: a value out of range.
@@ -79,7 +79,7 @@ class ServeBench:
 
     @property
     def limits(self) -> LoadLimits:
-        """When to give up on an answer."""
+        """When to give up a request."""
         return LoadLimits(timeout_s=self.deadline_s + _PATIENCE_S, max_connections=self.connections)
 
     def traffic(self) -> HistoryTraffic:
@@ -89,14 +89,14 @@ class ServeBench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeResult:
-    """What `bench_rate` found: ``report`` as JSON has it, and every request."""
+    """The result of `bench_rate`: ``report`` as JSON, and every request."""
 
     report: Mapping[str, Any]
     requests: LoadArrays
 
 
 def bench_rate(bench: ServeBench, *, rate: float, even: bool) -> ServeResult:
-    """Send ``rate`` requests a second, whatever the answers do. An interrupt ends it early; what there is counts.
+    """Send ``rate`` requests a second, whatever the answers do. After an interrupt, the report is of what there is.
 
     Raises:
         InputError: more requests than a run may have.
@@ -135,7 +135,7 @@ def bench_rate(bench: ServeBench, *, rate: float, even: bool) -> ServeResult:
 def find_capacity(bench: ServeBench) -> Mapping[str, Any]:
     """Double the number of clients that wait for their answers, until two more doublings bring nothing.
 
-    The capacity is the most good answers a second of any step; ``bench.seconds`` is the length of one.
+    The capacity is the highest number of good answers a second; ``bench.seconds`` is the length of a step.
     """
     warm_up_s = min(_MAX_WARM_UP_S, bench.seconds)
     steps: list[dict[str, Any]] = []
@@ -148,7 +148,7 @@ def find_capacity(bench: ServeBench) -> Mapping[str, Any]:
             closed_loop(bench.target, traffic, concurrency=concurrency, seconds=seconds, limits=bench.limits)
         )
         warm = _where(requests, requests.planned >= warm_up_s)
-        # Answers of the window, not of its requests: those under way at its end are not waited for.
+        # Count answers within the time, of whatever requests: those still running at its end are not waited for.
         inside = (requests.done >= warm_up_s) & (requests.done < seconds)
         good = float(np.count_nonzero(is_good(requests, bench.deadline_s) & inside)) / bench.seconds
         steps.append(
@@ -186,14 +186,14 @@ def _where(requests: LoadArrays, chosen: NDArray[np.bool_]) -> LoadArrays:
 
 @dataclass(slots=True)
 class _Memory:
-    """The server's resident memory, asked for while it is under load."""
+    """The server's resident memory, read while it is under load."""
 
     target: Target | None
     key: str | None
     seen: list[float] = field(default_factory=list)
 
     async def watch(self, every_s: float) -> None:
-        """Ask again and again; returns never."""
+        """Read it at intervals; runs for ever."""
         if self.target is None:
             await asyncio.Event().wait()
             return
@@ -220,13 +220,13 @@ class _Memory:
                 self.seen.append(float(line.split()[1]))
 
     def report(self) -> dict[str, float] | None:
-        """After a tenth of the run (which warms up), at its end, and the most."""
+        """After a tenth of the run (the warm-up), at its end, and the highest."""
         if not self.seen:
             return None
         return {"warm": self.seen[len(self.seen) // 10], "end": self.seen[-1], "max": max(self.seen)}
 
     def timeline(self) -> list[float]:
-        """What it was at even distances, so that growth that ends is told from growth that does not."""
+        """Values at even intervals, to tell growth that ends from growth that does not."""
         places = np.linspace(0, len(self.seen) - 1, min(len(self.seen), _MEMORY_VALUES)).round().astype(int)
         return [self.seen[place] for place in places]
 

@@ -1,4 +1,4 @@
-"""The picture of `igd bench serve`: latency over time, what was answered, and how latencies are distributed."""
+"""The plot of `igd bench serve`: latency over time, outcomes, and the distribution of latencies."""
 
 from __future__ import annotations
 

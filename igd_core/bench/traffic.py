@@ -1,4 +1,4 @@
-"""What `igd bench serve` asks: recommendations for real histories, and events; and what each answer is worth."""
+"""The requests of `igd bench serve`: recommendations for real histories, and events; and verdicts on the answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAX_REASONS = 64
 
 
 class Verdict(IntEnum):
-    """What an answer is."""
+    """The verdict on an answer."""
 
     MODEL = 0
     CACHED = 1
@@ -44,12 +44,12 @@ class Verdict(IntEnum):
 
 
 GOOD = (Verdict.MODEL, Verdict.CACHED, Verdict.RECORDED)
-"""What was asked for; popularity answers stand in for it."""
+"""The request was answered as asked; popularity answers are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserHistory:
-    """A user at one moment: item ids, oldest first, and what came next."""
+    """A user at one moment: item ids, oldest first, and the item chosen next."""
 
     user_id: str
     history: Sequence[str]
@@ -57,10 +57,10 @@ class UserHistory:
 
 
 def read_histories(path: Path | Source, reading: Reading = DEFAULT_READING) -> list[UserHistory]:
-    """Rows as `igd data prepare` writes them: ``history_item_ids``, ``item_id`` and perhaps ``user_id``.
+    """Read rows of `igd data prepare`: ``history_item_ids``, ``item_id`` and perhaps ``user_id``.
 
     Raises:
-        DataError: the file, or a column.
+        DataError: the file or a column cannot be used.
         InputError: no row has a history.
     """
     table = read_table(path, reading)
@@ -79,10 +79,10 @@ def read_histories(path: Path | Source, reading: Reading = DEFAULT_READING) -> l
 
 
 def made_up_histories(artifact_dir: Path, *, seed: int) -> list[UserHistory]:
-    """Items drawn by their popularity in an artifact, as many as a prompt shows at most.
+    """Histories of items drawn by popularity in an artifact, as long as a prompt shows at most.
 
     Raises:
-        ArtifactError: no artifact.
+        ArtifactError: there is no artifact.
     """
     artifact = load_artifact(artifact_dir, verify=False)
     rng = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def made_up_histories(artifact_dir: Path, *, seed: int) -> list[UserHistory]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What is asked, and how.
+    """The mix of requests.
 
     Attributes:
         body: fields of every recommendation request.
@@ -121,10 +121,10 @@ class Mix:
 
 
 class HistoryTraffic:
-    """Draws a random user for each request; counts why requests were not answered as asked.
+    """Takes a random user for each request; counts why requests were not answered as asked.
 
     Attributes:
-        reasons: number of answers by status and problem type, or by what went wrong on the way.
+        reasons: number of answers by status and problem type, or by what went wrong.
     """
 
     def __init__(self, target: Target, histories: Sequence[UserHistory], mix: Mix, *, seed: int) -> None:
@@ -137,7 +137,7 @@ class HistoryTraffic:
         self.reasons: Counter[str] = Counter()
 
     def request(self, number: int) -> bytes:
-        """The next request."""
+        """The request with this number."""
         mix, draw = self._mix, self._random.random
         is_event = draw() < mix.events
         self._is_event.append(is_event)
@@ -161,7 +161,7 @@ class HistoryTraffic:
         return self._target.message("POST", "/v1/recommendations", body, key=key)
 
     def judge(self, number: int, answer: Answer) -> int:
-        """A `Verdict`."""
+        """The `Verdict` on an answer."""
         if answer.status == 0:
             return self._note(answer.body.decode(errors="replace"), Verdict.NO_ANSWER)
         if answer.status == 200:
@@ -186,7 +186,7 @@ def _json(value: object) -> bytes:
 
 
 def _source(body: bytes) -> Verdict | None:
-    """By searching: parsing each answer would cost more than sending its request."""
+    """The answer's source, found by searching: parsing each answer would cost more than sending its request."""
     if b'"source":"model"' in body:
         return Verdict.CACHED if b'"cached":true' in body else Verdict.MODEL
     return Verdict.POPULARITY if b'"source":"popularity"' in body else None

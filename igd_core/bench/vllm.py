@@ -1,8 +1,8 @@
-"""What a recommendation costs in vLLM: ours, ours with a request for each token, and vLLM's own beam search.
+"""Cost of a recommendation in vLLM: ours, ours with a request for each token, and vLLM's own beam search.
 
-All three run on one engine, one after the other on the same prompts, each from an empty prefix cache. vLLM's own is
-unconstrained, so most of what it returns is no item; it is given as many tokens as our longest answer to the prompt
-has, which it could not know.
+All three run on one engine, one after the other on the same prompts, each from an empty prefix cache. vLLM's own search
+is unconstrained, so most of its results are not items; it gets as many tokens as our longest answer to the prompt,
+which it could not know.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMBenchSettings:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         video_games: where the Video Games data lie.
-        histories: prompts at concurrency 1; at others at least as many as run at once.
+        histories: prompts at concurrency 1; at others, at least as many as run at once.
         concurrency: recommendations at once, one measurement each.
         beams: width of all searches.
-        alpha: of ours.
+        alpha: for ours.
     """
 
     video_games: Path
@@ -58,7 +58,7 @@ class WayResult:
         most_extra_steps: largest number of engine steps beyond the rounds of a recommendation alone; None for crowds.
         computed_tokens: prompt tokens that went through the model, however often.
         recomputed_tokens: of those, what had been computed before for the same recommendation.
-        not_items: share of the answers that are no item.
+        not_items: share of the answers that are not items.
     """
 
     dataset: str
@@ -104,7 +104,7 @@ def bench_vllm(
             "tokenwise": our_way(engine, artifact, beams=settings.beams, alpha=settings.alpha, tokenwise=True),
             "vllm": vllms_way(engine, artifact, beams=settings.beams, max_tokens=max_tokens),
         }
-        for way in ways.values():  # warms every path; not counted
+        for way in ways.values():  # warm-up, not counted
             costs = runner.run(driven(way, prompts[-1:], concurrency=1))
             max_tokens.setdefault(tuple(prompts[-1]), costs[0].longest_path)
         for concurrency in settings.concurrency:
@@ -116,7 +116,7 @@ def bench_vllm(
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """What measurements on one data set share; ``max_tokens`` holds our longest answer to each prompt."""
+    """What measurements on one data set share; ``max_tokens`` is the length of our longest answer, by prompt."""
 
     runner: asyncio.Runner
     engine: VLLMEngine
@@ -125,7 +125,7 @@ class _Bench:
 
 
 def _interleaved(bench: _Bench, prompts: list[list[int]], *, concurrency: int) -> dict[str, _Run]:
-    """A recommendation alone at a time, or all of a crowd at a time, each way in turn."""
+    """A recommendation at a time, or ``concurrency`` at once, each way in turn."""
     groups = [[prompt] for prompt in prompts] if concurrency == 1 else [prompts]
     runs = {name: _Run(costs=[], seconds=0.0, steps=[]) for name in bench.ways}
     for group in tqdm(groups, desc=f"{concurrency} at once", unit="turn"):
@@ -147,7 +147,7 @@ def _interleaved(bench: _Bench, prompts: list[list[int]], *, concurrency: int) -
 
 
 def engine_steps() -> int:
-    """Steps that vLLM has run in this process's engines, by its own metrics."""
+    """Steps that vLLM has run in this process's engines, from its own metrics."""
     samples = [sample for metric in VLLMMetrics().collect() for sample in metric.samples]
     return round(sum(sample.value for sample in samples if sample.name == "vllm:iteration_tokens_total_count"))
 

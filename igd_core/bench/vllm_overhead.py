@@ -1,4 +1,4 @@
-"""What our logits processor adds to a step of vLLM, by vLLM's own times of its steps."""
+"""The time that our logits processor adds to a step of vLLM, from vLLM's own times of its steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from igd_core.engines.vllm.engine import VLLMEngine
 
 ROWS = 64
-# A row of a recommendation computes what the last partly filled block holds: one token at least, 17 in the middle.
+# A row of a recommendation computes the last, partly filled block: one token at least, 17 on average.
 TOKENS_A_ROW = (1, 17)
 _BLOCKS = 4
 _REPEATS = 15
@@ -42,7 +42,7 @@ async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) ->
             questions = _questions(artifacts, rng)
             asked = await _step_ms(engine, prompt, questions, f"with-{tokens}-{repeat}")
             plain = await _step_ms(engine, prompt, [None] * ROWS, f"without-{tokens}-{repeat}")
-            if repeat >= 2:  # the first fill the cache
+            if repeat >= 2:  # the first two fill the cache
                 with_ms.append(asked)
                 without_ms.append(plain)
         ratios = [a / b - 1.0 for a, b in zip(with_ms, without_ms, strict=True)]
@@ -53,7 +53,7 @@ async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) ->
 
 
 def _questions(artifacts: Sequence[Artifact], rng: np.random.Generator) -> list[NodeQuestion | None]:
-    """At random depths of random paths."""
+    """Questions at random depths of random paths."""
     questions: list[NodeQuestion | None] = []
     for row in range(ROWS):
         artifact = artifacts[row % len(artifacts)]

@@ -1,4 +1,4 @@
-"""Three ways to have vLLM search: ours, ours with a request for each beam and token, and vLLM's own beam search."""
+"""Three ways to search with vLLM: ours, ours with a request for each beam and token, and vLLM's own beam search."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Cost:
-    """What one recommendation took.
+    """The cost of one recommendation.
 
     Attributes:
         seconds: from the first request to the answer.
         requests: sent to vLLM.
-        rounds: times that the search waited for vLLM.
-        generated_tokens: sampled, thrown away or not.
-        computed_tokens: of prompts, that went through the model.
-        distinct_tokens: that a search without recomputation would have computed.
+        rounds: how often the search waited for vLLM.
+        generated_tokens: sampled, used or not.
+        computed_tokens: prompt tokens that went through the model.
+        distinct_tokens: tokens that a search without recomputation would have computed.
         longest_path: tokens of the longest answer, its end included.
         answers: that came back.
-        not_items: of those, how many are no item of the catalogue.
+        not_items: how many of the answers are not items of the catalogue.
     """
 
     seconds: float = 0.0
@@ -57,7 +57,7 @@ Way: TypeAlias = "Callable[[Sequence[int]], Coroutine[Any, Any, Cost]]"
 
 @dataclass(slots=True)
 class _Seen:
-    """Counts requests as they go by."""
+    """Counts the requests that pass."""
 
     cost: Cost
     prompt_tokens: int
@@ -77,7 +77,7 @@ class _Seen:
 
 
 class _CountedSession(VLLMSession):
-    """Ours, counted."""
+    """Our session, counted."""
 
     seen: _Seen
 
@@ -88,7 +88,7 @@ class _CountedSession(VLLMSession):
 
 
 class _TokenwiseSession(_CountedSession):
-    """One request for each node and no other: forced tokens are asked for like all others."""
+    """Our session without jumps: one request for each node, forced or not."""
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         return [node]
@@ -103,14 +103,14 @@ def our_way(
     forced_weight: float = 1.0,
     tokenwise: bool = False,
 ) -> Way:
-    """The search that `igd serve` runs; ``tokenwise`` takes its jump over forced tokens away."""
+    """The search that `igd serve` runs; ``tokenwise`` disables its jump over forced tokens."""
     orders = iter(range(1, 1 << 62))
     kind = _TokenwiseSession if tokenwise else _CountedSession
     scoring = Scoring(alpha=alpha, keep=2 * beams, forced=forced_weight != 0)
 
     async def recommend(prompt_ids: Sequence[int]) -> Cost:
         started = time.perf_counter()
-        # As `VLLMEngine.open` makes them; its own count of sessions knows nothing of these.
+        # As `VLLMEngine.open` makes them; the engine's own count of sessions does not include these.
         prompt = Prompt(ids=list(prompt_ids), scoring=scoring, order=next(orders), turn=Turn())
         session = kind(engine, artifact, prompt)
         session.seen = _Seen(Cost(), len(prompt_ids))
@@ -159,7 +159,7 @@ def vllms_way(engine: VLLMEngine, artifact: Artifact, *, beams: int, max_tokens:
 
 
 class _Renderer:
-    """What vLLM's beam search asks of a tokenizer: where texts end. Its texts are not looked at."""
+    """What vLLM's beam search needs of a tokenizer: the end of a text. Nobody reads its texts."""
 
     def __init__(self, eos_token_id: int) -> None:
         self.eos_token_id = eos_token_id
@@ -172,7 +172,7 @@ class _Renderer:
 
 
 class _CountedClient:
-    """vLLM, counting what its beam search sends."""
+    """vLLM's client, counting what its beam search sends."""
 
     def __init__(self, llm: Any, seen: _Seen) -> None:  # noqa: ANN401 - AsyncLLM
         self.input_processor = llm.input_processor
@@ -193,7 +193,7 @@ class _CountedClient:
 
 
 async def driven(way: Way, prompts: Sequence[Sequence[int]], *, concurrency: int) -> list[Cost]:
-    """All prompts, so many at once."""
+    """All prompts, ``concurrency`` at once."""
     room = asyncio.Semaphore(concurrency)
 
     async def one(prompt: Sequence[int]) -> Cost:

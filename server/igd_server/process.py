@@ -1,4 +1,4 @@
-"""Running the apps in a process: sockets, log, signals, draining, and what happens when it cannot start."""
+"""Run the apps in a process: sockets, log, signals, draining, and failures at the start."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _log = logging.getLogger("igd.server")
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; see docs/how-to/operate.md for what happens when.
+    """Serve until SIGTERM or SIGINT, then drain; docs/how-to/operate.md has the order of events.
 
     Raises:
         InputError: an address cannot be listened on.
-        EngineError: the engine has ended while serving; raised when the server has drained.
+        EngineError: the engine failed while serving; raised after draining.
         IGDError: the artifact or the model cannot be loaded.
     """
     log_to_stderr(settings.log_level)
@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
 
 @dataclass(slots=True)
 class _Stop:
-    """Why and since when the process stops."""
+    """Why the process stops, and since when."""
 
     reason: str
     at: float
@@ -82,7 +82,7 @@ class _Stop:
 
 
 class _Process:
-    """The servers of one process, from their start to their end."""
+    """The servers of one process, from start to end."""
 
     def __init__(
         self, settings: Settings, apps: Apps, listener: socket.socket, operations_listener: socket.socket | None
@@ -139,14 +139,14 @@ class _Process:
         asked.cancel()
         await self._drain()
         await serving
-        for server, task in others:  # probes and metrics to the end
+        for server, task in others:  # probes and metrics until the end
             server.config.timeout_graceful_shutdown = 1
             server.should_exit = True
             await task
         self._say_stopped()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """The first asks to drain, an interrupt from a terminal more shortly; any further one ends it at once."""
+        """The first signal asks to drain, a terminal's interrupt for a shorter time; a further one ends the process."""
         if self._stop is None:
             self._begin_to_stop(number.name, patient=number == signal.SIGTERM)
             return
@@ -155,7 +155,7 @@ class _Process:
         self.main.force_exit = True
 
     def _on_failure(self) -> None:
-        """A server that has served answers without its engine, by popularity, until load balancers have noticed."""
+        """After a failure, a server that has served answers by popularity until load balancers have noticed."""
         self._begin_to_stop("failure", patient=self._apps.deployment.current is not None)
 
     def _begin_to_stop(self, reason: str, *, patient: bool) -> None:
@@ -164,9 +164,9 @@ class _Process:
             self._stopping.set()
 
     async def _drain(self) -> None:
-        """Say not ready; go on serving until nobody asks any more, half of the time at most; the rest is for answers.
+        """Become not ready; serve until no requests come, at most half of the grace period; the rest is for answers.
 
-        Load balancers notice only after a while that the server is no longer ready, and until then they send requests.
+        Load balancers notice only after a while that the server is not ready, and send requests until then.
         """
         stop, grace_s = self._stop, self._settings.grace_s
         if stop is None:  # the server could not start
