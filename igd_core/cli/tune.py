@@ -18,11 +18,11 @@ from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
-from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
     from igd_core.datasets.sources import Reading
+    from igd_core.tuning.inputs import RunInputs
     from igd_core.tuning.recipes import Recipe
 
 
@@ -122,6 +122,9 @@ def settings_of(values: Mapping[str, Any], recipe: Recipe) -> TuningSettings:
 
 
 def _inputs(asked: TuneInputs, recipe: Recipe, settings: TuningSettings, reading: Reading) -> RunInputs:
+    from igd_core.tuning.inputs import RunInputs
+    from igd_core.tuning.recipes import prepare_recipe
+
     if asked.out is None:
         raise InputError("out: a folder for the run is needed")
     model = None if settings.from_config is not None else asked.model or recipe.model
@@ -139,8 +142,6 @@ def _inputs(asked: TuneInputs, recipe: Recipe, settings: TuningSettings, reading
 
             tokenizer = resolve_checkpoint(model)
         files = {name: path for name in ("reviews", "metadata") if (path := getattr(asked, name)) is not None}
-        from igd_core.tuning.recipes import prepare_recipe
-
         folders = prepare_recipe(recipe, out, files=files, tokenizer=tokenizer)
         artifact, train, valid = folders.artifact, train or folders.train, valid or folders.valid
         out = folders.run
