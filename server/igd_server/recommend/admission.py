@@ -144,9 +144,9 @@ class Admission:
         """Take a slot, which `slot` gives back, or wait for one; returns the caller who pays. Raises as `slot`."""
         caller = turn.callers[0]
         if not self._has_room(caller):
-            self._refuse_if_in_vain(timeout_s, turn)
+            self._refuse_if_too_late(timeout_s, turn)
             return await self._turn(asyncio.get_running_loop().time() + timeout_s, turn)
-        self._refuse_if_crowded(timeout_s, turn)
+        self._refuse_if_one_more_is_too_slow(timeout_s, turn)
         self._queue.accounts.begin(caller)
         self._take(caller, turn)
         return caller
@@ -238,7 +238,7 @@ class Admission:
         others = sum(min(held.cost, turn.cost) for name, held in self._held.items() if name != caller)
         return others + (0.0 if own is None else own.cost)
 
-    def _refuse_if_crowded(self, timeout_s: float, turn: Turn) -> None:
+    def _refuse_if_one_more_is_too_slow(self, timeout_s: float, turn: Turn) -> None:
         """Refuse a request though slots are free, if one more recommendation at once would make all of them late.
 
         The time of each is assumed to grow with their number, as on a machine without a spare core. While they take
@@ -253,7 +253,7 @@ class Admission:
             detail = f"{self._running} run, one more would take {expected_s:.2f} s; {timeout_s:.2f} s are left"
             self._refuse("expected-wait", detail, usual_s)
 
-    def _refuse_if_in_vain(self, timeout_s: float, turn: Turn) -> None:
+    def _refuse_if_too_late(self, timeout_s: float, turn: Turn) -> None:
         """Refuse a request that has no place in the queue, or no fair chance of being answered in time."""
         caller = turn.callers[0]
         running = sum(held.cost for held in self._held.values()) / self._running
@@ -277,13 +277,13 @@ class Admission:
                 if not handed.done():
                     self._count("queue-full")
                     detail = f"{waiting} requests are waiting, and others have fewer among them"
-                    handed.set_exception(Overloaded("queue-full", detail, retry_after_s=_whole(wait_s)))
+                    handed.set_exception(Overloaded("queue-full", detail, retry_after_s=_retry_after_s(wait_s)))
                 return
         self._refuse("queue-full", f"{waiting} requests are waiting", wait_s)
 
     def _refuse(self, reason: RefusalReason, detail: str, wait_s: float) -> None:
         self._count(reason)
-        raise Overloaded(reason, detail, retry_after_s=_whole(wait_s))
+        raise Overloaded(reason, detail, retry_after_s=_retry_after_s(wait_s))
 
     def _count(self, reason: RefusalReason) -> None:
         self._rejected[reason] += 1
@@ -291,6 +291,6 @@ class Admission:
             self._metrics.observe_rejected(reason)
 
 
-def _whole(wait_s: float) -> int:
+def _retry_after_s(wait_s: float) -> int:
     """Whole seconds for ``Retry-After``."""
     return min(max(1, math.ceil(wait_s)), _MAX_RETRY_AFTER_S)

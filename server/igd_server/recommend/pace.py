@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-_GAIN = (
-    1 / 32
-)  # of the moving averages. 1/8 follows a change sooner, but at 3x overload 5 % of all wait in vain, not 2 %
+# Of the moving averages. 1/8 would follow a change sooner, but at 3x overload 5 % instead of 2 % of requests wait and miss
+# their deadline.
+_GAIN = 1 / 32
 _MAX_CALLERS = 1024  # callers with averages of their own, the latest
 _SPREAD = 2.0  # mean deviations above the mean that count as the most a recommendation takes
 

@@ -39,8 +39,8 @@ class Asked:
         served: the catalogue version that it began with.
         timeout_s: seconds for the answer.
         started: when it arrived.
-        deadline: after it, the model's answer comes too late.
-        store_by: after it, the store's answer comes too late.
+        deadline: the model's answer must be there before it.
+        store_by: the store's answer must be there before it.
         warnings: what was ignored, and why the model did not answer.
         resolved: the resolved query; `resolve` sets it once the history is known.
     """
