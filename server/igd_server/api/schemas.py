@@ -1,4 +1,4 @@
-"""What goes over the wire: every field with its bounds. Unknown fields are refused, and ``true`` is no 1."""
+"""Requests and responses: every field with its bounds. Unknown fields are refused, and ``true`` is not 1."""
 
 from __future__ import annotations
 

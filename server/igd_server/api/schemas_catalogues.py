@@ -1,4 +1,4 @@
-"""Catalogues and their items over the wire."""
+"""Requests and responses on catalogues and their items."""
 
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
@@ -54,7 +54,7 @@ class Item(_Response):
 
 
 class ItemPage(_Response):
-    """Items found, the most popular first; titles with a word that begins so come before those with it inside one."""
+    """Items found, the most popular first; titles with a word that begins with the query come before the others."""
 
     request_id: str
     items: list[Item]
@@ -62,7 +62,7 @@ class ItemPage(_Response):
 
 
 class Attribute(_Response):
-    """What `filter` can name."""
+    """An attribute that `filter` can name."""
 
     name: str
     kind: AttributeKind = Field(description="Coarser than `type`; `list`: each item has any number of values.")
@@ -74,13 +74,13 @@ class Attribute(_Response):
 
     @staticmethod
     def of(name: str, kind: AttributeType) -> "Attribute":
-        """An attribute of that type."""
+        """The description of an attribute of this type."""
         coarse = _KINDS.get(kind.base, "text")
         return Attribute(name=name, kind="list" if kind.is_list else coarse, type=kind.name)
 
 
 class RefusedVersion(_Response):
-    """A version that cannot be served; another is served on."""
+    """A version that cannot be served; another version stays."""
 
     version: str
     reason: VersionRefusalReason
@@ -112,7 +112,7 @@ class CatalogueInfo(_Response):
 
 
 class UnservedCatalogue(_Response):
-    """A catalogue of which no version is served."""
+    """A catalogue of which no version is served now."""
 
     name: str
     published: str | None = Field(default=None, description="The version that the store's pointer names, if known.")
@@ -130,7 +130,7 @@ class CatalogueList(_Response):
 
 
 class RollbackRequest(_Request):
-    """Where a catalogue's pointer is to go."""
+    """The version that a catalogue's pointer is to move to."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"version": "0123456789abcdef"}]})
 
@@ -142,14 +142,14 @@ class RollbackRequest(_Request):
 
 
 class PassedBy(_Response):
-    """A version that a roll-back did not go to."""
+    """A version that a roll-back skipped."""
 
     version: str
     detail: str = Field(description="Why servers do not take it. Allow it, then name it, to go there.")
 
 
 class PointerMoved(_Response):
-    """The store's pointer has moved; every server of this catalogue follows."""
+    """The store's pointer has moved; every server of this catalogue follows it."""
 
     request_id: str
     catalogue: str
@@ -164,7 +164,7 @@ class PointerMoved(_Response):
 
 
 class AllowRequest(_Request):
-    """Which version servers may try again."""
+    """The version that servers may try again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": "0123456789abcdef"}]})
 
@@ -180,13 +180,13 @@ class VersionAllowed(_Response):
 
 
 class ReloadRequest(_Request):
-    """Nothing to say."""
+    """A request without fields."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
 
 class ReloadBegun(_Response):
-    """The pointer is being looked at, and what was refused is being tried again."""
+    """The server reads the pointer now, and tries refused versions again."""
 
     request_id: str
     catalogue: str

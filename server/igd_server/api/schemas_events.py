@@ -1,4 +1,4 @@
-"""Users' events over the wire."""
+"""Requests and responses on users' events."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class UserEvent(_Request):
 
 
 class EventsRequest(_Request):
-    """Interactions, of one user or of many, in any order."""
+    """Events of one user or of several, in any order."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -79,7 +79,7 @@ class EventsRequest(_Request):
 
 
 class ForgetRequest(_Request):
-    """Whom to forget."""
+    """The user to forget."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u-1"}]})
 
