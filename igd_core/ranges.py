@@ -13,7 +13,7 @@ from igd_core.errors import InputError
 
 MOST = 2**31 - 1
 """Of a whole number that has no narrower bound."""
-MOST_WHOLE = 2**63 - 1
+MOST_WHOLE = 1 << 59
 """Of one that is bytes."""
 MOST_REAL = 1e9
 """Of any other number without one."""
