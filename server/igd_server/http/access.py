@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self, cast
 from igd_core.errors import InputError
 from igd_server.api.problems import FORBIDDEN, RATE_LIMITED, UNAUTHENTICATED, Finding, Refused
 from igd_server.http.context import context_of, refusal
-from igd_server.http.keys import KEY, SCOPES, read_keys
+from igd_server.http.keys import KEY, read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,33 +47,6 @@ _SCOPES_BELOW: tuple[tuple[str, Scope], ...] = (
 _log = logging.getLogger("igd.server")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
-    """Who makes a request, and what they may do.
-
-    Attributes:
-        key_id: id of the key; None if no keys are needed.
-        scopes: what they may do.
-    """
-
-    key_id: str | None
-    scopes: frozenset[Scope]
-
-    def require(self, scope: Scope) -> None:
-        """Raise unless the scope is among them.
-
-        Raises:
-            Refused: 403: it is not.
-        """
-        if scope not in self.scopes:
-            challenge = f'Bearer realm="igd", error="insufficient_scope", scope="{scope}"'
-            detail = f"the key {self.key_id} has not the scope {scope!r}"
-            raise Refused(Finding(kind=FORBIDDEN, detail=detail, headers={"WWW-Authenticate": challenge}))
-
-
-_ANYONE = Principal(key_id=None, scopes=frozenset(SCOPES))
-
-
 class Access:
     """The API keys, as the keys file has them now."""
 
@@ -99,15 +72,15 @@ class Access:
         """Whether no keys are needed."""
         return self._keys is None
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Whose key is in these headers: ``Authorization: Bearer KEY``, or ``X-API-Key: KEY``, and only one of them.
+    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> StoredKey | None:
+        """The key in ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``, one of them; None if no keys are asked for.
 
         Raises:
             Refused: 401: no key, two keys, or an unknown or expired one.
         """
         if self._keys is None:
-            return _ANYONE
-        return self._keys.holder_of(_sent_key(headers))
+            return None
+        return self._keys.known(_sent_key(headers))
 
 
 class _Keys:
@@ -124,8 +97,8 @@ class _Keys:
         # Compared with an unknown key's secret, so that it takes as long as a known key.
         self._nobodys = secrets.token_hex(32)
 
-    def holder_of(self, key: bytes) -> Principal:
-        """The holder of a key.
+    def known(self, key: bytes) -> StoredKey:
+        """The key, if it is a good one.
 
         Raises:
             Refused: 401: unknown or expired.
@@ -142,7 +115,7 @@ class _Keys:
             raise _unauthenticated("there is no such API key")
         if stored.has_expired():
             raise _unauthenticated(f"the key {stored.id} has expired")
-        return Principal(key_id=stored.id, scopes=stored.scopes)
+        return stored
 
     def _look_again(self) -> None:
         # On the event loop: a stat takes microseconds, and the file changes a few times a year.
@@ -260,11 +233,14 @@ class AccessMiddleware:
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Connection, needed: Scope) -> None:
-        principal = self._access.authenticate(scope["headers"])
-        if principal.key_id is not None:
-            context_of(scope).facts["key"] = principal.key_id
-        principal.require(needed)
-        caller = scope[_CALLER] = _Caller(name=_name_of(principal, scope), limiter=self._limiter, metrics=self._metrics)
+        key = self._access.authenticate(scope["headers"])
+        if key is None:
+            name = name_of_address(scope["client"][0] if scope.get("client") else "")
+        else:
+            name = f"key-{key.id}"
+            context_of(scope).facts["key"] = key.id
+            _require(key, needed)
+        caller = scope[_CALLER] = _Caller(name=name, limiter=self._limiter, metrics=self._metrics)
         await caller.charge(1)
 
 
@@ -288,11 +264,11 @@ def _scope_needed(path: str) -> Scope:
     return next((scope for prefix, scope in _SCOPES_BELOW if path.startswith(prefix)), "admin")
 
 
-def _name_of(principal: Principal, scope: Connection) -> str:
-    """By key; without keys by address, where IPv6 hands out networks of 2**64 addresses."""
-    if principal.key_id is not None:
-        return f"key-{principal.key_id}"
-    return name_of_address(scope["client"][0] if scope.get("client") else "")
+def _require(key: StoredKey, scope: Scope) -> None:
+    if scope not in key.scopes:
+        challenge = f'Bearer realm="igd", error="insufficient_scope", scope="{scope}"'
+        detail = f"the key {key.id} has not the scope {scope!r}"
+        raise Refused(Finding(kind=FORBIDDEN, detail=detail, headers={"WWW-Authenticate": challenge}))
 
 
 @functools.lru_cache(maxsize=4096)
