@@ -89,7 +89,7 @@ class RowDecoder:
             popular = [self._items(self._popular[: each.beams], filters[each.seen]) for each in self._settings]
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)
         prompt = artifact.prompt(shown)
-        prior = None if self._priors is None else self._priors.after(shown)
+        priors = {} if self._priors is None else {seen: self._priors.after(shown, leaves[seen]) for seen in leaves}
         plans = [
             SearchPlan(
                 alpha=each.alpha,
@@ -99,7 +99,7 @@ class RowDecoder:
                 forced_weight=each.forced_weight,
                 scored=each.scored,
                 mixing=each.mixing,
-                prior=prior if each.mixing.gamma else None,
+                prior=priors[each.seen] if each.mixing.gamma else None,
             )
             for each in self._settings
         ]

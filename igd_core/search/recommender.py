@@ -209,7 +209,7 @@ class Recommender:
         prompt = artifact.prompt(query.shown)
         if not leaves.count(trie.num_leaves):
             return Recommendation(query=query, source="model", items=(), prompt_ids=tuple(prompt))
-        mixer = self._mixer(query)
+        mixer = self._mixer(query, leaves)
         scoring = Scoring(
             alpha=query.alpha,
             temperature=query.temperature,
@@ -244,10 +244,10 @@ class Recommender:
             stats=session.stats,
         )
 
-    def _mixer(self, query: ResolvedQuery) -> PriorMixer | None:
+    def _mixer(self, query: ResolvedQuery, leaves: LeafFilter) -> PriorMixer | None:
         if self._priors is None or not query.gamma:
             return None
-        return PriorMixer(self._priors.after(query.shown), query.mixing)
+        return PriorMixer(self._priors.after(query.shown, leaves), query.mixing)
 
     def _found(
         self, found: Hypothesis, query: ResolvedQuery, item_filter: ItemFilter, mixer: PriorMixer | None

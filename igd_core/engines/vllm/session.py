@@ -208,7 +208,8 @@ class VLLMSession:
             keep=min(scoring.keep, len(open_places)),
             listed=tuple((open_places if only_listed else barred).tolist()),
             only_listed=only_listed,
-            prior=() if terms is None else tuple(terms.prior.tolist()),
+            # What the filter bars has no mass; no number that travels is infinite.
+            prior=() if terms is None else tuple(np.maximum(terms.prior, -1e5).tolist()),
             prior_model=1.0 if terms is None else terms.model,
             prior_linear=terms is not None and terms.linear,
         )

@@ -16,6 +16,7 @@ from strategies import PathsAndPrior, catalogues
 from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, LeafIndex, NodeId
 from igd_core.scorers.mass import BACKGROUND_ALONE, ItemMass
+from igd_core.search.filters import LeafFilter
 from igd_core.search.prior import LeafCounts, Mixing, PriorMixer, TriePrior
 
 if TYPE_CHECKING:
@@ -94,6 +95,35 @@ def test_shares_along_a_path_multiply_to_the_mass_of_its_items(drawn: tuple[Path
         assert math.exp(prior.log_mass(nodes[-1])) == pytest.approx(expected[path], rel=1e-6, abs=ROUNDING)
         total += math.exp(log_share)
     assert total == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(drawn=catalogues_with_mass(), barred=st.booleans(), seed=st.integers(0, 9))
+def test_a_filter_changes_no_items_mass_and_counts_nothing_else_on_the_way(
+    drawn: tuple[PathsAndPrior, ItemMass], barred: bool, seed: int
+) -> None:
+    catalogue, mass = drawn
+    artifact = catalogue.artifact()
+    trie, expected = artifact.trie, path_probabilities(catalogue, mass)
+    listed = np.flatnonzero(np.random.default_rng(seed).random(trie.num_leaves) < 0.5)
+    leaves = LeafFilter(leaves=listed, barred=barred)
+    prior = TriePrior(LeafCounts.of(artifact), mass, leaves)
+    admitted = [leaf for leaf in range(trie.num_leaves) if (leaf in listed) != barred]
+    for leaf in admitted:
+        nodes, log_share = nodes_to(artifact, leaf), 0.0
+        for parent, child in pairwise(nodes):
+            log_share += float(prior.log_shares(parent)[child - 1 - int(trie.row_start[parent])])
+            below = [other for other in admitted if trie.node_first[child] <= other < trie.node_end[child]]
+            mass_below = sum(expected[tuple(trie.path(LeafIndex(other)))] for other in below)
+            if trie.node_end[child] - trie.node_first[child] < trie.num_leaves:
+                assert math.exp(log_share) == pytest.approx(mass_below, rel=1e-6, abs=ROUNDING)
+        if trie.num_leaves > 1:
+            assert math.exp(log_share) == pytest.approx(
+                expected[tuple(trie.path(LeafIndex(leaf)))], rel=1e-6, abs=ROUNDING
+            )
+    for edge in trie.children(ROOT) if trie.num_leaves > 1 and len(trie.children(ROOT)) > 1 else ():
+        is_open = any(trie.node_first[edge + 1] <= leaf < trie.node_end[edge + 1] for leaf in admitted)
+        assert np.isfinite(prior.log_shares(ROOT)[edge]) == is_open
 
 
 @settings(max_examples=40)
