@@ -162,7 +162,7 @@ async def write_bundle(version: str, layout: Layout, read: ReadChunk, directory:
         if count != -(-record.bytes // layout.chunk_bytes):
             raise ArtifactError(f"{name}: stored in {count} chunks, the manifest says {record.bytes} bytes")
         # Not in a thread: if this task were cancelled meanwhile, nobody would close the file.
-        with (directory / name).open("wb") as file:  # noqa: ASYNC230 - microseconds
+        with (directory / name).open("wb") as file:
             await _write_part(file, name, record, layout, read)
     await asyncio.to_thread(_write_synced, directory / MANIFEST, manifest.to_bytes())
 
