@@ -37,6 +37,7 @@ class Item:
     Attributes:
         rank: from 1.
         score: weighted log-probability in nats; for popularity, the share of interactions.
+        probability: of the title, where scores are normalised over children; else None.
         duplicates: ids of other items with the same title or path.
         explanation: its tokens, if asked for and if the model ranked the items.
     """
@@ -45,6 +46,7 @@ class Item:
     title: str
     rank: int
     score: float
+    probability: float | None = None
     duplicates: tuple[str, ...] = ()
     explanation: tuple[Token, ...] = ()
 

@@ -155,7 +155,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     lora = LoraSettings(rank=args.lora_rank) if args.lora_rank else None
     common: dict[str, Any] = {
         "beta": 1.0, "batch": args.batch, "micro_batches": args.micro_batches, "lora": lora,
-        "precision": args.precision,
+        "precision": args.precision, "epochs": 1,
     }  # fmt: skip
     ours, alone = TuningSettings(**common), TuningSettings(**common, share_prompts=False)
     over_children = TuningSettings(**common, normalise="children")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -55,6 +56,11 @@ async def test_an_answer_comes_back_whole(serve: Serve) -> None:
         async with httpx.AsyncClient(base_url=url) as http:
             raw = (await http.post("v1/recommendations", json={"history": ["1"], "k": 3})).json()
         served = await client.catalogues()
+        over_children = await client.recommend(history=["1"], k=3, normalise="children", alpha=0.0)
+    assert {item.probability for item in answer.items} == {None}
+    assert [math.log(item.probability or 0) for item in over_children.items] == pytest.approx(
+        [item.score for item in over_children.items]
+    )
     assert isinstance(answer, Recommended)
     assert [(item.item_id, item.title, item.rank, item.score) for item in answer.items] == [
         (item["item_id"], item["title"], item["rank"], item["score"]) for item in raw["items"]

@@ -366,6 +366,18 @@ async def test_what_the_box_says_is_asked_for_whatever_the_servers_variant_has(v
         assert shown == in_full != by_variant
 
 
+async def test_where_scores_are_probabilities_they_stand_beside_them(visit: Open, parts: Parts) -> None:
+    async with parts.site(normalise="children") as site:
+        page = (await visit(site.origin, viewport={"width": 360, "height": 800})).page
+        await add(page, "Star Wars")
+        await ranked(page)
+        answer = await site.recommend({"history": ["1"], "alpha": 0.2})
+        for item, shown in zip(answer["items"], await page.locator("#chosen .score").all_inner_texts(), strict=True):
+            assert f" · {100 * item['probability']:.2f} %" in shown
+        wide = await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        assert not wide, "a narrow page does not scroll sideways"
+
+
 async def test_decisions_alone_ranks_both_lists_without_forced_tokens(visit: Open, site: Site) -> None:
     page = (await visit()).page
     await add(page, "Star Wars")

@@ -38,6 +38,8 @@ export function showRanking(list, answer) {
             { class: "score" },
             isModel(answer) ? fixed(item.score) : `${fixed(100 * item.score)} %`,
             unseen(isModel(answer) ? " score in nats" : " of interactions"),
+            item.probability === undefined ? null : ` · ${fixed(100 * item.probability)} %`,
+            item.probability === undefined ? null : unseen(" probability"),
           ),
           item.explanation ? tokenBar(item) : null,
           item.duplicates ? element("p", { class: "note" }, `Other items of this title: ${item.duplicates.join(", ")}`) : null,
