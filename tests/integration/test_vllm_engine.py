@@ -58,9 +58,11 @@ from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.methods import DecodingSetting, Seen  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex, NodeId  # noqa: E402
+from igd_core.scorers.mass import ItemMass  # noqa: E402
 from igd_core.search.beam import BeamSearch  # noqa: E402
 from igd_core.search.fairness import Turn  # noqa: E402
 from igd_core.search.normalisation import Normalisation  # noqa: E402
+from igd_core.search.prior import LeafCounts, Mixing, PriorMixer, TriePrior  # noqa: E402
 from igd_core.search.session import Scoring  # noqa: E402
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
+    from igd_core.scorers.record import Mixture
     from igd_core.search.beam import Hypothesis
+    from igd_core.search.normalisation import Normalise
 
 needs_worker = pytest.mark.skipif(torch.cuda.is_available(), reason="on one GPU the engine's process is the worker")
 pytestmark = [
@@ -179,6 +183,31 @@ async def test_items_and_scores_are_the_embedded_engines(
             await search(subject, artifact, prompt_of(artifact, *rows), **scoring) for subject in (vllm, tree)
         ]
         assert_same_answers(found, expected)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize(
+    ("mixture", "normalise"), [("log-linear", "vocabulary"), ("log-linear", "children"), ("linear", "children")]
+)
+async def test_a_prior_is_mixed_in_before_children_are_left_out_as_the_embedded_engine_does(
+    vllm: Subject, tree: Subject, artifact: Artifact, name: str, mixture: Mixture, normalise: Normalise
+) -> None:
+    """Two beams keep four children: most first tokens are left out by vLLM's worker, which ranks with the prior."""
+    mass = ItemMass(background=0.3, items=np.arange(40, 110, 7), mass=np.full(10, 0.07))
+    leaves, counts = leaves_of(artifact, **FILTERS[name]), LeafCounts.of(artifact)
+    assert len(artifact.trie.children(ROOT)) > 4
+    for rows, gamma, beams in (((1, 2, 3), 0.3, 2), ((20,), 0.9, 2)):
+        mixing = Mixing(gamma=gamma, mixture=mixture)
+
+        async def mixed(subject: Subject, mixing: Mixing, rows: tuple[int, ...], beams: int) -> list[Hypothesis]:
+            mixer = PriorMixer(TriePrior(counts, mass, leaves), mixing)
+            scoring: dict[str, Any] = {"leaves": leaves, "alpha": 0.2, "normalise": normalise, "mixer": mixer}
+            prompt = prompt_of(artifact, *rows)
+            return await search(subject, artifact, prompt, beams=beams, forced_weight=mixing.model_weight, **scoring)
+
+        found = [await mixed(subject, mixing, rows, beams) for subject in (vllm, tree)]
+        assert [each.leaf for each in found[0]] == [each.leaf for each in found[1]]
+        assert [each.score for each in found[0]] == pytest.approx([each.score for each in found[1]], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FILTERS)
