@@ -31,7 +31,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENTATION = DOCS / "how-to" / "redis.md"
 # On a busy machine a write with its fsync may take longer: only what is about waiting in vain waits this short.
 QUICK_S = 0.25
-PATIENCE_S = 1.0  # with the tests of five others on the same two cores
+PATIENCE_S = 8.0  # other tests share the cores; a call that nothing ends takes OPTIONS' 10 s, or for ever
 OPTIONS = StoreOptions(timeout_s=10.0, bulk_timeout_s=10.0, chunk_bytes=1024)
 QUICK = replace(OPTIONS, timeout_s=QUICK_S)
 VERSION = "0123456789abcdef"
@@ -129,17 +129,19 @@ async def answers(store: Store) -> bool:
 
 
 async def test_more_calls_than_connections_wait_no_longer_than_the_others(
-    server: RedisServer, quick_store: Store
+    server: RedisServer,
 ) -> None:
     patient = open_store(server.url, options=replace(OPTIONS, timeout_s=30.0))
     assert await asyncio.gather(*(patient.get("unknown") for _ in range(500))) == [None] * 500
     assert int(server.cli("info", "clients").split("connected_clients:")[1].split()[0]) < 100
     await patient.close()
+    hurried = open_store(server.url, options=replace(OPTIONS, timeout_s=1.0))
     server.pause()
     started = time.monotonic()
-    await asyncio.gather(*(seconds_until_unavailable(quick_store.ping()) for _ in range(500)))
-    assert time.monotonic() - started < QUICK_S + PATIENCE_S
+    await asyncio.gather(*(seconds_until_unavailable(hurried.ping()) for _ in range(500)))
+    assert time.monotonic() - started < 1.0 + 4.0  # 64 at a time, one lot after the other: 7.8
     server.resume()
+    await hurried.close()
 
 
 async def test_what_was_acknowledged_is_there_after_a_kill(

@@ -272,10 +272,10 @@ async def test_when_redis_hangs_those_on_their_way_wait_once_and_the_rest_not_at
     try:
         began = time.monotonic()
         assert await asyncio.gather(*(limiter.check("a") for _ in range(20))) == [None] * 20
-        assert TIMEOUT_S <= time.monotonic() - began < 10 * TIMEOUT_S  # one after the other: 20
+        assert TIMEOUT_S <= time.monotonic() - began < 16 * TIMEOUT_S  # one after the other: 20
         began = time.monotonic()
         assert [await limiter.check("a") for _ in range(20)] == [None] * 20
-        assert time.monotonic() - began < 10 * TIMEOUT_S
+        assert time.monotonic() - began < 16 * TIMEOUT_S
         assert fallbacks(metrics) == 40
         await asyncio.sleep(1.0)  # the next one asks again, alone
         waits = await asyncio.gather(*(seconds(limiter) for _ in range(20)))
