@@ -24,7 +24,7 @@ from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
 from igd_core.errors import DataError, InputError
-from igd_core.scorers.record import KINDS, MAX_BACKOFF, MIXTURES, ScorerOptions
+from igd_core.scorers.record import KINDS, MAX_BACKOFF, MIN_BACKOFF, MIXTURES, ScorerOptions
 from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scorer-backoff",
-        type=Real("scorer_backoff", above=True, most=MAX_BACKOFF),
+        type=Real("scorer_backoff", least=MIN_BACKOFF, most=MAX_BACKOFF),
         metavar="B",
         help="what popularity counts as beside transitions or similarities (default: 1)",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -23,6 +22,8 @@ ScorerKind: TypeAlias = Literal["transitions", "neighbours"]
 KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
 Mixture: TypeAlias = Literal["log-linear", "linear"]
 MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
+MIN_BACKOFF = 1e-6
+"""Less would leave popularity no mass beside large counts, and an item without entries none at all."""
 MAX_BACKOFF = 1e6
 
 
@@ -34,7 +35,7 @@ class ScorerOptions:
         kind: ``transitions``, what followed what; or ``neighbours``, what the same people chose.
         decay: 0..1, what an earlier item of a history counts of the one after it; None for 0.25 of transitions and 1
             of neighbours.
-        backoff: > 0, what popularity counts as beside the weights: transitions, or similarities.
+        backoff: 1e-6 to 1e6, what popularity counts as beside the weights: transitions, or similarities.
         most: entries kept of an item, the strongest, 1 to 10,000.
         gamma: 0..1, weight of the scorer in a search when a request names none.
         mixture: how a search mixes it with the model when a request names none.
@@ -79,7 +80,7 @@ class ScorerRecord:
     Attributes:
         kind: what its weights are: ``transitions``, or ``neighbours``, cosine similarities.
         decay: what an earlier item of a history counts of the one after it, 0..1.
-        backoff: what popularity counts as beside the weights, > 0.
+        backoff: what popularity counts as beside the weights, 1e-6 to 1e6.
         gamma: weight of the scorer in a search when a request names none, 0..1.
         mixture: how a search mixes it with the model when a request names none: ``log-linear`` or ``linear``.
         entries: of its arrays.
@@ -99,12 +100,10 @@ class ScorerRecord:
             raise CatalogueError(f"scorer.mixture is {self.mixture!r}; one of {', '.join(MIXTURES)}")
         if type(self.entries) is not int:
             raise CatalogueError(f"scorer.entries is {self.entries!r}; an integer is needed")
-        for name, most in (("decay", 1.0), ("backoff", MAX_BACKOFF), ("gamma", 1.0)):
+        for name, least, most in (("decay", 0.0, 1.0), ("backoff", MIN_BACKOFF, MAX_BACKOFF), ("gamma", 0.0, 1.0)):
             value = getattr(self, name)
-            least = math.ulp(0.0) if name == "backoff" else 0.0
             if type(value) not in {int, float} or not least <= value <= most:  # NaN fails this too
-                above = "above 0 and at most" if least else "0 to"
-                raise CatalogueError(f"scorer.{name} is {value!r}; {above} {most:g} can be")
+                raise CatalogueError(f"scorer.{name} is {value!r}; {least:g} to {most:g} can be")
 
     def scorer(self, rows: SparseRows, *, sha256: str) -> SparseScorer:
         """The scorer of these arrays, whose file has that hash."""

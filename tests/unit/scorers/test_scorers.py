@@ -154,7 +154,7 @@ def test_what_is_no_distribution_is_refused(
         ({"kind": "magic"}, "scorer.kind is 'magic'; one of transitions, neighbours"),
         ({"mixture": "cubic"}, "scorer.mixture is 'cubic'"),
         ({"decay": 1.5}, r"scorer.decay is 1.5; 0 to 1 can be"),
-        ({"backoff": 0.0}, "scorer.backoff is 0.0; above 0 and at most 1e"),
+        ({"backoff": 1e-7}, r"scorer.backoff is 1e-07; 1e-06 to 1e\+06 can be"),
         ({"backoff": math.inf}, "scorer.backoff is inf"),
         ({"gamma": math.nan}, "scorer.gamma is nan"),
         ({"most": 0}, "scorer.most is 0; 1 to 10000 can be"),
