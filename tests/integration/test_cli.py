@@ -101,7 +101,7 @@ def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
     [
         (["--scorer-decay", "0.5"], "need --scorer KIND"),
         (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
-        (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 0..1e+06"),
+        (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 1e-06..1e+06"),
         (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
     ],
 )
