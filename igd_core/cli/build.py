@@ -24,6 +24,8 @@ from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
 from igd_core.errors import DataError, InputError
+from igd_core.scorers.gamma import shown_gamma
+from igd_core.scorers.gamma_file import read_gamma
 from igd_core.scorers.record import KINDS, MAX_BACKOFF, MIN_BACKOFF, MIXTURES, ScorerOptions
 from igd_core.scorers.rows import MAX_ENTRIES
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.tokenization import PathFault
     from igd_core.datasets.items_file import ItemsFile
     from igd_core.datasets.sources import Reading, Source
+    from igd_core.scorers.record import ScorerRecord
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -144,6 +147,13 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
         "--gamma", type=gamma(), help="weight of the scorer in a search, of requests that name none (default: 0)"
     )
     parser.add_argument(
+        "--gamma-from",
+        type=Path,
+        metavar="FILE",
+        help="gamma, by the length of the history where that helps, and mixture: the gamma.json that `igd evaluate "
+        "--gammas` chose on validation rows",
+    )
+    parser.add_argument(
         "--mixture",
         choices=MIXTURES,
         help="how it is mixed with the model, of requests that name none (default: log-linear)",
@@ -216,11 +226,18 @@ def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
     }
     given = {name: value for name, value in given.items() if value is not None}
     if args.scorer is None:
-        if given:
+        if given or args.gamma_from is not None:
             raise InputError(
-                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --gamma and --mixture need --scorer KIND"
+                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --gamma, --gamma-from and --mixture need "
+                "--scorer KIND"
             )
         return None
+    if args.gamma_from is not None:
+        if clash := [name for name in ("gamma", "mixture") if name in given]:
+            raise InputError(f"gamma_from: {args.gamma_from} says {clash[0]} too; give one of them")
+        chosen = read_gamma(args.gamma_from)
+        chosen.require_for(args.scorer, where=f"gamma_from: {args.gamma_from}")
+        given |= {"gamma": chosen.gamma, "mixture": chosen.mixture}
     return ScorerOptions(kind=args.scorer, **given)
 
 
@@ -343,5 +360,15 @@ def summary(artifact: Artifact) -> dict[str, object]:
         "truncated_titles": counts.truncated,
         "cold_items": counts.cold,
         "entropy_nats": round(artifact.manifest.entropy_nats, 4),
-        **({} if scorer is None else {"scorer": scorer.kind, "scorer_entries": scorer.entries}),
+        **({} if scorer is None else _of_scorer(scorer)),
+    }
+
+
+def _of_scorer(scorer: ScorerRecord) -> dict[str, object]:
+    """Its kind and size, and how it is mixed with the model where a request does not say."""
+    return {
+        "scorer": scorer.kind,
+        "scorer_entries": scorer.entries,
+        "gamma": shown_gamma(scorer.gamma),
+        "mixture": scorer.mixture,
     }

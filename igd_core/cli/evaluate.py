@@ -19,6 +19,7 @@ from igd_core.cli.numbers import Beams, Concurrency, LengthPenalty, Resamples, T
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.models import igd_home
+from igd_core.scorers.gamma_file import ChosenGamma, read_gamma
 from igd_core.scorers.record import MIXTURES, Mixture
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
@@ -49,6 +50,11 @@ class EvaluateFlags(EngineFlags):
     length_penalties: Several[LengthPenalty] = Field(default=(0.0, 1.0), description="exponents of a path's length")
     forced_weights: Several[Share] = Field(default=(1.0,), description="of tokens without a choice")
     gammas: Several[Share] = Field(default=(0.0,), description="weights of the artifact's item scorer in the search")
+    gamma_from: File | None = Field(
+        default=None,
+        description="gamma by the length of the history, as one more way: the gamma.json of an evaluation of "
+        "validation rows",
+    )
     mixtures: Annotated[Words[Mixture], Field(min_length=1), Flag(metavar="WAY,...")] = Field(
         default=("log-linear",), description=f"how it is mixed with the model: {', '.join(MIXTURES)}"
     )
@@ -109,13 +115,17 @@ def run(args: argparse.Namespace) -> int:
         reference=asked.reference,
         resampling=Resampling(resamples=asked.resamples, seed=asked.seed),
     )
-    shard, settings = Shard.parse(asked.shard), _settings(asked)
+    chosen = None if asked.gamma_from is None else read_gamma(asked.gamma_from)
+    shard, settings = Shard.parse(asked.shard), _settings(asked, chosen)
     _check_methods(asked, settings)
     artifact = load_artifact(asked.artifact)
     if "scorer" in asked.baselines and artifact.scorer is None:
         raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
-    if any(asked.gammas) and artifact.scorer is None:
-        raise InputError("gammas: the artifact holds no item scorer; `igd build --scorer` makes one")
+    if (any(asked.gammas) or chosen) and artifact.scorer is None:
+        name = "gammas" if any(asked.gammas) else "gamma_from"
+        raise InputError(f"{name}: the artifact holds no item scorer; `igd build --scorer` makes one")
+    if chosen is not None and artifact.manifest.scorer is not None:
+        chosen.require_for(artifact.manifest.scorer.kind, where=f"gamma_from: {asked.gamma_from}")
     reading = reading_of(args, unknown="miss counts them as misses")
     with opened([asked.rows]) as (rows_file,):
         rows = read_rows(
@@ -135,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     model = None
     if asked.model is not None:
         model = ModelChoice(options=asked.engine_options(), adapter=asked.adapter, concurrency=asked.concurrency)
-    out = asked.out or _default_out(asked, identity, "baselines" if model is None else model.name)
+    out = asked.out or _default_out(asked, chosen, identity, "baselines" if model is None else model.name)
     make_run_folder(out)
     job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
     if model is not None:
@@ -160,8 +170,8 @@ def _seen(asked: EvaluateFlags) -> list[Seen]:
     return ["allowed", "excluded"] if asked.seen == "both" else [asked.seen]
 
 
-def _settings(asked: EvaluateFlags) -> list[DecodingSetting]:
-    from igd_core.evaluation.methods import decoding_settings, with_mixings
+def _settings(asked: EvaluateFlags, chosen: ChosenGamma | None) -> list[DecodingSetting]:
+    from igd_core.evaluation.methods import decoding_settings, with_chosen, with_mixings
 
     settings = decoding_settings(
         alphas=asked.alphas,
@@ -171,7 +181,8 @@ def _settings(asked: EvaluateFlags) -> list[DecodingSetting]:
         forced_weights=asked.forced_weights,
         scored=_scored(asked),
     )
-    return with_mixings(settings, gammas=asked.gammas, mixtures=asked.mixtures)
+    mixed = with_mixings(settings, gammas=asked.gammas, mixtures=asked.mixtures)
+    return mixed if chosen is None else list(dict.fromkeys([*mixed, *with_chosen(settings, chosen)]))
 
 
 def _scored(asked: EvaluateFlags) -> list[Normalisation]:
@@ -204,7 +215,7 @@ def _check_methods(asked: EvaluateFlags, settings: list[DecodingSetting]) -> Non
         raise InputError(f"reference {asked.reference!r}: one of {', '.join(names)}")
 
 
-def _default_out(asked: EvaluateFlags, identity: RunIdentity, name: str) -> Path:
+def _default_out(asked: EvaluateFlags, chosen: ChosenGamma | None, identity: RunIdentity, name: str) -> Path:
     """The same settings find the same folder, so that a run that was cut off goes on."""
     told = [
         str(asked.model),
@@ -218,6 +229,7 @@ def _default_out(asked: EvaluateFlags, identity: RunIdentity, name: str) -> Path
         asked.seen,
         *(told for told in (asked.normalise, asked.temperature) if told is not None),
         *([asked.gammas, asked.mixtures] if any(asked.gammas) else []),
+        *([] if chosen is None else [chosen.to_json()]),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"
@@ -232,6 +244,8 @@ def _print(job: EvaluationJob, summary: Summary, *, as_json: bool) -> None:
     else:
         print(_what_was_measured(summary.content, str(job.out)))
         print(summary.table)
+        if summary.gamma is not None:
+            print(f"\n{summary.gamma.told()}")
 
 
 def _what_was_measured(content: dict[str, Any], out: str) -> str:

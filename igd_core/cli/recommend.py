@@ -182,6 +182,8 @@ def to_json(
         "source": answer.source,
         "normalise": answer.query.normalise,
         "temperature": answer.query.temperature,
+        "gamma": answer.query.gamma,
+        "mixture": answer.query.mixture,
         "warnings": _warnings(answer, opened),
         "prompt_token_ids": list(answer.prompt_ids),
         "items": [_item_json(rank, found, artifact, opened) for rank, found in enumerate(answer.items, start=1)],

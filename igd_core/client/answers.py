@@ -70,6 +70,8 @@ class Recommended:
         request_id: events on the recommended items name it.
         model_fingerprint: hash of the model's content. Absent from older servers' answers.
         source: ``model`` or ``popularity``.
+        gamma: weight that the catalogue's item scorer had; None where the version holds none or popularity answered.
+        mixture: how it was mixed with the model, where gamma is above 0.
         timings: milliseconds and counts, by name.
     """
 
@@ -82,6 +84,8 @@ class Recommended:
     items: tuple[Item, ...]
     model_fingerprint: str | None = None
     variant: str | None = None
+    gamma: float | None = None
+    mixture: str | None = None
     warnings: tuple[Warned, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

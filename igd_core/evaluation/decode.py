@@ -90,6 +90,7 @@ class RowDecoder:
             return RowAnswer(lists=tuple(popular), rounds=0, model_tokens=0, left_out=left_out, popularity=True)
         prompt = artifact.prompt(shown)
         priors = {} if self._priors is None else {seen: self._priors.after(shown, leaves[seen]) for seen in leaves}
+        mixings = [each.mixing_after(len(history)) for each in self._settings]
         plans = [
             SearchPlan(
                 alpha=each.alpha,
@@ -98,10 +99,10 @@ class RowDecoder:
                 leaves=leaves[each.seen],
                 forced_weight=each.forced_weight,
                 scored=each.scored,
-                mixing=each.mixing,
-                prior=priors[each.seen] if each.mixing.gamma else None,
+                mixing=mixing,
+                prior=priors[each.seen] if mixing.gamma else None,
             )
-            for each in self._settings
+            for each, mixing in zip(self._settings, mixings, strict=True)
         ]
         # With alpha 0 and all items admitted: raw scores of all children, which each setting weighs and prunes.
         asked = shared_normalisation(plans)
@@ -145,7 +146,7 @@ class RowDecoder:
 
 
 def _priors(artifact: Artifact, settings: Sequence[DecodingSetting]) -> HistoryPriors | None:
-    if not any(each.mixing.gamma for each in settings):
+    if not any(each.mixes for each in settings):
         return None
     if artifact.scorer is None:
         raise InputError("gammas: the artifact holds no item scorer; `igd build --scorer` makes one")

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
+from igd_core.evaluation.gammas import choose_gamma
 from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
@@ -23,17 +26,18 @@ from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
 from igd_core.evaluation.shard import ShardRun, checkpoint_sha256, decoding_header
 from igd_core.evaluation.shared_session import widest_node
+from igd_core.scorers.gamma_file import GAMMA_FILE
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
     from igd_core.engines.open import EngineOptions
+    from igd_core.evaluation.gammas import GammaChoice
     from igd_core.evaluation.methods import DecodingSetting, Seen
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import EvaluationRows
@@ -95,11 +99,13 @@ class Summary:
         missing: rows that no shard has decoded yet; if there are any, the rest is empty.
         content: of ``results.json``.
         table: the results as text for the terminal.
+        gamma: the gamma to serve; None where no setting was tried with several.
     """
 
     missing: int = 0
     content: dict[str, Any] = dataclasses.field(default_factory=dict)
     table: str = ""
+    gamma: GammaChoice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +198,7 @@ class EvaluationJob:
         journal.append(*(record for record in records if record["row"] not in done))
 
     def sum_up(self, summing: ResultSettings) -> Summary:
-        """Write ``results.json``, ``ranks.json`` and the plots, once every row is decoded.
+        """Write ``results.json``, ``ranks.json``, ``gamma.json`` and the plots, once every row is decoded.
 
         Raises:
             DataError: a journal is damaged, or of another run.
@@ -202,7 +208,6 @@ class EvaluationJob:
             return Summary(missing=collected.missing)
         results = summarise(collected.methods, self.rows, self.artifact, summing)
         content = report(collected, results, rows=self.rows, artifact=self.artifact, settings=summing)
-        write_json(self.out / "results.json", content)
         ranks = [
             MethodRanks(
                 name=lists.method.name,
@@ -222,11 +227,25 @@ class EvaluationJob:
             rows=self.rows.number,
             targets=self.rows.target_groups(self.artifact),
         )
-        write_json(ranked.path, to_ranks_json(ranked), dense=True)
         shown = summing.shown_cutoff(result.depth for result in results)
+        chosen = self._choose_gamma(ranks, k=shown, seed=summing.resampling.seed)
+        if chosen is not None:
+            content["gamma"] = {"served": chosen.gamma, **dataclasses.asdict(chosen)}
+        write_json(self.out / "results.json", content)
+        write_json(ranked.path, to_ranks_json(ranked), dense=True)
         draw_accuracy(results, shown, self.out / "accuracy.png")
         draw_slices(results, shown, self.out / "slices.png")
-        return Summary(content=content, table=table(results, summing))
+        return Summary(content=content, table=table(results, summing), gamma=chosen)
+
+    def _choose_gamma(self, ranks: Sequence[MethodRanks], *, k: int, seed: int) -> GammaChoice | None:
+        scorer = self.artifact.manifest.scorer
+        lengths = np.array([len(history) for history in self.rows.histories], np.int64)
+        chosen = choose_gamma(ranks, lengths, self.rows.target_leaf(self.artifact), k=k, seed=seed)
+        if chosen is None or scorer is None:
+            return None
+        content = chosen.to_json(scorer=scorer.kind, artifact=self.artifact.version, rows_sha256=self.rows.sha256)
+        write_json(self.out / GAMMA_FILE, content)
+        return chosen
 
 
 def _open(options: EngineOptions, artifact: Artifact) -> Engine:

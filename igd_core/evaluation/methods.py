@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
+from igd_core.scorers.gamma import gamma_after, shown_gamma
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.prior import NO_PRIOR, Mixing
 from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
@@ -14,10 +16,13 @@ from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from igd_core.scorers.gamma import GammaSteps
+    from igd_core.scorers.gamma_file import ChosenGamma
     from igd_core.scorers.record import Mixture
 
 Seen = Literal["allowed", "excluded"]
 _PLAIN = Normalisation()
+_MIXED = re.compile(r" gamma=(?P<gamma>[0-9.e+-]+)(?: mixture=(?P<mixture>[a-z-]+))?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class DecodingSetting:
             from the literature.
         scored: over what probabilities are normalised, and at which temperature.
         mixing: how much of the artifact's item scorer goes in, and how.
+        by_length: gamma by the length of the history, in the place of ``mixing``'s; empty for that one.
     """
 
     alpha: float
@@ -55,12 +61,26 @@ class DecodingSetting:
     forced_weight: float = 1.0
     scored: Normalisation = _PLAIN
     mixing: Mixing = NO_PRIOR
+    by_length: GammaSteps = ()
+
+    def mixing_after(self, interactions: int) -> Mixing:
+        """How much of the item scorer goes in after a history of so many interactions."""
+        if not self.by_length:
+            return self.mixing
+        gamma = gamma_after(self.by_length, interactions)
+        return replace(self.mixing, gamma=gamma) if gamma else NO_PRIOR
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an item scorer goes in, after histories of some length at least."""
+        return bool(self.mixing.gamma or any(gamma for _, gamma in self.by_length))
 
     @property
     def name(self) -> str:
         """Everything but ``seen``: ``alpha=0.2 lp=0 beams=10``, and what else is not the method's own.
 
-        Possible are ``forced=0``, ``normalise=children``, ``temperature=0.7``, ``gamma=0.3``, ``mixture=linear``.
+        Possible are ``forced=0``, ``normalise=children``, ``temperature=0.7``, ``gamma=0.3`` or
+        ``gamma=0:0.8,5:0.5`` by the length of the history, ``mixture=linear``.
         """
         parts = [f"alpha={self.alpha:g} lp={self.length_penalty:g} beams={self.beams}"]
         if self.forced_weight != 1:
@@ -69,8 +89,8 @@ class DecodingSetting:
             parts.append(f"normalise={self.scored.normalise}")
         if self.scored.temperature != 1:
             parts.append(f"temperature={self.scored.temperature:g}")
-        if self.mixing.gamma:
-            parts.append(f"gamma={self.mixing.gamma:g}")
+        if self.by_length or self.mixing.gamma:
+            parts.append(f"gamma={shown_gamma(self.by_length or self.mixing.gamma)}")
         if self.mixing.mixture != NO_PRIOR.mixture:
             parts.append(f"mixture={self.mixing.mixture}")
         return " ".join(parts)
@@ -83,7 +103,7 @@ class DecodingSetting:
     @property
     def known_as(self) -> str:
         """The name in the literature; empty if there is none."""
-        if self.forced_weight != 1 or self.scored != _PLAIN or self.mixing != NO_PRIOR:
+        if self.forced_weight != 1 or self.scored != _PLAIN or self.mixes:
             return ""
         if self.alpha > 0:
             return "IGD" if self.length_penalty == 0 else ""
@@ -150,6 +170,47 @@ def with_mixings(
         for mixing in mixings
         for each in (over_children if mixing.mixture == "linear" else settings)
     ]
+
+
+def with_chosen(settings: Sequence[DecodingSetting], chosen: ChosenGamma) -> list[DecodingSetting]:
+    """Each setting, without gamma as yet, with the one that was chosen on other rows.
+
+    Raises:
+        InputError: its mixture is linear, and no setting is of probabilities over children.
+    """
+    if not isinstance(chosen.gamma, tuple):
+        return with_mixings(settings, gammas=[chosen.gamma], mixtures=[chosen.mixture])
+    usable = with_mixings(settings, gammas=[1.0], mixtures=[chosen.mixture])
+    mixing = Mixing(mixture=chosen.mixture)
+    return list(dict.fromkeys(replace(each, mixing=mixing, by_length=chosen.gamma) for each in usable))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """What the name of a method says of gamma.
+
+    Attributes:
+        setting: the name without it.
+        gamma: 0 where it names none.
+        mixture: None where gamma is 0, and so any.
+    """
+
+    setting: str
+    gamma: float
+    mixture: str | None
+
+    @staticmethod
+    def of(name: str) -> Mixed:
+        """Inverse of `DecodingSetting.name`, of names without a table.
+
+        >>> Mixed.of("alpha=0 lp=0 beams=10 gamma=0.3 mixture=linear")
+        Mixed(setting='alpha=0 lp=0 beams=10', gamma=0.3, mixture='linear')
+        """
+        found = _MIXED.search(name)
+        if found is None:
+            return Mixed(setting=name, gamma=0.0, mixture=None)
+        mixture = found["mixture"] or NO_PRIOR.mixture
+        return Mixed(setting=name[: found.start()], gamma=float(found["gamma"]), mixture=mixture)
 
 
 def _require(name: str, values: Sequence[float], lowest: float, highest: float) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from igd_core.errors import CatalogueError
 from igd_core.scorers.counting import neighbour_rows, transition_rows
+from igd_core.scorers.gamma import Gamma, checked_gamma
 from igd_core.scorers.rows import MAX_ENTRIES
 from igd_core.scorers.sparse import SparseScorer
 
@@ -37,7 +38,7 @@ class ScorerOptions:
             of neighbours.
         backoff: 1e-6 to 1e6, what popularity counts as beside the weights: transitions, or similarities.
         most: entries kept of an item, the strongest, 1 to 10,000.
-        gamma: 0..1, weight of the scorer in a search when a request names none.
+        gamma: 0..1, weight of the scorer in a search when a request names none; or one for each length of history.
         mixture: how a search mixes it with the model when a request names none.
     """
 
@@ -45,7 +46,7 @@ class ScorerOptions:
     decay: float | None = None
     backoff: float = 1.0
     most: int = 200
-    gamma: float = 0.0
+    gamma: Gamma = 0.0
     mixture: Mixture = "log-linear"
 
     def record(self, entries: int) -> ScorerRecord:
@@ -62,7 +63,7 @@ class ScorerOptions:
             kind=self.kind,
             decay=float(decay),
             backoff=float(self.backoff),
-            gamma=float(self.gamma),
+            gamma=self.gamma if isinstance(self.gamma, tuple) else float(self.gamma),
             mixture=self.mixture,
             entries=entries,
         )
@@ -81,7 +82,8 @@ class ScorerRecord:
         kind: what its weights are: ``transitions``, or ``neighbours``, cosine similarities.
         decay: what an earlier item of a history counts of the one after it, 0..1.
         backoff: what popularity counts as beside the weights, 1e-6 to 1e6.
-        gamma: weight of the scorer in a search when a request names none, 0..1.
+        gamma: weight of the scorer in a search when a request names none, 0..1; or by the interactions of the
+            history, ``[[0, 0.8], [5, 0.5]]``: 0.8 of up to four, 0.5 from five on.
         mixture: how a search mixes it with the model when a request names none: ``log-linear`` or ``linear``.
         entries: of its arrays.
     """
@@ -89,7 +91,7 @@ class ScorerRecord:
     kind: ScorerKind
     decay: float
     backoff: float
-    gamma: float
+    gamma: Gamma
     mixture: Mixture
     entries: int
 
@@ -100,10 +102,14 @@ class ScorerRecord:
             raise CatalogueError(f"scorer.mixture is {self.mixture!r}; one of {', '.join(MIXTURES)}")
         if type(self.entries) is not int:
             raise CatalogueError(f"scorer.entries is {self.entries!r}; an integer is needed")
-        for name, least, most in (("decay", 0.0, 1.0), ("backoff", MIN_BACKOFF, MAX_BACKOFF), ("gamma", 0.0, 1.0)):
+        for name, least, most in (("decay", 0.0, 1.0), ("backoff", MIN_BACKOFF, MAX_BACKOFF)):
             value = getattr(self, name)
             if type(value) not in {int, float} or not least <= value <= most:  # NaN fails this too
                 raise CatalogueError(f"scorer.{name} is {value!r}; {least:g} to {most:g} can be")
+        try:
+            object.__setattr__(self, "gamma", checked_gamma(self.gamma))  # JSON has lists
+        except ValueError as error:
+            raise CatalogueError(f"scorer.gamma {error}") from None
 
     def scorer(self, rows: SparseRows, *, sha256: str) -> SparseScorer:
         """The scorer of these arrays, whose file has that hash."""

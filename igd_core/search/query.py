@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from igd_core.catalogue.conditions import Condition
 from igd_core.errors import QueryError
 from igd_core.release import RELEASE
+from igd_core.scorers.gamma import gamma_after
 from igd_core.scorers.record import MIXTURES
 from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.prior import NO_PRIOR, Mixing
@@ -53,7 +54,8 @@ class Query:
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
             Means nothing with ``children``, where they have probability 1.
-        gamma: weight of the item scorer, 0..1; None takes the artifact's, and 0 where it holds no scorer.
+        gamma: weight of the item scorer, 0..1; None takes the artifact's, which may depend on how many items
+            ``history`` has, and 0 where it holds no scorer.
         mixture: how it is mixed with the model, ``log-linear`` or ``linear`` (`igd_core.search.prior`); None takes the
             artifact's. ``linear`` is of probabilities over children, so it settles ``normalise`` where that is None;
             the artifact's gives way to ``log-linear`` where ``normalise`` is ``vocabulary``.
@@ -222,7 +224,8 @@ def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixi
             )
         return NO_PRIOR
     own = artifact.manifest.scorer
-    gamma = query.gamma if query.gamma is not None else own.gamma if own else 0.0
+    usual_gamma = 0.0 if own is None else gamma_after(own.gamma, len(query.history))
+    gamma = usual_gamma if query.gamma is None else query.gamma
     usual = NO_PRIOR.mixture if own is None or query.normalise == "vocabulary" else own.mixture
     mixture = query.mixture or usual
     return Mixing(gamma=_canonical(gamma), mixture=mixture) if gamma else NO_PRIOR

@@ -226,7 +226,8 @@ class Settings(CheckedSettings):
         max_length=16,
         description='what users are divided among: ``[{"name": "control", "weight": 9}, {"name": "bold", "alpha": '
         "0.4}]``; a variant may set ``alpha``, ``beams``, ``forced_weight``, ``normalise``, "
-        "``temperature``, ``gamma``, ``mixture``, ``catalogue`` and ``adapter``",
+        "``temperature``, ``gamma`` (a number, or ``[[0, 0.8], [5, 0.5]]`` for histories of 0 and of 5 interactions "
+        "on), ``mixture``, ``catalogue`` and ``adapter``",
     )
     max_running: int = Field(
         default=8,

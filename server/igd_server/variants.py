@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, model_validator
 
+from igd_core.scorers.gamma import Gamma, checked_gamma
 from igd_core.scorers.record import Mixture
 from igd_core.search.normalisation import Normalise
 from igd_core.search.query import MAX_BEAMS, MAX_TEMPERATURE, MIN_TEMPERATURE
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BUCKETS = 1 << 64
+_SHARE: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
+
+
+def _gamma(value: object) -> Gamma:
+    """A number, or a number for each length of history; wrong ones are said in a sentence, not once for each kind."""
+    return checked_gamma(value) if isinstance(value, (list, tuple)) else _SHARE.validate_python(value)
 
 
 class Variant(BaseModel):
@@ -28,7 +35,8 @@ class Variant(BaseModel):
         forced_weight: what forced tokens count, 0..1.
         normalise: what probabilities are normalised over, ``vocabulary`` or ``children``.
         temperature: divides the logits.
-        gamma: weight of the catalogue's item scorer, 0..1; without one the variant goes without, with a warning.
+        gamma: weight of the catalogue's item scorer, 0..1, or one for each length of history, as ``[[0, 0.8], [5,
+            0.5]]`` (`igd_core.scorers.gamma`); without a scorer the variant goes without, with a warning.
         mixture: how it is mixed with the model, ``log-linear`` or ``linear``; the latter is of ``children``.
         catalogue: one of the server's catalogues.
         adapter: one of the engine's LoRA adapters.
@@ -43,7 +51,7 @@ class Variant(BaseModel):
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     normalise: Normalise | None = None
     temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = None
-    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
+    gamma: Annotated[Gamma, PlainValidator(_gamma)] | None = None
     mixture: Mixture | None = None
     catalogue: str | None = None
     adapter: str | None = None

@@ -103,6 +103,9 @@ def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
         (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
         (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 1e-06..1e+06"),
         (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
+        (["--gamma-from", "gamma.json"], "need --scorer KIND"),
+        (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
+        (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
     ],
 )
 def test_settings_of_a_scorer_are_refused_by_name(
@@ -116,6 +119,47 @@ def test_settings_of_a_scorer_are_refused_by_name(
     assert main([*_build_arguments(data_dir, model_dir, tmp_path / "made"), *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str, of: str = "") -> Any:
+        assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)[of] if of else capsys.readouterr().out
+
+    def built(name: str, *more: str) -> Path:
+        scored = ["--scorer", "transitions", *more]
+        told(*_build_arguments(data_dir, model_dir, tmp_path / name), *scored)
+        return tmp_path / name
+
+    def answered(artifact: Path, length: int, *more: str) -> float:
+        history = ",".join(make_catalogue(60).item_ids[:length])
+        return float(told(*_recommend_arguments(artifact, model_dir, "--history", history, *more), of="gamma"))
+
+    plain, run = built("plain"), tmp_path / "run"
+    asked = ["--model", str(model_dir), "--device", "cpu", "--rows", str(data_dir / "train.csv"), "--limit", "6"]
+    asked += ["--seen", "excluded", "--alphas", "0", "--length-penalties", "0", "--k", "5", "--resamples", "100"]
+    choice = told("evaluate", "--artifact", str(plain), *asked, "--gammas", "0,0.5,1", "--out", str(run), of="gamma")
+    written = json.loads((run / "gamma.json").read_text())
+    assert (written["gamma"], written["choice"]["gammas"]) == (choice["served"], [0.0, 0.5, 1.0])
+    assert written["scorer"] == "transitions"
+    assert answered(built("chosen", "--gamma-from", str(run / "gamma.json")), 2) == written["gamma"]
+
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(written | {"gamma": [[0, 0.75], [3, 0.25]]}))
+    by_length = built("by-length", "--gamma-from", str(table))
+    assert [answered(by_length, length) for length in (1, 2, 3, 4)] == [0.75, 0.75, 0.25, 0.25]
+    assert answered(by_length, 4, "--gamma", "1") == 1.0
+    measured = told("evaluate", "--artifact", str(plain), *asked, "--gamma-from", str(table), of="methods")
+    assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=10", "alpha=0 lp=0 beams=10 gamma=0:0.75,3:0.25"]
+    table.write_text(json.dumps(written | {"scorer": "neighbours"}))
+    for refused in (
+        [*_build_arguments(data_dir, model_dir, tmp_path / "no"), "--scorer", "transitions"],
+        ["evaluate", "--artifact", str(plain), *asked],
+    ):
+        assert main([*refused, "--gamma-from", str(table)]) == 2
+        assert f"gamma_from: {table}: was chosen for a scorer of neighbours" in capsys.readouterr().err
 
 
 def test_building_the_same_files_again_gives_the_same_version(

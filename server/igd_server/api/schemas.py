@@ -160,8 +160,9 @@ class RecommendationRequest(_Request):
     )
     gamma: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
-        description="Weight of the catalogue's item scorer in the search, 0 for the model alone; the variant's or the "
-        "catalogue's own when absent. Above 0 it is refused where the catalogue's version holds no scorer.",
+        description="Weight of the catalogue's item scorer in the search, 0 for the model alone. Above 0 it is "
+        "refused where the catalogue's version holds no scorer. When absent it is the variant's or the catalogue's "
+        "own, which may depend on the length of the history; the answer says what it was.",
     )
     mixture: Mixture | None = Field(
         default=None,
@@ -278,6 +279,13 @@ class RecommendationResponse(_Response):
     )
     variant: str | None = Field(default=None, description="Absent where the server has none.")
     source: AnswerSource
+    gamma: float | None = Field(
+        default=None,
+        description="Weight that the catalogue's item scorer had: the request's, the variant's or the catalogue's own, "
+        "which may depend on how many interactions the history has. Absent where the version holds no scorer, and "
+        "where popularity answers.",
+    )
+    mixture: Mixture | None = Field(default=None, description="How it was mixed with the model; with gamma above 0.")
     cached: bool = Field(
         description="Computed for an earlier request, or for another at the same time, that asked the same; "
         "`timings` are this request's own."

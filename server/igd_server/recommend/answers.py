@@ -69,10 +69,18 @@ class Answer:
             "model_fingerprint": resolved.model,
             "variant": None if asked.variant is None else asked.variant.name,
             "source": self.source,
+            **(self._mixed() if self.source == "model" else {}),
             "cached": self.cached,
         }
         tail = {"warnings": asked.warnings or None, "timings": self._timings()}
         return b'%b,"items":%b,%b' % (_encoded(head)[:-1], self.ranking.items, _encoded(tail)[1:])
+
+    def _mixed(self) -> dict[str, Any]:
+        """How much of an item scorer is in the ranking; nothing where the version holds none."""
+        resolved = self.asked.resolved
+        if self.asked.served.recommender.scorer is None:
+            return {}
+        return {"gamma": resolved.gamma, "mixture": resolved.mixture if resolved.gamma else None}
 
     def _timings(self) -> dict[str, float]:
         stats = self.stats

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.catalogue.conditions import conditions_of
 from igd_core.errors import QueryError
+from igd_core.scorers.gamma import gamma_after
 from igd_core.search.query import Query
 from igd_server.api.schemas import RequestWarning
 from igd_server.variants import Variant, assign
@@ -126,7 +127,7 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
         temperature=variant.temperature if request.temperature is None else request.temperature,
         length_penalty=request.length_penalty,
         forced_weight=1.0 if forced_weight is None else forced_weight,
-        gamma=_gamma(asked, variant),
+        gamma=_gamma(asked, variant, len(history)),
         mixture=mixture,
         exclude_seen=request.exclude_seen,
         exclude_seen_titles=(
@@ -142,14 +143,17 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
         asked.warnings.append(shortened_history(asked.resolved.left_out, recommender.engine.context_tokens))
 
 
-def _gamma(asked: Asked, variant: Variant) -> float | None:
+def _gamma(asked: Asked, variant: Variant, interactions: int) -> float | None:
     """The request's, or the variant's where the catalogue's version holds an item scorer; None for the catalogue's."""
-    if asked.request.gamma is not None or not variant.gamma or asked.served.recommender.scorer is not None:
-        return variant.gamma if asked.request.gamma is None else asked.request.gamma
+    if asked.request.gamma is not None or variant.gamma is None:
+        return asked.request.gamma
+    own = gamma_after(variant.gamma, interactions)
+    if not own or asked.served.recommender.scorer is not None:
+        return own
     asked.warnings.append(
         RequestWarning(
             code="scorer-unavailable",
-            detail=f"variant {variant.name!r} has gamma {variant.gamma:g}, and this version of the catalogue holds no "
+            detail=f"variant {variant.name!r} has gamma {own:g}, and this version of the catalogue holds no "
             "item scorer: the model ranked alone",
             field="gamma",
         )

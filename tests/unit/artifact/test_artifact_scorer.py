@@ -72,6 +72,16 @@ def test_what_is_loaded_is_what_was_saved(scored: Artifact, pristine: Path) -> N
     save_artifact(loaded, pristine)  # of the same version: left as it is
 
 
+def test_a_gamma_for_each_length_of_history_comes_back_as_it_was(tokenizer: TitleTokenizer, tmp_path: Path) -> None:
+    made = built(tokenizer, ScorerOptions(kind="transitions", gamma=((0, 1.0), (3, 0.25))))
+    save_artifact(made, tmp_path / "bundle")
+    loaded = load_artifact(tmp_path / "bundle")
+    assert_same_artifact(loaded, made)
+    assert loaded.manifest.scorer is not None
+    assert loaded.manifest.scorer.gamma == ((0, 1.0), (3, 0.25))
+    assert json.loads(loaded.manifest.to_bytes())["scorer"]["gamma"] == [[0, 1.0], [3, 0.25]]
+
+
 def test_an_artifact_without_a_scorer_is_as_it_was_before_there_were_any(
     tokenizer: TitleTokenizer, small_artifact: Artifact
 ) -> None:
@@ -94,6 +104,7 @@ def test_releases_that_know_no_scorer_are_told_by_the_format_version(scored: Art
         ScorerOptions(kind="transitions", decay=0.5),
         ScorerOptions(kind="transitions", backoff=2.0),
         ScorerOptions(kind="transitions", gamma=0.5),
+        ScorerOptions(kind="transitions", gamma=((0, 0.0), (5, 0.5))),
         ScorerOptions(kind="transitions", mixture="linear"),
         ScorerOptions(kind="transitions", most=1),
     ],
@@ -169,6 +180,8 @@ def test_a_scorer_that_is_gone_or_cut_is_refused(bundle: Path, damage: Callable[
         ({"kind": "magic"}, "scorer.kind is 'magic'"),
         ({"gamma": "0.5"}, "scorer.gamma is '0.5'"),
         ({"gamma": True}, "scorer.gamma is True"),
+        ({"gamma": [[0, 0.5], [5, 2]]}, "scorer.gamma is 2 from 5 interactions on"),
+        ({"gamma": [[2, 0.5]]}, "scorer.gamma begins at 2 interactions"),
         ({"entries": 6.0}, "scorer.entries is 6.0"),
         ({"entries": -1}, "scorer.entries is -1; 0 to 240000 can be"),
         ({"entries": 240_001}, "scorer.entries is 240001; 0 to 240000 can be"),

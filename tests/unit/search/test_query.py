@@ -395,6 +395,28 @@ def test_the_artifacts_gamma_and_mixture_are_those_of_queries_that_name_none(art
     assert (came.gamma, came.mixture, came.normalise, came.scorer) == (0.0, "log-linear", "vocabulary", None)
 
 
+def test_gamma_follows_the_whole_historys_length_and_a_querys_own_wins(artifact: Artifact) -> None:
+    window = artifact.manifest.template.max_history
+    own = with_own(artifact, gamma=((0, 0.25), (2, 0.0), (window + 1, 0.75)), mixture="log-linear")
+    history = [ItemIndex(row % 9) for row in range(window + 3)]
+    came = [resolved(own, Query(history=history[:length])) for length in range(len(history))]
+    assert [each.gamma for each in came] == [0.25] * 2 + [0.0] * (window - 1) + [0.75] * 2
+    assert [each.scorer for each in came] == ["next" if each.gamma else None for each in came]
+    assert {resolved(own, Query(history=history[:length], gamma=0.5)).gamma for length in range(len(history))} == {0.5}
+
+
+def test_the_key_holds_the_gamma_that_came_of_the_length_and_not_the_length(artifact: Artifact) -> None:
+    """A history as long again that shows the same prompt is another question only where gamma is another."""
+
+    def key(steps: tuple[tuple[int, float], ...], length: int, **more: Any) -> str:
+        query = Query(history=[ItemIndex(7)] * length, exclude_seen=False, **more)
+        return replace(resolved(with_own(artifact, gamma=steps, mixture="linear"), query), shown=()).key()
+
+    steps = ((0, 0.25), (3, 0.5))
+    assert key(steps, 1) == key(steps, 2) != key(steps, 3) == key(steps, 4)
+    assert key(steps, 3) == key(steps, 1, gamma=0.5) == key(((0, 0.5),), 1)
+
+
 @pytest.mark.parametrize(
     ("query", "field", "message"),
     [

@@ -27,6 +27,7 @@ VARIANTS = (
     Variant(name="plain"),
     Variant(name="mixed", weight=0, gamma=0.5),
     Variant(name="shares", weight=0, gamma=0.5, mixture="linear"),
+    Variant(name="grows", weight=0, gamma=((0, 0.0), (2, 0.5), (3, 0.75))),
 )
 
 
@@ -82,6 +83,36 @@ async def test_an_answer_of_another_gamma_or_mixture_is_not_taken_from_the_cache
         assert (await running.recommend(history=["1"], gamma=0)).json()["cached"], "the catalogue's own is 0"
 
 
+async def test_gamma_by_the_length_of_the_history_is_the_default_and_the_answer_says_which_it_was(
+    scored: Callable[..., Run],
+) -> None:
+    async with scored(gamma=((0, 0.25), (3, 0.5)), mixture="linear")(variants=VARIANTS) as running:
+
+        async def answer(*history: str, **body: Any) -> Any:
+            return (await running.recommend(history=list(history), k=5, **body)).json()
+
+        short, long = await answer("1", "4"), await answer("1", "4", "10")
+        assert [(each["gamma"], each["mixture"]) for each in (short, long)] == [(0.25, "linear"), (0.5, "linear")]
+        again = await answer("1", "4", gamma=0.25)
+        assert (again["cached"], again["items"]) == (True, short["items"])
+        assert (await answer("1", "4", gamma=0.5))["items"] != short["items"]
+        assert (await answer("1", "4", "no-such"))["gamma"] == 0.25, "what the catalogue lacks counts nothing"
+        grown = [await answer(*["1", "4", "10"][:length], variant="grows") for length in (1, 2, 3)]
+        assert [each["gamma"] for each in grown] == [0.0, 0.5, 0.75]
+        assert "mixture" not in grown[0]
+        assert (await answer("1", "4", variant="grows", gamma=1))["gamma"] == 1.0
+        assert not {"gamma", "mixture"} & (await answer()).keys(), "popularity answered"
+
+
+async def test_a_stored_history_counts_as_one_that_is_sent(scored: Callable[..., Run]) -> None:
+    async with scored(gamma=((0, 0.25), (2, 0.5)))() as running:
+        for length, gamma in ((1, 0.25), (2, 0.5)):
+            event = {"user_id": "u", "item_id": str(length), "timestamp": f"2026-01-01T00:00:0{length}Z"}
+            sent = await running.client.post("/v1/events", json={"events": [event]})
+            assert sent.status_code < 300, sent.text
+            assert (await running.recommend(user_id="u")).json()["gamma"] == gamma
+
+
 async def test_an_explanation_tells_the_scorers_part_and_adds_up(scored: Callable[..., Run]) -> None:
     async with scored()() as running:
         for more in ({"gamma": 0.5}, {"gamma": 0.5, "mixture": "linear"}):
@@ -126,6 +157,9 @@ async def test_without_a_scorer_a_requests_gamma_is_refused_and_a_variants_left_
         plain = (await running.recommend(history=["1"], gamma=0)).json()
         mixed = (await running.recommend(history=["1"], variant="mixed")).json()
         assert mixed["items"] == plain["items"]
+        assert "gamma" not in mixed
+        grown = [(await running.recommend(history=["1"] * each, variant="grows")).json() for each in (1, 2)]
+        assert ["warnings" in each for each in grown] == [False, True], "its gamma is 0 after one interaction"
         (warning,) = mixed["warnings"]
         assert (warning["code"], warning["field"]) == ("scorer-unavailable", "gamma")
         assert warning["detail"].startswith("variant 'mixed' has gamma 0.5, and")
@@ -142,3 +176,5 @@ def test_a_variant_that_contradicts_itself_is_refused() -> None:
         Variant(name="odd", mixture="linear", normalise="vocabulary")
     with pytest.raises(ValidationError, match="less than or equal to 1"):
         Variant(name="odd", gamma=1.5)
+    with pytest.raises(ValidationError, match=r"gamma\n.*is 1\.5 from 3 interactions on; 0 to 1 can be"):
+        Variant.model_validate_json('{"name": "odd", "gamma": [[0, 0.5], [3, 1.5]]}')

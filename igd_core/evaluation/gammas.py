@@ -1,0 +1,245 @@
+"""Gamma by the length of a history, chosen on validation rows from the ranks of their targets.
+
+Ranks and not likelihoods, because lists are what is served: log-linear scores under two gammas are no probabilities,
+and cannot be compared without a sum over the catalogue for each row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.evaluation.bootstrap import Interval, Resampling
+from igd_core.evaluation.methods import Mixed
+from igd_core.evaluation.metrics import NONE, discounted_gains
+from igd_core.scorers.gamma import shown_gamma
+from igd_core.scorers.gamma_file import ChosenGamma
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from igd_core.evaluation.ranks import MethodRanks
+    from igd_core.scorers.gamma import Gamma, GammaSteps
+
+STARTS = (0, 2, 3, 5, 10, 20, 50, 100)
+"""Interactions at which a bucket of histories may begin."""
+LEAST_ROWS = 200
+"""In a bucket: with fewer on one side of a start, the buckets on its two sides are one."""
+WHOLE_ROWS = 500
+"""Rows' worth of all rows' mean that each bucket's mean is taken together with."""
+_FOLDS = 5
+_STANDARD_ERRORS = 1.96
+"""From the middle of a 95 % interval to its ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Histories of one range of lengths.
+
+    Attributes:
+        least: interactions, of the shortest.
+        rows: validation rows.
+        gamma: chosen for it.
+        ndcg: with that gamma, on the rows that chose it.
+        ndcg_of_one: with the one gamma that is best over all rows.
+    """
+
+    least: int
+    rows: int
+    gamma: float
+    ndcg: float
+    ndcg_of_one: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GammaChoice:
+    """The gamma to serve, and why.
+
+    Attributes:
+        setting: of the searches, without gamma: the one under which the best gamma ranks best.
+        seen: whether items of the history could come back.
+        mixture: how the scorer was mixed with the model.
+        k: length of the lists that NDCG looks at.
+        rows: with a history, and a target in the catalogue.
+        gammas: that were tried, rising.
+        ndcg: of each, over all rows.
+        one: the best of them.
+        buckets: by length of the history.
+        gain: NDCG of a table less that of one gamma, both chosen on four fifths of the target titles and measured on
+            the rest; 95 %, drawn by title.
+    """
+
+    setting: str
+    seen: str
+    mixture: str
+    k: int
+    rows: int
+    gammas: tuple[float, ...]
+    ndcg: tuple[float, ...]
+    one: float
+    buckets: tuple[Bucket, ...]
+    gain: Interval
+
+    @property
+    def gamma(self) -> Gamma:
+        """The table where it gains a standard error or more on rows that did not choose it, else the one."""
+        steps = _joined((each.least, each.gamma) for each in self.buckets)
+        standard_error = (self.gain.high - self.gain.low) / (2 * _STANDARD_ERRORS)
+        return steps if len(steps) > 1 and self.gain.value > standard_error else self.one
+
+    def told(self) -> str:
+        """As text for the terminal."""
+        lines = [f"gamma, chosen by NDCG@{self.k} of {self.setting} {self.mixture}, seen items {self.seen}"]
+        lines.append("  " + "  ".join(f"{g:g}: {ndcg:.4f}" for g, ndcg in zip(self.gammas, self.ndcg, strict=True)))
+        lines += [
+            f"  from {each.least:>3} interactions on: gamma {each.gamma:<5g} NDCG {each.ndcg:.4f}, with {self.one:g} "
+            f"{each.ndcg_of_one:.4f} ({each.rows:,} rows)"
+            for each in self.buckets
+        ]
+        gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} {self.gain.high:+.4f})"
+        lines.append(f"  a table less one gamma, on rows that did not choose them: {gain}")
+        return "\n".join([*lines, f"  gamma.json: {shown_gamma(self.gamma)}"])
+
+    def to_json(self, *, scorer: str, artifact: str, rows_sha256: str) -> dict[str, Any]:
+        """The content of ``gamma.json``; the arguments say what it was chosen for, and on."""
+        chosen = ChosenGamma(gamma=self.gamma, mixture=self.mixture, scorer=scorer)  # type: ignore[arg-type]
+        return {**chosen.to_json(), "artifact": artifact, "rows_sha256": rows_sha256, "choice": asdict(self)}
+
+
+def choose_gamma(
+    methods: Sequence[MethodRanks], lengths: NDArray[np.int64], targets: NDArray[np.int64], *, k: int, seed: int = 0
+) -> GammaChoice | None:
+    """Choose from ranks under several gammas; None where no setting has lists under two of them.
+
+    Where a run has lists with seen items left out, as servers do, those choose.
+
+    Args:
+        methods: ranks of the same rows.
+        lengths: ``(rows,)``; interactions of each history.
+        targets: ``(rows,)``; rows of one number ask for the same title, NONE is in no catalogue.
+        k: length of the lists that NDCG looks at; lists may be shorter.
+        seed: of the folds and the interval.
+    """
+    usable = (lengths > 0) & (targets != NONE)
+    if not usable.any():
+        return None
+    _, targets = np.unique(targets[usable], return_inverse=True)
+    families = _families(methods)
+    if any(seen == "excluded" for _, seen, _ in families):
+        families = {name: each for name, each in families.items() if name[1] == "excluded"}
+    best: GammaChoice | None = None
+    for (setting, seen, mixture), by_gamma in families.items():
+        gammas = np.array(sorted(by_gamma))
+        gains = np.column_stack([discounted_gains(by_gamma[gamma].titles[usable], k) for gamma in gammas.tolist()])
+        table, means = _Table.of(lengths[usable], gains), gains.mean(axis=0)
+        if best is not None and means.max() <= max(best.ndcg):
+            continue
+        best = GammaChoice(
+            setting=setting,
+            seen=seen,
+            mixture=mixture,
+            k=k,
+            rows=len(targets),
+            gammas=tuple(gammas.tolist()),
+            ndcg=tuple(means.tolist()),
+            one=float(gammas[table.one]),
+            buckets=table.buckets(lengths[usable], gains, gammas),
+            gain=_gain(lengths[usable], gains, targets, seed),
+        )
+    return best
+
+
+def _families(methods: Sequence[MethodRanks]) -> dict[tuple[str, str, str], dict[float, MethodRanks]]:
+    """Methods that differ in gamma alone, at least two of them: by setting, seen and mixture, then by gamma."""
+    parsed = [(Mixed.of(method.name), method) for method in methods]
+    mixed = dict.fromkeys(
+        (name.setting, method.seen, name.mixture) for name, method in parsed if name.mixture is not None
+    )
+    found = {
+        (setting, seen, mixture): {
+            name.gamma: method
+            for name, method in parsed
+            if (name.setting, method.seen) == (setting, seen) and name.mixture in {mixture, None}
+        }
+        for setting, seen, mixture in mixed
+    }
+    return {key: by_gamma for key, by_gamma in found.items() if len(by_gamma) > 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """Columns of gains by length of the history.
+
+    Attributes:
+        starts: ``(buckets,)`` int64, rising from 0.
+        columns: ``(buckets,)`` int64.
+        one: the best column over all rows; of equal ones the lowest gamma.
+    """
+
+    starts: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    one: int
+
+    @staticmethod
+    def of(lengths: NDArray[np.int64], gains: NDArray[np.float64]) -> _Table:
+        starts = [0]
+        for start in STARTS[1:]:
+            before, after = (lengths >= starts[-1]) & (lengths < start), lengths >= start
+            if min(before.sum(), after.sum()) >= LEAST_ROWS:
+                starts.append(start)
+        means = gains.mean(axis=0)
+        one = int(means.argmax())
+        bucket = np.searchsorted(starts, lengths, side="right") - 1
+        sums = np.zeros((len(starts), gains.shape[1]))
+        np.add.at(sums, bucket, gains)
+        drawn = sums + WHOLE_ROWS * means
+        columns = np.where(np.isclose(drawn.max(axis=1), drawn[:, one], rtol=1e-12), one, drawn.argmax(axis=1))
+        return _Table(starts=np.array(starts), columns=columns, one=one)
+
+    def column(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The column for each of ``lengths``."""
+        return self.columns[np.searchsorted(self.starts, lengths, side="right") - 1]
+
+    def buckets(
+        self, lengths: NDArray[np.int64], gains: NDArray[np.float64], gammas: NDArray[np.float64]
+    ) -> tuple[Bucket, ...]:
+        bucket = np.searchsorted(self.starts, lengths, side="right") - 1
+        return tuple(
+            Bucket(
+                least=start,
+                rows=int((bucket == at).sum()),
+                gamma=float(gammas[column]),
+                ndcg=float(gains[bucket == at, column].mean()),
+                ndcg_of_one=float(gains[bucket == at, self.one].mean()),
+            )
+            for at, (start, column) in enumerate(zip(self.starts.tolist(), self.columns.tolist(), strict=True))
+        )
+
+
+def _gain(lengths: NDArray[np.int64], gains: NDArray[np.float64], targets: NDArray[np.int64], seed: int) -> Interval:
+    """What a table gains over one gamma, on rows whose titles chose neither."""
+    titles = int(targets.max()) + 1
+    fold = (np.random.default_rng(seed).permutation(titles) % _FOLDS)[targets]
+    difference = np.zeros(len(targets))
+    for held_out in range(min(_FOLDS, titles)):
+        rows = fold == held_out
+        if rows.all():  # of a single title nothing can be held out
+            break
+        table = _Table.of(lengths[~rows], gains[~rows])
+        at = np.flatnonzero(rows)
+        difference[at] = gains[at, table.column(lengths[at])] - gains[at, table.one]
+    draws = Resampling(seed=seed, groups=targets).means(difference[:, None])
+    return Interval.of(float(difference.mean()), draws[:, 0])
+
+
+def _joined(steps: Iterable[tuple[int, float]]) -> GammaSteps:
+    """Steps without those that change nothing."""
+    kept: list[tuple[int, float]] = []
+    for least, gamma in steps:
+        if not kept or kept[-1][1] != gamma:
+            kept.append((least, gamma))
+    return tuple(kept)
