@@ -89,6 +89,8 @@ class Manifest:
         body = {**asdict(self), "template": self.template.to_json()}
         if self.scorer is None:  # as it was before there were any: such artifacts keep their versions
             del body["scorer"]
+        else:
+            body["scorer"] = self.scorer.to_json()
         return body
 
     @staticmethod

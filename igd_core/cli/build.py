@@ -26,7 +26,16 @@ from igd_core.datasets.sources import opened
 from igd_core.errors import DataError, InputError
 from igd_core.scorers.gamma import shown_gamma
 from igd_core.scorers.gamma_file import read_gamma
-from igd_core.scorers.record import KINDS, MAX_BACKOFF, MIN_BACKOFF, MIXTURES, ScorerOptions
+from igd_core.scorers.record import (
+    KINDS,
+    MAX_BACKOFF,
+    MAX_RIDGE,
+    MIN_BACKOFF,
+    MIN_RIDGE,
+    MIXTURES,
+    USUAL_RIDGE,
+    ScorerOptions,
+)
 from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
@@ -122,14 +131,15 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         choices=KINDS,
-        help="count an item scorer of the interactions as well: what followed what, or what the same people chose",
+        help="count an item scorer of the interactions as well: what followed what, what the same people chose, or "
+        "EASE, what best predicts one choice from the others",
     )
     parser.add_argument(
         "--scorer-decay",
         type=Real("scorer_decay", most=1.0),
         metavar="D",
         help="what an earlier item of a history counts of the one after it (default: 0.25 of transitions, 1 of "
-        "neighbours)",
+        "neighbours, 0.9 of ease)",
     )
     parser.add_argument(
         "--scorer-backoff",
@@ -141,7 +151,13 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
         "--scorer-entries",
         type=Whole("scorer_entries", least=1, most=MAX_ENTRIES),
         metavar="N",
-        help="most followers or neighbours kept of an item (default: 200)",
+        help="most followers, neighbours or weights kept of an item (default: 200)",
+    )
+    parser.add_argument(
+        "--scorer-ridge",
+        type=Real("scorer_ridge", least=MIN_RIDGE, most=MAX_RIDGE),
+        metavar="L",
+        help=f"how strongly the weights of ease are drawn to 0 (default: {USUAL_RIDGE:g})",
     )
     parser.add_argument(
         "--gamma", type=gamma(), help="weight of the scorer in a search, of requests that name none (default: 0)"
@@ -221,6 +237,7 @@ def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
         "decay": args.scorer_decay,
         "backoff": args.scorer_backoff,
         "most": args.scorer_entries,
+        "ridge": args.scorer_ridge,
         "gamma": args.gamma,
         "mixture": args.mixture,
     }
@@ -228,8 +245,8 @@ def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
     if args.scorer is None:
         if given or args.gamma_from is not None:
             raise InputError(
-                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --gamma, --gamma-from and --mixture need "
-                "--scorer KIND"
+                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --scorer-ridge, --gamma, --gamma-from and "
+                "--mixture need --scorer KIND"
             )
         return None
     if args.gamma_from is not None:
@@ -238,6 +255,8 @@ def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
         chosen = read_gamma(args.gamma_from)
         chosen.require_for(args.scorer, where=f"gamma_from: {args.gamma_from}")
         given |= {"gamma": chosen.gamma, "mixture": chosen.mixture}
+    if "ridge" in given and args.scorer != "ease":
+        raise InputError(f"scorer_ridge: {args.scorer} has none; --scorer ease has")
     return ScorerOptions(kind=args.scorer, **given)
 
 

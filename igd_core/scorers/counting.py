@@ -9,7 +9,7 @@ import numpy as np
 from igd_core.scorers.rows import SparseRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,16 +43,11 @@ def neighbour_rows(sequences: Sequence[NDArray[np.int32]], *, num_items: int, mo
         num_items: of the catalogue.
         most: neighbours kept of an item, the most similar.
     """
-    chosen = [np.unique(each[-_MOST_CHOSEN:]) for each in sequences]
-    person = np.repeat(np.arange(len(chosen)), [len(each) for each in chosen])
-    items = np.concatenate([np.empty(0, np.int32), *chosen]).astype(np.int64)
-    people = np.bincount(items, minlength=num_items)
-    by_item = np.argsort(items, kind="stable")
-    bounds = np.concatenate(([0], people.cumsum()))
+    chosen = choice_sets(sequences)
+    people = np.bincount(np.concatenate([np.empty(0, np.int32), *chosen]), minlength=num_items)
     sources, targets, weights = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-    for item in np.flatnonzero(people).tolist():
-        who = person[by_item[bounds[item] : bounds[item + 1]]]
-        others, together = np.unique(np.concatenate([chosen[each] for each in who.tolist()]), return_counts=True)
+    for item, choices in chosen_with(chosen, num_items=num_items):
+        others, together = np.unique(choices, return_counts=True)
         others, together = others[others != item], together[others != item]
         similarity = together / np.sqrt(people[others] * people[item])
         best = np.lexsort((others, -similarity))[:most]  # at once: all pairs of a large catalogue fit nowhere
@@ -62,3 +57,20 @@ def neighbour_rows(sequences: Sequence[NDArray[np.int32]], *, num_items: int, mo
     return SparseRows.strongest(
         np.concatenate(sources), np.concatenate(targets), np.concatenate(weights), num_items=num_items, most=most
     )
+
+
+def choice_sets(sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """Of each person the different items among the 200 latest choices, ascending."""
+    return [np.unique(each[-_MOST_CHOSEN:]) for each in sequences]
+
+
+def chosen_with(chosen: Sequence[NDArray[np.int32]], *, num_items: int) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Each item that was chosen, ascending, and all that its people chose, one behind the other."""
+    person = np.repeat(np.arange(len(chosen)), [len(each) for each in chosen])
+    items = np.concatenate([np.empty(0, np.int32), *chosen])
+    people = np.bincount(items, minlength=num_items)
+    by_item = np.argsort(items, kind="stable")
+    bounds = np.concatenate(([0], people.cumsum()))
+    for item in np.flatnonzero(people).tolist():
+        who = person[by_item[bounds[item] : bounds[item + 1]]]
+        yield item, np.concatenate([chosen[each] for each in who.tolist()])

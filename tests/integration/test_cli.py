@@ -79,14 +79,16 @@ def test_lines_of_a_prompt_begin_with_the_bullet_that_was_asked_for(
     assert template.get("bullet_ids", []) == tokenizer.encode_trusted(bullet)
 
 
+@pytest.mark.parametrize("kind", ["transitions", "ease"])
 def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
-    data_dir: Path, model_dir: Path, artifact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, model_dir: Path, artifact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     made, scored = _build_arguments(data_dir, model_dir, tmp_path / "made"), str(tmp_path / "made")
-    assert main([*made, "--scorer", "transitions", "--scorer-entries", "3", "--json"]) == 0
+    assert main([*made, "--scorer", kind, "--scorer-entries", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     plain = json.loads((artifact_dir / "manifest.json").read_text())
-    assert (report["scorer"], report["scorer_entries"]) == ("transitions", 3)
+    assert report["scorer"] == kind
+    assert report["scorer_entries"] > 0
     assert report["version"] != plain["version"]
     rows = ["--rows", str(data_dir / "train.csv"), "--limit", "8", "--seen", "excluded", "--baselines", "scorer"]
     assert main(["evaluate", "--artifact", scored, *rows, "--out", str(tmp_path / "run"), "--json"]) == 0
@@ -103,6 +105,8 @@ def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
         (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
         (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 1e-06..1e+06"),
         (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
+        (["--scorer", "neighbours", "--scorer-ridge", "5"], "scorer_ridge: neighbours has none"),
+        (["--scorer", "ease", "--scorer-ridge", "0"], "scorer_ridge: 0 is not in 0.001..1e+06"),
         (["--gamma-from", "gamma.json"], "need --scorer KIND"),
         (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
         (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),

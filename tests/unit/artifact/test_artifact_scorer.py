@@ -101,6 +101,7 @@ def test_releases_that_know_no_scorer_are_told_by_the_format_version(scored: Art
     "other",
     [
         ScorerOptions(kind="neighbours"),
+        ScorerOptions(kind="ease"),
         ScorerOptions(kind="transitions", decay=0.5),
         ScorerOptions(kind="transitions", backoff=2.0),
         ScorerOptions(kind="transitions", gamma=0.5),
@@ -112,6 +113,13 @@ def test_releases_that_know_no_scorer_are_told_by_the_format_version(scored: Art
 def test_every_choice_of_a_scorer_is_in_the_version(tokenizer: TitleTokenizer, other: ScorerOptions) -> None:
     versions = {built(tokenizer, each).version for each in (None, ScorerOptions(kind="transitions"), other)}
     assert len(versions) == 3
+
+
+def test_the_ridge_of_ease_is_in_the_version_and_other_kinds_are_as_they_were(tokenizer: TitleTokenizer) -> None:
+    versions = {built(tokenizer, ScorerOptions(kind="ease", ridge=ridge)).version for ridge in (1.0, 2.0)}
+    assert len(versions) == 2
+    body = json.loads(built(tokenizer, ScorerOptions(kind="transitions")).manifest.to_bytes())
+    assert sorted(body["scorer"]) == ["backoff", "decay", "entries", "gamma", "kind", "mixture"]
 
 
 def test_what_was_chosen_is_in_the_version(tokenizer: TitleTokenizer) -> None:
@@ -178,6 +186,7 @@ def test_a_scorer_that_is_gone_or_cut_is_refused(bundle: Path, damage: Callable[
     ("changes", "message"),
     [
         ({"kind": "magic"}, "scorer.kind is 'magic'"),
+        ({"ridge": 1.0}, "scorer.ridge is 1.0; transitions has none"),
         ({"gamma": "0.5"}, "scorer.gamma is '0.5'"),
         ({"gamma": True}, "scorer.gamma is True"),
         ({"gamma": [[0, 0.5], [5, 2]]}, "scorer.gamma is 2 from 5 interactions on"),
@@ -194,6 +203,13 @@ def test_a_record_that_cannot_be_is_refused(scored: Artifact, changes: dict[str,
     with pytest.raises(ArtifactError, match=rf"manifest.json: .*(altered|{message})") as refused:
         Manifest.from_bytes(json.dumps(body).encode())
     assert "altered" not in str(refused.value) or "entries" in changes
+
+
+def test_a_null_where_a_kind_has_nothing_is_no_way_to_write_the_same_artifact(scored: Artifact) -> None:
+    body = json.loads(scored.manifest.to_bytes())
+    body["scorer"]["ridge"] = None
+    with pytest.raises(ArtifactError, match=r"manifest.json: altered"):
+        Manifest.from_bytes(json.dumps(body, indent=2, sort_keys=True).encode() + b"\n")
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 40])

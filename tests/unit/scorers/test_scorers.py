@@ -151,7 +151,7 @@ def test_what_is_no_distribution_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "magic"}, "scorer.kind is 'magic'; one of transitions, neighbours"),
+        ({"kind": "magic"}, "scorer.kind is 'magic'; one of transitions, neighbours, ease"),
         ({"mixture": "cubic"}, "scorer.mixture is 'cubic'"),
         ({"decay": 1.5}, r"scorer.decay is 1.5; 0 to 1 can be"),
         ({"backoff": 1e-7}, r"scorer.backoff is 1e-07; 1e-06 to 1e\+06 can be"),
