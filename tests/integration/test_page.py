@@ -32,6 +32,7 @@ from sockets import listening
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.catalogue.items import Catalogue
 from igd_core.engines.embedded.engine import TreeEngine, TreeSession
+from igd_core.scorers.record import ScorerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -159,6 +160,17 @@ def parts(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(parts: Parts) -> AsyncIterator[Site]:
     async with parts.site() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scored(parts: Parts) -> AsyncIterator[Site]:
+    """A site whose catalogue knows that people went from each third film to the one after the next two."""
+    scorer = ScorerOptions(kind="transitions", gamma=((0, 0.25), (2, 0.75)))
+    options = BuildOptions(name="films", scorer=scorer)
+    chosen = [np.arange(0, len(ALL_TITLES), 3, dtype=np.int32)] * 4
+    artifact = build_artifact(parts.artifact.catalogue, parts.tokenizer, options, sequences=chosen)
+    async with replace(parts, artifact=artifact).site() as made:
         yield made
 
 
@@ -629,6 +641,123 @@ async def test_the_arrow_keys_choice_stays_when_the_answer_to_more_letters_comes
     await expect(page.locator("#history .title")).to_have_text(["Aliens"])
 
 
+async def listed(site: Site, **body: Any) -> list[str]:
+    return [item["title"] for item in (await site.recommend({"history": ["1", "16"], "alpha": 0.2} | body))["items"]]
+
+
+async def others_show(page: Page, lists: dict[str, list[str]]) -> None:
+    """The lists below the recommendations, and none besides; with where each item stands among those."""
+    await ranked(page)
+    chosen = await titles(page)
+    await expect(page.locator("#others section").filter(visible=True)).to_have_count(len(lists))
+    for ranking, wanted in lists.items():
+        await expect(page.locator(f"#{ranking} .item > .title")).to_have_text(wanted)
+        places = [f"→ {chosen.index(title) + 1}" if title in chosen else "–" for title in wanted]
+        assert await page.locator(f"#{ranking} .move > [aria-hidden]").all_inner_texts() == places
+
+
+async def test_the_model_and_most_popular_stand_side_by_side_without_a_scorer(visit: Open, site: Site) -> None:
+    page = (await visit()).page
+    await add(page, "Star Wars")
+    await add(page, "Sabrina")
+    popular = [title for title in ALL_TITLES if title not in {"Star Wars", "Sabrina"}][:10]  # of two, one was seen
+    await others_show(page, {"model": await listed(site), "popular": popular})
+    await expect(page.locator("#gamma-field")).to_be_hidden()
+    await expect(page.locator("#facts")).not_to_contain_text("Gamma")
+    await page.get_by_label("Only where").select_option("genres")
+    await page.get_by_label("is", exact=True).fill("Drama")
+    await expect(page.locator("#curl")).to_contain_text("Drama")
+    drama = [title for title in popular if "Drama" in GENRE_OF[title]]
+    await expect(page.locator("#popular .title").first).to_have_text(drama[0])
+    await ranked(page)
+    assert (await titles(page, "popular"))[: len(drama)] == drama
+
+
+async def test_with_a_scorer_gamma_is_the_servers_until_it_is_moved_and_each_parent_is_shown(
+    visit: Open, scored: Site
+) -> None:
+    page = (await visit(scored.origin)).page
+    await add(page, "Star Wars")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.25")
+    await ranked(page)
+    await add(page, "Sabrina")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.75")
+    await expect(page.locator("#baseline-heading")).to_have_text("Alpha 0, gamma 0.75")
+    await expect(page.get_by_role("slider", name="Gamma")).to_have_value("0.75")
+    popular = [title for title in ALL_TITLES if title not in {"Star Wars", "Sabrina"}][:10]
+    lists = {"model": await listed(scored, gamma=0), "scorer": await listed(scored, gamma=1), "popular": popular}
+    await others_show(page, lists)
+    assert await titles(page) == await listed(scored) != lists["model"] != lists["scorer"]
+    await expect(page.locator("#others h4")).to_have_text(["Model", "Transitions", "Most popular"])
+    await expect(page.locator("#facts")).to_contain_text("Gamma\n0.75, log-linear", use_inner_text=True)
+    assert "gamma" not in (await shown_request(page))[2]
+    await page.get_by_role("slider", name="Gamma").fill("0.4")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.40")
+    assert (await shown_request(page))[2]["gamma"] == 0.4
+    await expect(page.get_by_label("Gamma as the server has it")).not_to_be_checked()
+    await others_show(page, lists)
+    assert await titles(page) == await listed(scored, gamma=0.4)
+    await page.get_by_label("Gamma as the server has it").check()
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.75")
+    await expect(page.locator("#gamma-value")).to_have_text("0.75")
+    token = page.locator("#chosen .token:not(.forced)").first
+    await token.hover()
+    await expect(page.get_by_role("tooltip")).to_contain_text("scorer’s log-probability")
+    await expect(page.get_by_role("tooltip")).to_contain_text("adds to the score")
+
+
+async def test_gamma_and_the_lists_of_each_alone_are_for_keyboards_screen_readers_and_phones(
+    visit: Open, scored: Site
+) -> None:
+    async def places(page: Page) -> list[tuple[float, float]]:
+        boxes = [await page.locator(f"#{each}").bounding_box() for each in ("model", "scorer", "popular")]
+        return [(box["x"], box["y"]) for box in boxes if box is not None]
+
+    page = (await visit(scored.origin, viewport={"width": 1280, "height": 900})).page
+    await add(page, "Star Wars")
+    await ranked(page)
+    await tab_to(page, page.get_by_role("slider", name="Gamma"))
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.30")
+    await tab_to(page, page.get_by_label("Gamma as the server has it"))
+    await page.keyboard.press("Space")
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.25")
+    await ranked(page)
+    await tab_to(page, page.get_by_role("link", name="Ranked by each alone"))
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("region", name="The same history, ranked by each alone")).to_be_focused()
+    for name in ("Model", "Transitions", "Most popular"):
+        await expect(page.get_by_role("region", name=name, exact=True).get_by_role("listitem")).to_have_count(10)
+    said = page.get_by_role("region", name="Transitions", exact=True).locator(".move .unseen").first
+    await expect(said).to_have_text(re.compile(r"^, (recommended at rank \d+|not recommended)$"))
+    assert await violations(page) == []
+    (left, top), (middle, also), (right, level) = await places(page)
+    assert left < middle < right
+    assert top == also == level
+    await page.set_viewport_size(PHONE["viewport"])
+    await assert_fits(page, PHONE["viewport"]["width"])
+    (left, top), (middle, below), (right, last) = await places(page)
+    assert left == middle == right
+    assert top < below < last
+    assert await violations(page) == []
+
+
+async def test_a_list_that_does_not_come_says_why_and_the_others_stay(visit: Open, scored: Site) -> None:
+    page = (await visit(scored.origin, refusals=(503,))).page
+    problem = {"title": "Busy", "detail": "Too many wait.", "status": 503}
+
+    async def refuse(route: Route) -> None:
+        alone = (route.request.post_data_json or {}).get("gamma") == 1
+        await (route.fulfill(status=503, json=problem) if alone else route.continue_())
+
+    await page.route("**/v1/recommendations", refuse)
+    await add(page, "Star Wars")
+    await ranked(page)
+    await expect(page.locator("#scorer li")).to_have_text(["Too many wait."])
+    for other in ("chosen", "model", "popular"):
+        await expect(page.locator(f"#{other} .item")).to_have_count(10)
+
+
 async def test_titles_are_text_whatever_is_in_them(visit: Open) -> None:
     page = (await visit()).page
     await add(page, SCRIPT_TITLE)
@@ -694,7 +823,7 @@ async def test_the_page_asks_for_its_own_files_and_the_api_alone(visit: Open) ->
     files = {
         "/",
         "/web/style.css",
-        *(f"/web/{name}.js" for name in ("api", "app", "dom", "ranking", "samples", "search")),
+        *(f"/web/{name}.js" for name in ("api", "app", "dom", "others", "ranking", "samples", "search")),
     }
     asked = {"/v1/catalogues", "/v1/items", "/v1/recommendations"}
     assert files | asked <= paths <= files | asked | {"/web/icon.svg"}

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from igd_core.catalogue.attribute_types import BASE_TYPES, AttributeType, BaseType
+from igd_core.scorers.record import Mixture, ScorerRecord
 from igd_server.api.schemas import _Request, _Response
 
 AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]
@@ -79,6 +80,23 @@ class Attribute(_Response):
         return Attribute(name=name, kind="list" if kind.is_list else coarse, type=kind.name)
 
 
+class ScorerInfo(_Response):
+    """The item scorer of a catalogue's version, which requests mix in with `gamma`."""
+
+    kind: str = Field(description="What it knows of items.", examples=["transitions"])
+    gamma: float | list[tuple[int, float]] = Field(
+        description="Used when neither request nor variant names one: a number, or `[[0, 0.8], [5, 0.5]]` for "
+        "histories of 0 and of 5 interactions on."
+    )
+    mixture: Mixture = Field(description="Used when neither request nor variant names one.")
+
+    @staticmethod
+    def of(record: ScorerRecord) -> "ScorerInfo":
+        """What the manifest says of it."""
+        gamma = list(record.gamma) if isinstance(record.gamma, tuple) else record.gamma
+        return ScorerInfo(kind=record.kind, gamma=gamma, mixture=record.mixture)
+
+
 class RefusedVersion(_Response):
     """A version that cannot be served; another version stays."""
 
@@ -108,6 +126,7 @@ class CatalogueInfo(_Response):
     entropy_nats: float = Field(description="Of the prior over titles.")
     alpha: float = Field(description="Used when a request names none.")
     max_history: int = Field(description="Most items of a history that the model is shown.")
+    scorer: ScorerInfo | None = Field(default=None, description="Absent where the version holds no item scorer.")
     attributes: list[Attribute]
 
 

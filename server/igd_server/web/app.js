@@ -1,12 +1,14 @@
 // The page: a history and settings on one side, what the server makes of them on the other.
 import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
+import { showOthers } from "./others.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { sampleUsers } from "./samples.js";
 import { searchField } from "./search.js";
 
 const RERANK_AFTER_MS = 180;
 const RANGED = ["integer", "number", "date", "datetime"]; // types of values that a range of makes sense
+const MOST_KEPT = 24;
 const POLL_MS = { first: 1000, most: 5000 };
 
 const state = {
@@ -15,11 +17,11 @@ const state = {
   samples: [], // users to try
   history: [], // items, oldest first
   running: null, // AbortController of the request being answered
-  baseline: null, // {key, answer} at alpha 0
 };
 
 const tooltips = tokenTooltips(byId("rankings"));
 const say = (text) => (byId("announcement").textContent = text);
+const kept = new Map(); // answers to show beside the chosen ones, by version and request
 const rankSoon = debounced(rank, RERANK_AFTER_MS);
 const control = (id) => Number(byId(id).value);
 
@@ -80,7 +82,7 @@ function showWaiting(title, detail) {
 }
 
 function showCatalogue() {
-  const { name, version, items, model, alpha, attributes } = state.catalogue;
+  const { name, version, items, model, alpha, attributes, scorer } = state.catalogue;
   byId("catalogue").replaceChildren(
     element("strong", {}, name),
     ` ${items.toLocaleString("en")} items · version ${version} · ${model}`,
@@ -88,6 +90,9 @@ function showCatalogue() {
   const slider = byId("alpha");
   slider.step = Math.abs(alpha * 20 - Math.round(alpha * 20)) < 1e-9 ? "0.05" : "0.01";
   slider.value = alpha;
+  byId("gamma-field").hidden = !scorer;
+  byId("own-gamma").checked = true;
+  if (scorer) byId("scorer-name").textContent = `the scorer of ${scorer.kind}`;
   showSliders();
   const filterable = attributes.map(({ name: attribute }) => element("option", {}, attribute));
   byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
@@ -158,6 +163,7 @@ function showSliders() {
   const beams = byId("beams");
   beams.min = control("k");
   byId("alpha-value").textContent = control("alpha").toFixed(2);
+  byId("gamma-value").textContent = control("gamma").toFixed(2);
   byId("beams-value").textContent = beams.value;
 }
 
@@ -201,7 +207,29 @@ function requestAt(alpha) {
   const history = state.history.map((item) => item.item_id);
   const forced_weight = byId("decisions").checked ? 0 : 1; // said each time: a variant of the server may have its own
   const k = Math.min(control("k"), state.catalogue.items); // more than there are would be refused
-  return { history, k, alpha, forced_weight, beams: control("beams"), ...chosenFilter(), explain: true };
+  const gamma = state.catalogue.scorer && !byId("own-gamma").checked ? { gamma: control("gamma") } : {};
+  return { history, k, alpha, forced_weight, ...gamma, beams: control("beams"), ...chosenFilter(), explain: true };
+}
+
+/** Gamma as the answer has it: the server's own may depend on the length of the history. */
+function showGamma({ gamma }) {
+  if (gamma === undefined) return;
+  const slider = byId("gamma");
+  slider.step = Math.abs(gamma * 20 - Math.round(gamma * 20)) < 1e-9 ? "0.05" : "0.01";
+  slider.value = gamma;
+  byId("gamma-value").textContent = gamma.toFixed(2);
+}
+
+/** An answer to show beside the chosen one; asked for once. */
+async function beside(version, body, signal, source = "model") {
+  const key = JSON.stringify([version, body]);
+  if (!kept.has(key)) {
+    const answer = await recommend(body, signal);
+    if (answer.source !== source) throw new Error("The model did not answer in time.");
+    kept.set(key, answer);
+    if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);
+  }
+  return kept.get(key);
 }
 
 async function rank() {
@@ -216,12 +244,13 @@ async function rank() {
   showBusy();
   try {
     const answer = await recommend(body, signal);
-    const key = JSON.stringify([answer.version, requestAt(0)]);
-    const compares = body.alpha > 0 && answer.source === "model" && answer.items.length > 0;
+    const isRanked = answer.source === "model" && answer.items.length > 0;
     showAnswer(answer, body);
-    if (!compares) showBaseline(null);
-    else if (state.baseline?.key === key) showBaseline(answer, state.baseline.answer);
-    else await compare(answer, key, signal);
+    if (isRanked && body.alpha > 0) await compare(answer, { ...body, alpha: 0 }, signal);
+    else showBaseline(null);
+    const ask = (other, source) => beside(answer.version, other, signal, source);
+    byId("others").hidden = byId("to-others").hidden = !isRanked;
+    if (isRanked && !signal.aborted) await showOthers(answer, body, { ...state, ask, signal });
   } catch (error) {
     if (!signal.aborted) await fail(error);
   } finally {
@@ -230,13 +259,10 @@ async function rank() {
 }
 
 /** After the answer that was asked for, so that this one finds the prompt in the engine's cache. */
-async function compare(answer, key, signal) {
+async function compare(answer, body, signal) {
   showBaseline(answer, null, "Ranking…");
   try {
-    const baseline = await recommend(requestAt(0), signal);
-    if (baseline.source !== "model") throw new Error("The model did not answer in time.");
-    state.baseline = { key, answer: baseline };
-    showBaseline(answer, baseline);
+    showBaseline(answer, await beside(answer.version, body, signal));
   } catch (error) {
     if (!signal.aborted) showBaseline(answer, null, error.detail ?? error.message);
     if (isAboutKey(error)) start();
@@ -283,8 +309,10 @@ function showAnswer(answer, body) {
   byId("rankings").hidden = !items.length;
   byId("legend").hidden = !byModel || !items.length;
   const alone = body.forced_weight === 0 ? ", decisions alone" : "";
-  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}${alone}` : "By popularity";
-  byId("baseline-heading").textContent = `Alpha 0${alone || ", plain beam search"}`;
+  const mixed = answer.gamma ? `, gamma ${answer.gamma.toFixed(2)}` : "";
+  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}${mixed}${alone}` : "By popularity";
+  byId("baseline-heading").textContent = `Alpha 0${mixed}${alone || (mixed ? "" : ", plain beam search")}`;
+  showGamma(answer);
   showRanking(byId("chosen").querySelector("ol"), answer);
   byId("baseline").querySelector("ol").replaceChildren();
   showScale();
@@ -316,7 +344,7 @@ function showScale() {
   byId("scale-most").textContent = `${most.toFixed(2)} nats`;
 }
 
-function showFacts({ source, cached, catalogue, version, variant, model, request_id: requestId, timings }) {
+function showFacts({ source, gamma, mixture, cached, catalogue, version, variant, model, request_id: requestId, timings }) {
   const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   const facts = {
     Source: cached ? `${source}, from the cache` : source,
@@ -324,6 +352,7 @@ function showFacts({ source, cached, catalogue, version, variant, model, request
     Version: version,
     ...(variant && { Variant: variant }),
     Model: model,
+    ...(gamma !== undefined && { Gamma: mixture ? `${gamma.toFixed(2)}, ${mixture}` : gamma.toFixed(2) }),
     Total: ms(timings.total_ms),
     "In the model": `${ms(timings.model_ms)}, ${timings.rounds} ${timings.rounds === 1 ? "round" : "rounds"}`,
     Waiting: ms(timings.queue_ms),
@@ -373,6 +402,12 @@ byId("attribute").addEventListener("input", () => {
   showValues();
   rankSoon();
 });
+byId("gamma").addEventListener("input", () => {
+  byId("own-gamma").checked = false;
+  showSliders();
+  rankSoon();
+});
+byId("own-gamma").addEventListener("input", rankSoon);
 byId("decisions").addEventListener("input", rankSoon);
 byId("value").addEventListener("input", rankSoon);
 byId("copy").addEventListener("click", copyCurl);

@@ -21,8 +21,8 @@ export function colourTokens(root) {
   return most;
 }
 
-/** Fill `list` with an answer's items. */
-export function showRanking(list, answer) {
+/** Fill `list` with an answer's items; `brief`, with their titles alone. */
+export function showRanking(list, answer, { brief = false } = {}) {
   list.replaceChildren(
     ...answer.items.map((item) =>
       element(
@@ -33,21 +33,25 @@ export function showRanking(list, answer) {
           "div",
           { class: "item" },
           titled(item.title),
-          element(
-            "span",
-            { class: "score" },
-            isModel(answer) ? fixed(item.score) : `${fixed(100 * item.score)} %`,
-            unseen(isModel(answer) ? " score in nats" : " of interactions"),
-            item.probability === undefined ? null : ` · ${fixed(100 * item.probability)} %`,
-            item.probability === undefined ? null : unseen(" probability"),
-          ),
-          item.explanation ? tokenBar(item) : null,
-          item.duplicates ? element("p", { class: "note" }, `Other items of this title: ${item.duplicates.join(", ")}`) : null,
+          ...(brief ? [] : details(item, isModel(answer))),
         ),
       ),
     ),
   );
 }
+
+const details = (item, byModel) => [
+  element(
+    "span",
+    { class: "score" },
+    byModel ? fixed(item.score) : `${fixed(100 * item.score)} %`,
+    unseen(byModel ? " score in nats" : " of interactions"),
+    item.probability === undefined ? null : ` · ${fixed(100 * item.probability)} %`,
+    item.probability === undefined ? null : unseen(" probability"),
+  ),
+  item.explanation ? tokenBar(item) : null,
+  item.duplicates ? element("p", { class: "note" }, `Other items of this title: ${item.duplicates.join(", ")}`) : null,
+];
 
 /** Say beside each item of `answer`, shown in `list`, where it stands in `other`; the focus stays where it is. */
 export function showMoves(list, answer, other, describe) {
@@ -69,6 +73,12 @@ export function moveFrom(rank, before) {
 export function moveTo(rank, after) {
   if (after === undefined) return move("gone", "leaves", ", leaves the ranking");
   return after === rank ? move("same", "=", ", the same rank") : move("to", `→ ${after}`, `, goes to rank ${after}`);
+}
+
+/** Where an item of another ranking stands among the recommendations. */
+export function placeOf(_, chosen) {
+  if (chosen === undefined) return move("same", "–", ", not recommended");
+  return move("to", `→ ${chosen}`, `, recommended at rank ${chosen}`);
 }
 
 const move = (kind, sign, spoken) =>
@@ -109,6 +119,9 @@ const numbersOf = (token) => [
   ["weight", fixed(token.weight, 3)],
   // Without a log-probability the weight is 0: a forced token where decisions alone count.
   ["weighted", `${fixed(token.weight * (token.logprob ?? 0), 3)} nats`],
+  // With a scorer mixed in; what its share of a token comes to depends on the mixture, so the sum is the server's.
+  ...(token.prior_logprob === undefined ? [] : [["scorer’s log-probability", `${fixed(token.prior_logprob, 3)} nats`]]),
+  ...(token.score === undefined ? [] : [["adds to the score", `${fixed(token.score, 3)} nats`]]),
   ["token id", `${token.token_id}`],
   ...(token.forced ? [["forced", "the catalogue leaves no other token here"]] : []),
 ];

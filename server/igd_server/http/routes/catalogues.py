@@ -5,7 +5,14 @@ from collections.abc import Iterable
 from fastapi import APIRouter, Request
 
 from igd_server.api.problems import INTERNAL_ERROR
-from igd_server.api.schemas_catalogues import Attribute, CatalogueInfo, CatalogueList, RefusedVersion, UnservedCatalogue
+from igd_server.api.schemas_catalogues import (
+    Attribute,
+    CatalogueInfo,
+    CatalogueList,
+    RefusedVersion,
+    ScorerInfo,
+    UnservedCatalogue,
+)
 from igd_server.catalogues.deployment import Deployment, ServedCatalogue
 from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.refusals import Refusal
@@ -55,6 +62,7 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         entropy_nats=manifest.entropy_nats,
         alpha=manifest.alpha,
         max_history=manifest.template.max_history,
+        scorer=None if manifest.scorer is None else ScorerInfo.of(manifest.scorer),
         attributes=[Attribute.of(name, kind) for name, kind in served.attributes.items()],
     )
 

@@ -1,0 +1,53 @@
+// What the model, the item scorer and popularity say of the same history, each alone.
+import { byId, element } from "./dom.js";
+import { placeOf, showMoves, showRanking } from "./ranking.js";
+
+const MOST_ITEMS = 100; // that one request may ask for
+const NAMES = { ease: "EASE", sasrec: "SASRec" };
+
+const named = (kind) => NAMES[kind] ?? kind.charAt(0).toUpperCase() + kind.slice(1);
+
+/**
+ * Fill the lists below the recommendations, one after the other. `answer` is to the request `body`; `ask` gives the
+ * answer to another one, from its source.
+ */
+export async function showOthers(answer, body, { catalogue, history, ask, signal }) {
+  const { scorer } = catalogue;
+  byId("scorer").hidden = !scorer;
+  byId("scorer-heading").textContent = scorer ? named(scorer.kind) : "";
+  const alone = (gamma) => ((answer.gamma ?? 0) === gamma ? answer : ask({ ...body, gamma, explain: false }, "model"));
+  const lists = {
+    popular: () => mostPopular(body, { catalogue, history, ask }),
+    model: () => alone(0),
+    ...(scorer && { scorer: () => alone(1) }),
+  };
+  for (const id of Object.keys(lists)) note(id, "Ranking…");
+  for (const [id, ranked] of Object.entries(lists)) {
+    if (signal.aborted) return;
+    try {
+      const other = await ranked();
+      if (!signal.aborted) show(id, other, answer);
+    } catch (error) {
+      if (!signal.aborted) note(id, error.detail ?? error.message);
+    }
+  }
+}
+
+/** Without a history popularity answers; what the history has, and other items of its titles, are left out as seen. */
+async function mostPopular({ k, filter }, { catalogue, history, ask }) {
+  const wanted = Math.min(k + history.length, MOST_ITEMS, catalogue.items);
+  const exclude = history.map((item) => item.item_id);
+  const { items } = await ask({ history: [], exclude, k: wanted, ...(filter && { filter }) }, "popularity");
+  const seen = new Set(history.map((item) => item.title));
+  const fresh = items.filter((item) => !seen.has(item.title)).slice(0, k);
+  return { items: fresh.map((item, index) => ({ ...item, rank: index + 1 })) };
+}
+
+const listOf = (id) => byId(id).querySelector("ol");
+const note = (id, text) => listOf(id).replaceChildren(element("li", { class: "note" }, text));
+
+function show(id, other, answer) {
+  if (!other.items.length) return note(id, "No item is left.");
+  showRanking(listOf(id), other, { brief: true });
+  showMoves(listOf(id), other, answer, placeOf);
+}
