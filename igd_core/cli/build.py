@@ -24,7 +24,6 @@ from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
 from igd_core.errors import DataError, InputError
-from igd_core.scorers.gamma import shown_gamma
 from igd_core.scorers.gamma_file import read_gamma
 from igd_core.scorers.record import (
     KINDS,
@@ -388,6 +387,6 @@ def _of_scorer(scorer: ScorerRecord) -> dict[str, object]:
     return {
         "scorer": scorer.kind,
         "scorer_entries": scorer.entries,
-        "gamma": shown_gamma(scorer.gamma),
+        "gamma": scorer.gamma,
         "mixture": scorer.mixture,
     }

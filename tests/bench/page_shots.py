@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HISTORY = ("Star Wars (1977)", "The Empire Strikes Back (1980)", "Raiders of the Lost Ark (1981)")
 ALPHA = "0.5"
 PATIENCE_MS = 120_000
-MOST_BYTES = 300_000
+MOST_BYTES = 450_000
 SHOTS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
