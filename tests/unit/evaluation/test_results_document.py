@@ -70,21 +70,22 @@ def test_every_figure_of_ranks_is_what_the_command_writes_and_every_kept_run_is_
 
 
 def test_the_figures_that_readme_and_verdicts_quote_are_those_of_the_ranks(figures: ModuleType) -> None:
-    served, bases = "adapter-ml-b0.2-s1-test", "baselines-ml-test"
-    listed = {
-        name: figures.plain(float(figures.values(run, method).mean()))
-        for name, run, method in (
-            ("demo", served, figures.SETTINGS["alpha 0.2"]),
-            ("popular", bases, "popular"),
-            ("transitions", bases, "transitions"),
-        )
-    }
+    found, served = figures.demo_drawn(), figures.served()
+    listed = {name: figures.plain(found.value(name).value) for name in (served, *figures.DEMO_BASELINES)}
+    less = {name: figures.effect(found.less(served, name)).replace("**", "") for name in figures.DEMO_LESS}
     readme, verdicts = (
         (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/research/verdicts.md")
     )
-    row = f"**{listed['demo']}**; most-popular {listed['popular']}; **last-item transitions {listed['transitions']}**"
+    row = (
+        f"NDCG@10 on {len(figures.demo_runs()[0].targets):,} later choices | **{listed[served]}**; "
+        f"SASRec {listed['sasrec']}, last-item transitions {listed['transitions']}, most-popular {listed['popular']}"
+    )
     assert row in readme
-    assert f"NDCG@10 {listed['demo']}, most-popular {listed['popular']} (" in verdicts
+    shown = f"{less['sasrec']} on SASRec, {less['transitions']} on last-item transitions"
+    assert shown in readme
+    assert f"NDCG@10 {listed[served]}" in verdicts
+    assert shown in verdicts
+    assert f"gamma {build_options(read_recipe('ml-100k-small-llama')).scorer.gamma:g}" in readme
     tuned = figures.effect(figures.compared("adapter-ml")["0.2"].tuning).replace("**", "")
     assert f"likely helps: {tuned} with beta 0.2, two seeds" in readme
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import EOS
 
+from igd_core.artifact import load_artifact
+from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.cli.main import main
-from igd_core.errors import InputError
-from igd_core.tuning.recipes import build_options, read_recipe, recipe_names
+from igd_core.errors import IGDError, InputError
+from igd_core.tuning.recipes import build_options, prepare_recipe, read_recipe, recipe_names
 from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
@@ -75,6 +78,42 @@ def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
     assert (tmp_path / "out" / "run" / "model" / "model.safetensors").is_file()
 
 
+FROM_SCRATCH = """
+data: {source: amazon, max_history: 5}
+tokenizer: pruned
+build: {alpha: 0, max_history: 5, scorer: {kind: transitions, gamma: 1, decay: 0, mixture: linear}}
+tuning:
+  normalise: children
+  epochs: 1
+  batch: 64
+  warmup_steps: 0
+  from_config: {hidden_size: 8, intermediate_size: 8, num_hidden_layers: 1, num_attention_heads: 1}
+"""
+
+
+def test_a_recipe_from_scratch_makes_rows_tokenizer_scorer_and_model(
+    raw: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "films.yaml").write_text(FROM_SCRATCH)
+    words = ["tune", "--recipe", tmp_path / "films.yaml", "--device", "cpu", "--out", tmp_path / "out"]
+    words += [word for option, path in raw.items() for word in (f"--{option}", path)]
+    assert main(list(map(str, words))) == 0, capsys.readouterr().err
+    whole, pruned, tuned = (
+        TitleTokenizer.from_directory(path)
+        for path in (raw["tokenizer"], tmp_path / "out" / "tokenizer", tmp_path / "out" / "run" / "model")
+    )
+    assert pruned.vocab_size < whole.vocab_size
+    assert tuned.fingerprint == pruned.fingerprint
+    artifact = load_artifact(tmp_path / "out" / "artifact")
+    assert artifact.manifest.tokenizer_sha256 == pruned.fingerprint
+    assert artifact.manifest.alpha == 0
+    scorer = artifact.manifest.scorer
+    assert scorer is not None
+    assert (scorer.kind, scorer.gamma, scorer.decay, scorer.mixture) == ("transitions", 1, 0, "linear")
+    # Each chose the ten items in one order, and the training split ends before the last: seven or eight pairs.
+    assert 1 <= scorer.entries < 9
+
+
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name not in AMAZON])
 def test_the_recipes_for_a_cpu_are_valid(name: str) -> None:
     recipe = read_recipe(name)
@@ -103,6 +142,39 @@ def test_a_recipe_that_says_something_else_is_refused(tmp_path: Path, text: str,
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         TuningSettings.read(read_recipe(str(path)).tuning, where="tuning")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("build: {max_historie: 3}", "build: there is no setting 'max_historie'; is 'max_history' meant"),
+        ("build: {max_history: '3'}", "max_history: '3' is a str"),
+        ("build: {alpha: 2}", "alpha is 2"),
+        ("build: {on_unspellable: spel}", "on_unspellable: 'spel' is not one of error, skip, spell"),
+        ("build: {scorer: transitions}", "scorer: 'transitions' is a str"),
+        ("build: {scorer: {gamma: 0.4}}", "kind: is needed"),
+        ("build: {scorer: {kind: trnsitions}}", "kind: 'trnsitions' is not one of transitions, neighbours"),
+        ("build: {scorer: {kind: transitions, gama: 1}}", "build.scorer: there is no setting 'gama'; is 'gamma' meant"),
+        ("build: {scorer: {kind: transitions, gamma: high}}", "gamma: 'high' is a str"),
+        ("build: {scorer: {kind: transitions, gamma: 1.5}}", "scorer.gamma is 1.5; 0 to 1 can be"),
+        ("build: {scorer: {kind: transitions, most: 0}}", "scorer.most is 0"),
+        ("{data: {source: ml-100k, core: 5}}", "data: there is no setting 'core'"),
+        ("{data: {source: ml-100k, max_history: ten}}", "max_history: 'ten' is a str"),
+        ("{data: {source: ml-100k, max_history: 0}}", "data.max_history: 0; at least 1 is needed"),
+        ("{data: {source: ml-100k, split: random}}", "split: 'random' is not one of time, leave-one-out"),
+        ("{data: {source: amazon, coar: 5}}", "data: there is no setting 'coar'"),
+        ("tokenizer: prund", "tokenizer 'prund'; one of whole, pruned"),
+        ("{tokenizer: pruned, model: smollm2}", "the model 'smollm2' has a vocabulary of its own"),
+    ],
+)
+def test_what_a_recipe_builds_is_checked_by_name_type_and_range(
+    tmp_path: Path, raw: Mapping[str, Path], text: str, message: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(IGDError, match=re.escape(message)):
+        prepare_recipe(read_recipe(str(path)), tmp_path / "out", files=raw, tokenizer=raw["tokenizer"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
