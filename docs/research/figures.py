@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,28 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compared, family_drawn
-from docs.research.kept import ALONE, BIGREC, D3, DEMO, OVER_CHILDREN, SETTINGS, Drawn, drawn, runs, values
+from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.compare import Question, Trial, compare, pair
 from igd_core.evaluation.pairing import on_same_rows
-from igd_core.tuning.recipes import build_options, read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from numpy.typing import NDArray
-
-    from igd_core.evaluation.ranks import RankedRun
-
 PAGES = Path(__file__).parent
-DEMO_BASELINES = {
-    "scorer": "the scorer alone, not searched",
-    "transitions": "last-item transitions",
-    "sasrec": "SASRec",
-    "itemknn": "ItemKNN",
-    "popular": "most-popular",
-}
-DEMO_LESS = ("transitions", "sasrec", "popular")
 _BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -242,54 +229,6 @@ def adapter() -> str:
     return table(["", "HR@1", "HR@5", "HR@10", "NDCG@10", "less alpha 0", "less popular"], rows)
 
 
-def served() -> str:
-    """The setting that the demo serves, as `igd evaluate` names it: its recipe's."""
-    options = build_options(read_recipe("ml-100k-small-llama"))
-    if options.scorer is None or options.alpha or options.scorer.mixture != "log-linear":
-        raise ValueError("the demo's setting is not among those that were evaluated")
-    return DEMO[f"gamma {options.scorer.gamma:g}"]
-
-
-@cache
-def demo_runs() -> tuple[RankedRun, RankedRun]:
-    """The demo's evaluation and that of what needs no model, on the same rows."""
-    test, base = on_same_rows([runs()["demo-ml-test"], runs()["demo-baselines-ml-test"]]).runs
-    return test, base
-
-
-def demo_value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = None) -> NDArray[np.float64]:
-    """The metric of each row, of lists as the demo gives them: without what was seen."""
-    test, base = demo_runs()
-    return values(run or (base if method in DEMO_BASELINES else test), method, Question(metric=metric, seen="excluded"))
-
-
-@cache
-def demo_drawn() -> Drawn:
-    """NDCG@10 of the demo's settings, and of what needs no model."""
-    targets = demo_runs()[0].targets
-    if targets is None:
-        raise ValueError("demo-ml-test does not say which rows ask for the same title")
-    return Drawn({name: demo_value(name) for name in (OVER_CHILDREN, *DEMO.values(), *DEMO_BASELINES)}, targets)
-
-
-def demo() -> str:
-    """The demo's model, with each gamma, and what needs no model."""
-    named = {"gamma 0: the model alone": OVER_CHILDREN} | DEMO
-    rows = []
-    for label, method in named.items():
-        at = f"**{label}, served**" if method == served() else label
-        rows.append([at, plain(demo_value(method, run=runs()["demo-ml-valid"]).mean()), *_demo_row(method)])
-    rows += [[label, "", *_demo_row(method)] for method, label in DEMO_BASELINES.items()]
-    less = [f"less {DEMO_BASELINES[each]}" for each in DEMO_LESS]
-    return table(["", "on validation rows", "HR@1", "HR@5", "HR@10", "NDCG@10", *less], rows)
-
-
-def _demo_row(method: str) -> list[str]:
-    hits = [plain(demo_value(method, f"HR@{k}").mean()) for k in (1, 5, 10)]
-    less = ["" if method == each else effect(demo_drawn().less(method, each)) for each in DEMO_LESS]
-    return [*hits, between(demo_drawn().value(method)), *less]
-
-
 def drawing() -> str:
     """One effect, drawn over rows and over titles; and SmolLM2 less the small Llama on the rows that both ranked."""
     family = FAMILIES["small-vg"]
@@ -340,7 +279,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "additions": additions,
     "weights": weights,
     "adapter": adapter,
-    "demo": demo,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},

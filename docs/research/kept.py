@@ -40,9 +40,6 @@ SETTINGS = {
     "alpha 0.2, decisions alone": "alpha=0.2 lp=0 beams=10 forced=0",
 }
 BASELINES = ("sasrec", "transitions", "itemknn", "repeat", "popular")
-OVER_CHILDREN = f"{D3} normalise=children"
-DEMO = {f"gamma {gamma}": f"{OVER_CHILDREN} gamma={gamma}" for gamma in ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "1")}
-"""The demo's settings, as `igd evaluate` names them; its lists leave out what was seen, as the server does."""
 _NDCG = Question(draw="targets")
 
 
@@ -72,8 +69,7 @@ def keep(every: Mapping[str, RankedRun]) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     index = {}
     for name, run in sorted(every.items()):
-        named = {*SETTINGS.values(), *BASELINES, OVER_CHILDREN, *DEMO.values(), "scorer"}
-        shown = [each for each in run.methods if each.name in named]
+        shown = [each for each in run.methods if each.name in {*SETTINGS.values(), *BASELINES}]
         said = [{"name": m.name, "seen": m.seen, "known_as": m.known_as, "depth": m.depth} for m in shown]
         index[name] = {"identity": dict(run.identity), "methods": said}
         arrays[name] = np.stack([each.titles for each in shown]).astype(np.uint8)

@@ -34,7 +34,7 @@ COMMANDS = {
     "prune": ("publish", "delete old versions that nobody serves"),
     "serve": ("serve", "serve recommendations over HTTP"),
     "keys": ("keys", "make, list and revoke API keys"),
-    "demo": ("demo", "build the MovieLens-100K catalogue and serve it with a tuned SmolLM2-135M"),
+    "demo": ("demo", "build the MovieLens-100K catalogue and serve it with the small model in the package"),
     "bench": ("bench", "measure decoding, or a running server"),
     "completion": ("completion", "print a script that completes igd's commands and flags in a shell"),
 }

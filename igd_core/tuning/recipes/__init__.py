@@ -14,9 +14,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from pydantic import create_model
+from pydantic import BeforeValidator, create_model
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
@@ -30,6 +30,7 @@ from igd_core.datasets.rows import item_frequency
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.split import split_as
 from igd_core.errors import InputError
+from igd_core.scorers.gamma import checked_gamma
 from igd_core.scorers.record import ScorerOptions
 from igd_core.tuning.mapping_files import read_mapping
 from igd_core.tuning.pruning import prune_tokenizer
@@ -212,6 +213,8 @@ def build_options(recipe: Recipe) -> BuildOptions:
 def _checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """``values`` for the dataclass ``kind``, checked by name and type; whole numbers of a real field become real."""
     hints = get_type_hints(kind, localns={"ScorerOptions": Mapping[str, Any]})
+    if kind is ScorerOptions:  # a yaml file has lists where gamma by the length of the history has tuples
+        hints["gamma"] = Annotated[Any, BeforeValidator(checked_gamma)]
     known = {part.name: (hints[part.name], ... if part.default is MISSING else part.default) for part in fields(kind)}
     settings = create_model(kind.__name__, __base__=CheckedSettings, **known)  # type: ignore[call-overload]
     read = settings.read(values, where=where)

@@ -81,7 +81,7 @@ def test_a_recipe_of_the_paper_has_the_papers_settings_and_runs_dry(
 FROM_SCRATCH = """
 data: {source: amazon, max_history: 5}
 tokenizer: pruned
-build: {alpha: 0, max_history: 5, scorer: {kind: transitions, gamma: 1, decay: 0, mixture: linear}}
+build: {alpha: 0, max_history: 5, scorer: {kind: transitions, gamma: [[0, 1], [3, 0.5]], decay: 0, mixture: linear}}
 tuning:
   normalise: children
   epochs: 1
@@ -109,7 +109,7 @@ def test_a_recipe_from_scratch_makes_rows_tokenizer_scorer_and_model(
     assert artifact.manifest.alpha == 0
     scorer = artifact.manifest.scorer
     assert scorer is not None
-    assert (scorer.kind, scorer.gamma, scorer.decay, scorer.mixture) == ("transitions", 1, 0, "linear")
+    assert (scorer.kind, scorer.gamma, scorer.decay, scorer.mixture) == ("transitions", ((0, 1), (3, 0.5)), 0, "linear")
     # Each chose the ten items in one order, and the training split ends before the last: seven or eight pairs.
     assert 1 <= scorer.entries < 9
 
@@ -155,8 +155,9 @@ def test_a_recipe_that_says_something_else_is_refused(tmp_path: Path, text: str,
         ("build: {scorer: {gamma: 0.4}}", "kind: is needed"),
         ("build: {scorer: {kind: trnsitions}}", "kind: 'trnsitions' is not one of transitions, neighbours"),
         ("build: {scorer: {kind: transitions, gama: 1}}", "build.scorer: there is no setting 'gama'; is 'gamma' meant"),
-        ("build: {scorer: {kind: transitions, gamma: high}}", "gamma: 'high' is a str"),
-        ("build: {scorer: {kind: transitions, gamma: 1.5}}", "scorer.gamma is 1.5; 0 to 1 can be"),
+        ("build: {scorer: {kind: transitions, gamma: high}}", "gamma: is 'high'; 0 to 1 can be"),
+        ("build: {scorer: {kind: transitions, gamma: [[1, 0.5]]}}", "gamma: begins at 1 interactions"),
+        ("build: {scorer: {kind: transitions, gamma: 1.5}}", "gamma: is 1.5; 0 to 1 can be"),
         ("build: {scorer: {kind: transitions, most: 0}}", "scorer.most is 0"),
         ("{data: {source: ml-100k, core: 5}}", "data: there is no setting 'core'"),
         ("{data: {source: ml-100k, max_history: ten}}", "max_history: 'ten' is a str"),
