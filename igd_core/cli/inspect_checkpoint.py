@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from igd_core.cli.numbers import Whole, alpha, beams, seed
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
+from igd_core.search.normalisation import NORMALISATIONS, Normalisation
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +35,11 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=seed(), default=0)
     group.add_argument("--alpha", type=alpha(), help="compared with 0 (default: the artifact's)")
     group.add_argument("--beams", type=beams(), default=10)
+    group.add_argument(
+        "--normalise",
+        choices=NORMALISATIONS,
+        help="over what scores and losses are normalised (default: what each checkpoint was tuned for)",
+    )
     group.add_argument("--device", default="auto")
     group.add_argument("--dtype", default="auto")
     add_reading_arguments(parser)
@@ -41,6 +48,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 def run_checkpoints(args: argparse.Namespace) -> int:
     """Score targets and decode with each checkpoint, print, draw."""
     from igd_core.evaluation.methods import decoding_settings
+    from igd_core.evaluation.report import without_nan
     from igd_core.evaluation.rows import read_rows
 
     if args.rows is None:
@@ -71,7 +79,7 @@ def run_checkpoints(args: argparse.Namespace) -> int:
     if args.json:
         checkpoints = {
             name: {
-                "tokens": asdict(biases[name]),
+                "tokens": without_nan(asdict(biases[name])),
                 "alpha": asdict(effects[name]),
                 "histories_shortened": shortened[name],
             }
@@ -89,11 +97,16 @@ def run_checkpoints(args: argparse.Namespace) -> int:
 def _inspect(
     args: argparse.Namespace, artifact: Artifact, rows: EvaluationRows, directory: str, alpha: float
 ) -> tuple[TokenBias, AlphaEffect, int]:
-    from igd_core.engines.embedded.checkpoint import context_tokens, load_checkpoint
+    from igd_core.engines.embedded.checkpoint import context_tokens, load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine
+    from igd_core.engines.tuned_prompt import read_tuned_prompt
     from igd_core.evaluation.bootstrap import Resampling
     from igd_core.evaluation.inspection_tokens import alpha_effect, score_targets, token_bias
+    from igd_core.evaluation.methods import DecodingSetting
 
+    prompt = read_tuned_prompt(resolve_checkpoint(directory))
+    scored = (Normalisation() if prompt is None else prompt.scored).settled(args.normalise, None)
+    setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=args.beams, seen="allowed", scored=scored)
     checkpoint = load_checkpoint(directory, device=args.device, dtype=args.dtype)
     resampling = Resampling(seed=args.seed)
 
@@ -101,8 +114,8 @@ def _inspect(
         engine = TreeEngine(checkpoint)
         try:
             await engine.load(artifact)  # refuses another tokenizer, before anything is scored
-            bias = token_bias(score_targets(checkpoint, artifact, rows), resampling)
-            effect = await alpha_effect(engine, artifact, rows, alpha=alpha, beams=args.beams, resampling=resampling)
+            bias = token_bias(score_targets(checkpoint, artifact, rows, scored), resampling)
+            effect = await alpha_effect(engine, artifact, rows, setting, resampling)
         finally:
             await engine.close()
         return bias, effect
@@ -115,8 +128,11 @@ def _print(biases: dict[str, TokenBias], effects: dict[str, AlphaEffect]) -> Non
     width = max(24, *(len(name) + 2 for name in biases))
     print(" " * 36 + "".join(f"{name:>{width}}" for name in biases))
     effect = next(iter(effects.values()))
-    lines = {
-        "target tokens": [f"{bias.tokens:,}" for bias in biases.values()],
+    lines: dict[str, list[str]] = {
+        "normalised over": [bias.scored.normalise for bias in biases.values()],
+        "at temperature": [f"{bias.scored.temperature:g}" for bias in biases.values()],
+        "target tokens in the loss": [f"{bias.tokens:,}" for bias in biases.values()],
+        "without a sibling, so not in it": [f"{bias.left_out:,}" for bias in biases.values()],
         "zero-IG tokens": [_share(bias.zero_share) for bias in biases.values()],
         "their share of the loss": [_share(bias.zero_loss_share) for bias in biases.values()],
         "mean log-prob, zero IG (nats)": [_nats(bias.zero_logprob) for bias in biases.values()],
@@ -134,6 +150,8 @@ def _print(biases: dict[str, TokenBias], effects: dict[str, AlphaEffect]) -> Non
     for name, cells in lines.items():
         print(f"{name:<36}" + "".join(f"{cell:>{width}}" for cell in cells))
     print("\nin brackets: 95 % intervals, by resampled rows")
+    if len({bias.scored for bias in biases.values()}) > 1:
+        print("losses that are normalised otherwise are not compared: --normalise scores every checkpoint the same way")
 
 
 def _share(found: Interval) -> str:
@@ -141,6 +159,8 @@ def _share(found: Interval) -> str:
 
 
 def _nats(found: Interval) -> str:
+    if math.isnan(found.value):
+        return "no such token"
     return f"{found.value:.3f} ({found.low:.3f} {found.high:.3f})"
 
 

@@ -2,11 +2,14 @@
 
 A language model predicts forced tokens easily, so each takes little of the loss; but there are many of them, and in a
 beam's score their near-zero log-probabilities say nothing about the item (arXiv 2506.13229).
+
+The loss is the one that the checkpoint was tuned with. Over the children of trie nodes forced tokens have no part in
+it, and what is left of zero-IG tokens are those beside siblings that nobody chose.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +19,10 @@ from igd_core.engines.embedded.checkpoint import context_tokens
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.decode import RowDecoder
-from igd_core.evaluation.methods import DecodingSetting
 from igd_core.evaluation.metrics import NONE, discounted_gains, target_ranks
 from igd_core.ids import NodeId
 from igd_core.progress import progress
+from igd_core.search.normalisation import Normalisation
 from igd_core.search.scores import require_finite
 
 if TYPE_CHECKING:
@@ -28,23 +31,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
+    from igd_core.catalogue.trie import TokenTrie
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.evaluation.methods import DecodingSetting
     from igd_core.evaluation.rows import EvaluationRows
     from igd_core.search.engine import Engine
 
 _BATCH_TOKENS = 2048
+_PLAIN = Normalisation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTokens:
-    """The tokens of all rows' targets, newline and EOS included, row after row.
+    """The tokens of all rows' targets that count in the loss, newline and EOS included, row after row.
 
     Attributes:
         row: ``(n,)`` int64.
         position: ``(n,)`` int64, 1 for a title's first token.
         zero: ``(n,)`` bool; zero information gain.
         end: ``(n,)`` bool; the EOS after a title, which a checkpoint without tuning hardly expects there.
-        logprob: ``(n,)`` float64, nats, over the full vocabulary, given the history and the title's tokens so far.
+        logprob: ``(n,)`` float64, nats, normalised as ``scored`` says, given the history and the title's tokens so far.
+        scored: over what, and at which temperature.
+        left_out: tokens that do not count: over children, those without a sibling.
     """
 
     row: NDArray[np.int64]
@@ -52,14 +60,18 @@ class TargetTokens:
     zero: NDArray[np.bool_]
     end: NDArray[np.bool_]
     logprob: NDArray[np.float64]
+    scored: Normalisation = _PLAIN
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBias:
-    """How a checkpoint treats zero-IG and other tokens; intervals by resampled rows.
+    """How a checkpoint treats zero-IG and other tokens; intervals by resampled rows, NaN of tokens that are not there.
 
     Attributes:
-        tokens: number of tokens of all targets.
+        scored: over what log-probabilities are normalised, and at which temperature.
+        tokens: number of tokens of all targets that count in the loss.
+        left_out: those that do not.
         zero_share: share of tokens with zero information gain.
         zero_logprob: their mean log-probability, nats.
         zero_logprob_before_end: the same, EOS left out.
@@ -67,7 +79,9 @@ class TokenBias:
         zero_loss_share: share of the summed cross-entropy that falls on zero-IG tokens.
     """
 
+    scored: Normalisation
     tokens: int
+    left_out: int
     zero_share: Interval
     zero_logprob: Interval
     zero_logprob_before_end: Interval
@@ -108,8 +122,10 @@ class AlphaEffect:
     ndcg_difference: Interval
 
 
-def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRows) -> TargetTokens:
-    """Log-probability of every token of every target, by teacher forcing.
+def score_targets(
+    checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRows, scored: Normalisation = _PLAIN
+) -> TargetTokens:
+    """Log-probability of every token of every target that counts in a loss so normalised, by teacher forcing.
 
     Rows with a target outside the catalogue are left out.
 
@@ -135,20 +151,42 @@ def score_targets(checkpoint: Checkpoint, artifact: Artifact, rows: EvaluationRo
     found: dict[int, NDArray[np.float64]] = {}
     with progress(total=len(known), desc="scoring targets", unit="row") as bar:
         for batch in _batches(known, {row: len(tokens) for row, tokens in sequences.items()}):
-            scored = _tail_logprobs(checkpoint, [sequences[row] for row in batch], [len(edges[row]) for row in batch])
-            found |= dict(zip(batch, scored, strict=True))
+            siblings = None
+            if scored.normalise == "children":
+                siblings = [_siblings(trie, np.array(edges[row])) for row in batch]
+            given = _tail_logprobs(
+                checkpoint,
+                [sequences[row] for row in batch],
+                [len(edges[row]) for row in batch],
+                temperature=scored.temperature,
+                siblings=siblings,
+            )
+            found |= dict(zip(batch, given, strict=True))
             bar.update(len(batch))
     every_edge = np.concatenate([edges[row] for row in known])
     lengths = np.array([len(edges[row]) for row in known])
     end = np.zeros(len(every_edge), dtype=bool)
     end[np.cumsum(lengths) - 1] = True
+    counts = np.ones(len(every_edge), dtype=bool)
+    if scored.normalise == "children":
+        parents = trie.parents(every_edge + 1)
+        counts = trie.row_start[parents + 1] - trie.row_start[parents] > 1
+    if not counts.any():
+        raise DataError("no target has a token with a sibling: normalised over children there is no loss")
     return TargetTokens(
-        row=np.repeat(known, lengths),
-        position=np.concatenate([np.arange(1, length + 1) for length in lengths]),
-        zero=np.asarray(artifact.gains.information_gain[every_edge] == 0),
-        end=end,
-        logprob=np.concatenate([found[row] for row in known]),
+        row=np.repeat(known, lengths)[counts],
+        position=np.concatenate([np.arange(1, length + 1) for length in lengths])[counts],
+        zero=np.asarray(artifact.gains.information_gain[every_edge] == 0)[counts],
+        end=end[counts],
+        logprob=np.concatenate([found[row] for row in known])[counts],
+        scored=scored,
+        left_out=int((~counts).sum()),
     )
+
+
+def _siblings(trie: TokenTrie, edges: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    """For each edge of a path, the tokens of its node's children, its own among them."""
+    return [trie.edge_token[trie.row_start[at] : trie.row_start[at + 1]] for at in trie.parents(edges + 1).tolist()]
 
 
 def token_bias(tokens: TargetTokens, resampling: Resampling) -> TokenBias:
@@ -167,7 +205,9 @@ def token_bias(tokens: TargetTokens, resampling: Resampling) -> TokenBias:
         return Interval.of(float(value), drawn)
 
     return TokenBias(
+        scored=tokens.scored,
         tokens=len(tokens.row),
+        left_out=tokens.left_out,
         zero_share=ratio([0], [0, 1]),
         zero_logprob=ratio([3], [0]),
         zero_logprob_before_end=ratio([5], [2]),
@@ -177,14 +217,15 @@ def token_bias(tokens: TargetTokens, resampling: Resampling) -> TokenBias:
 
 
 async def alpha_effect(
-    engine: Engine, artifact: Artifact, rows: EvaluationRows, *, alpha: float, beams: int, resampling: Resampling
+    engine: Engine, artifact: Artifact, rows: EvaluationRows, setting: DecodingSetting, resampling: Resampling
 ) -> AlphaEffect:
-    """Decode every row with alpha 0 and with ``alpha``, from the same model calls.
+    """Decode every row under ``setting``, with its alpha and with 0, from the same model calls.
 
     Raises:
         EngineError: a row could not be decoded.
     """
-    settings = [DecodingSetting(alpha=each, length_penalty=0.0, beams=beams, seen="allowed") for each in (0.0, alpha)]
+    alpha, beams = setting.alpha, setting.beams
+    settings = [replace(setting, alpha=0.0), setting]
     decoder = RowDecoder(engine, artifact, settings)
     lists = np.full((2, len(rows), beams), NONE, dtype=np.int64)
     for row, history in enumerate(progress(rows.histories, desc=f"alpha 0 and {alpha:g}", unit="row")):
@@ -242,9 +283,17 @@ def _batches(rows: Sequence[int], length: dict[int, int]) -> list[list[int]]:
 
 @torch.inference_mode()
 def _tail_logprobs(
-    checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], tails: Sequence[int]
+    checkpoint: Checkpoint,
+    sequences: Sequence[Sequence[int]],
+    tails: Sequence[int],
+    *,
+    temperature: float,
+    siblings: Sequence[Sequence[NDArray[np.int32]]] | None,
 ) -> list[NDArray[np.float64]]:
-    """Log-probabilities of each sequence's last ``tails[i]`` tokens; padding comes first, so all end together."""
+    """Log-probabilities of each sequence's last ``tails[i]`` tokens; padding comes first, so all end together.
+
+    Over the vocabulary; with ``siblings``, of each of these tokens over its node's children alone.
+    """
     model, longest, kept = checkpoint.model, max(map(len, sequences)), max(tails)
     pad = [longest - len(tokens) for tokens in sequences]
     ids = torch.tensor([[0] * fill + list(tokens) for fill, tokens in zip(pad, sequences, strict=True)])
@@ -260,7 +309,13 @@ def _tail_logprobs(
     wanted = ids[:, longest - kept :].to(logits.device)
     scored = []
     for row, tail in enumerate(tails):  # row by row: the log-softmax of a whole batch would be a second copy
-        logprobs = torch.log_softmax(logits[row, kept - tail :].float(), dim=-1)
-        scored.append(logprobs.gather(1, wanted[row, kept - tail :, None])[:, 0].double().cpu().numpy())
+        own = logits[row, kept - tail :].float() / temperature
+        logits_of_wanted = own.gather(1, wanted[row, kept - tail :, None])[:, 0]
+        if siblings is None:
+            total = torch.logsumexp(own, dim=-1)
+        else:
+            among = (torch.from_numpy(tokens.astype(np.int64)).to(own.device) for tokens in siblings[row])
+            total = torch.stack([torch.logsumexp(own[at, tokens], dim=0) for at, tokens in enumerate(among)])
+        scored.append((logits_of_wanted - total).double().cpu().numpy())
         require_finite(scored[-1])
     return scored

@@ -26,12 +26,13 @@ def draw_token_bias(biases: Mapping[str, TokenBias], effects: Mapping[str, Alpha
     figure = Figure(figsize=(12, 4), layout="constrained")
     logprobs, shares, moves = figure.subplots(1, 3)
     names = list(biases)
+    labels = [f"{name}\nover {bias.scored.normalise}" for name, bias in biases.items()]
     before_end = [biases[name].zero_logprob_before_end for name in names]
-    _bars(logprobs, names, {"zero IG, EOS left out": before_end}, _ZERO, shift=-0.2)
-    _bars(logprobs, names, {"positive IG": [biases[name].positive_logprob for name in names]}, _POSITIVE, shift=0.2)
+    _bars(logprobs, labels, {"zero IG, EOS left out": before_end}, _ZERO, shift=-0.2)
+    _bars(logprobs, labels, {"positive IG": [biases[name].positive_logprob for name in names]}, _POSITIVE, shift=0.2)
     logprobs.set_ylabel("mean log-probability of target tokens (nats)")
-    _bars(shares, names, {"of tokens": [biases[name].zero_share for name in names]}, _ZERO, shift=-0.2)
-    _bars(shares, names, {"of the loss": [biases[name].zero_loss_share for name in names]}, _POSITIVE, shift=0.2)
+    _bars(shares, labels, {"of tokens": [biases[name].zero_share for name in names]}, _ZERO, shift=-0.2)
+    _bars(shares, labels, {"of the loss": [biases[name].zero_loss_share for name in names]}, _POSITIVE, shift=0.2)
     shares.set_ylabel("share of zero-IG tokens")
     shares.set_ylim(0, 1)
     shares.yaxis.set_major_formatter(PercentFormatter(1.0))

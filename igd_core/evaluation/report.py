@@ -158,13 +158,14 @@ def report(
         "draw": "rows" if settings.resampling.groups is None else "targets",
         "rows_of_the_commonest_target": int(np.bincount(rows.target_groups(artifact)).max()),
         "cutoffs": list(settings.cutoffs),
-        "methods": [_without_nan(asdict(result)) for result in results],
+        "methods": [without_nan(asdict(result)) for result in results],
     }
 
 
-def _without_nan(value: object) -> object:
+def without_nan(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """``value`` with None for every number in it that is not finite, which JSON has not."""
     if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -14,8 +14,10 @@ from factories import EOS, make_catalogue
 
 from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
+from igd_core.engines.tuned_prompt import TunedPrompt
 from igd_core.evaluation.report import collect
 from igd_core.ids import LeafIndex
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -331,3 +333,35 @@ def test_inspecting_two_checkpoints_compares_their_tokens(
     assert "their share of the loss" in capsys.readouterr().out
     assert main(["inspect", "--artifact", str(here / "artifact"), "--checkpoint", str(here / "model")]) == 2
     assert "needs held-out rows" in capsys.readouterr().err
+
+
+def test_inspecting_follows_the_loss_that_a_checkpoint_was_tuned_with_and_says_which(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = shutil.copytree(here / "model", tmp_path / "tuned")
+    over_children = Normalisation(normalise="children", temperature=0.5)
+    TunedPrompt.of(load_artifact(here / "artifact").manifest.template, scored=over_children).write(tuned)
+    arguments = ["inspect", "--artifact", str(here / "artifact"), "--rows", str(here / "test.csv"), "--device", "cpu"]
+    arguments += ["--alpha", "0.4", "--beams", "3", "--limit", "6"]
+    arguments += ["--checkpoint", str(here / "model"), "--checkpoint", str(tuned)]
+
+    def inspected(*more: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert main([*arguments, *more, "--json"]) == 0
+        told = capsys.readouterr().out
+        assert "NaN" not in told
+        checkpoints = json.loads(told)["checkpoints"]
+        return checkpoints["model"], checkpoints["tuned"]
+
+    plain, own = inspected()
+    assert plain["tokens"]["scored"] == {"normalise": "vocabulary", "temperature": 1.0}
+    assert own["tokens"]["scored"] == {"normalise": "children", "temperature": 0.5}
+    assert own["tokens"]["left_out"] > plain["tokens"]["left_out"] == 0
+    assert own["tokens"]["tokens"] + own["tokens"]["left_out"] == plain["tokens"]["tokens"]
+    assert own["alpha"]["ndcg_plain"] != plain["alpha"]["ndcg_plain"], "decoding follows too"
+    both = inspected("--normalise", "vocabulary")
+    assert both[0] == both[1] == plain, "the same weights"
+    assert main([*arguments, "--plot", str(tmp_path / "tokens.png")]) == 0
+    table = capsys.readouterr().out
+    normalised = next(line.split() for line in table.splitlines() if line.startswith("normalised over"))
+    assert normalised[2:] == ["vocabulary", "children"]
+    assert "--normalise scores every checkpoint the same way" in table
