@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
+_FREE = "without a sibling, so not in it"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ITEMS, ROWS = 40, 12
 SMALL = ["--alphas", "0,0.3", "--length-penalties", "0,1", "--beams", "6", "--k", "1,5,20", "--resamples", "100"]
@@ -342,26 +343,24 @@ def test_inspecting_follows_the_loss_that_a_checkpoint_was_tuned_with_and_says_w
     over_children = Normalisation(normalise="children", temperature=0.5)
     TunedPrompt.of(load_artifact(here / "artifact").manifest.template, scored=over_children).write(tuned)
     arguments = ["inspect", "--artifact", str(here / "artifact"), "--rows", str(here / "test.csv"), "--device", "cpu"]
-    arguments += ["--alpha", "0.4", "--beams", "3", "--limit", "6"]
+    arguments += ["--alpha", "0.4", "--limit", "8"]
     arguments += ["--checkpoint", str(here / "model"), "--checkpoint", str(tuned)]
-
-    def inspected(*more: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        assert main([*arguments, *more, "--json"]) == 0
-        told = capsys.readouterr().out
-        assert "NaN" not in told
-        checkpoints = json.loads(told)["checkpoints"]
-        return checkpoints["model"], checkpoints["tuned"]
-
-    plain, own = inspected()
-    assert plain["tokens"]["scored"] == {"normalise": "vocabulary", "temperature": 1.0}
-    assert own["tokens"]["scored"] == {"normalise": "children", "temperature": 0.5}
-    assert own["tokens"]["left_out"] > plain["tokens"]["left_out"] == 0
-    assert own["tokens"]["tokens"] + own["tokens"]["left_out"] == plain["tokens"]["tokens"]
-    assert own["alpha"]["ndcg_plain"] != plain["alpha"]["ndcg_plain"], "decoding follows too"
-    both = inspected("--normalise", "vocabulary")
-    assert both[0] == both[1] == plain, "the same weights"
     assert main([*arguments, "--plot", str(tmp_path / "tokens.png")]) == 0
     table = capsys.readouterr().out
-    normalised = next(line.split() for line in table.splitlines() if line.startswith("normalised over"))
-    assert normalised[2:] == ["vocabulary", "children"]
+    lines = {line[:36].strip(): line[36:].split("  ") for line in table.splitlines()}
+    cells = {name: [cell.strip() for cell in line if cell] for name, line in lines.items()}
+    assert cells["normalised over"] == ["vocabulary", "children"]
+    assert cells["at temperature"] == ["1", "0.5"]
+    in_loss, free = (list(map(int, cells[name])) for name in ("target tokens in the loss", _FREE))
+    assert free[1] > free[0] == 0
+    assert in_loss[0] == in_loss[1] + free[1]
+    assert len({*cells["items of 10 in both lists"], *cells["NDCG@10 at alpha 0"]}) > 2, "decoding follows too"
     assert "--normalise scores every checkpoint the same way" in table
+    assert main([*arguments, "--normalise", "children", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["checkpoints"]
+    scored = {name: each["tokens"]["scored"] for name, each in told.items()}
+    assert scored == {
+        "model": {"normalise": "children", "temperature": 1.0},
+        "tuned": {"normalise": "children", "temperature": 0.5},
+    }
+    assert told["model"]["tokens"]["left_out"] == told["tuned"]["tokens"]["left_out"] == free[1]
