@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,28 @@ from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compar
 from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.compare import Question, Trial, compare, pair
+from igd_core.evaluation.methods import DecodingSetting, with_chosen
 from igd_core.evaluation.pairing import on_same_rows
+from igd_core.scorers.gamma_file import ChosenGamma
+from igd_core.tuning.recipes import build_options, read_recipe
+from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from numpy.typing import NDArray
+
+    from igd_core.evaluation.ranks import RankedRun
+
 PAGES = Path(__file__).parent
+DEMO_BASELINES = {
+    "scorer": "the scorer alone, not searched",
+    "transitions": "last-item transitions",
+    "sasrec": "SASRec",
+    "itemknn": "ItemKNN",
+    "popular": "most-popular",
+}
+DEMO_LESS = ("transitions", "sasrec", "popular")
 _BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -229,6 +245,67 @@ def adapter() -> str:
     return table(["", "HR@1", "HR@5", "HR@10", "NDCG@10", "less alpha 0", "less popular"], rows)
 
 
+def served() -> str:
+    """The setting that the demo serves, as `igd evaluate` names it: its recipe's."""
+    recipe = read_recipe("ml-100k-small-llama")
+    options, scored = build_options(recipe), TuningSettings.read(recipe.tuning).scored
+    if options.scorer is None:
+        raise ValueError("the demo's recipe names no scorer")
+    setting = DecodingSetting(alpha=options.alpha, length_penalty=0.0, beams=10, seen="allowed", scored=scored)
+    chosen = ChosenGamma(gamma=options.scorer.gamma, mixture=options.scorer.mixture, scorer=options.scorer.kind)
+    return with_chosen([setting], chosen)[0].name
+
+
+@cache
+def demo_runs() -> tuple[RankedRun, RankedRun]:
+    """The demo's evaluation and that of baselines, on the same rows."""
+    test, base = on_same_rows([runs()["demo-ml-test"], runs()["baselines-ml-test"]]).runs
+    return test, base
+
+
+def demo_value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = None) -> NDArray[np.float64]:
+    """The metric of each row."""
+    test, base = demo_runs()
+    held = run or (base if method in {each.name for each in base.methods} else test)
+    return values(held, method, Question(metric=metric))
+
+
+@cache
+def demo_drawn() -> Drawn:
+    """NDCG@10 of the demo's settings, and of what needs no model."""
+    test, _ = demo_runs()
+    if test.targets is None:
+        raise ValueError("demo-ml-test does not say which rows ask for the same title")
+    return Drawn({name: demo_value(name) for name in (*demo_settings(), *DEMO_BASELINES)}, test.targets)
+
+
+def demo_settings() -> list[str]:
+    """The settings of the demo's evaluation, gamma rising."""
+    return [each.name for each in demo_runs()[0].methods if each.name.startswith("alpha=")]
+
+
+def demo() -> str:
+    """The demo's model, with each gamma, and what needs no model."""
+    valid = runs()["demo-ml-valid"]
+    chosen_from = {each.name for each in valid.methods}
+    rows = []
+    for method in demo_settings():
+        said = method.partition(" gamma=")[2].replace(" mixture=", ", ")
+        said = f"gamma {said}" if said else "gamma 0: the model alone"
+        label = f"**{said}, served**" if method == served() else said
+        validated = plain(float(demo_value(method, run=valid).mean())) if method in chosen_from else ""
+        rows.append([label, validated, *_demo_row(method)])
+    rows += [[label, "", *_demo_row(method)] for method, label in DEMO_BASELINES.items()]
+    less = [f"less {DEMO_BASELINES[each]}" for each in DEMO_LESS]
+    return table(["", "on validation rows", "HR@1", "HR@5", "HR@10", "NDCG@10", *less], rows)
+
+
+def _demo_row(method: str) -> list[str]:
+    hits = [plain(demo_value(method, f"HR@{k}").mean()) for k in (1, 5, 10)]
+    less = ["" if method == each else effect(demo_drawn().less(method, each)) for each in DEMO_LESS]
+    return [*hits, between(demo_drawn().value(method)), *less]
+
+
 def drawing() -> str:
     """One effect, drawn over rows and over titles; and SmolLM2 less the small Llama on the rows that both ranked."""
     family = FAMILIES["small-vg"]
@@ -279,6 +356,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "additions": additions,
     "weights": weights,
     "adapter": adapter,
+    "demo": demo,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},

@@ -69,7 +69,8 @@ def keep(every: Mapping[str, RankedRun]) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     index = {}
     for name, run in sorted(every.items()):
-        shown = [each for each in run.methods if each.name in {*SETTINGS.values(), *BASELINES}]
+        known = {*SETTINGS.values(), *BASELINES}
+        shown = [each for each in run.methods if each.name in known or name.startswith("demo-")]
         said = [{"name": m.name, "seen": m.seen, "known_as": m.known_as, "depth": m.depth} for m in shown]
         index[name] = {"identity": dict(run.identity), "methods": said}
         arrays[name] = np.stack([each.titles for each in shown]).astype(np.uint8)

@@ -69,8 +69,22 @@ def test_every_figure_of_ranks_is_what_the_command_writes_and_every_kept_run_is_
     assert asked.names == set(asked)
 
 
-def test_the_figures_that_readme_quotes_are_those_of_the_ranks(figures: ModuleType) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_figures_that_readme_and_verdicts_quote_are_those_of_the_ranks(figures: ModuleType) -> None:
+    found, served = figures.demo_drawn(), figures.served()
+    listed = {name: figures.plain(found.value(name).value) for name in (served, *figures.DEMO_BASELINES)}
+    less = {name: figures.effect(found.less(served, name)).replace("**", "") for name in figures.DEMO_LESS}
+    readme, verdicts = (
+        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/research/verdicts.md")
+    )
+    row = (
+        f"NDCG@10 on {len(figures.demo_runs()[0].targets):,} later choices | **{listed[served]}**; "
+        f"SASRec {listed['sasrec']}, last-item transitions {listed['transitions']}, most-popular {listed['popular']}"
+    )
+    assert row in readme
+    shown = f"{less['sasrec']} on SASRec, {less['transitions']} on last-item transitions"
+    assert shown in readme
+    assert f"NDCG@10 {listed[served]}" in verdicts
+    assert shown in verdicts
     tuned = figures.effect(figures.compared("adapter-ml")["0.2"].tuning).replace("**", "")
     assert f"likely helps: {tuned} with beta 0.2, two seeds" in readme
 
