@@ -13,6 +13,7 @@ from factories import EOS
 from igd_server.app import Sources, create_apps
 from igd_server.catalogues.opening import OpenedModel
 from igd_server.settings import Settings
+from patience import PATIENCE_S
 
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.catalogue.items import Catalogue
@@ -115,7 +116,7 @@ def app_runner(artifact: Artifact, tokenizer: TitleTokenizer, directory: Path) -
             apps.main.router.lifespan_context(apps.main),
             httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while apps.deployment.why_not_ready() is not None:
                     assert apps.deployment.failure is None
                     await asyncio.sleep(0.001)

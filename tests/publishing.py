@@ -10,6 +10,7 @@ import numpy as np
 from igd_server.catalogues.deployment import Deployment
 from igd_server.catalogues.opening import OpenedModel
 from igd_server.settings import Settings
+from patience import PATIENCE_S
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue.items import Catalogue
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from igd_core.search.engine import Engine
     from igd_core.store.base import ArtifactStore
 
-PATIENCE_S = 60.0
 PATIENT = StoreOptions(timeout_s=PATIENCE_S)
 """For stores of files: a write waits for the disk, and on a busy machine now and then for long."""
 _ITEMS = 12

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["history", "user", "events"]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 K = 4
 OPTIONS = StoreOptions(timeout_s=1.0, bulk_timeout_s=1.0, chunk_bytes=512)
 _ITEMS = 12

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,7 +29,7 @@ async def listening(app: FastAPI, **config: Any) -> AsyncIterator[int]:
     server = _Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, **config))
     serving = asyncio.create_task(server.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
         yield server.servers[0].sockets[0].getsockname()[1]

@@ -139,12 +139,12 @@ async def test_after_429_it_waits_as_long_as_it_was_told(serve: Serve) -> None:
 
 async def test_a_pause_that_does_not_fit_is_not_waited_for(serve: Serve) -> None:
     rate = "1/999999 day"  # windows begin with the epoch's: one that ends soon is told to wait less
-    async with serve(rate_limit=rate) as (url, _), RecommendationClient(url, timeout_s=5.0) as client:
+    async with serve(rate_limit=rate) as (url, _), RecommendationClient(url, timeout_s=40.0) as client:
         await client.recommend(history=["1"])
         start = time.monotonic()
         with pytest.raises(ApiProblem) as caught:
             await client.recommend(history=["2"])
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 20  # where it waits, it does so to the end of its 40 s
     assert (caught.value.status, caught.value.kind) == (429, "rate-limited")
     assert caught.value.retry_after_s is not None
     assert caught.value.retry_after_s > 60

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from igd_core.store.base import Store
 
 OPTIONS = StoreOptions(timeout_s=1.0, bulk_timeout_s=5.0, chunk_bytes=512)
-RECOVERED_S = 10.0
+RECOVERED_S = 25.0
 # Clients that wait for no model at all keep the event loop for themselves: what loads versions then starves.
 DECODING_S = 0.02
 

@@ -22,6 +22,7 @@ from films import film_artifact
 from igd_server.app import Sources, create_apps
 from igd_server.catalogues.opening import OpenedModel
 from igd_server.settings import Settings
+from patience import PATIENCE_S
 from redis_server import RedisServer
 from safetensors.torch import load_file, save_file
 
@@ -91,7 +92,7 @@ async def ask(apps: Apps, **more: Any) -> dict[str, Any]:
 
 async def kept(redis: RedisServer, count: int) -> None:
     """Wait for what is written behind an answer."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len(redis.cli("--scan", "--pattern", "*:result:result:*").split()) < count:  # noqa: ASYNC110 - Redis's
             await asyncio.sleep(0.01)
 

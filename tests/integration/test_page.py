@@ -26,6 +26,7 @@ from igd_server.catalogues.opening import OpenedModel
 from igd_server.http.keys import KeyFile, make_key, write_keys
 from igd_server.settings import Settings
 from igd_server.variants import Variant
+from patience import PATIENCE_S
 from playwright.async_api import Page, expect
 from sockets import listening
 
@@ -99,7 +100,7 @@ class Site:
     async def until_refused(self, token: str) -> None:
         """Wait until the server has seen that a key is no longer one."""
         headers = {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient(base_url=self.origin, headers=headers) as client, asyncio.timeout(10):
+        async with httpx.AsyncClient(base_url=self.origin, headers=headers) as client, asyncio.timeout(PATIENCE_S):
             while (await client.get("/v1/catalogues")).status_code != 401:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.05)
 

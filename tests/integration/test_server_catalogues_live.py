@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE_S
 from publishing import add, edition
 from served_load import OPTIONS, Stack, ranked, running_stack, say
 from tcp_proxy import TcpProxy
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
 PUBLISHES = int(os.environ.get("PUBLISHES", "5"))
-SWAPPED_S = 10.0
+SWAPPED_S = 25.0
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ async def _half_written(stack: Stack) -> str:
         proxy.delay_s = 0.02
         adding = asyncio.create_task(add(store, artifact, stack.root))
         pattern = f"igd:{{films}}:chunk:{artifact.version}:*"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(stack.redis.cli("--scan", "--pattern", pattern).splitlines()) < 3:  # noqa: ASYNC110 - Redis is asked
                 await asyncio.sleep(0.01)
         proxy.hang()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from films import app_runner, film_artifact
+from patience import PATIENCE_S
 from sockets import listening
 
 from igd_core.engines.fake import FakeEngine
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - the engine has no event for it
             await asyncio.sleep(0.01)
 
@@ -89,7 +90,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(runni
     writer.close()
     await writer.wait_closed()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while 'status="499"} 1.0' not in (await running.client.get("/metrics")).text:  # noqa: ASYNC110 - as a scraper
             await asyncio.sleep(0.01)
 
@@ -100,7 +101,7 @@ async def test_a_client_that_stays_is_answered_while_others_leave(engine: FakeEn
     reader, writer = await send(port, "/v1/recommendations", {"history": ["2"], "k": 1, "beams": 1})
     for _, other in leaving:
         other.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         status = await reader.readline()
     writer.close()
     await until(lambda: engine.stats().sessions == 0)
@@ -112,7 +113,7 @@ async def test_two_requests_sent_at_once_on_one_connection_are_both_answered(por
     one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     writer.write(one + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     await writer.drain()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
     writer.close()
     assert answer.count(b'{"status":"ok"}') == 2

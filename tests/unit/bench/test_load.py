@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from igd_core.bench.http_pool import Answer, HttpPool, Target
 from igd_core.bench.load import TIMED_OUT, LoadArrays, LoadLimits, closed_loop, open_loop, planned_arrivals
@@ -174,7 +175,7 @@ async def test_answers_that_never_come_are_given_up_on_and_the_run_ends() -> Non
             await never.wait()
         return OK
 
-    async with serving(hang) as known, asyncio.timeout(20):
+    async with serving(hang) as known, asyncio.timeout(PATIENCE_S):
         requests, _ = await run_open(known, [0.0, 0.01, 0.02, 0.03, 0.04, 0.05], timeout_s=0.3, max_connections=2)
         never.set()
     given_up = requests.status == TIMED_OUT
@@ -290,12 +291,12 @@ async def test_closing_a_pool_leaves_no_connection_open() -> None:
         message = known.target.message("GET", "/")
         for number in range(5):
             pool.send(number, message)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while known.taken < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await pool.close()
         never.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while known.open:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert answers == []

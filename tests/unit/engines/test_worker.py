@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE_S
 
 from igd_core.engines.embedded.worker import ModelThread
 from igd_core.errors import EngineClosed
@@ -42,7 +43,7 @@ class Gate:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what happens on another thread sets no asyncio event
             await asyncio.sleep(0.001)
 
@@ -122,7 +123,7 @@ async def test_nobody_waits_for_a_request_that_has_ended_or_is_as_heavy(
     await thread.call(ended, 1, lambda: None)
     thread.finished(ended, 0.0)
     await thread.call(thinking, 2, lambda: None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await thread.call(turn("other", 1.5), 3, lambda: None)
 
 

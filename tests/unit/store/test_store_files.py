@@ -57,7 +57,7 @@ async def test_a_locked_database_is_unavailable_in_time(store: FilesStore, tmp_p
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match=r"store\.sqlite"):
         await store.append("ann", [event(2)])
-    assert time.monotonic() - started < TIMEOUT_S + 4.0
+    assert time.monotonic() - started < TIMEOUT_S + 20.0
     assert await store.history("ann") == [event(1)]  # readers do not wait for writers
     other.execute("ROLLBACK")
     other.close()

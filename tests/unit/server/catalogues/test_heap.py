@@ -12,6 +12,7 @@ import psutil
 import pytest
 from igd_server.catalogues import deployment, heap
 from igd_server.catalogues.heap import give_back_free_memory, keep_giving_back_free_memory
+from patience import PATIENCE_S
 from publishing import WatchedEngine, deployed, edition, live_deployment, publish, serves
 
 from igd_core.store.memory import MemoryStore
@@ -41,7 +42,7 @@ async def test_it_is_given_back_again_and_again() -> None:
         kept = blocks[::100]
         before = psutil.Process().memory_info().rss
         del blocks
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while before - psutil.Process().memory_info().rss < 100 << 20:  # noqa: ASYNC110 - memory tells nobody
                 await asyncio.sleep(0.02)
         assert len(kept) == 200
@@ -61,7 +62,7 @@ async def test_a_server_gives_it_back_until_it_stops(tmp_path: Path, monkeypatch
     monkeypatch.setattr(heap, "give_back_free_memory", counted)
     monkeypatch.setattr(deployment, "_GIVE_BACK_S", 0.01)
     async with deployed(MemoryStore(), tmp_path, WatchedEngine()):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while given_back < 3:  # noqa: ASYNC110 - the heap tells nobody
                 await asyncio.sleep(0.01)
     stopped_at = given_back

@@ -11,6 +11,7 @@ from films import ITEM_IDS, NUM_ITEMS, TITLES
 from hypothesis import given
 from hypothesis import strategies as st
 from igd_server.catalogues.titles import TitleSearch, normalised
+from patience import PATIENCE_S
 
 from igd_core.catalogue.items import Catalogue
 
@@ -141,7 +142,7 @@ async def test_a_caller_of_many_searches_does_not_keep_anothers_waiting(
             try:
                 for _ in range(2):
                     assert await asyncio.to_thread(begun.acquire, timeout=10)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     answer = await client.get("/v1/items", params={"query": "star w"})
                 assert not any(task.done() for task in many)
             finally:

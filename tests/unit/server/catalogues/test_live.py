@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE_S
 from publishing import (
     BreakableStore,
     WatchedEngine,
@@ -325,7 +326,7 @@ async def test_closing_during_a_load_ends_it_and_leaves_no_task_behind(
     assert deployment.why_not_ready() == "catalogue 'films': being loaded"
     starting.cancel()
     await asyncio.wait((starting,))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await deployment.close()
     assert engine.loading == 0
     assert not engine.stats().healthy

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from igd_server.http.limits import OwnCounters, RateLimiter, SharedCounters, open_limiter
 from igd_server.observe.metrics import Metrics
 from igd_server.settings import Settings
+from patience import PATIENCE_S
 from redis_server import RedisServer
 from virtual_time import VirtualTimeLoop, run_in_virtual_time
 
@@ -250,7 +251,7 @@ async def test_while_redis_is_down_each_server_counts_alone_and_then_together_ag
         assert fallbacks(metrics) == 4
     finally:
         redis.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         for caller in range(1_000):
             if redis.cli("dbsize") != "0":
                 break
@@ -271,24 +272,21 @@ async def test_when_redis_hangs_those_on_their_way_wait_once_and_the_rest_not_at
     redis.pause()
     try:
         began = time.monotonic()
-        assert await asyncio.gather(*(limiter.check("a") for _ in range(20))) == [None] * 20
-        assert TIMEOUT_S <= time.monotonic() - began < 16 * TIMEOUT_S  # one after the other: 20
+        assert await asyncio.gather(*(limiter.check("a") for _ in range(100))) == [None] * 100
+        assert TIMEOUT_S <= time.monotonic() - began < 60 * TIMEOUT_S  # one after the other: 100
         began = time.monotonic()
-        assert [await limiter.check("a") for _ in range(20)] == [None] * 20
-        assert time.monotonic() - began < 16 * TIMEOUT_S
-        assert fallbacks(metrics) == 40
+        assert [await limiter.check("a") for _ in range(100)] == [None] * 100
+        assert time.monotonic() - began < 60 * TIMEOUT_S
+        assert fallbacks(metrics) == 200
         await asyncio.sleep(1.0)  # the next one asks again, alone
-        waits = await asyncio.gather(*(seconds(limiter) for _ in range(20)))
-        assert sum(wait >= 0.9 * TIMEOUT_S for wait in waits) == 1
+        asking = [asyncio.create_task(limiter.check("a")) for _ in range(20)]
+        for _ in range(10):
+            await asyncio.sleep(0)  # those that wait for nothing end, however busy the machine is
+        assert sum(not each.done() for each in asking) == 1
+        assert await asyncio.gather(*asking) == [None] * 20
     finally:
         redis.resume()
     await limiter.close()
-
-
-async def seconds(limiter: RateLimiter) -> float:
-    began = time.monotonic()
-    await limiter.check("a")
-    return time.monotonic() - began
 
 
 async def test_a_full_redis_refuses_nobody(in_redis: SharedCounters, redis: RedisServer) -> None:

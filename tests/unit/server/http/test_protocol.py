@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from igd_server.http.protocol import MAX_HEAD_BYTES, http_protocol
 from igd_server.observe.metrics import Metrics
+from patience import PATIENCE_S
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Served:
         if end:
             writer.write_eof()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 return await reader.read()
         finally:
             writer.close()
@@ -184,14 +185,14 @@ async def test_the_request_that_runs_hears_that_its_client_has_left_though_other
     await writer.drain()
     await asyncio.sleep(0.05)
     writer.transport.abort()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await served.left.wait()
 
 
 async def test_a_request_is_answered_though_nonsense_follows_it(served: Served) -> None:
     async with asyncio.TaskGroup() as group:
         talking = group.create_task(served.talk(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b"nonsense\r\n\r\n"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not served.counted(400):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         served.release.set()
@@ -241,7 +242,7 @@ async def test_an_address_may_have_so_many_connections_and_is_told_when_it_has_m
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         closing.callback(writer.close)
         writer.write(GOOD)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             answered = await reader.readline()
         assert answered.startswith(b"HTTP/1.1 200"), "the place is free again"
         assert 'igd_rejected_requests_total{reason="connections"} 1.0' in served.metrics.render("")[0].decode()

@@ -12,6 +12,7 @@ from films import TITLES, RecordingEngine
 from igd_server.app import Sources, create_apps
 from igd_server.catalogues.deployment import Deployment
 from igd_server.observe.logs import JsonFormatter
+from patience import PATIENCE_S
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import ArtifactError
@@ -46,7 +47,7 @@ async def test_the_server_is_healthy_at_once_and_ready_when_warm(run: Run, films
             assert (await client.get("/v1/catalogues")).json()["catalogues"] == []
             assert "igd_ready 0.0" in (await client.get("/metrics")).text
             loaded.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - as an orchestrator does
                     await asyncio.sleep(0.01)
             assert (await client.post("/v1/recommendations", json={})).status_code == 200

@@ -157,10 +157,10 @@ def test_a_collector_that_hangs_delays_neither_requests_nor_the_end(collector: C
     for _ in range(3000):  # more than the queue holds
         with tracing.request({}), tracing.span("igd.queue"):
             pass
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # one export after the other: 1,500
     closing = time.monotonic()
     tracing.close()
-    assert time.monotonic() - closing < 3
+    assert time.monotonic() - closing < 15  # the SDK's own end: 20 at least
     collector.release.set()
     for thread in threading.enumerate():
         if thread.name == "igd-last-spans":

@@ -12,6 +12,7 @@ from igd_server.recommend.attribution import Attribution, marks_of
 from igd_server.recommend.background import Background
 from igd_server.recommend.store_guard import StoreGuard
 from igd_server.variants import Variant
+from patience import PATIENCE_S
 
 from igd_core.errors import StoreUnavailable
 from igd_core.store.memory import MemoryStore
@@ -57,7 +58,7 @@ async def taken(running: Running, request_id: str, *item_ids: str) -> None:
 
 async def settled(running: Running, line: str) -> str:
     """The metrics, once they hold ``line``."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while line not in (text := (await running.client.get("/metrics")).text):  # noqa: ASYNC110 - as a scraper
             await asyncio.sleep(0.001)
     return text
@@ -121,7 +122,7 @@ async def test_nobody_waits_for_it_and_what_is_too_much_is_dropped() -> None:
     for number in range(1010):
         made.remember(f"r-{number}", variant="", catalogue="c", marks=ONE)
     assert counts.dropped == 10
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await background.settle()
     assert counts.dropped == 1010, "what the store did not take is said to be lost"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from igd_server.api.schemas_events import EventsRequest, Timestamp, UserEvent
 from igd_server.recommend.histories import Histories
 from igd_server.recommend.store_guard import StoreGuard
+from patience import PATIENCE_S
 from pydantic import TypeAdapter, ValidationError
 from redis_server import RedisServer
 
@@ -245,7 +246,7 @@ async def test_a_thousand_users_in_one_request_wait_for_a_hanging_store_only_onc
 
     histories = Histories(StoreGuard(Hanging(), timeout_s=0.1))
     body = EventsRequest(events=[UserEvent(**event("1", user_id=f"u{number}")) for number in range(1000)])
-    async with asyncio.timeout(10.0):  # one after the other they would wait 100 s
+    async with asyncio.timeout(PATIENCE_S):  # one after the other they would wait 100 s
         with pytest.raises(StoreUnavailable):
             await histories.record(body.events)
 
@@ -294,7 +295,7 @@ async def test_what_was_not_recorded_is_never_answered_as_if_it_was(run: Run, re
             check_unavailable(await running.client.delete("/v1/users/u"))
             metrics = (await running.client.get("/metrics")).text
             redis.start()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (answer := await record(running, event("3"))).status_code != 200:  # noqa: ASYNC110 - a client
                     await asyncio.sleep(0.05)
             assert answer.json()["accepted"] == 1
@@ -311,7 +312,7 @@ async def test_a_store_that_is_full_refuses_events_and_is_still_read(run: Run, r
                 check_unavailable(await record(running, event("2", timestamp=NOON_MS + number)))
             assert await history(running, "u") == ["1"]
             redis.cli("config", "set", "maxmemory", "0")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await record(running, event("2"))).status_code != 200:  # noqa: ASYNC110 - a client
                     await asyncio.sleep(0.05)
             assert await history(running, "u") == ["1", "2"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from films import RecordingEngine
 from igd_server.api.schemas import BatchResponse, RecommendationResponse
+from patience import PATIENCE_S
 from redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def answer(running: Running, **body: Any) -> dict[str, Any]:
 
 
 async def until_sessions(engine: RecordingEngine, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while engine.stats().sessions != count:  # noqa: ASYNC110 - the engine has no event for it
             await asyncio.sleep(0.001)
 
@@ -210,7 +211,7 @@ def redis(tmp_path: Path) -> RedisServer:
 
 
 async def results_in(redis: RedisServer, count: int) -> list[str]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while len(keys := redis.cli("--scan", "--pattern", "*:result:result:*").split()) < count:  # noqa: ASYNC110 - not this process's
             await asyncio.sleep(0.01)
     return keys
@@ -265,7 +266,7 @@ async def test_a_store_in_trouble_costs_a_request_its_timeout_once_and_most_requ
                 redis.resume()
             else:
                 redis.start()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await answer(running, user_id="u", k=1, beams=1)).get("warnings"):  # noqa: ASYNC110 - a client
                     await asyncio.sleep(0.05)
     assert refused.status_code == 503

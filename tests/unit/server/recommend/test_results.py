@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from igd_server.recommend.background import Background
 from igd_server.recommend.cache import Ranking, ResultCache
 from igd_server.recommend.store_guard import StoreGuard
+from patience import PATIENCE_S
 
 from igd_core.errors import StoreUnavailable
 from igd_core.store.memory import MemoryStore
@@ -137,7 +138,7 @@ async def test_a_store_that_does_not_answer_has_no_answers() -> None:
     parts = Parts(memory=Gone())
     parts.cache.keep("k", RANKING)
     assert parts.cache.local("k") == RANKING
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(PATIENCE_S):
         assert await parts.stored("k") is None
     await parts.background.settle()
 
