@@ -17,7 +17,8 @@ from igd_server.catalogues.opening import OpenedModel
 from igd_server.http.keys import SCOPES, KeyFile, make_key, write_keys
 from igd_server.settings import Settings
 from igd_server.variants import Variant
-from publishing import PATIENCE_S, PATIENT, edition, publish
+from patience import PATIENCE_S
+from publishing import PATIENT, edition, publish
 from schemathesis import engine
 from schemathesis.engine import events
 from schemathesis.python import asgi
