@@ -223,11 +223,12 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
         return f"{reprlib.repr(value)} is not one of {', '.join(setting.choices)}"
     if found["type"] == "too_short":
         return "at least one value is needed"
-    said = f"{reprlib.repr(value)} is a {type(value).__name__}"
+    kind = type(value).__name__
+    said = f"{reprlib.repr(value)} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if number is None:
         return f"{said}; {found['msg'].lower()}"
-    kind = "whole number" if isinstance(number, Whole) else "number"
-    return f"{said}; a {kind} in {number} is needed{_as_number(value)}"
+    wanted = "whole number" if isinstance(number, Whole) else "number"
+    return f"{said}; a {wanted} in {number} is needed{_as_number(value)}"
 
 
 def _as_number(value: object) -> str:

@@ -87,7 +87,7 @@ def _content(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise InputError(f"{path}: longer than {MAX_BYTES:,} bytes, so it is no file of settings")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a mark
         if path.suffix != ".json":
             return tomllib.loads(text)
         content = json.loads(text, object_pairs_hook=_each_once)

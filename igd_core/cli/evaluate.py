@@ -97,6 +97,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the settings, or evaluate."""
+    asked = read(args, EvaluateFlags)
+    if args.print_config:
+        print_config(asked, read(args, ReadingFlags))
+        return 0
+    return _evaluate(args, asked)
+
+
+def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
     """Check everything, decode what is left, rank baselines, sum up once every shard is done."""
     from igd_core.artifact import load_artifact
     from igd_core.datasets.sources import opened
@@ -106,10 +115,6 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.evaluation.rows import read_rows
     from igd_core.evaluation.shard import RunIdentity, Shard, make_run_folder
 
-    asked = read(args, EvaluateFlags)
-    if args.print_config:
-        print_config(asked, read(args, ReadingFlags))
-        return 0
     summing = ResultSettings(
         cutoffs=tuple(asked.k),
         reference=asked.reference,

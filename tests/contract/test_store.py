@@ -13,6 +13,7 @@ from bundles import contents
 from factories import make_catalogue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from redis_server import RedisServer
 from stores import another_version, cluster_url, event, one_node_cluster, until, version_of
 
@@ -62,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture
 async def view(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenView]:
     opened: list[Store] = []
-    options = StoreOptions(prefix=f"test-{next(_numbers)}", timeout_s=5.0, chunk_bytes=1024)
+    options = StoreOptions(prefix=f"test-{next(_numbers)}", timeout_s=PATIENCE_S, chunk_bytes=1024)
     if kind == "redis":
         url = request.getfixturevalue("redis").url
     elif kind == "cluster":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bundles import contents
+from patience import PATIENCE_S
 from redis_server import RedisServer
 from stores import version_of
 
@@ -53,7 +54,7 @@ def kill_a_publisher(url: str, bundle: Path) -> None:
 
 async def test_a_killed_publisher_leaves_nothing_visible(url: str, pristine_bundle: Path, tmp_path: Path) -> None:
     kill_a_publisher(url, pristine_bundle)
-    store = open_store(url, options=StoreOptions(timeout_s=5.0))
+    store = open_store(url, options=StoreOptions(timeout_s=PATIENCE_S))
     assert await store.catalogues() == []
     assert await store.versions("small") == []
     assert await store.add(pristine_bundle) == version_of(pristine_bundle)
@@ -68,7 +69,7 @@ async def test_pruning_sweeps_up_what_killed_publishers_left_in_a_directory(
     kill_a_publisher(url, pristine_bundle)
     folders = tmp_path / "store" / "artifacts" / "small"
     (left,) = folders.iterdir()
-    store = open_store(url, options=StoreOptions(timeout_s=5.0))
+    store = open_store(url, options=StoreOptions(timeout_s=PATIENCE_S))
     await store.add(pristine_bundle)
     await store.prune("small", keep=1)
     assert left.exists()  # it could be one that is being written

@@ -74,7 +74,7 @@ def test_what_the_flags_say_is_what_a_file_would_say() -> None:
         ({"lit": "yes"}, "lit: 'yes' is a str; input should be a valid boolean"),
         ({"rope": {"strands": 0}}, "rope.strands: 0 is not in 1.."),
         ({"rope": {"strand": 2}}, "rope: there is no setting 'strand'; is 'strands' meant?"),
-        ({"rope": 3}, "rope: 3 is a int"),
+        ({"rope": 3}, "rope: 3 is an int"),
         ({"colour": "red"}, "kites.toml: there is no setting 'colour'"),
     ],
 )

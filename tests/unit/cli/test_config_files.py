@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,16 @@ def test_what_a_command_cannot_do_without_may_stand_in_the_file(
     assert "the following arguments are required: --artifact" in capsys.readouterr().err
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(printed: Any) -> None:
+    assert printed("\ufeffbatch = 32\n")["batch"] == 32
+    assert printed('\ufeff{"batch": 32}', name="run.json")["batch"] == 32
+
+
+def test_printing_settings_loads_nothing_that_evaluates(printed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "igd_core.evaluation.job", None)  # an import of it fails
+    assert printed('artifact = "art"\nrows = "r.csv"\n', command="evaluate")["rows"] == "r.csv"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -82,7 +93,7 @@ def test_what_a_command_cannot_do_without_may_stand_in_the_file(
         ('timezone = "Mars"', "timezone 'Mars': no such zone; expected UTC, +01:00 or a name such as Europe/Berlin"),
         ("epochs = 3\nepochs = 4", "Cannot overwrite a value"),
         ("a = " + "[" * 100_000, "maximum recursion depth exceeded"),
-        ("\ufeff{}", "Invalid"),
+        ("{}", "Invalid"),
     ],
 )
 def test_a_name_or_a_value_that_is_none_is_one_line_and_exit_code_2(
