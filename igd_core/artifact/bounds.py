@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from igd_core.datasets.parquet_pages import PageFault, check_pages
 from igd_core.errors import ArtifactError
+from igd_core.scorers.network import MAX_ITEMS
 from igd_core.scorers.rows import MAX_ENTRIES
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact.counts import Counts, PartRecord
+    from igd_core.scorers.record import ScorerRecord
 
 MAX_COUNT = 2**31 - 1
 MAX_DEPTH = 4096
@@ -32,10 +34,10 @@ _UNPACKED_TIMES = 64
 _ENTRY_BYTES = 4
 
 
-def check_sizes(counts: Counts, parts: Mapping[str, PartRecord], *, scorer_entries: int = 0) -> None:
+def check_sizes(counts: Counts, parts: Mapping[str, PartRecord], *, scorer: ScorerRecord | None = None) -> None:
     """Check that the manifest's sizes are possible for a bundle, each alone and all together.
 
-    ``scorer_entries`` is what it counts of its scorer, if it has one.
+    ``scorer`` is what it says of its scorer, if it has one.
 
     Raises:
         ArtifactError: names the field and its value.
@@ -45,13 +47,18 @@ def check_sizes(counts: Counts, parts: Mapping[str, PartRecord], *, scorer_entri
         if not 0 <= value <= most:
             raise ArtifactError(f"manifest.json: counts.{name} is {value}; 0 to {most} can be")
     most_entries = min(MAX_COUNT, counts.items * MAX_ENTRIES)
-    if not 0 <= scorer_entries <= most_entries:
-        raise ArtifactError(f"manifest.json: scorer.entries is {scorer_entries}; 0 to {most_entries} can be")
+    if scorer is not None and scorer.entries is not None and not 0 <= scorer.entries <= most_entries:
+        raise ArtifactError(f"manifest.json: scorer.entries is {scorer.entries}; 0 to {most_entries} can be")
+    if scorer is not None and scorer.network is not None and counts.items > MAX_ITEMS:
+        raise ArtifactError(
+            f"manifest.json: counts.items is {counts.items}; a scorer's network knows {MAX_ITEMS} at most"
+        )
+    scorer_values = 0 if scorer is None else scorer.num_values(counts.items)
     tries = 3 * counts.nodes + counts.edges + 2 * counts.leaves + counts.items + counts.depth + 4
     most_bytes = {
         "trie.safetensors": _ENTRY_BYTES * tries + 8 + MAX_HEADER_BYTES,
         "infogain.safetensors": 2 * _ENTRY_BYTES * counts.edges + 8 + MAX_HEADER_BYTES,
-        "scorer.safetensors": _ENTRY_BYTES * (counts.items + 1 + 2 * scorer_entries) + 8 + MAX_HEADER_BYTES,
+        "scorer.safetensors": _ENTRY_BYTES * scorer_values + 8 + MAX_HEADER_BYTES,
         "items.parquet": _PACKED_BYTES_AN_ITEM * counts.items + _SLACK_BYTES,
     }
     for name, record in parts.items():

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import TitleTokenizer
-    from igd_core.scorers.record import ScorerOptions
-    from igd_core.scorers.rows import SparseRows
+    from igd_core.scorers.record import ScorerOptions, ScorerPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def build_reported(
 ) -> Built:
     """As `build_artifact`, and report the texts that the tokenizer could not spell."""
     if options.scorer is not None:
-        options.scorer.record(0)  # raises if a setting is out of range, before the titles are tokenised
+        options.scorer.check()  # raises if a setting is out of range, before the titles are tokenised
     prior(catalogue.frequency, options.smoothing)  # raises if nothing was ever chosen, before the titles are tokenised
     spelled = spell_catalogue(
         catalogue,
@@ -127,19 +126,19 @@ def build_reported(
 
 def _counted(
     options: ScorerOptions, spelled: SpelledCatalogue, sequences: Sequence[NDArray[np.int32]], *, before: int
-) -> SparseRows:
-    """The scorer's rows, of the items that were not left out of the ``before`` ones."""
+) -> ScorerPart:
+    """What the scorer's file holds, of the items that were not left out of the ``before`` ones."""
     left_out = {fault.item for fault in spelled.faults if fault.item not in spelled.written}
     if left_out:
         row = np.full(before, -1, np.int32)
         kept = np.setdiff1d(np.arange(before), np.array(sorted(left_out)))
         row[kept] = np.arange(len(kept))
         sequences = [mapped[mapped >= 0] for mapped in (row[each] for each in sequences)]
-    return options.rows(sequences, num_items=len(spelled.catalogue))
+    return options.make(spelled.catalogue, sequences)
 
 
 def _assembled(
-    spelled: SpelledCatalogue, tokenizer: TitleTokenizer, options: BuildOptions, scorer: SparseRows | None
+    spelled: SpelledCatalogue, tokenizer: TitleTokenizer, options: BuildOptions, scorer: ScorerPart | None
 ) -> Artifact:
     catalogue, paths = spelled.catalogue, spelled.paths
     item_prior = prior(catalogue.frequency, options.smoothing)
@@ -174,6 +173,6 @@ def _assembled(
             truncated=paths.truncated,
         ),
         parts={name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()},
-        scorer=None if options.scorer is None or scorer is None else options.scorer.record(len(scorer.scorer_item)),
+        scorer=None if options.scorer is None or scorer is None else options.scorer.record_of(scorer),
     )
     return Artifact.assemble(manifest, catalogue, trie, gains, scorer)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import ItemIndex
-    from igd_core.scorers.rows import SparseRows
+    from igd_core.scorers.record import ScorerPart
+    from igd_core.scorers.sasrec import SASRecScorer
     from igd_core.scorers.sparse import SparseScorer
 
 
@@ -52,7 +53,7 @@ class Artifact:
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
     shares_path: bytes
-    scorer: SparseScorer | None = None
+    scorer: SparseScorer | SASRecScorer | None = None
     shared_titles: SharedTitles | None = None
 
     @staticmethod
@@ -61,7 +62,7 @@ class Artifact:
         catalogue: Catalogue,
         trie: TokenTrie,
         gains: InfoGainTable,
-        scorer: SparseRows | None = None,
+        scorer: ScorerPart | None = None,
     ) -> Artifact:
         """Join the parts and derive what follows from them; ``scorer`` is there where the manifest tells of one."""
         leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, manifest.smoothing))
@@ -117,7 +118,7 @@ class Artifact:
         return template.num_left_out(history, self.trie, self.leaf_of_item, max_tokens=room)
 
 
-def _scorer(manifest: Manifest, rows: SparseRows | None) -> SparseScorer | None:
-    if manifest.scorer is None or rows is None:
+def _scorer(manifest: Manifest, part: ScorerPart | None) -> SparseScorer | SASRecScorer | None:
+    if manifest.scorer is None or part is None:
         return None
-    return manifest.scorer.scorer(rows, sha256=manifest.parts[SCORER_PART].sha256)
+    return manifest.scorer.scorer(part, sha256=manifest.parts[SCORER_PART].sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.scorers.network import NetworkPart, NetworkRecord
 from igd_core.scorers.rows import SparseRows
 from igd_core.whole_files import replaced_folder
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from igd_core.scorers.record import ScorerPart
 
 _MANIFEST = "manifest.json"
 _METADATA_PREFIX = "meta."
@@ -47,9 +51,9 @@ class EncodedPart:
 
 
 def encode_parts(
-    catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable, scorer: SparseRows | None = None
+    catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable, scorer: ScorerPart | None = None
 ) -> dict[str, EncodedPart]:
-    """Serialise the parts, three or with a scorer's rows four; the same inputs give the same bytes."""
+    """Serialise the parts, three or with a scorer's arrays four; the same inputs give the same bytes."""
     files = {
         "trie.safetensors": safetensors.numpy.save(trie.arrays()),
         "infogain.safetensors": safetensors.numpy.save(gains.arrays()),
@@ -77,8 +81,8 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
         if not replace and (not directory.is_dir() or any(directory.iterdir())):
             raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
     with replaced_folder(directory) as new:
-        rows = None if artifact.scorer is None else artifact.scorer.rows
-        for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains, rows).items():
+        scorer = None if artifact.scorer is None else artifact.scorer.part
+        for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains, scorer).items():
             (new / name).write_bytes(part.data)
         (new / _MANIFEST).write_bytes(artifact.manifest.to_bytes())
 
@@ -146,8 +150,12 @@ def _check_part(path: Path, record: PartRecord, *, hashed: bool) -> None:
         raise ArtifactError(f"{path.name}: {error.strerror}") from None
 
 
-def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+def _map_tensors(
+    path: Path, expected: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, NDArray[Any]]:
     """Map a safetensors file. ``expected`` gives each tensor's dtype name; any other tensor is refused.
+
+    ``shapes`` are what they must have; None for one axis of any length.
 
     safetensors' own numpy reader copies. The map is private (mode "c"): torch takes the arrays as writable without a
     copy, and nothing is written to the file.
@@ -164,14 +172,19 @@ def _map_tensors(path: Path, expected: Mapping[str, str]) -> dict[str, NDArray[A
                 raise ArtifactError(f"{path.name}: holds {sorted(header)}, expected {sorted(expected)}")
             arrays = {}
             for name, dtype in expected.items():
-                (count,), (begin, end) = header[name]["shape"], header[name]["data_offsets"]
+                shape, (begin, end) = header[name]["shape"], header[name]["data_offsets"]
+                if shapes is not None and shape != [*shapes[name]]:
+                    raise ArtifactError(f"{path.name}: {name} is {shape}, expected {[*shapes[name]]}")
+                if shapes is None:
+                    (_,) = shape
+                count = math.prod(shape)
                 offset, itemsize = 8 + length + begin, _DTYPES[dtype].itemsize
                 if header[name]["dtype"] != dtype or end - begin != count * itemsize:
                     raise ArtifactError(f"{path.name}: {name} is {header[name]['dtype']} x {count}, expected {dtype}")
                 if not 0 <= begin <= end <= size - 8 - length or offset % itemsize:
                     raise ArtifactError(f"{path.name}: {name} lies at bytes {begin} to {end}")
                 arrays[name] = np.asarray(
-                    np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=offset, shape=(count,))
+                    np.memmap(path, dtype=_DTYPES[dtype], mode="c", offset=offset, shape=tuple(shape))
                 )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{path.name}: not a safetensors file of this format ({error})") from None
@@ -211,15 +224,26 @@ def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTabl
     return gains
 
 
-def _load_scorer(path: Path, manifest: Manifest, *, verify: bool) -> SparseRows:
+def _load_scorer(path: Path, manifest: Manifest, *, verify: bool) -> ScorerPart:
+    network = None if manifest.scorer is None else manifest.scorer.network
+    part = _load_rows(path, manifest) if network is None else _load_network(path, network, manifest.counts.items)
+    if verify and (fault := part.fault(manifest.counts.items)) is not None:
+        raise ArtifactError(f"{path.name}: {fault} is not a scorer's of {manifest.counts.items} items")
+    return part
+
+
+def _load_network(path: Path, network: NetworkRecord, num_items: int) -> NetworkPart:
+    shapes = network.shapes(num_items)
+    return NetworkPart(network=network, tensors=_map_tensors(path, dict.fromkeys(shapes, "F32"), shapes))
+
+
+def _load_rows(path: Path, manifest: Manifest) -> SparseRows:
     rows = SparseRows(**_map_tensors(path, {"scorer_start": "I32", "scorer_item": "I32", "scorer_weight": "F32"}))
     entries = 0 if manifest.scorer is None else manifest.scorer.entries
     for name, array in rows.arrays().items():
         expected = manifest.counts.items + 1 if name == "scorer_start" else entries
         if len(array) != expected:
             raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the manifest counts {expected}")
-    if verify and (fault := rows.fault(manifest.counts.items)) is not None:
-        raise ArtifactError(f"{path.name}: {fault} is not a scorer's of {manifest.counts.items} items")
     return rows
 
 

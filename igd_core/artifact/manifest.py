@@ -133,7 +133,7 @@ class Manifest:
         expected = {*PART_NAMES, *(() if scorer is None else (SCORER_PART,))}
         if set(parts) != expected:
             raise ArtifactError(f"manifest.json: parts are {sorted(parts)}, expected {sorted(expected)}")
-        check_sizes(counts, parts, scorer_entries=0 if scorer is None else scorer.entries)
+        check_sizes(counts, parts, scorer=scorer)
         return manifest
 
 

@@ -16,26 +16,15 @@ from igd_core.catalogue.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION
 from igd_core.catalogue.semantic_ids import codes_of, extend_tokenizer
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.cli.attributes import add_attribute_arguments, attribute_rules
-from igd_core.cli.numbers import Real, Whole, alpha, gamma
+from igd_core.cli.build_scorer import add_scorer_arguments, check_scorer_arguments, scorer_options
+from igd_core.cli.numbers import Real, Whole, alpha
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.faults import SHOWN_ROWS, Faults, shown
 from igd_core.datasets.interactions_file import count_items, read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import opened
-from igd_core.errors import DataError, InputError
-from igd_core.scorers.gamma_file import read_gamma
-from igd_core.scorers.record import (
-    KINDS,
-    MAX_BACKOFF,
-    MAX_RIDGE,
-    MIN_BACKOFF,
-    MIN_RIDGE,
-    MIXTURES,
-    USUAL_RIDGE,
-    ScorerOptions,
-)
-from igd_core.scorers.rows import MAX_ENTRIES
+from igd_core.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +98,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="items that leave at once when a history outgrows that (default: half of it)",
     )
-    _add_scorer_arguments(parser)
+    add_scorer_arguments(parser)
     add_attribute_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument("--on-empty-title", choices=("error", "skip"), default="error")
@@ -126,58 +115,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--scorer",
-        choices=KINDS,
-        help="count an item scorer of the interactions as well: what followed what, what the same people chose, or "
-        "EASE, what best predicts one choice from the others",
-    )
-    parser.add_argument(
-        "--scorer-decay",
-        type=Real("scorer_decay", most=1.0),
-        metavar="D",
-        help="what an earlier item of a history counts of the one after it (default: 0.25 of transitions, 1 of "
-        "neighbours, 0.9 of ease)",
-    )
-    parser.add_argument(
-        "--scorer-backoff",
-        type=Real("scorer_backoff", least=MIN_BACKOFF, most=MAX_BACKOFF),
-        metavar="B",
-        help="what popularity counts as beside transitions or similarities (default: 1)",
-    )
-    parser.add_argument(
-        "--scorer-entries",
-        type=Whole("scorer_entries", least=1, most=MAX_ENTRIES),
-        metavar="N",
-        help="most followers, neighbours or weights kept of an item (default: 200)",
-    )
-    parser.add_argument(
-        "--scorer-ridge",
-        type=Real("scorer_ridge", least=MIN_RIDGE, most=MAX_RIDGE),
-        metavar="L",
-        help=f"how strongly the weights of ease are drawn to 0 (default: {USUAL_RIDGE:g})",
-    )
-    parser.add_argument(
-        "--gamma", type=gamma(), help="weight of the scorer in a search, of requests that name none (default: 0)"
-    )
-    parser.add_argument(
-        "--gamma-from",
-        type=Path,
-        metavar="FILE",
-        help="gamma, by the length of the history where that helps, and mixture: the gamma.json that `igd evaluate "
-        "--gammas` chose on validation rows",
-    )
-    parser.add_argument(
-        "--mixture",
-        choices=MIXTURES,
-        help="how it is mixed with the model, of requests that name none (default: log-linear)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Read, build, write, report."""
-    scorer = _scorer_options(args)
+    check_scorer_arguments(args)
     started = time.perf_counter()
     reading = replace(reading_of(args), attributes=attribute_rules(args))
     with opened([args.items, args.interactions]) as (items_file, interactions_file):
@@ -189,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             reading=reading,
         )
         read = count_items(interactions_file, items.catalogue, on_unknown=args.on_unknown_item, reading=reading)
+        scorer = scorer_options(args, items.catalogue, reading)
         sequences = [] if scorer is None else _sequences(interactions_file, items.catalogue, args, reading)
     tell([*items.notes, *read.notes])
     catalogue = items.catalogue.with_frequency(read.frequency)
@@ -229,34 +170,6 @@ def run(args: argparse.Namespace) -> int:
             f"ones mean nothing until it is tuned: `igd tune --tokenizer {args.extend_tokenizer}` does both"
         )
     return 0
-
-
-def _scorer_options(args: argparse.Namespace) -> ScorerOptions | None:
-    given = {
-        "decay": args.scorer_decay,
-        "backoff": args.scorer_backoff,
-        "most": args.scorer_entries,
-        "ridge": args.scorer_ridge,
-        "gamma": args.gamma,
-        "mixture": args.mixture,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if args.scorer is None:
-        if given or args.gamma_from is not None:
-            raise InputError(
-                "scorer: --scorer-decay, --scorer-backoff, --scorer-entries, --scorer-ridge, --gamma, --gamma-from and "
-                "--mixture need --scorer KIND"
-            )
-        return None
-    if args.gamma_from is not None:
-        if clash := [name for name in ("gamma", "mixture") if name in given]:
-            raise InputError(f"gamma_from: {args.gamma_from} says {clash[0]} too; give one of them")
-        chosen = read_gamma(args.gamma_from)
-        chosen.require_for(args.scorer, where=f"gamma_from: {args.gamma_from}")
-        given |= {"gamma": chosen.gamma, "mixture": chosen.mixture}
-    if "ridge" in given and args.scorer != "ease":
-        raise InputError(f"scorer_ridge: {args.scorer} has none; --scorer ease has")
-    return ScorerOptions(kind=args.scorer, **given)
 
 
 def _sequences(
@@ -386,7 +299,8 @@ def _of_scorer(scorer: ScorerRecord) -> dict[str, object]:
     """Its kind and size, and how it is mixed with the model where a request does not say."""
     return {
         "scorer": scorer.kind,
-        "scorer_entries": scorer.entries,
+        **({} if scorer.entries is None else {"scorer_entries": scorer.entries}),
+        **({} if scorer.network is None else {"scorer_network": asdict(scorer.network)}),
         "gamma": scorer.gamma,
         "mixture": scorer.mixture,
     }

@@ -101,7 +101,7 @@ def read_interactions(
         DataError: the file, a column it needs, or what is wrong with its rows.
     """
     file = open_table(path, reading)
-    known = _Known(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
+    known = KnownItems(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
     if set(_HISTORY_COLUMNS) <= set(file.columns):
         if wanted == "interactions":
             raise DataError(f"{file.name}: these are history rows already; `igd build` and training read them as is")
@@ -132,7 +132,7 @@ def count_items(
         DataError: the file, or what is wrong with its rows.
     """
     file = open_table(path, reading)
-    known = _Known(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
+    known = KnownItems(catalogue, drop=on_unknown == "drop", hint=reading.unknown_hint)
     faults = file.faults()
     frequency = np.zeros(len(catalogue), np.int64)
     rows = dropped = 0
@@ -148,7 +148,7 @@ def count_items(
 _UNKNOWN, _UNFIT = -1, -2
 
 
-class _Known:
+class KnownItems:
     """Turns ids into `ItemIndex`: -1 for one that the catalogue does not hold, -2 for what is no id."""
 
     def __init__(self, catalogue: Catalogue, *, drop: bool, hint: str) -> None:
@@ -157,15 +157,16 @@ class _Known:
         self._hint = hint
 
     def index(self, ids: pa.Array) -> NDArray[np.int32]:
+        """``(n,)`` int32 of ids; nothing is noted."""
         found = pc.fill_null(pc.index_in(ids, value_set=self._ids), _UNKNOWN).to_numpy(zero_copy_only=False)
         index: NDArray[np.int32] = np.array(found, np.int32)
         return index
 
-    def items(self, table: SourceTable, ids: pa.Array) -> NDArray[np.int32]:
-        """``(n,)`` int32 of a column of ids, one a row."""
+    def items(self, table: SourceTable, ids: pa.Array, name: str = "item_id") -> NDArray[np.int32]:
+        """``(n,)`` int32 of the column ``name`` of ids, one a row; below 0 what is not in the catalogue or no id."""
         index = self.index(ids)
         index[pc.is_null(ids).to_numpy(zero_copy_only=False)] = _UNFIT
-        self.note(table, "item_id", np.flatnonzero(index == _UNKNOWN), ids)
+        self.note(table, name, np.flatnonzero(index == _UNKNOWN), ids)
         return index
 
     def note(
@@ -209,7 +210,7 @@ class _Users:
         return [names[code] for code in found[order].tolist()], rank[inverse].astype(np.int32)
 
 
-def _read_interaction_rows(file: TableFile, known: _Known, *, rating: bool) -> InteractionsFile:
+def _read_interaction_rows(file: TableFile, known: KnownItems, *, rating: bool) -> InteractionsFile:
     faults = file.faults()
     users, times = _Users(), TimeColumn()
     items, codes, ratings, rows = [], [], [], []
@@ -236,7 +237,7 @@ def _read_interaction_rows(file: TableFile, known: _Known, *, rating: bool) -> I
     return InteractionsFile(data=data, dropped=dropped, bad_rows=faults.skipped, notes=file.notes)
 
 
-def _read_history_rows(file: TableFile, known: _Known, optional: Sequence[str]) -> InteractionsFile:
+def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[str]) -> InteractionsFile:
     faults = file.faults()
     users, times = _Users(), TimeColumn()
     items, codes, ratings, rows, entries, lengths = [], [], [], [], [], []
@@ -288,7 +289,7 @@ class _Entries:
     unknown: int
 
 
-def _history_entries(table: SourceTable, known: _Known, target: NDArray[np.int32]) -> _Entries:
+def _history_entries(table: SourceTable, known: KnownItems, target: NDArray[np.int32]) -> _Entries:
     lists = table.id_lists("history_item_ids")
     ids = pc.list_flatten(lists)
     row_of = pc.list_parent_indices(lists).to_numpy()

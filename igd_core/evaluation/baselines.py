@@ -101,7 +101,10 @@ class ArtifactScorer:
         for row, history in enumerate(histories):
             mass = self._scorer.mass(history)
             scores[row] = mass.background * self._background
-            np.add.at(scores[row], mass.items, mass.mass)
+            if mass.items is None:
+                scores[row] += mass.mass
+            else:
+                np.add.at(scores[row], mass.items, mass.mass)
         return scores
 
 

@@ -57,11 +57,18 @@ class SASRecSettings:
 
 
 class SASRec:
-    """A trained model."""
+    """A trained model.
 
-    def __init__(self, model: GPT2Model, settings: SASRecSettings) -> None:
-        self._model = model
-        self._settings = settings
+    Attributes:
+        model: the blocks; its input embeddings score items too.
+        settings: its sizes.
+        held_out: windows of item rows that it was not trained on; its epoch was chosen by them.
+    """
+
+    def __init__(self, model: GPT2Model, settings: SASRecSettings, held_out: list[list[int]]) -> None:
+        self.model = model
+        self.settings = settings
+        self.held_out = held_out
 
     @staticmethod
     def train(
@@ -90,7 +97,7 @@ class SASRec:
         settings = settings or SASRecSettings()
         usable = [sequence for sequence in sequences if len(sequence) >= 2]
         if len(usable) < 2:
-            raise InputError(f"baseline sasrec: {len(usable)} training sequences of two items or more; 2 are needed")
+            raise InputError(f"sasrec: {len(usable)} training sequences of two items or more; 2 are needed")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             config = GPT2Config(
@@ -114,23 +121,23 @@ class SASRec:
             import json
 
             (scratch / "sasrec.json").write_text(json.dumps({"validation_loss": losses}) + "\n", encoding="utf-8")
-        return SASRec(model.eval(), settings)
+        return SASRec(model.eval(), settings, trainer.held_out)
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
         """Logits of the next item, for each item; all equal after an empty history."""
         import torch
 
-        result = np.zeros((len(histories), int(self._model.config.vocab_size)))
+        result = np.zeros((len(histories), int(self.model.config.vocab_size)))
         filled = [row for row, history in enumerate(histories) if history]
-        length = self._settings.length
+        length = self.settings.length
         for first in range(0, len(filled), _SCORE_BATCH):
             rows = filled[first : first + _SCORE_BATCH]
             windows = [list(histories[row])[-length:] for row in rows]
             with torch.inference_mode():
-                ids = _padded(windows, 0).to(self._model.device)
-                hidden = self._model(input_ids=ids).last_hidden_state
+                ids = _padded(windows, 0).to(self.model.device)
+                hidden = self.model(input_ids=ids).last_hidden_state
                 last = torch.tensor([len(window) - 1 for window in windows], device=ids.device)
-                logits = hidden[torch.arange(len(rows), device=ids.device), last] @ self._model.wte.weight.T
+                logits = hidden[torch.arange(len(rows), device=ids.device), last] @ self.model.wte.weight.T
             result[rows] = logits.double().cpu().numpy()
         return result
 
@@ -142,13 +149,14 @@ class _Trainer:
         self._model = model
         self._settings = settings
         self._rng = np.random.default_rng(seed)
+        self.held_out: list[list[int]] = []
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
 
     def fit(self, sequences: Sequence[NDArray[np.int32]]) -> list[float]:
         """Train, and return the validation loss by epoch; the model keeps the weights of the best epoch."""
         order = self._rng.permutation(len(sequences))
         held_out = max(1, len(sequences) // 20)
-        valid = self._windows([sequences[i] for i in order[:held_out]])
+        self.held_out = valid = self._windows([sequences[i] for i in order[:held_out]])
         train = self._windows([sequences[i] for i in order[held_out:]])
         losses: list[float] = []
         best: dict[str, Any] = {}

@@ -31,12 +31,13 @@ class ItemMass:
 
     Attributes:
         background: above 0 and at most 1; its share.
-        items: ``(n,)`` integers, item rows in any order; one may occur several times.
+        items: ``(n,)`` integers, item rows in any order; one may occur several times. None: ``mass`` has a share for
+            every item of the catalogue, in order.
         mass: ``(n,)`` float64, >= 0; with ``background`` they sum to 1.
     """
 
     background: float
-    items: NDArray[np.integer]
+    items: NDArray[np.integer] | None
     mass: NDArray[np.float64]
 
     def check(self, num_items: int) -> None:
@@ -48,16 +49,14 @@ class ItemMass:
         """
         if not 0.0 < self.background <= 1.0:
             raise ModelFault(f"item scorer: a background of {self.background}; above 0 and at most 1 can be")
-        if self.items.shape != self.mass.shape or self.items.ndim != 1:
-            raise ModelFault(f"item scorer: {self.items.shape} items and {self.mass.shape} shares")
-        if not len(self.items):
-            total = self.background
-        elif self.items.min() < 0 or self.items.max() >= num_items:
+        shape = (num_items,) if self.items is None else self.items.shape
+        if shape != self.mass.shape or len(shape) != 1:
+            raise ModelFault(f"item scorer: {shape} items and {self.mass.shape} shares")
+        total = self.background + float(self.mass.sum())
+        if len(self.mass) and not self.mass.min() >= 0.0:  # NaN fails this too
+            raise ModelFault(f"item scorer: a share of {self.mass.min()}")
+        if self.items is not None and len(self.items) and not 0 <= self.items.min() <= self.items.max() < num_items:
             raise ModelFault(f"item scorer: item rows {self.items.min()} to {self.items.max()} of {num_items}")
-        else:
-            total = self.background + float(self.mass.sum())
-            if not self.mass.min() >= 0.0:  # NaN fails this too
-                raise ModelFault(f"item scorer: a share of {self.mass.min()}")
         if not abs(total - 1.0) <= _SUM_TOLERANCE:
             raise ModelFault(f"item scorer: its shares sum to {total}, not 1")
 

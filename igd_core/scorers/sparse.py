@@ -38,6 +38,11 @@ class SparseScorer:
     backoff: float
     fingerprint: str
 
+    @property
+    def part(self) -> SparseRows:
+        """What its file holds."""
+        return self.rows
+
     def mass(self, history: Sequence[ItemIndex]) -> ItemMass:
         """After ``history``, item rows, oldest first; an item that occurs twice counts where it stands last."""
         share, items, weights = 1.0, [], []

@@ -2,8 +2,9 @@
 
 An item scorer gives each item a mass (`igd_core.scorers`). Of a node that is the sum over the leaves below it, and of a
 child ``p_CF(child | node) = mass(child) / mass(node)`` (D3, arXiv 2406.14900). Leaves lie in the order of their paths,
-so a mass is a difference of a cumulative sum. Popularity's is made once for a catalogue; what a history adds is sparse
-and has one of its own, so that a request touches nothing of the catalogue's size.
+so a mass is a difference of a cumulative sum. Popularity's is made once for a catalogue; what a history adds has one
+of its own. From scorers of weights it is sparse, so that a request touches nothing of the catalogue's size; a network
+gives every item a share, and its sum over all leaves is made once for a request.
 
 An item's probability is that among the whole catalogue, whatever a filter leaves of it, as the model's is. On the way
 to it only what the filter admits counts, so that no beam is spent on items that cannot come back: with gamma 1 ten
@@ -77,16 +78,25 @@ class TriePrior:
         self.trie = counts.trie
         self._below = counts.below
         self._of_a_count = mass.background / float(counts.below[-1])
-        leaf, share = counts.leaf_of_item[mass.items], mass.mass
         self._filter = None if leaves is None or leaves.admits_all else leaves
         if self._filter is not None:
             listed = self._filter.leaves
             self._listed_below = np.append(0, np.cumsum(counts.below[listed + 1] - counts.below[listed]))
-            admitted = self._filter.admits(leaf)
-            leaf, share = leaf[admitted], share[admitted]
-        order = np.argsort(leaf)
-        self._leaves = leaf[order]
-        self._added = np.append(0.0, np.cumsum(share[order]))
+        self._leaves: NDArray[np.int32] | None = None  # all of them
+        if mass.items is None:
+            share = np.add.reduceat(mass.mass[self.trie.leaf_items], self.trie.leaf_start[:-1])
+            if self._filter is not None:
+                barred = share.copy()
+                barred[listed] = 0.0
+                share = barred if self._filter.barred else share - barred
+        else:
+            leaf, share = counts.leaf_of_item[mass.items], mass.mass
+            if self._filter is not None:
+                admitted = self._filter.admits(leaf)
+                leaf, share = leaf[admitted], share[admitted]
+            order = np.argsort(leaf)
+            self._leaves, share = leaf[order], share[order]
+        self._added = np.append(0.0, np.cumsum(share))
 
     def log_mass(self, node: NodeId) -> float:
         """``log P_CF`` of a node, nats, <= 0 up to rounding; 0 where all leaves are below, filtered or not."""
@@ -125,7 +135,7 @@ class TriePrior:
         if self._filter is not None:
             listed = np.diff(self._listed_below[np.searchsorted(self._filter.leaves, bounds)])
             counted = counted - listed if self._filter.barred else listed
-        added = self._added[np.searchsorted(self._leaves, bounds)]
+        added = self._added[bounds if self._leaves is None else np.searchsorted(self._leaves, bounds)]
         return np.asarray(counted * self._of_a_count + np.diff(added))
 
 

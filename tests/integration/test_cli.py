@@ -79,16 +79,17 @@ def test_lines_of_a_prompt_begin_with_the_bullet_that_was_asked_for(
     assert template.get("bullet_ids", []) == tokenizer.encode_trusted(bullet)
 
 
-@pytest.mark.parametrize("kind", ["transitions", "ease"])
+@pytest.mark.parametrize("kind", ["transitions", "ease", "sasrec"])
 def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
     data_dir: Path, model_dir: Path, artifact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     made, scored = _build_arguments(data_dir, model_dir, tmp_path / "made"), str(tmp_path / "made")
-    assert main([*made, "--scorer", kind, "--scorer-entries", "3", "--json"]) == 0
+    more = ["--scorer-epochs", "1", "--scorer-seed", "3"] if kind == "sasrec" else ["--scorer-entries", "3"]
+    assert main([*made, "--scorer", kind, *more, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     plain = json.loads((artifact_dir / "manifest.json").read_text())
     assert report["scorer"] == kind
-    assert report["scorer_entries"] > 0
+    assert report["scorer_network"]["layers"] == 2 if kind == "sasrec" else report["scorer_entries"] > 0
     assert report["version"] != plain["version"]
     rows = ["--rows", str(data_dir / "train.csv"), "--limit", "8", "--seen", "excluded", "--baselines", "scorer"]
     assert main(["evaluate", "--artifact", scored, *rows, "--out", str(tmp_path / "run"), "--json"]) == 0
@@ -96,6 +97,22 @@ def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
     assert method["name"] == "scorer"
     assert main(["evaluate", "--artifact", str(artifact_dir), *rows, "--out", str(tmp_path / "none")]) == 2
     assert "baseline 'scorer': the artifact holds no item scorer" in capsys.readouterr().err
+
+
+def test_weights_of_ones_own_rank_what_they_speak_for_first(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = make_catalogue(60).item_ids
+    weights = tmp_path / "weights.csv"
+    weights.write_text(f"item_id,next_item_id,weight\n{ids[4]},{ids[50]},2.5\n{ids[5]},{ids[41]},30\n")
+    made = [*_build_arguments(data_dir, model_dir, tmp_path / "made"), "--scorer", "given"]
+    assert main([*made, "--scorer-file", str(weights), "--gamma", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["scorer"], report["scorer_entries"]) == ("given", 2)
+    for item, favourite in ((4, 50), (5, 41)):
+        asked = _recommend_arguments(tmp_path / "made", model_dir, "--history", ids[item], "--json")
+        assert main(asked) == 0
+        assert json.loads(capsys.readouterr().out)["items"][0]["item_id"] == ids[favourite]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +124,12 @@ def test_a_scorer_is_counted_from_the_same_interactions_and_can_be_ranked_by(
         (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
         (["--scorer", "neighbours", "--scorer-ridge", "5"], "scorer_ridge: neighbours has none"),
         (["--scorer", "ease", "--scorer-ridge", "0"], "scorer_ridge: 0 is not in 0.001..1e+06"),
+        (["--scorer", "sasrec", "--scorer-decay", "1"], "scorer_decay: sasrec has none"),
+        (["--scorer", "ease", "--scorer-epochs", "2"], "scorer_epochs: ease has none; --scorer sasrec has"),
+        (["--scorer", "sasrec", "--scorer-epochs", "0"], "scorer_epochs: 0 is not in 1..10000"),
+        (["--scorer", "given"], "scorer_file: --scorer given needs --scorer-file FILE"),
+        (["--scorer", "ease", "--scorer-file", "w.csv"], "scorer_file: ease has none; --scorer given has"),
+        (["--scorer", "given", "--scorer-file", "none.csv"], "none.csv"),
         (["--gamma-from", "gamma.json"], "need --scorer KIND"),
         (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
         (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),

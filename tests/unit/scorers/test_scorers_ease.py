@@ -70,5 +70,5 @@ def test_the_ridge_is_a_checked_setting_of_ease_alone() -> None:
     assert ScorerOptions(kind="ease").record(0).ridge == ScorerOptions(kind="ease", ridge=500).record(0).ridge
     with pytest.raises(CatalogueError, match=r"scorer\.ridge is 0\.0; 0\.001 to 1e\+06 can be"):
         ScorerOptions(kind="ease", ridge=0.0).record(0)
-    with pytest.raises(CatalogueError, match=r"scorer\.ridge is 5; neighbours has none"):
+    with pytest.raises(CatalogueError, match=r"scorer\.ridge is 5\.0; neighbours has none"):
         ScorerOptions(kind="neighbours", ridge=5).record(0)

@@ -16,6 +16,7 @@ from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, ItemIndex, NodeId
 from igd_core.scorers.mass import ItemMass
+from igd_core.scorers.network import NetworkPart, NetworkRecord
 from igd_core.scorers.record import ScorerOptions
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommendation, Recommender
@@ -24,9 +25,11 @@ from igd_core.search.session import Scoring
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from oracles import Path
 
     from igd_core.artifact import Artifact
+    from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.scorers.mass import ItemScorer
     from igd_core.scorers.record import Mixture
@@ -41,6 +44,23 @@ def scored(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
     sequences = [np.arange(start, ALL, step, dtype=np.int32) for start, step in ((0, 1), (1, 5), (0, 7), (3, 5))]
     options = BuildOptions(name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="transitions"))
     return build_artifact(artifact.catalogue, tokenizer, options, sequences=sequences)
+
+
+@pytest.fixture(scope="module")
+def dense(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
+    """The same films, with a network of random weights, which gives every item a share."""
+
+    def maker(catalogue: Catalogue, _sequences: Sequence[NDArray[np.int32]]) -> NetworkPart:
+        rng = np.random.default_rng(3)
+        network = NetworkRecord(width=8, layers=1, heads=2, length=2, temperature=0.7, background=0.05)
+        shapes = network.shapes(len(catalogue))
+        tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        return NetworkPart(network=network, tensors=tensors)
+
+    options = BuildOptions(
+        name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="sasrec", maker=maker)
+    )
+    return build_artifact(artifact.catalogue, tokenizer, options)
 
 
 def ask(artifact: Artifact, query: Query, scorer: ItemScorer | None = None) -> Recommendation:
@@ -77,7 +97,7 @@ def scorer_probabilities(artifact: Artifact) -> dict[Path, float]:
     assert artifact.scorer is not None
     mass, counted = artifact.scorer.mass(HISTORY), artifact.catalogue.frequency + 1
     of_item = mass.background * counted / counted.sum()
-    np.add.at(of_item, mass.items, mass.mass)
+    np.add.at(of_item, np.arange(len(of_item)) if mass.items is None else mass.items, mass.mass)
     found: dict[Path, float] = {}
     for path, share in zip(paths_of(artifact), of_item.tolist(), strict=True):
         found[path] = found.get(path, 0.0) + share
@@ -95,9 +115,11 @@ def everything(**more: Any) -> Query:
 
 @pytest.mark.parametrize("gamma", [0.25, 0.9, 1.0])
 @pytest.mark.parametrize("mixture", ["log-linear", "linear"])
+@pytest.mark.parametrize("kind", ["scored", "dense"])
 def test_over_children_scores_are_the_mixture_of_two_distributions_over_items(
-    scored: Artifact, gamma: float, mixture: Mixture
+    kind: str, gamma: float, mixture: Mixture, request: pytest.FixtureRequest
 ) -> None:
+    scored: Artifact = request.getfixturevalue(kind)
     answer = ask(scored, everything(gamma=gamma, mixture=mixture, normalise="children"))
     model, prior = model_logprobs(scored, over_children=True), scorer_probabilities(scored)
     expected = {

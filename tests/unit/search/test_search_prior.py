@@ -33,10 +33,16 @@ ROUNDING = 1e-15
 
 @st.composite
 def masses(draw: st.DrawFn, num_items: int) -> ItemMass:
-    """A background and shares of some items, some of them twice; from even ones to next to nothing."""
+    """A background and shares of some items, some of them twice, or of all; from even ones to next to nothing."""
+    background = draw(st.sampled_from([1e-6, 0.2, 3.0]))
+    if draw(st.booleans()):
+        weights = np.array([0.0, 1e-9, 0.1, 1.0, 50.0])[
+            np.random.default_rng(draw(st.integers(0, 99))).integers(0, 5, num_items)
+        ]
+        total = float(weights.sum()) + background
+        return ItemMass(background=background / total, items=None, mass=weights / total)
     items = draw(st.lists(st.integers(0, num_items - 1), max_size=8))
     weights = [draw(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 50.0])) for _ in items]
-    background = draw(st.sampled_from([1e-6, 0.2, 3.0]))
     total = sum(weights) + background
     return ItemMass(
         background=background / total, items=np.array(items, np.int64), mass=np.array(weights, np.float64) / total
@@ -52,7 +58,8 @@ def catalogues_with_mass(draw: st.DrawFn) -> tuple[PathsAndPrior, ItemMass]:
 def item_probabilities(catalogue: PathsAndPrior, mass: ItemMass) -> list[float]:
     counted = [count + 1 for count in catalogue.counts]
     shares = [mass.background * count / sum(counted) for count in counted]
-    for item, share in zip(mass.items.tolist(), mass.mass.tolist(), strict=True):
+    items = range(len(shares)) if mass.items is None else mass.items.tolist()
+    for item, share in zip(items, mass.mass.tolist(), strict=True):
         shares[item] += share
     return shares
 
