@@ -47,14 +47,19 @@ class SASRecScorer:
         if not history:
             return BACKGROUND_ALONE
         network = self.part.network
-        share = np.exp(log_softmax(item_scores(self.part, history)[-1] / network.temperature))
+        share = np.exp(log_softmax(item_scores(self.part, history, only_last=True)[0] / network.temperature))
         if not np.isfinite(share).all():
             raise ModelFault("item scorer: the scores of its network are not finite")
         return ItemMass(background=network.background, items=None, mass=(1.0 - network.background) * share)
 
 
-def item_scores(part: NetworkPart, history: Sequence[ItemIndex] | Sequence[int]) -> NDArray[np.float64]:
-    """The network's scores of all items after each of the last ``length`` items: ``(items read, num_items)``."""
+def item_scores(
+    part: NetworkPart, history: Sequence[ItemIndex] | Sequence[int], *, only_last: bool = False
+) -> NDArray[np.float64]:
+    """The network's scores of all items after each of the last ``length`` items: ``(items read, num_items)``.
+
+    With ``only_last`` it is one row, after the last item: what a request needs, and a twentieth of the products.
+    """
     tensors, network = part.tensors, part.network
     read = np.asarray(history[-network.length :], np.int64)
     hidden = tensors["item"][read] + tensors["position"][: len(read)]
@@ -67,7 +72,7 @@ def item_scores(part: NetworkPart, history: Sequence[ItemIndex] | Sequence[int])
         normed = _normed(hidden, of["norm2_weight"], of["norm2_bias"])
         inner = _gelu(normed @ of["mlp_in_weight"] + of["mlp_in_bias"])
         hidden = hidden + inner @ of["mlp_out_weight"] + of["mlp_out_bias"]
-    hidden = _normed(hidden, tensors["norm_weight"], tensors["norm_bias"])
+    hidden = _normed(hidden[-1:] if only_last else hidden, tensors["norm_weight"], tensors["norm_bias"])
     return np.asarray(hidden @ tensors["item"].T, np.float64)
 
 

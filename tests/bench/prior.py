@@ -10,6 +10,7 @@ import itertools
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,10 @@ from bench.synthetic import real_titles, synthetic_titles, zipf_counts  # noqa: 
 
 from igd_core.catalogue.trie import TokenTrie  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex, NodeId  # noqa: E402
+from igd_core.scorers.network import NetworkPart, NetworkRecord  # noqa: E402
 from igd_core.scorers.record import MIXTURES  # noqa: E402
 from igd_core.scorers.rows import SparseRows  # noqa: E402
+from igd_core.scorers.sasrec import SASRecScorer  # noqa: E402
 from igd_core.scorers.sparse import SparseScorer  # noqa: E402
 from igd_core.search.filters import LeafFilter  # noqa: E402
 from igd_core.search.prior import HistoryPriors, LeafCounts, Mixing, PriorMixer  # noqa: E402
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from igd_core.scorers.record import Mixture
 
 SIZES = (1_664, 11_758, 1_000_000)
+MOST_OF_A_NETWORK = 100_000
+NETWORK = NetworkRecord(width=64, layers=2, heads=2, length=20, temperature=1.0, background=0.05)
 BEAMS = 10
 HISTORY = 10
 FOLLOWERS = 200
@@ -56,6 +61,12 @@ def priors_of(titles: Sequence[str], rng: np.random.Generator) -> HistoryPriors:
         scorer_weight=np.ones(size * FOLLOWERS, np.float32),
     )
     return HistoryPriors(counts=counts, scorer=SparseScorer(rows=rows, decay=0.9, backoff=1.0, fingerprint=""))
+
+
+def network_of(size: int, rng: np.random.Generator) -> SASRecScorer:
+    """A network of random weights, as large as one that `igd build` trains."""
+    tensors = {name: rng.normal(0.0, 0.1, shape).astype(np.float32) for name, shape in NETWORK.shapes(size).items()}
+    return SASRecScorer(part=NetworkPart(network=NETWORK, tensors=tensors), fingerprint="")
 
 
 def asked(trie: TokenTrie, rng: np.random.Generator) -> list[NodeId]:
@@ -84,14 +95,17 @@ def main() -> None:
     """Print a line for each size and mixture."""
     source, rng = real_titles(), np.random.default_rng(0)
     for size in SIZES:
-        priors = priors_of(synthetic_titles(source, n=size), rng)
-        for mixture in MIXTURES:
+        sparse = priors_of(synthetic_titles(source, n=size), rng)
+        kinds = {"sparse": sparse}
+        if size <= MOST_OF_A_NETWORK:
+            kinds["sasrec"] = replace(sparse, scorer=network_of(size, rng))
+        for (kind, priors), mixture in itertools.product(kinds.items(), MIXTURES):
             made, mixed, nodes = (
                 statistics.median(each) for each in zip(*(cost(priors, mixture, rng) for _ in range(RUNS)), strict=True)
             )
             share = 100 * (made + mixed) / RECOMMENDATION_S
             print(  # noqa: T201
-                f"{size:>9,} items, {mixture:<10}: prior {1e6 * made:5.0f} us, "
+                f"{size:>9,} items, {kind}, {mixture:<10}: prior {1e6 * made:5.0f} us, "
                 f"{nodes:.0f} nodes {1e6 * mixed:5.0f} us: {share:.2f} % of {RECOMMENDATION_S} s"
             )
 

@@ -49,6 +49,7 @@ def test_scores_are_those_of_the_torch_module(trained: SASRec, part: NetworkPart
     found = item_scores(part, history)
     assert found.shape == (min(length, SETTINGS.length), NUM_ITEMS)
     assert found[-1] == pytest.approx(trained.scores([history])[0], rel=1e-5, abs=1e-5)
+    assert item_scores(part, history, only_last=True)[0] == pytest.approx(found[-1], rel=1e-6, abs=1e-6)
     first = history[-SETTINGS.length :][:1]
     assert found[0] == pytest.approx(trained.scores([first])[0], rel=1e-5, abs=1e-5)  # no look at later items
 
