@@ -36,11 +36,10 @@ def masses(draw: st.DrawFn, num_items: int) -> ItemMass:
     """A background and shares of some items, some of them twice, or of all; from even ones to next to nothing."""
     background = draw(st.sampled_from([1e-6, 0.2, 3.0]))
     if draw(st.booleans()):
-        weights = np.array([0.0, 1e-9, 0.1, 1.0, 50.0])[
-            np.random.default_rng(draw(st.integers(0, 99))).integers(0, 5, num_items)
-        ]
-        total = float(weights.sum()) + background
-        return ItemMass(background=background / total, items=None, mass=weights / total)
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        of_all = rng.choice([0.0, 1e-9, 0.1, 1.0, 50.0], num_items)
+        total = float(of_all.sum()) + background
+        return ItemMass(background=background / total, items=None, mass=of_all / total)
     items = draw(st.lists(st.integers(0, num_items - 1), max_size=8))
     weights = [draw(st.sampled_from([0.0, 1e-9, 0.1, 1.0, 50.0])) for _ in items]
     total = sum(weights) + background
