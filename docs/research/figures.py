@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from docs.research import mixtures
 from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compared, family_drawn
 from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
 from igd_core.evaluation.bootstrap import Interval, Resampling
@@ -306,6 +307,57 @@ def _demo_row(method: str) -> list[str]:
     return [*hits, between(demo_drawn().value(method)), *less]
 
 
+def mixed() -> str:
+    """Video Games: transitions mixed into a model's search."""
+    found, validated, chosen = mixtures.mixed(), mixtures.validated(), mixtures.chosen()
+    labels = {mixtures.CHILDREN: "gamma 0: the model alone", chosen: f"**gamma {_gamma(chosen)}, chosen**"}
+    labels |= DEMO_BASELINES
+    less = (mixtures.CHILDREN, "scorer", *DEMO_LESS)
+    rows = []
+    for name in (chosen, mixtures.CHILDREN, "scorer", *DEMO_LESS):
+        gained = ["" if name == each else effect(found.less(name, each)) for each in less]
+        valid = plain(validated[name]) if name in validated else ""
+        rows.append([labels[name], valid, between(found.value(name)), *gained])
+    head = ["less the model alone", *(f"less {DEMO_BASELINES[each]}" for each in less[1:])]
+    return table(["", "on validation rows", "NDCG@10", *head], rows)
+
+
+def mixture() -> str:
+    """The claims about a prior in the tree and about the loss over children."""
+    found, chosen = mixtures.mixed(), mixtures.chosen()
+    others = {mixtures.CHILDREN: "the model alone", **DEMO_BASELINES}
+    rows: list[list[str]] = []
+    for name in ("transitions", "scorer", mixtures.CHILDREN, "sasrec"):
+        gained = found.less(chosen, name)
+        first = "" if rows else f"**A model with transitions mixed in**, gamma {_gamma(chosen)}, is better than"
+        rows.append([first, f"{others[name]}, VG 2,000", effect(gained), "1", verdict(gained, seeds=1)])
+    for place, (name, (_, _, both)) in enumerate(mixtures.losses().items()):
+        gained = both.less("children", "vocabulary")
+        first = "" if place else "**The loss over children** less that over the vocabulary, each scored as tuned"
+        rows.append([first, f"small Llama, {name}", effect(gained), "1 and 3", verdict(gained, seeds=1)])
+    return table(["claim", "than, or where", "effect (interval)", "seeds", "verdict"], rows)
+
+
+def gammas() -> str:
+    """Video Games, validation rows: NDCG@10 by gamma."""
+    found = {_gamma(name): value for name, value in mixtures.validated().items() if name != "scorer"}
+    found = dict(sorted(found.items(), key=lambda held: float(held[0])))
+    head = ["gamma", *found, "the scorer alone"]
+    return table(head, [["NDCG@10", *map(plain, found.values()), plain(mixtures.validated()["scorer"])]])
+
+
+def losses() -> str:
+    """One seed tuned over children, less three over the vocabulary."""
+    rows = []
+    for name, (children, seeds, found) in mixtures.losses().items():
+        rows.append([name, plain(children), _by_seed(seeds), effect(found.less("children", "vocabulary"))])
+    return table(["NDCG@10, alpha 0", "over children, seed 0", "over the vocabulary, by seed", "difference"], rows)
+
+
+def _gamma(name: str) -> str:
+    return name.partition(" gamma=")[2].partition(" ")[0] or "0"
+
+
 def drawing() -> str:
     """One effect, drawn over rows and over titles; and SmolLM2 less the small Llama on the rows that both ranked."""
     family = FAMILIES["small-vg"]
@@ -357,6 +409,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights": weights,
     "adapter": adapter,
     "demo": demo,
+    "mixed": mixed,
+    "mixture": mixture,
+    "gammas": gammas,
+    "losses": losses,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},

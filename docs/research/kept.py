@@ -39,6 +39,8 @@ SETTINGS = {
     "alpha 0, decisions alone": ALONE,
     "alpha 0.2, decisions alone": "alpha=0.2 lp=0 beams=10 forced=0",
 }
+WHOLE = ("demo-", "mixed-")
+"""Begin the names of evaluations that are kept with every method."""
 BASELINES = ("sasrec", "transitions", "itemknn", "repeat", "popular")
 _NDCG = Question(draw="targets")
 
@@ -70,7 +72,7 @@ def keep(every: Mapping[str, RankedRun]) -> None:
     index = {}
     for name, run in sorted(every.items()):
         known = {*SETTINGS.values(), *BASELINES}
-        shown = [each for each in run.methods if each.name in known or name.startswith("demo-")]
+        shown = [each for each in run.methods if each.name in known or name.startswith(WHOLE)]
         said = [{"name": m.name, "seen": m.seen, "known_as": m.known_as, "depth": m.depth} for m in shown]
         index[name] = {"identity": dict(run.identity), "methods": said}
         arrays[name] = np.stack([each.titles for each in shown]).astype(np.uint8)
