@@ -206,16 +206,21 @@ def build_options(recipe: Recipe) -> BuildOptions:
     said = _checked(BuildOptions, {"name": recipe.name, **recipe.build}, "build")
     if said.get("scorer") is not None:
         said["scorer"] = ScorerOptions(**_checked(ScorerOptions, said["scorer"], "build.scorer"))
-        said["scorer"].record(0)  # raises if a value is out of range
+        said["scorer"].check()
     return BuildOptions(**said)
 
 
 def _checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """``values`` for the dataclass ``kind``, checked by name and type; whole numbers of a real field become real."""
-    hints = get_type_hints(kind, localns={"ScorerOptions": Mapping[str, Any]})
+    hints = get_type_hints(kind, localns={"ScorerOptions": Mapping[str, Any], "Maker": type(None)})
+    hints.pop("maker", None)  # an object, which no file holds: kinds that need one are refused
     if kind is ScorerOptions:  # a yaml file has lists where gamma by the length of the history has tuples
         hints["gamma"] = Annotated[Any, BeforeValidator(checked_gamma)]
-    known = {part.name: (hints[part.name], ... if part.default is MISSING else part.default) for part in fields(kind)}
+    known = {
+        part.name: (hints[part.name], ... if part.default is MISSING else part.default)
+        for part in fields(kind)
+        if part.name in hints
+    }
     settings = create_model(kind.__name__, __base__=CheckedSettings, **known)  # type: ignore[call-overload]
     read = settings.read(values, where=where)
     return {name: getattr(read, name) for name in values}
