@@ -11,7 +11,7 @@ from docs.research.kept import D3, Drawn, runs, values
 CHILDREN = f"{D3} normalise=children"
 SEEDS = "012"
 """Of the models tuned over the vocabulary, on the same rows."""
-MODELS = {"Video Games": ("mixed-vg-test", "small-vg"), "ML-100K": ("demo-ml-test", "small-ml")}
+MODELS = {"Video Games": ("mixed-vg-test", "small-vg"), "ML-100K": ("mixed-ml-test", "small-ml")}
 """For each set the evaluation of a model tuned over children, and the family of those tuned over the vocabulary."""
 
 
