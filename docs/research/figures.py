@@ -267,7 +267,7 @@ def demo_runs() -> tuple[RankedRun, RankedRun]:
 def demo_value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = None) -> NDArray[np.float64]:
     """The metric of each row."""
     test, base = demo_runs()
-    held = run or (base if method in {each.name for each in base.methods} else test)
+    held = run or (test if method in {each.name for each in test.methods} else base)
     return values(held, method, Question(metric=metric))
 
 
