@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, SPECIAL, gemma, llama, tokenizer_of, unigram, wordpiece
 
@@ -70,10 +70,14 @@ def test_the_texts_of_tokens_join_to_the_title_and_none_is_a_control_token(
 
 @every_kind
 @settings(max_examples=15)
+@example(title="A")
 @given(title=TITLES)
 def test_a_path_of_another_text_is_decoded_and_nothing_of_it_is_lost(kind: str, title: str) -> None:
     tokenizer = made(kind)
-    path = path_of(tokenizer.encode_paths([title], max_tokens=400, tolerant=True), 0)
+    paths = tokenizer.encode_paths([title, "another"], max_tokens=400, tolerant=True)
+    path, other = path_of(paths, 0), path_of(paths, 1)
+    spelled = len(path) - len(tokenizer._newline) - 1
+    assume(path[:spelled] != other[:spelled])  # where case is lost, "A" is what is left of "another" cut to fit
     texts = tokenizer.token_texts("another", path)
     assert "".join(texts) == tokenizer.text(path)
     assert len(texts) == len(path)
