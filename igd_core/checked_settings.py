@@ -11,7 +11,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -30,14 +30,18 @@ class Flag:
     """How a field stands on the command line, where its type does not say it; a part of the field's ``Annotated``.
 
     Attributes:
+        name: of the flag and in a file, where it is not the field's: ``scorer_entries`` for ``most``.
         metavar: stands for the value in the help.
         repeated: the flag may be given more than once; the field gets a list of texts.
         shows_default: whether the help ends with it.
+        exists: whether there is a flag at all; some fields only code sets.
     """
 
+    name: str | None = None
     metavar: str | None = None
     repeated: bool = False
     shows_default: bool = True
+    exists: bool = True
 
 
 def comma_separated(value: object) -> object:
@@ -82,7 +86,7 @@ class CheckedSettings(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """Check ``values`` by name, as a file or flags give them; ``where`` is what a message calls the whole.
+        """Check ``values`` by name, as a file or flags give them; ``where`` says in a message what the whole is.
 
         Raises:
             InputError: an unknown name, or a value of another type or out of range; one line that names both.
@@ -90,7 +94,8 @@ class CheckedSettings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise InputError(_complaint(cls, dict(error.errors()[0]), where)) from None
+            told = _complaint(cls, dict(error.errors()[0]))
+            raise InputError(f"{where}: {told}" if where else told) from None
 
     @classmethod
     def complaint(cls, values: Mapping[str, Any]) -> str | None:
@@ -99,7 +104,7 @@ class CheckedSettings(BaseModel):
             cls.model_validate(dict(values))
         except ValidationError as error:
             found = (dict(each) for each in error.errors() if each["loc"] and each["type"] != "missing")
-            return next((_complaint(cls, each, "", joint="_") for each in found), None)
+            return next((_complaint(cls, each, joint="_") for each in found), None)
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +126,7 @@ class Setting:
         info: the field as pydantic has it.
         kind: its type, without ``Annotated`` and without ``None``.
         flag: how it stands on the command line.
+        required: whether a value is needed whatever else is set.
         bounds: what ``Field`` says of a number: ``ge``, ``gt``, ``le``, ``lt``.
     """
 
@@ -128,12 +134,13 @@ class Setting:
     info: FieldInfo
     kind: Any
     flag: Flag
+    required: bool = False
     bounds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Of the flag's value and in a file: ``lora_rank``."""
-        return "_".join(self.path)
+        return self.flag.name or "_".join(self.path)
 
     @property
     def choices(self) -> tuple[str, ...] | None:
@@ -165,12 +172,13 @@ class Setting:
 
 
 def settings_in(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Every field of ``model``, in its order; fields of models within it in that one's place."""
+    """Every field of ``model`` with a flag, in its order; fields of models within it in that one's place."""
     for name, info in model.model_fields.items():
         setting = _setting((*path, name), info)
         if isinstance(setting.kind, type) and issubclass(setting.kind, BaseModel):
-            yield from settings_in(setting.kind, setting.path)
-        else:
+            for within in settings_in(setting.kind, setting.path):
+                yield replace(within, required=within.required and setting.required)
+        elif setting.flag.exists:
             yield setting
 
 
@@ -181,12 +189,12 @@ def _setting(path: tuple[str, ...], info: FieldInfo) -> Setting:
             kind, *more = typing.get_args(kind)
             metadata += [part for at in more for part in (at.metadata if isinstance(at, FieldInfo) else [at])]
         elif typing.get_origin(kind) in (types.UnionType, typing.Union):
-            (kind,) = (one for one in typing.get_args(kind) if one is not types.NoneType)
+            kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)  # the one that a flag takes
         else:
             break
     bounds = {name: getattr(at, name) for at in metadata for name in ("ge", "gt", "le", "lt") if hasattr(at, name)}
     flag = next((at for at in reversed(metadata) if isinstance(at, Flag)), Flag())
-    return Setting(path=path, info=info, kind=kind, flag=flag, bounds=bounds)
+    return Setting(path=path, info=info, kind=kind, flag=flag, required=info.is_required(), bounds=bounds)
 
 
 def no_such_setting(name: str, known: Iterable[str]) -> str:
@@ -195,20 +203,20 @@ def no_such_setting(name: str, known: Iterable[str]) -> str:
     return f"there is no setting {name!r}" + (f"; is {near[0]!r} meant?" if near else "")
 
 
-def _complaint(model: type[BaseModel], found: Mapping[str, Any], where: str, joint: str = ".") -> str:
+def _complaint(model: type[BaseModel], found: Mapping[str, Any], joint: str = ".") -> str:
     """One line on what pydantic found: the name, the value and what is needed."""
     path = tuple(part for part in found["loc"] if isinstance(part, str))  # without places in lists
-    name, known = joint.join(path), {setting.path: setting for setting in settings_in(model)}
+    known = {setting.path: setting for setting in settings_in(model)}
+    setting, inside = known.get(path), joint.join(path[:-1])
     if found["type"] == "extra_forbidden":
-        inside = joint.join(path[:-1]) or where
         said = no_such_setting(path[-1], (at[-1] for at in known if at[:-1] == path[:-1]))
         return f"{inside}: {said}" if inside else said
+    name = setting.name if setting and joint == "_" else joint.join(path)
     if found["type"] == "value_error":
         said = str(found["ctx"]["error"])
         return said if said.partition(":")[0].startswith(name) else f"{name}: {said}"
     if found["type"] == "missing":
         return f"{name}: is needed"
-    setting = known.get(path)
     return f"{name}: {_misfit((setting.element or setting) if setting else None, found)}"
 
 

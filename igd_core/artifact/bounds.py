@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from igd_core.datasets.parquet_pages import PageFault, check_pages
 from igd_core.errors import ArtifactError
 from igd_core.scorers.network import MAX_ITEMS
-from igd_core.scorers.rows import MAX_ENTRIES
+from igd_core.scorers.options import MAX_ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

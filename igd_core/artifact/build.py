@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,64 +11,23 @@ from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
 from igd_core.artifact.manifest import Manifest
-from igd_core.artifact.spelling import OnUnspellable, SpelledCatalogue, spell_catalogue
+from igd_core.artifact.spelling import SpelledCatalogue, spell_catalogue
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of, node_entropy
 from igd_core.catalogue.items import prior
-from igd_core.catalogue.prompts import DEFAULT_BULLET, DEFAULT_INSTRUCTION, PromptTemplate
+from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.trie import TokenTrie
-from igd_core.errors import CatalogueError
+from igd_core.scorers.record import ScorerRecord, check_options, make_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from igd_core.artifact.options import BuildOptions
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import TitleTokenizer
-    from igd_core.scorers.record import ScorerOptions, ScorerPart
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildOptions:
-    """Choices that become part of the artifact.
-
-    Attributes:
-        name: the catalogue's name.
-        model_id: the checkpoint it is meant for, if any.
-        alpha: default decoding weight, 0..1.
-        smoothing: interactions added to every item's count, >= 0.
-        max_path_tokens: longest path; longer texts are cut.
-        allow_added_tokens: paths may hold a checkpoint's own added tokens (semantic IDs).
-        on_unspellable: what becomes of an item whose text the tokenizer cannot spell (`spell_catalogue`).
-        path_column: the column that the texts come from.
-        instruction: text before the history.
-        bullet: text in front of each line, the one to be written included (`igd_core.catalogue.prompts`).
-        suffix: text after the history.
-        max_history: most items a prompt shows.
-        scorer: of the item scorer that is to be counted; None for none.
-        drop_block: items that leave the prompt at once (`PromptTemplate`); None for half of ``max_history``.
-    """
-
-    name: str = "catalogue"
-    model_id: str = ""
-    alpha: float = 0.2
-    smoothing: float = 0.0
-    max_path_tokens: int = 72
-    allow_added_tokens: bool = False
-    on_unspellable: OnUnspellable = "error"
-    path_column: str = "title"
-    instruction: str = field(default=DEFAULT_INSTRUCTION)
-    bullet: str = DEFAULT_BULLET
-    suffix: str = ""
-    max_history: int = 10
-    drop_block: int | None = None
-    scorer: ScorerOptions | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha <= 1.0:
-            raise CatalogueError(f"alpha is {self.alpha}; it must lie in 0..1")
-        if not 3 <= self.max_path_tokens <= 512:
-            raise CatalogueError(f"max_path_tokens is {self.max_path_tokens}; it must lie in 3..512")
+    from igd_core.scorers.options import ScorerOptions
+    from igd_core.scorers.record import ScorerPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +70,7 @@ def build_reported(
 ) -> Built:
     """As `build_artifact`, and report the texts that the tokenizer could not spell."""
     if options.scorer is not None:
-        options.scorer.check()  # raises if a setting is out of range, before the titles are tokenised
+        check_options(options.scorer)  # raises before the titles are tokenised
     prior(catalogue.frequency, options.smoothing)  # raises if nothing was ever chosen, before the titles are tokenised
     spelled = spell_catalogue(
         catalogue,
@@ -134,7 +93,7 @@ def _counted(
         kept = np.setdiff1d(np.arange(before), np.array(sorted(left_out)))
         row[kept] = np.arange(len(kept))
         sequences = [mapped[mapped >= 0] for mapped in (row[each] for each in sequences)]
-    return options.make(spelled.catalogue, sequences)
+    return make_part(options, spelled.catalogue, sequences)
 
 
 def _assembled(
@@ -173,6 +132,6 @@ def _assembled(
             truncated=paths.truncated,
         ),
         parts={name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()},
-        scorer=None if options.scorer is None or scorer is None else options.scorer.record_of(scorer),
+        scorer=None if options.scorer is None or scorer is None else ScorerRecord.of_part(options.scorer, scorer),
     )
     return Artifact.assemble(manifest, catalogue, trie, gains, scorer)

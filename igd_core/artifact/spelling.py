@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from igd_core.catalogue.semantic_ids import are_semantic_ids, require_codes
 from igd_core.catalogue.transliteration import written_otherwise
@@ -12,10 +12,10 @@ from igd_core.errors import CatalogueError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from igd_core.artifact.options import OnUnspellable
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault, TitleTokenizer, TokenPaths
 
-OnUnspellable: TypeAlias = Literal["error", "skip", "spell"]
 _ROUNDS = 8
 _SHOWN = 5
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.artifact import BuildOptions, build_artifact
+from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from igd_core.catalogue.tokenization import TitleTokenizer
 
 HISTORY_ITEMS = 10
-DATASETS = ("ml-100k", "video_games")
-VIDEO_GAMES_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "video_games"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.catalogue.trie import TokenTrie
 
-DEFAULT_INSTRUCTION = "Titles that one person chose, oldest first, one per line:\n"
-DEFAULT_BULLET = "-"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
@@ -62,8 +59,8 @@ class PromptTemplate:
     def from_text(
         tokenizer: TitleTokenizer,
         *,
-        instruction: str = DEFAULT_INSTRUCTION,
-        bullet: str = DEFAULT_BULLET,
+        instruction: str = "",
+        bullet: str = "",
         suffix: str = "",
         max_history: int = 10,
         drop_block: int | None = None,

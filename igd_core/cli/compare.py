@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from igd_core.cli.numbers import resamples, seed
+from pydantic import Field
+
+from igd_core.checked_settings import Flag, Listed
+from igd_core.cli.flags import add_flags, read
+from igd_core.cli.intervals import IntervalFlags
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
+    import argparse
+
     from igd_core.evaluation.compare import Trial
+
+
+class CompareFlags(IntervalFlags):
+    """How checkpoints are compared, and by what."""
+
+    metric: Annotated[str, Flag(metavar="HR@K|NDCG@K")] = Field(default="NDCG@10", description="what is compared")
+    seen: Literal["allowed", "excluded"] = Field(
+        default="allowed", description="whether items of the history may come back"
+    )
+    among: Annotated[Listed[str], Flag(metavar="SETTING", repeated=True)] = Field(
+        default=(), description="choose from these (default: D3 and IGD)"
+    )
+    together: bool = Field(
+        default=False, description="choose one setting for all seeds of a name (default: one for each)"
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,22 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar=("NAME", "TEST"),
         help="a method of an `igd evaluate` run on the same test rows to compare each NAME with: popular, sasrec...",
     )
-    parser.add_argument("--metric", default="NDCG@10", metavar="HR@K|NDCG@K", help="default: %(default)s")
-    parser.add_argument("--seen", choices=("allowed", "excluded"), default="allowed", help="default: %(default)s")
-    parser.add_argument(
-        "--among", action="append", default=[], metavar="SETTING", help="choose from these (default: D3 and IGD)"
-    )
-    parser.add_argument(
-        "--together", action="store_true", help="choose one setting for all seeds of a name (default: one for each)"
-    )
-    parser.add_argument(
-        "--draw",
-        choices=("rows", "targets"),
-        default="rows",
-        help="what the intervals draw: test rows, or the titles they ask for with all their rows (default: rows)",
-    )
-    parser.add_argument("--resamples", type=resamples(), default=2000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--seed", type=seed(), default=0, help="of the bootstrap (default: %(default)s)")
+    add_flags(parser, CompareFlags)
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
 
@@ -63,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.evaluation.compare import Question, Trial, compare, pair, table
     from igd_core.evaluation.ranks import read_ranks
 
+    asked = read(args, CompareFlags)
     question = Question(
-        metric=args.metric, seen=args.seen, among=tuple(args.among), together=args.together, draw=args.draw
+        metric=asked.metric, seen=asked.seen, among=asked.among, together=asked.together, draw=asked.draw
     )
     trials: dict[str, list[Trial]] = {}
     for name, valid, test in args.trial:
@@ -74,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     if len(baselines) < len(args.baseline):
         raise InputError(f"baseline: named twice ({', '.join(name for name, _ in args.baseline)})")
     paired = pair(trials, baselines)
-    results = compare(paired, question, Resampling(resamples=args.resamples, seed=args.seed))
+    results = compare(paired, question, Resampling(resamples=asked.resamples, seed=asked.seed))
     if args.json:
-        told = {"metric": args.metric, "seen": args.seen, "draw": args.draw, "shared_rows": dict(paired.shared)}
+        told = {"metric": asked.metric, "seen": asked.seen, "draw": asked.draw, "shared_rows": dict(paired.shared)}
         print(json.dumps({**told, "names": [asdict(result) for result in results]}))
     else:
         print(table(results, question, paired))

@@ -25,6 +25,9 @@ def vllm_options(value: object) -> object:
 
 VLLMTuning = Annotated[Mapping[str, Any], BeforeValidator(vllm_options), Flag(metavar="JSON")]
 
+Concurrency = Annotated[int, Field(ge=1, le=4096)]
+"""Recommendations at once."""
+
 
 class EngineFlags(CheckedSettings):
     """Which checkpoint, on which engine, and how."""

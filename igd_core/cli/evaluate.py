@@ -13,14 +13,15 @@ from pydantic import Field
 
 from igd_core.checked_settings import Count, Directory, File, Flag, Seed, Several, Share, Words
 from igd_core.cli.config_files import add_config_flags, print_config
-from igd_core.cli.engine import EngineFlags
+from igd_core.cli.engine import Concurrency, EngineFlags
 from igd_core.cli.flags import add_flags, read
-from igd_core.cli.numbers import Beams, Concurrency, LengthPenalty, Resamples, Temperature
+from igd_core.cli.intervals import IntervalFlags
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
 from igd_core.models import igd_home
 from igd_core.scorers.gamma_file import ChosenGamma, read_gamma
-from igd_core.scorers.record import MIXTURES, Mixture
+from igd_core.scorers.options import MIXTURES, Mixture
+from igd_core.search.limits import Beams, LengthPenalty, Temperature
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ CutOff = Annotated[int, Field(ge=1, le=10_000)]
 """Of a list: each row of an evaluation takes room for it."""
 
 
-class EvaluateFlags(EngineFlags):
+class EvaluateFlags(EngineFlags, IntervalFlags):
     """What is evaluated, on what, and how it is summed up."""
 
     model: Annotated[str, Flag(metavar="DIR")] | None = Field(
@@ -75,10 +76,6 @@ class EvaluateFlags(EngineFlags):
     reference: Annotated[str, Flag(metavar="NAME")] | None = Field(
         default=None, description="what others are compared with (default: alpha 0)"
     )
-    draw: Literal["rows", "targets"] = Field(
-        default="rows", description="what the intervals draw: rows, or the titles they ask for with all their rows"
-    )
-    resamples: Resamples = Field(default=2000, description="of the bootstrap")
     shard: Annotated[str, Flag(metavar="I/N")] = Field(
         default="1/1", description="decode every N-th row, from the I-th on"
     )

@@ -29,7 +29,7 @@ def add_flags(parser: argparse._ActionsContainer, model: type[BaseModel], *, req
             "--" + setting.name.replace("_", "-"),
             dest=setting.name,
             default=argparse.SUPPRESS,
-            required=required and setting.info.is_required(),
+            required=required and setting.required,
             help=_help(setting),
             **_kind(setting),
         )
@@ -40,10 +40,16 @@ def given_as_flags(args: argparse.Namespace, model: type[BaseModel]) -> dict[str
     return {each.name: getattr(args, each.name) for each in settings_in(model) if hasattr(args, each.name)}
 
 
+def given_by_name(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The settings that the flags name, or else the file of ``--config``, by the flags' names."""
+    in_file: dict[str, Any] = getattr(args, IN_FILE, {})
+    known = {each.name for each in settings_in(model)}
+    return {name: value for name, value in in_file.items() if name in known} | given_as_flags(args, model)
+
+
 def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
-    """The settings that the flags name, or else the file of ``--config``, nested as the model is."""
-    said = {**getattr(args, IN_FILE, {}), **given_as_flags(args, model)}
-    values: dict[str, Any] = {}
+    """The same, nested as the model is."""
+    said, values = given_by_name(args, model), dict[str, Any]()
     for setting in settings_in(model):
         if setting.name in said:
             put(values, setting.path, said[setting.name])
@@ -72,9 +78,10 @@ def _kind(setting: Setting) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if setting.choices:
         return {"choices": setting.choices}
-    if setting.flag.repeated:
-        return {"action": "append", "metavar": setting.flag.metavar}
     element = setting.element
+    if setting.flag.repeated:
+        choices = element.choices if element else None
+        return {"action": "append", "metavar": setting.flag.metavar, "choices": choices}
     number = (element or setting).range
     if number is None:
         return {"metavar": setting.flag.metavar}
@@ -85,7 +92,7 @@ def _kind(setting: Setting) -> dict[str, Any]:
 def _help(setting: Setting) -> str:
     words, default = (setting.info.description or "").replace("``", "`"), setting.info.get_default()
     is_nothing = default is None or default is False or default in ((), {})
-    if setting.info.is_required() or is_nothing or not setting.flag.shows_default:
+    if setting.required or is_nothing or not setting.flag.shows_default:
         return words.replace("%", "%%")
     shown = f"default: {_shown(default)}"
     return (f"{words} ({shown})" if words else shown).replace("%", "%%")

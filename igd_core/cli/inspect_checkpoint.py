@@ -7,75 +7,80 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from igd_core.artifact import Artifact, load_artifact
-from igd_core.cli.numbers import Whole, alpha, beams, seed
+from pydantic import Field
+
+from igd_core.checked_settings import CheckedSettings, Count, File, Flag, Listed, Seed, Share
+from igd_core.cli.flags import add_flags
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
-from igd_core.datasets.sources import opened
 from igd_core.errors import InputError
-from igd_core.search.normalisation import NORMALISATIONS, Normalisation
+from igd_core.search.limits import Beams
+from igd_core.search.normalisation import Normalisation, Normalise
 
 if TYPE_CHECKING:
     import argparse
 
+    from igd_core.artifact import Artifact
     from igd_core.evaluation.bootstrap import Interval
     from igd_core.evaluation.inspection_tokens import AlphaEffect, TokenBias
     from igd_core.evaluation.rows import EvaluationRows
 
 
+class CheckpointFlags(CheckedSettings):
+    """Which checkpoints, and on what."""
+
+    checkpoint: Annotated[Listed[str], Flag(metavar="DIR", repeated=True)] = Field(
+        default=(), description="repeatable: before, after"
+    )
+    rows: File | None = Field(default=None, description="history_item_ids and item_id (the target) a row")
+    limit: Count = Field(default=200, description="random rows")
+    seed: Seed = Field(default=0, description="of the sample and the intervals")
+    alpha: Share | None = Field(default=None, description="compared with 0 (default: the artifact's)")
+    beams: Beams = Field(default=10, description="width of the search")
+    normalise: Normalise | None = Field(
+        default=None,
+        description="over what scores and losses are normalised (default: what each checkpoint was tuned for)",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
+
+
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `run_checkpoints` reads."""
+    """Add the flags, and those of reading rows."""
     group = parser.add_argument_group("checkpoints", "how models treat zero-IG tokens; needs --rows")
-    group.add_argument("--checkpoint", action="append", default=[], metavar="DIR", help="repeatable: before, after")
-    group.add_argument("--rows", type=Path, metavar="FILE", help="history_item_ids and item_id (the target) a row")
-    group.add_argument(
-        "--limit", type=Whole("limit", least=1), default=200, metavar="N", help="random rows (default: %(default)s)"
-    )
-    group.add_argument("--seed", type=seed(), default=0)
-    group.add_argument("--alpha", type=alpha(), help="compared with 0 (default: the artifact's)")
-    group.add_argument("--beams", type=beams(), default=10)
-    group.add_argument(
-        "--normalise",
-        choices=NORMALISATIONS,
-        help="over what scores and losses are normalised (default: what each checkpoint was tuned for)",
-    )
-    group.add_argument("--device", default="auto")
-    group.add_argument("--dtype", default="auto")
+    add_flags(group, CheckpointFlags)
     add_reading_arguments(parser)
 
 
-def run_checkpoints(args: argparse.Namespace) -> int:
-    """Score targets and decode with each checkpoint, print, draw."""
-    from igd_core.evaluation.methods import decoding_settings
+def run_checkpoints(args: argparse.Namespace, folder: Path, asked: CheckpointFlags, plot: Path | None) -> int:
+    """Score targets and decode with each checkpoint of the artifact in ``folder``, print, draw."""
+    from igd_core.artifact import load_artifact
+    from igd_core.datasets.sources import opened
     from igd_core.evaluation.report import without_nan
     from igd_core.evaluation.rows import read_rows
 
-    if args.rows is None:
+    if asked.rows is None:
         raise InputError("--checkpoint needs held-out rows: --rows FILE")
-    names = [Path(each).name for each in args.checkpoint]
+    names = [Path(each).name for each in asked.checkpoint]
     if len(set(names)) < len(names):
-        names = [str(each) for each in args.checkpoint]
+        names = [str(each) for each in asked.checkpoint]
     if len(set(names)) < len(names):
-        raise InputError(f"--checkpoint {args.checkpoint[-1]}: given twice")
-    artifact = load_artifact(args.artifact)
-    alpha = artifact.manifest.alpha if args.alpha is None else args.alpha
-    decoding_settings(
-        alphas=[alpha], length_penalties=[0.0], beams=[args.beams], seen=["allowed"]
-    )  # refuses bad values
+        raise InputError(f"--checkpoint {asked.checkpoint[-1]}: given twice")
+    artifact = load_artifact(folder)
     reading = reading_of(args, unknown="miss counts them as misses")
-    with opened([args.rows]) as (rows_file,):
-        rows = read_rows(rows_file, artifact, limit=args.limit, seed=args.seed, on_unknown="miss", reading=reading)
+    with opened([asked.rows]) as (rows_file,):
+        rows = read_rows(rows_file, artifact, limit=asked.limit, seed=asked.seed, on_unknown="miss", reading=reading)
     tell(rows.notes)
     biases: dict[str, TokenBias] = {}
     effects: dict[str, AlphaEffect] = {}
     shortened: dict[str, int] = {}
-    for name, directory in zip(names, args.checkpoint, strict=True):
-        biases[name], effects[name], shortened[name] = _inspect(args, artifact, rows, directory, alpha)
-    if args.plot is not None:
+    for name, directory in zip(names, asked.checkpoint, strict=True):
+        biases[name], effects[name], shortened[name] = _inspect(asked, artifact, rows, directory)
+    if plot is not None:
         from igd_core.evaluation.inspection_tokens_plot import draw_token_bias
 
-        draw_token_bias(biases, effects, args.plot)
+        draw_token_bias(biases, effects, plot)
     if args.json:
         checkpoints = {
             name: {
@@ -95,7 +100,7 @@ def run_checkpoints(args: argparse.Namespace) -> int:
 
 
 def _inspect(
-    args: argparse.Namespace, artifact: Artifact, rows: EvaluationRows, directory: str, alpha: float
+    asked: CheckpointFlags, artifact: Artifact, rows: EvaluationRows, directory: str
 ) -> tuple[TokenBias, AlphaEffect, int]:
     from igd_core.engines.embedded.checkpoint import context_tokens, load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine
@@ -105,10 +110,11 @@ def _inspect(
     from igd_core.evaluation.methods import DecodingSetting
 
     prompt = read_tuned_prompt(resolve_checkpoint(directory))
-    scored = (Normalisation() if prompt is None else prompt.scored).settled(args.normalise, None)
-    setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=args.beams, seen="allowed", scored=scored)
-    checkpoint = load_checkpoint(directory, device=args.device, dtype=args.dtype)
-    resampling = Resampling(seed=args.seed)
+    scored = (Normalisation() if prompt is None else prompt.scored).settled(asked.normalise, None)
+    alpha = artifact.manifest.alpha if asked.alpha is None else asked.alpha
+    setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=asked.beams, seen="allowed", scored=scored)
+    checkpoint = load_checkpoint(directory, device=asked.device, dtype=asked.dtype)
+    resampling = Resampling(seed=asked.seed)
 
     async def both() -> tuple[TokenBias, AlphaEffect]:
         engine = TreeEngine(checkpoint)

@@ -9,10 +9,13 @@ import os
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from igd_core.artifact import Manifest
-from igd_core.cli.numbers import Whole
+from igd_core.checked_settings import CheckedSettings, Count, Flag
+from igd_core.cli.flags import add_flags, read
 from igd_core.errors import InputError
 from igd_core.store.base import Store, StoreOptions
 from igd_core.store.bundles import MANIFEST
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
     from igd_core.store.trials import Trial
 
 _TIMEOUT_S = 10.0
+
+
+class PruneFlags(CheckedSettings):
+    """What `igd prune` leaves."""
+
+    catalogue: Annotated[str, Flag(metavar="NAME")] = Field(description="whose versions")
+    keep: Count = Field(default=5, description="newest ones, 1 or more")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,14 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     allow.set_defaults(run=_run(_allow))
 
     prune = subparsers.add_parser("prune", parents=[shared], help="delete old versions that nobody serves")
-    prune.add_argument("--catalogue", required=True, metavar="NAME")
-    prune.add_argument(
-        "--keep",
-        type=Whole("keep", least=1),
-        default=5,
-        metavar="N",
-        help="newest ones, 1 or more (default: %(default)s)",
-    )
+    add_flags(prune, PruneFlags)
     prune.set_defaults(run=_run(_prune))
 
 
@@ -136,9 +139,10 @@ async def _allow(store: Store, args: argparse.Namespace) -> None:
 
 
 async def _prune(store: Store, args: argparse.Namespace) -> None:
-    deleted = await store.prune(args.catalogue, keep=args.keep)
-    kept = [stored.version for stored in await store.versions(args.catalogue)]
-    await _report(store, args.catalogue, {"deleted": list(deleted), "kept": kept}, as_json=args.json)
+    asked = read(args, PruneFlags)
+    deleted = await store.prune(asked.catalogue, keep=asked.keep)
+    kept = [stored.version for stored in await store.versions(asked.catalogue)]
+    await _report(store, asked.catalogue, {"deleted": list(deleted), "kept": kept}, as_json=args.json)
 
 
 async def _versions(store: Store, args: argparse.Namespace) -> None:

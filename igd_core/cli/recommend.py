@@ -17,11 +17,11 @@ from igd_core.catalogue.conditions import conditions_of
 from igd_core.checked_settings import Directory, Flag, Share
 from igd_core.cli.engine import EngineFlags
 from igd_core.cli.flags import add_flags, read
-from igd_core.cli.numbers import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.engines.open import OpenEngine, open_engine
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import QueryError
-from igd_core.scorers.record import Mixture
+from igd_core.scorers.options import Mixture
+from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalisation, Normalise
 from igd_core.search.query import Query, check_query
 from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted

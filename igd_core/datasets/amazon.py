@@ -6,7 +6,6 @@ redistributed, so it is read where the user has put it.
 
 from __future__ import annotations
 
-import datetime
 import gzip
 import json
 from collections import Counter
@@ -25,37 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from igd_core.datasets.options import AmazonOptions
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_TITLE_CHARS = 400
 _MARKUP = ("<span", "<a ", "<div", "function(", "getTime(")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AmazonOptions:
-    """Which reviews count.
-
-    Attributes:
-        begin: first day (UTC), ``YYYY-MM-DD``; empty for no bound.
-        end: first day after the last one, ``YYYY-MM-DD``; empty for no bound.
-        core: each user and each item that stays has at least this many reviews; 1 keeps all.
-    """
-
-    begin: str = "2015-10-01"
-    end: str = "2018-11-01"
-    core: int = 5
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.core, int) or self.core < 1:
-            raise DataError(f"core: {self.core!r}; 1 or more is needed")
-        if self.begin and self.end and _seconds("begin", self.begin) >= _seconds("end", self.end):
-            raise DataError(f"begin: {self.begin} is not before end {self.end}")
-
-    def window(self) -> tuple[float, float]:
-        """First second inside the window, and first second after it."""
-        return (
-            _seconds("begin", self.begin) if self.begin else -np.inf,
-            _seconds("end", self.end) if self.end else np.inf,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +186,3 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _seconds(name: str, day: str) -> float:
-    try:
-        return datetime.datetime.strptime(str(day), "%Y-%m-%d").replace(tzinfo=datetime.UTC).timestamp()
-    except ValueError:
-        raise DataError(f"{name}: {day!r} is no day such as 2015-10-01") from None

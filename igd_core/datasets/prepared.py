@@ -13,9 +13,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,24 +29,12 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.items import Catalogue, MetadataValue
     from igd_core.datasets.interactions import Interactions
+    from igd_core.datasets.options import Preparation
 
 _SEPARATORS = (LIST_SEPARATOR, ";", "||", "\t", "\x1f")
 _SUMMARY = "dataset.json"
 _SCHEMA = schema_path(Path("items.csv")).name
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
-    """How interactions become rows.
-
-    Attributes:
-        split: at two instants for all users, 8:1:1 (``time``); or each user's last and second last (``leave-one-out``).
-        max_history: most entries of a history.
-    """
-
-    split: Literal["time", "leave-one-out"] = "time"
-    max_history: int = 10
 
 
 def write_prepared(

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
 from igd_core.scorers.gamma import gamma_after, shown_gamma
+from igd_core.search.limits import MAX_BEAMS, MAX_LENGTH_PENALTY
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.prior import NO_PRIOR, Mixing
-from igd_core.search.query import MAX_BEAMS, MAX_LENGTH_PENALTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.scorers.gamma import GammaSteps
     from igd_core.scorers.gamma_file import ChosenGamma
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
 
 Seen = Literal["allowed", "excluded"]
 _PLAIN = Normalisation()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import InputError
 from igd_core.scorers.gamma import checked_gamma
-from igd_core.scorers.record import MIXTURES
+from igd_core.scorers.options import MIXTURES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.scorers.gamma import Gamma
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
 
 GAMMA_FILE = "gamma.json"
 _FORMAT = "igd-gamma"

@@ -3,129 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from igd_core.errors import CatalogueError
 from igd_core.scorers.counting import neighbour_rows, transition_rows
 from igd_core.scorers.ease import ease_rows
 from igd_core.scorers.gamma import Gamma, checked_gamma
 from igd_core.scorers.network import NetworkPart, NetworkRecord
-from igd_core.scorers.rows import MAX_ENTRIES, SparseRows
+from igd_core.scorers.options import (
+    KINDS,
+    MAX_BACKOFF,
+    MAX_RIDGE,
+    MIN_BACKOFF,
+    MIN_RIDGE,
+    MIXTURES,
+    USUAL_DECAY,
+    USUAL_MOST,
+    USUAL_RIDGE,
+    Mixture,
+    ScorerKind,
+    ScorerOptions,
+)
+from igd_core.scorers.rows import SparseRows
 from igd_core.scorers.sasrec import SASRecScorer
 from igd_core.scorers.sparse import SparseScorer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
 
-ScorerKind: TypeAlias = Literal["transitions", "neighbours", "ease", "sasrec", "given"]
-KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
-Mixture: TypeAlias = Literal["log-linear", "linear"]
-MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
-MIN_BACKOFF = 1e-6
-"""Less would leave popularity no mass beside large counts, and an item without entries none at all."""
-MAX_BACKOFF = 1e6
-MIN_RIDGE, MAX_RIDGE, USUAL_RIDGE = 1e-3, 1e6, 500.0
-USUAL_DECAY: dict[ScorerKind, float] = {"transitions": 0.25, "neighbours": 1.0, "ease": 0.7, "given": 1.0}
-"""Of every kind that has one: of those that sum weights between items."""
-
 ScorerPart: TypeAlias = SparseRows | NetworkPart
 """What a scorer's file holds."""
-Maker: TypeAlias = "Callable[[Catalogue, Sequence[NDArray[np.int32]]], ScorerPart]"
-"""Makes it of a catalogue, and of what each person chose: item rows, oldest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScorerOptions:
-    """Choices of a scorer that become part of the artifact.
+def check_options(options: ScorerOptions) -> None:
+    """Refuse what cannot be made, before anything is read.
 
-    Attributes:
-        kind: ``transitions``, what followed what; ``neighbours``, what the same people chose; ``ease``, what best
-            predicts one choice from all others; ``sasrec``, a transformer over item ids; or ``given``, any weights.
-        decay: 0..1, what an earlier item of a history counts of the one after it; None for 0.25 of transitions, 0.7 of
-            ease and 1 of neighbours and given weights. Sasrec has none.
-        backoff: 1e-6 to 1e6, what popularity counts as beside the weights; None for 1. Sasrec has none.
-        most: entries kept of an item, the strongest, 1 to 10,000; counted kinds.
-        ridge: 1e-3 to 1e6, of ease alone: how strongly its weights are drawn to 0; None for 500.
-        gamma: 0..1, weight of the scorer in a search when a request names none; or one for each length of history.
-        mixture: how a search mixes it with the model when a request names none.
-        maker: of ``sasrec`` trains the network, of ``given`` brings the weights; None for kinds that are counted.
+    Raises:
+        CatalogueError: a kind without what makes it, or a setting that this kind does not have.
     """
-
-    kind: ScorerKind
-    decay: float | None = None
-    backoff: float | None = None
-    most: int = 200
-    ridge: float | None = None
-    gamma: Gamma = 0.0
-    mixture: Mixture = "log-linear"
-    maker: Maker | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is read.
-
-        Raises:
-            CatalogueError: names the setting and its value.
-        """
-        if not 1 <= self.most <= MAX_ENTRIES:
-            raise CatalogueError(f"scorer.most is {self.most}; 1 to {MAX_ENTRIES} can be")
-        if (self.maker is None) == (self.kind in _MADE):
-            raise CatalogueError(
-                f"scorer.maker is {self.maker!r}; {' and '.join(_MADE)} need one, other kinds have none"
-            )
-        if self.kind == "sasrec":
-            self.record(network=_SMALLEST)
-        else:
-            self.record(0)
-
-    def make(self, catalogue: Catalogue, sequences: Sequence[NDArray[np.int32]]) -> ScorerPart:
-        """Count, train or bring what the scorer's file holds.
-
-        Args:
-            catalogue: whose items.
-            sequences: of each person, item rows, oldest first.
-
-        Raises:
-            CatalogueError: more items than this kind can take.
-            InputError: too little to train on.
-        """
-        if self.maker is not None:
-            return self.maker(catalogue, sequences)
-        if self.kind == "ease":
-            ridge = USUAL_RIDGE if self.ridge is None else self.ridge
-            return ease_rows(sequences, num_items=len(catalogue), most=self.most, ridge=ridge)
-        count = {"transitions": transition_rows, "neighbours": neighbour_rows}[self.kind]
-        return count(sequences, num_items=len(catalogue), most=self.most)
-
-    def record_of(self, part: ScorerPart) -> ScorerRecord:
-        """What the manifest says of what was made."""
-        if isinstance(part, NetworkPart):
-            return self.record(network=part.network)
-        return self.record(len(part.scorer_item))
-
-    def record(self, entries: int | None = None, *, network: NetworkRecord | None = None) -> ScorerRecord:
-        """What the manifest says of weights with so many entries, or of a network.
-
-        Raises:
-            CatalogueError: a value out of range, or one that this kind does not have.
-        """
-        settings = {
-            "decay": USUAL_DECAY.get(self.kind) if self.decay is None else self.decay,
-            "backoff": 1.0 if self.backoff is None and self.kind != "sasrec" else self.backoff,
-            "ridge": USUAL_RIDGE if self.ridge is None and self.kind == "ease" else self.ridge,
-        }
-        return ScorerRecord(
-            kind=self.kind,
-            gamma=self.gamma if isinstance(self.gamma, tuple) else float(self.gamma),
-            mixture=self.mixture,
-            entries=entries,
-            network=network,
-            **{name: None if value is None else float(value) for name, value in settings.items()},
+    if (options.maker is None) == (options.kind in _MADE):
+        raise CatalogueError(
+            f"scorer.maker is {options.maker!r}; {' and '.join(_MADE)} need one, other kinds have none"
         )
+    if options.kind == "sasrec":
+        ScorerRecord.of(options, network=_SMALLEST)
+    else:
+        ScorerRecord.of(options, 0)
+
+
+def make_part(options: ScorerOptions, catalogue: Catalogue, sequences: Sequence[NDArray[np.int32]]) -> ScorerPart:
+    """Count, train or bring what the scorer's file holds.
+
+    Args:
+        options: that `check_options` took.
+        catalogue: whose items.
+        sequences: of each person, item rows, oldest first.
+
+    Raises:
+        CatalogueError: more items than this kind can take.
+        InputError: too little to train on.
+    """
+    if options.maker is not None:
+        made: ScorerPart = options.maker(catalogue, sequences)
+        return made
+    most = USUAL_MOST if options.most is None else options.most
+    if options.kind == "ease":
+        ridge = USUAL_RIDGE if options.ridge is None else options.ridge
+        return ease_rows(sequences, num_items=len(catalogue), most=most, ridge=ridge)
+    count = {"transitions": transition_rows, "neighbours": neighbour_rows}[options.kind]
+    return count(sequences, num_items=len(catalogue), most=most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +104,36 @@ class ScorerRecord:
     entries: int | None = None
     ridge: float | None = None
     network: NetworkRecord | None = None
+
+    @classmethod
+    def of(
+        cls, options: ScorerOptions, entries: int | None = None, *, network: NetworkRecord | None = None
+    ) -> ScorerRecord:
+        """What the manifest says of weights with so many entries, or of a network.
+
+        Raises:
+            CatalogueError: a setting that this kind does not have.
+        """
+        settings = {
+            "decay": USUAL_DECAY.get(options.kind) if options.decay is None else options.decay,
+            "backoff": 1.0 if options.backoff is None and options.kind != "sasrec" else options.backoff,
+            "ridge": USUAL_RIDGE if options.ridge is None and options.kind == "ease" else options.ridge,
+        }
+        return cls(
+            kind=options.kind,
+            gamma=options.gamma,
+            mixture=options.mixture,
+            entries=entries,
+            network=network,
+            **settings,
+        )
+
+    @classmethod
+    def of_part(cls, options: ScorerOptions, part: ScorerPart) -> ScorerRecord:
+        """What the manifest says of what was made."""
+        if isinstance(part, NetworkPart):
+            return cls.of(options, network=part.network)
+        return cls.of(options, len(part.scorer_item))
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -9,7 +9,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-MAX_ENTRIES = 10_000
 """Of an item."""
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import ItemIndex
     from igd_core.scorers.mass import ItemMass, ItemScorer
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
     from igd_core.search.filters import LeafFilter
 
 

@@ -17,7 +17,8 @@ from igd_core.catalogue.conditions import Condition
 from igd_core.errors import QueryError
 from igd_core.release import RELEASE
 from igd_core.scorers.gamma import gamma_after
-from igd_core.scorers.record import MIXTURES
+from igd_core.scorers.options import MIXTURES
+from igd_core.search.limits import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.prior import NO_PRIOR, Mixing
 
@@ -28,15 +29,9 @@ if TYPE_CHECKING:
     from igd_core.catalogue.conditions import Conditions
     from igd_core.ids import ItemIndex
     from igd_core.scorers.mass import ItemScorer
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
     from igd_core.search.engine import Engine
     from igd_core.search.normalisation import Normalise
-
-MAX_K = 100
-MAX_BEAMS = 200
-MIN_TEMPERATURE = 0.01
-MAX_TEMPERATURE = 10.0
-MAX_LENGTH_PENALTY = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

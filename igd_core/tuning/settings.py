@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from igd_core.checked_settings import Amount, CheckedSettings, Count, CountOrNone, Flag, PositiveAmount, Seed, Words
 from igd_core.errors import InputError
+from igd_core.search.limits import Temperature
 from igd_core.search.normalisation import Normalisation, Normalise
-from igd_core.search.query import MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.tuning.bear import BearSettings
 from igd_core.tuning.mapping_files import read_mapping
 from igd_core.tuning.weights import TokenWeights, Weighting
@@ -82,11 +82,8 @@ class TuningSettings(CheckedSettings):
         description="what a token is told from in the loss: the vocabulary, or its siblings in the catalogue's tree "
         "(children); the model is then scored likewise",
     )
-    temperature: float = Field(
-        default=1.0,
-        ge=MIN_TEMPERATURE,
-        le=MAX_TEMPERATURE,
-        description="divides the logits in the loss; the model is then scored likewise",
+    temperature: Temperature = Field(
+        default=1.0, description="divides the logits in the loss; the model is then scored likewise"
     )
     bear: Amount = Field(
         default=0.0,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, model_validator
 
 from igd_core.scorers.gamma import Gamma, checked_gamma
-from igd_core.scorers.record import Mixture
+from igd_core.scorers.options import Mixture
+from igd_core.search.limits import Beams, Temperature
 from igd_core.search.normalisation import Normalise
-from igd_core.search.query import MAX_BEAMS, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,10 +47,10 @@ class Variant(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
-    beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    beams: Beams | None = None
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     normalise: Normalise | None = None
-    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = None
+    temperature: Temperature | None = None
     gamma: Annotated[Gamma, PlainValidator(_gamma)] | None = None
     mixture: Mixture | None = None
     catalogue: str | None = None

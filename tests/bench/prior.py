@@ -23,7 +23,7 @@ from bench.synthetic import real_titles, synthetic_titles, zipf_counts  # noqa: 
 from igd_core.catalogue.trie import TokenTrie  # noqa: E402
 from igd_core.ids import ROOT, ItemIndex, NodeId  # noqa: E402
 from igd_core.scorers.network import NetworkPart, NetworkRecord  # noqa: E402
-from igd_core.scorers.record import MIXTURES  # noqa: E402
+from igd_core.scorers.options import MIXTURES  # noqa: E402
 from igd_core.scorers.rows import SparseRows  # noqa: E402
 from igd_core.scorers.sasrec import SASRecScorer  # noqa: E402
 from igd_core.scorers.sparse import SparseScorer  # noqa: E402
@@ -33,7 +33,7 @@ from igd_core.search.prior import HistoryPriors, LeafCounts, Mixing, PriorMixer 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
 
 SIZES = (1_664, 11_758, 1_000_000)
 MOST_OF_A_NETWORK = 100_000

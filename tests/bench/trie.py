@@ -20,10 +20,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from bench.isolation import Limits, run_apart  # noqa: E402 - from tests/, by the line above
 
-from igd_core.bench.datasets import VIDEO_GAMES_DIR  # noqa: E402
-from igd_core.cli.numbers import Real, Several, Whole  # noqa: E402
+from igd_core.bench.names import VIDEO_GAMES_DIR  # noqa: E402
 from igd_core.errors import IGDError  # noqa: E402
 from igd_core.models import smollm2_dir  # noqa: E402
+from igd_core.ranges import Real, Several, Whole  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
     from igd_core.search.normalisation import Normalise
 
 

@@ -19,7 +19,7 @@ from stores import another_version, cluster_url, event, one_node_cluster, until,
 
 from igd_core.artifact import BuildOptions, build_artifact, load_artifact, save_artifact
 from igd_core.errors import ArtifactError, InputError, StoreUnavailable
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
 from igd_core.store.base import HistoryLimits, Store, StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from igd_core.bench.datasets import DATASETS, VIDEO_GAMES_DIR, load_dataset
+from igd_core.bench.datasets import load_dataset
 from igd_core.bench.decode import compare
+from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
 from igd_core.catalogue.items import prior
 from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint

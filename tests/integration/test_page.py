@@ -33,7 +33,7 @@ from sockets import listening
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.catalogue.items import Catalogue
 from igd_core.engines.embedded.engine import TreeEngine, TreeSession
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
     from igd_core.search.beam import Hypothesis
     from igd_core.search.normalisation import Normalise
 

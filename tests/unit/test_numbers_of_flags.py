@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from igd_core.cli.main import main, make_parser
-from igd_core.cli.numbers import Real, Several, Whole
 from igd_core.errors import InputError
+from igd_core.ranges import Real, Several, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 description: a line for people
 model: checkpoint, or `smollm2`; absent with tuning.from_config
 tokenizer: `whole`, as it is; or `pruned`, cut down to what the catalogue uses
-data: source (amazon, ml-100k) and what it takes
+data: source (amazon, ml-100k), what `Preparation` takes, and of amazon what `AmazonOptions` takes
 build: what `BuildOptions` takes; scorer: what `ScorerOptions` takes
 tuning: what `TuningSettings` takes
 """
@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
-
-from pydantic import BeforeValidator, create_model
+from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
 from igd_core.catalogue.tokenization import TitleTokenizer
-from igd_core.checked_settings import CheckedSettings
-from igd_core.datasets.amazon import AmazonOptions, read_amazon
+from igd_core.datasets.amazon import read_amazon
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.movielens import read_movielens
-from igd_core.datasets.prepared import Preparation, write_prepared
+from igd_core.datasets.options import AmazonOptions, Preparation
+from igd_core.datasets.prepared import write_prepared
 from igd_core.datasets.rows import item_frequency
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.split import split_as
 from igd_core.errors import InputError
-from igd_core.scorers.gamma import checked_gamma
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.record import check_options
 from igd_core.tuning.mapping_files import read_mapping
 from igd_core.tuning.pruning import prune_tokenizer
 
@@ -131,9 +128,9 @@ def prepare_recipe(recipe: Recipe, out: Path, *, files: Mapping[str, Path], toke
         InputError: a raw file is missing, or holds what cannot be used; or a setting of the recipe's.
     """
     data, built = out / "data", out / "artifact"
-    options, preparation = build_options(recipe), _preparation(recipe)
+    options, preparation = build_options(recipe), _data(recipe)
     if not (data / "dataset.json").is_file():
-        catalogue, interactions = _read_source(recipe, files)
+        catalogue, interactions = _read_source(recipe, preparation, files)
         write_prepared(data, catalogue, interactions, preparation)
     pruned = out / "tokenizer" if recipe.tokenizer == "pruned" else tokenizer
     if not (built / "manifest.json").is_file():
@@ -155,8 +152,8 @@ def recipe_artifact(recipe: Recipe, tokenizer: TitleTokenizer, *, files: Mapping
     Raises:
         InputError: a raw file is missing, or holds what cannot be used; or a setting of the recipe's.
     """
-    options, preparation = build_options(recipe), _preparation(recipe)
-    catalogue, interactions = _read_source(recipe, files or {})
+    options, preparation = build_options(recipe), _data(recipe)
+    catalogue, interactions = _read_source(recipe, preparation, files or {})
     training = interactions.take(split_as(preparation.split, interactions).train)
     return _built(catalogue, training, tokenizer, options)
 
@@ -170,31 +167,29 @@ def _built(
     return build_artifact(counted, tokenizer, options, sequences=sequences)
 
 
-def _read_source(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Catalogue, Interactions]:
-    if recipe.source == "ml-100k":
+def _read_source(recipe: Recipe, options: Preparation, files: Mapping[str, Path]) -> tuple[Catalogue, Interactions]:
+    if not isinstance(options, AmazonOptions):
         movielens = read_movielens()
         return movielens.catalogue, movielens.interactions
     missing = [name for name in ("reviews", "metadata") if name not in files]
     if missing:
         raise InputError(f"{missing[0]}: recipe {recipe.name!r} needs the raw file")
-    preparation = {part.name for part in fields(Preparation)}
-    options = {name: value for name, value in recipe.data.items() if name not in preparation | {"source"}}
-    amazon = read_amazon(files["reviews"], files["metadata"], AmazonOptions(**_checked(AmazonOptions, options, "data")))
+    amazon = read_amazon(files["reviews"], files["metadata"], options)
     return amazon.catalogue, amazon.interactions
 
 
-def _preparation(recipe: Recipe) -> Preparation:
-    """How the source's interactions become rows.
+class _AmazonData(Preparation, AmazonOptions):
+    """What ``data`` says of the reviews, and of what they become."""
+
+
+def _data(recipe: Recipe) -> Preparation:
+    """How the source is read, and how its interactions become rows.
 
     Raises:
         InputError: an unknown setting of the source, or a value of another type or out of range.
     """
-    others = {part.name for part in fields(AmazonOptions)} if recipe.source == "amazon" else set()
-    values = {name: value for name, value in recipe.data.items() if name not in others | {"source"}}
-    how = Preparation(**_checked(Preparation, values, "data"))
-    if how.max_history < 1:
-        raise InputError(f"data.max_history: {how.max_history}; at least 1 is needed")
-    return how
+    model = _AmazonData if recipe.source == "amazon" else Preparation
+    return model.read({name: value for name, value in recipe.data.items() if name != "source"}, where="data")
 
 
 def build_options(recipe: Recipe) -> BuildOptions:
@@ -203,24 +198,7 @@ def build_options(recipe: Recipe) -> BuildOptions:
     Raises:
         InputError: an unknown setting, or a value of another type or out of range.
     """
-    said = _checked(BuildOptions, {"name": recipe.name, **recipe.build}, "build")
-    if said.get("scorer") is not None:
-        said["scorer"] = ScorerOptions(**_checked(ScorerOptions, said["scorer"], "build.scorer"))
-        said["scorer"].check()
-    return BuildOptions(**said)
-
-
-def _checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``values`` for the dataclass ``kind``, checked by name and type; whole numbers of a real field become real."""
-    hints = get_type_hints(kind, localns={"ScorerOptions": Mapping[str, Any], "Maker": type(None)})
-    hints.pop("maker", None)  # an object, which no file holds: kinds that need one are refused
-    if kind is ScorerOptions:  # a yaml file has lists where gamma by the length of the history has tuples
-        hints["gamma"] = Annotated[Any, BeforeValidator(checked_gamma)]
-    known = {
-        part.name: (hints[part.name], ... if part.default is MISSING else part.default)
-        for part in fields(kind)
-        if part.name in hints
-    }
-    settings = create_model(kind.__name__, __base__=CheckedSettings, **known)  # type: ignore[call-overload]
-    read = settings.read(values, where=where)
-    return {name: getattr(read, name) for name in values}
+    options = BuildOptions.read({"name": recipe.name, **recipe.build}, where="build")
+    if options.scorer is not None:
+        check_options(options.scorer)
+    return options

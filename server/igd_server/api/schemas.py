@@ -9,9 +9,9 @@ from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
-from igd_core.scorers.record import Mixture
+from igd_core.scorers.options import Mixture
+from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalise
-from igd_core.search.query import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.user_ids import user_id_of
 
@@ -110,9 +110,7 @@ class RecommendationRequest(_Request):
     variant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
         default=None, description="Answer as this variant does, whoever the user is; for tests."
     )
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = Field(
-        default=10, description="Items wanted; at most as many as the catalogue has."
-    )
+    k: Wanted = Field(default=10, description="Items wanted; at most as many as the catalogue has.")
     exclude_seen: bool = Field(default=True, description="Leave out the items of `history`.")
     exclude_seen_titles: bool | None = Field(
         default=None,
@@ -136,21 +134,19 @@ class RecommendationRequest(_Request):
     alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Rebalancing towards decisive tokens; the catalogue's own when absent."
     )
-    beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = Field(
-        default=10, description="Width of the search; raised to `k` where smaller."
-    )
+    beams: Beams = Field(default=10, description="Width of the search; raised to `k` where smaller.")
     normalise: Normalise | None = Field(
         default=None,
         description="What probabilities are normalised over: the whole `vocabulary`, or the `children` of each node of "
         "the catalogue's tree, so that they sum to 1 over its titles. What the model was tuned for when absent, unless "
         "the variant or the server says otherwise.",
     )
-    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = Field(
+    temperature: Temperature | None = Field(
         default=None,
         description="Divides the logits; what the model was tuned for when absent, which is 1 unless its files say "
         "otherwise.",
     )
-    length_penalty: Annotated[float, Field(ge=0, le=MAX_LENGTH_PENALTY)] = Field(
+    length_penalty: LengthPenalty = Field(
         default=0.0, description="0 ranks by summed log-probability, 1 by its mean over all tokens, forced ones too."
     )
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from igd_core.catalogue.attribute_types import BASE_TYPES, AttributeType, BaseType
-from igd_core.scorers.record import Mixture, ScorerRecord
+from igd_core.scorers.options import Mixture
+from igd_core.scorers.record import ScorerRecord
 from igd_server.api.schemas import _Request, _Response
 
 AttributeKind: TypeAlias = Literal["text", "number", "boolean", "list"]

@@ -18,7 +18,7 @@ from igd_core.artifact.counts import PartRecord
 from igd_core.errors import ArtifactError
 from igd_core.ids import ItemIndex
 from igd_core.scorers.network import NetworkPart, NetworkRecord
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

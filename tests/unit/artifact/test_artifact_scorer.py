@@ -18,7 +18,8 @@ from igd_core.artifact.counts import PartRecord
 from igd_core.catalogue.items import Catalogue
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.ids import ItemIndex
-from igd_core.scorers.record import ScorerOptions, ScorerRecord
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,9 +151,9 @@ def test_items_that_are_left_out_leave_the_scorer_too() -> None:
     assert items_after(made, 1) == []
 
 
-def test_a_setting_out_of_range_is_refused_before_the_titles_are_read(tokenizer: TitleTokenizer) -> None:
-    with pytest.raises(CatalogueError, match=r"scorer\.decay is 2\.0"):
-        built(tokenizer, ScorerOptions(kind="transitions", decay=2.0))
+def test_a_setting_of_another_kind_is_refused_before_the_titles_are_read(tokenizer: TitleTokenizer) -> None:
+    with pytest.raises(CatalogueError, match=r"scorer\.ridge is 2\.0; transitions has none"):
+        built(tokenizer, ScorerOptions(kind="transitions", ridge=2.0))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from igd_core.cli.main import main
+from igd_core.scorers.gamma_file import ChosenGamma
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,55 @@ def test_what_a_command_cannot_do_without_may_stand_in_the_file(
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "--rows", "r.csv"])
     assert "the following arguments are required: --artifact" in capsys.readouterr().err
+
+
+BUILD = 'items = "i.csv"\ninteractions = "x.csv"\ntokenizer = "t"\nout = "o"\n'
+
+
+def test_settings_of_a_build_and_of_its_scorer_stand_in_one_file(
+    printed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = 'title_column = "name"\nscorer = "sasrec"\nscorer_seed = 3\ngamma = [[0, 0.8], [5, 0.5]]\nmissing = ["price=n/a"]\n'
+    told = printed(BUILD + said, "--alpha", "0.4", "--missing", "price=-", command="build")
+    assert (told["alpha"], told["path_column"], told["missing"]) == (0.4, "name", ["price=-"])
+    assert (told["scorer"], told["scorer_seed"], told["gamma"]) == ("sasrec", 3, [[0, 0.8], [5, 0.5]])
+    assert "scorer" not in printed(BUILD, command="build")
+    assert (
+        main(["build", "--items", "i", "--interactions", "x", "--tokenizer", "t", "--out", "o", "--print-config"]) == 0
+    )
+    text = capsys.readouterr().out
+    assert printed(text, command="build") == tomllib.loads(text)
+    for kind in ("sasrec", "ease"):
+        first = printed(BUILD + f'scorer = "{kind}"\n', command="build")
+        assert printed(json.dumps(first), command="build", name="b.json") == first
+
+
+def test_gamma_of_a_file_is_printed_as_the_number_it_names(printed: Any, tmp_path: Path) -> None:
+    chosen = ChosenGamma(gamma=0.25, mixture="linear", scorer="ease")
+    (tmp_path / "gamma.json").write_text(json.dumps(chosen.to_json()))
+    told = printed(BUILD + f'scorer = "ease"\ngamma_from = "{tmp_path / "gamma.json"}"\n', command="build")
+    assert (told["gamma"], told["mixture"], told.get("gamma_from")) == (0.25, "linear", None)
+    assert printed(json.dumps(told), command="build", name="b.json") == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('scorer = "eas"', "scorer: 'eas' is not one of transitions, neighbours, ease, sasrec, given"),
+        ('scorer = "ease"\nscorer_ridge = 0', "scorer_ridge: 0 is not in 0.001..1e+06"),
+        ("gamma = 2", "gamma: is 2; 0 to 1 can be"),
+        ('maker = "mine"', "there is no setting 'maker'"),
+        ('type = ["price"]', "type: 'price' is not NAME=TYPE; --help has an example"),
+        ("allow_added_tokens = true", "there is no setting 'allow_added_tokens'"),
+    ],
+)
+def test_a_wrong_setting_of_a_build_is_called_by_its_flag(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "build.toml"
+    path.write_text(BUILD + text, encoding="utf-8")
+    assert main(["build", "--config", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"igd: {path}: {told}")
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(printed: Any) -> None:

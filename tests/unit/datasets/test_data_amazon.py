@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from igd_core.cli.main import main
-from igd_core.datasets.amazon import AmazonOptions, read_amazon, usable_title
-from igd_core.errors import DataError
+from igd_core.datasets.amazon import read_amazon, usable_title
+from igd_core.datasets.options import AmazonOptions
+from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,10 +115,10 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, metadata: Path) -> None:
 
 
 def test_a_window_is_of_days_in_order() -> None:
-    with pytest.raises(DataError, match="begin: 'today' is no day"):
-        AmazonOptions(begin="today")
-    with pytest.raises(DataError, match="is not before end"):
-        AmazonOptions(begin="2018-11-01", end="2015-10-01")
+    with pytest.raises(InputError, match=r"^begin: 'today' is no day such as 2015-10-01$"):
+        AmazonOptions.read({"begin": "today"})
+    with pytest.raises(InputError, match=r"^begin: 2018-11-01 is not before end 2015-10-01$"):
+        AmazonOptions.read({"begin": "2018-11-01", "end": "2015-10-01"})
 
 
 def test_the_command_makes_a_prepared_folder(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from igd_core.cli import data
+from igd_core.cli.main import main
 from igd_core.datasets.movielens import read_movielens
 from igd_core.errors import DataError
 
@@ -76,9 +77,8 @@ def test_history_rows_and_strict_defaults_are_refused(tmp_path: Path, files: lis
 def test_a_multi_option_without_a_separator_is_a_usage_error(
     files: list[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run(*files, "--multi", "tags")
-    assert "'tags' is not NAME=SEPARATOR" in capsys.readouterr().err
+    assert main(["data", "prepare", *map(str, files), "--multi", "tags"]) == 2
+    assert capsys.readouterr().err == "igd: multi: 'tags' is not NAME=SEPARATOR; --help has an example\n"
 
 
 def test_movielens_is_prepared_without_future_leaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

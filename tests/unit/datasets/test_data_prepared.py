@@ -13,7 +13,8 @@ from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
-from igd_core.datasets.prepared import Preparation, write_prepared
+from igd_core.datasets.options import Preparation
+from igd_core.datasets.prepared import write_prepared
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
 from igd_core.datasets.split import split_by_time
 from igd_core.errors import DataError

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd_core.errors import CatalogueError, ModelFault
+from igd_core.errors import CatalogueError, InputError, ModelFault
 from igd_core.ids import ItemIndex
 from igd_core.scorers.counting import neighbour_rows, transition_rows
 from igd_core.scorers.mass import ItemMass
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord
 from igd_core.scorers.rows import SparseRows
 from igd_core.scorers.sparse import SparseScorer
 
@@ -161,24 +162,43 @@ def test_what_is_no_distribution_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kind": "magic"}, "kind: 'magic' is not one of transitions, neighbours, ease, sasrec, given"),
+        ({"mixture": "cubic"}, "mixture: 'cubic' is not one of log-linear, linear"),
+        ({"decay": 1.5}, r"decay: 1.5 is not in 0..1"),
+        ({"backoff": 1e-7}, r"backoff: 1e-07 is not in 1e-06..1e\+06"),
+        ({"backoff": math.inf}, "backoff: inf is not in"),
+        ({"gamma": math.nan}, "gamma: is nan"),
+        ({"most": 0}, "most: 0 is not in 1..10000"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        ScorerOptions.read({"kind": "transitions", **options})
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
         ({"kind": "magic"}, "scorer.kind is 'magic'; one of transitions, neighbours, ease, sasrec, given"),
         ({"mixture": "cubic"}, "scorer.mixture is 'cubic'"),
         ({"decay": 1.5}, r"scorer.decay is 1.5; 0 to 1 can be"),
         ({"backoff": 1e-7}, r"scorer.backoff is 1e-07; 1e-06 to 1e\+06 can be"),
         ({"backoff": math.inf}, "scorer.backoff is inf"),
         ({"gamma": math.nan}, "scorer.gamma is nan"),
-        ({"most": 0}, "scorer.most is 0; 1 to 10000 can be"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(options: dict[str, object], message: str) -> None:
+def test_a_manifest_with_a_value_out_of_range_is_refused_by_name(said: dict[str, Any], message: str) -> None:
+    record = ScorerRecord.of(ScorerOptions(kind="transitions"), 1)
     with pytest.raises(CatalogueError, match=message):
-        ScorerOptions(**{"kind": "transitions", **options}).check()  # type: ignore[arg-type]
+        ScorerRecord(**{**record.to_json(), **said})
 
 
 def test_the_fingerprint_tells_scorers_apart() -> None:
     rows = transition_rows(arrays([[0, 1]]), num_items=NUM_ITEMS, most=1)
     made = {
-        ScorerOptions(kind=kind, decay=decay, backoff=backoff).record(1).scorer(rows, sha256=sha256).fingerprint
+        ScorerRecord.of(ScorerOptions(kind=kind, decay=decay, backoff=backoff), 1)
+        .scorer(rows, sha256=sha256)
+        .fingerprint
         for kind in ("transitions", "neighbours")
         for decay in (0.0, 0.5)
         for backoff in (1.0, 2.0)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igd_core.errors import CatalogueError
+from igd_core.errors import CatalogueError, InputError
 from igd_core.scorers import ease
 from igd_core.scorers.ease import ease_rows
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord
 
 NUM_ITEMS = 7
 SEQUENCES = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=6), max_size=8)
@@ -67,8 +68,11 @@ def test_a_matrix_that_does_not_fit_the_memory_is_refused(monkeypatch: pytest.Mo
 
 
 def test_the_ridge_is_a_checked_setting_of_ease_alone() -> None:
-    assert ScorerOptions(kind="ease").record(0).ridge == ScorerOptions(kind="ease", ridge=500).record(0).ridge
-    with pytest.raises(CatalogueError, match=r"scorer\.ridge is 0\.0; 0\.001 to 1e\+06 can be"):
-        ScorerOptions(kind="ease", ridge=0.0).record(0)
+    assert (
+        ScorerRecord.of(ScorerOptions(kind="ease"), 0).ridge
+        == ScorerRecord.of(ScorerOptions(kind="ease", ridge=500), 0).ridge
+    )
+    with pytest.raises(InputError, match=r"^ridge: 0 is not in 0\.001\.\.1e\+06$"):
+        ScorerOptions.read({"kind": "ease", "ridge": 0.0})
     with pytest.raises(CatalogueError, match=r"scorer\.ridge is 5\.0; neighbours has none"):
-        ScorerOptions(kind="neighbours", ridge=5).record(0)
+        ScorerRecord.of(ScorerOptions(kind="neighbours", ridge=5), 0)

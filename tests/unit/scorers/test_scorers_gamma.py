@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from igd_core.errors import CatalogueError, InputError
 from igd_core.scorers.gamma import checked_gamma, gamma_after, shown_gamma
 from igd_core.scorers.gamma_file import ChosenGamma, read_gamma
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +71,11 @@ def test_what_is_no_gamma_is_refused_by_name_wherever_it_lies(gamma: Any, messag
     with pytest.raises(InputError, match=rf"gamma\.json: gamma {message}"):
         read_gamma(file)
     if isinstance(gamma, list):
+        with pytest.raises(InputError, match=f"^gamma: {message}"):
+            ScorerOptions.read({"kind": "transitions", "gamma": gamma})
+        record = ScorerRecord.of(ScorerOptions(kind="transitions"), 0)
         with pytest.raises(CatalogueError, match=f"scorer.gamma {message}"):
-            ScorerOptions(kind="transitions", gamma=tuple(gamma)).record(0)
+            replace(record, gamma=tuple(gamma))
 
 
 @pytest.mark.parametrize("gamma", [0.25, 1, ((0, 0.5),), ((0, 0.0), (3, 1.0), (10, 0.25))])

@@ -15,7 +15,8 @@ from igd_core.evaluation.sasrec_part import calibrated, exported
 from igd_core.ids import ItemIndex
 from igd_core.scorers.mass import BACKGROUND_ALONE
 from igd_core.scorers.network import NetworkPart, NetworkRecord
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord, check_options
 from igd_core.scorers.sasrec import SASRecScorer, item_scores, log_softmax
 
 NUM_ITEMS = 13
@@ -126,7 +127,7 @@ def test_the_fingerprint_tells_networks_apart(part: NetworkPart) -> None:
     made = set()
     for network in (part.network, replace(part.network, temperature=2.0), replace(part.network, background=0.5)):
         options = ScorerOptions(kind="sasrec", maker=lambda _catalogue, _sequences: part)
-        record = options.record(network=network)
+        record = ScorerRecord.of(options, network=network)
         assert record.to_json()["network"] == asdict(network)
         made |= {record.scorer(replace(part, network=network), sha256=sha256).fingerprint for sha256 in ("a", "b")}
     assert len(made) == 6
@@ -136,13 +137,13 @@ def test_a_kind_gets_its_own_arrays_and_settings_alone(part: NetworkPart) -> Non
     def maker(_catalogue: object, _sequences: object) -> NetworkPart:
         return part
 
-    ScorerOptions(kind="sasrec", maker=maker).check()
+    check_options(ScorerOptions(kind="sasrec", maker=maker))
     for name in ("decay", "backoff", "ridge"):
         with pytest.raises(CatalogueError, match=rf"scorer\.{name} is 0\.5; sasrec has none"):
-            ScorerOptions(kind="sasrec", maker=maker, **{name: 0.5}).check()  # type: ignore[arg-type]
+            check_options(ScorerOptions(kind="sasrec", maker=maker, **{name: 0.5}))  # type: ignore[arg-type]
     with pytest.raises(CatalogueError, match=r"scorer\.network is None; the sizes of a network are needed"):
-        ScorerOptions(kind="sasrec", maker=maker).record()
+        ScorerRecord.of(ScorerOptions(kind="sasrec", maker=maker))
     with pytest.raises(CatalogueError, match=r"scorer\.maker is None; sasrec and given need one"):
-        ScorerOptions(kind="sasrec").check()
+        check_options(ScorerOptions(kind="sasrec"))
     with pytest.raises(CatalogueError, match="arrays of another kind than transitions"):
-        ScorerOptions(kind="transitions").record(3).scorer(part, sha256="")
+        ScorerRecord.of(ScorerOptions(kind="transitions"), 3).scorer(part, sha256="")

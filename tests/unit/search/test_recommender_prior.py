@@ -17,7 +17,7 @@ from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, ItemIndex, NodeId
 from igd_core.scorers.mass import ItemMass
 from igd_core.scorers.network import NetworkPart, NetworkRecord
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommendation, Recommender
 from igd_core.search.session import Scoring
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.scorers.mass import ItemScorer
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
 
 ALL = 150
 HISTORY = [ItemIndex(3), ItemIndex(8), ItemIndex(21)]

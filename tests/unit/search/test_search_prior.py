@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from oracles import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.scorers.record import Mixture
+    from igd_core.scorers.options import Mixture
 
 
 ROUNDING = 1e-15

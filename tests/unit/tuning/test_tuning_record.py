@@ -44,7 +44,10 @@ def test_a_setting_that_is_younger_than_the_run_has_its_default() -> None:
     ("changes", "told"),
     [
         ({"epoch": 3}, "settings of the run to resume: there is no setting 'epoch'; is 'epochs' meant?"),
-        ({"epochs": "3"}, "epochs: '3' is a str; a whole number in 1..2147483647 is needed"),
+        (
+            {"epochs": "3"},
+            "settings of the run to resume: epochs: '3' is a str; a whole number in 1..2147483647 is needed",
+        ),
     ],
 )
 def test_a_record_that_is_none_of_this_release_is_one_line(changes: dict[str, Any], told: str) -> None:

@@ -12,7 +12,8 @@ from igd_server.variants import Variant
 from pydantic import ValidationError
 
 from igd_core.scorers.counting import transition_rows
-from igd_core.scorers.record import ScorerOptions
+from igd_core.scorers.options import ScorerOptions
+from igd_core.scorers.record import ScorerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ def scored(films: Artifact, tokenizer: TitleTokenizer, tmp_path: Path) -> Callab
 
     def runner(**options: Any) -> Run:
         rows = transition_rows([np.arange(0, NUM_ITEMS, 3, dtype=np.int32)], num_items=NUM_ITEMS, most=5)
-        record = ScorerOptions(kind="transitions", **options).record(len(rows.scorer_item))
+        record = ScorerRecord.of(ScorerOptions(kind="transitions", **options), len(rows.scorer_item))
         manifest = replace(films.manifest, scorer=record)
         scorer = record.scorer(rows, sha256="of these rows")
         return app_runner(

@@ -1,0 +1,61 @@
+"""What an item scorer is told, each setting once: flags of `igd build`, recipes and checks are made of this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import BeforeValidator, Field
+
+from igd_core.checked_settings import CheckedSettings, Flag, Share
+from igd_core.scorers.gamma import GammaSteps, checked_gamma
+
+ScorerKind: TypeAlias = Literal["transitions", "neighbours", "ease", "sasrec", "given"]
+KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
+Mixture: TypeAlias = Literal["log-linear", "linear"]
+MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
+MAX_ENTRIES, USUAL_MOST = 10_000, 200
+MIN_BACKOFF = 1e-6
+"""Less would leave popularity no mass beside large counts, and an item without entries none at all."""
+MAX_BACKOFF = 1e6
+MIN_RIDGE, MAX_RIDGE, USUAL_RIDGE = 1e-3, 1e6, 500.0
+USUAL_DECAY: dict[ScorerKind, float] = {"transitions": 0.25, "neighbours": 1.0, "ease": 0.7, "given": 1.0}
+"""Of every kind that has one: of those that sum weights between items."""
+Maker: TypeAlias = Callable[..., Any]
+"""Takes the catalogue and what each person chose (item rows, oldest first), and returns a `ScorerPart`."""
+
+
+class ScorerOptions(CheckedSettings):
+    """Choices of a scorer that become part of the artifact.
+
+    ``maker`` trains the network of ``sasrec``, or brings the weights of ``given``; kinds that are counted have none.
+    """
+
+    kind: Annotated[ScorerKind, Flag(name="scorer")] = Field(
+        description="make an item scorer of the interactions as well: what followed what, what the same people chose, "
+        "EASE (what best predicts one choice from the others), a SASRec that is trained here, or the weights of "
+        "--scorer-file"
+    )
+    decay: Annotated[Share, Flag(metavar="D")] | None = Field(
+        default=None,
+        description="what an earlier item of a history counts of the one after it (default: 0.25 of transitions, 0.7 "
+        "of ease, 1 of neighbours and given)",
+    )
+    backoff: Annotated[float, Field(ge=MIN_BACKOFF, le=MAX_BACKOFF), Flag(metavar="B")] | None = Field(
+        default=None,
+        description="what popularity counts as beside transitions, similarities or weights (default: 1)",
+    )
+    most: Annotated[int, Field(ge=1, le=MAX_ENTRIES), Flag(name="scorer_entries")] | None = Field(
+        default=None, description=f"most followers, neighbours or weights kept of an item (default: {USUAL_MOST})"
+    )
+    ridge: Annotated[float, Field(ge=MIN_RIDGE, le=MAX_RIDGE), Flag(metavar="L")] | None = Field(
+        default=None,
+        description=f"how strongly the weights of ease are drawn to 0 (default: {USUAL_RIDGE:g})",
+    )
+    gamma: Annotated[Share | GammaSteps, BeforeValidator(checked_gamma), Flag(name="gamma", shows_default=False)] = (
+        Field(default=0.0, description="weight of the scorer in a search, of requests that name none (default: 0)")
+    )
+    mixture: Annotated[Mixture, Flag(name="mixture")] = Field(
+        default="log-linear", description="how it is mixed with the model, of requests that name none"
+    )
+    maker: Annotated[Maker, Flag(exists=False)] | None = Field(default=None, exclude=True)
