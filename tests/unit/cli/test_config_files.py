@@ -76,14 +76,14 @@ BUILD = 'items = "i.csv"\ninteractions = "x.csv"\ntokenizer = "t"\nout = "o"\n'
 def test_settings_of_a_build_and_of_its_scorer_stand_in_one_file(
     printed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = 'title_column = "name"\nscorer = "sasrec"\nscorer_seed = 3\ngamma = [[0, 0.8], [5, 0.5]]\nmissing = ["price=n/a"]\n'
+    scorer = 'scorer = "sasrec"\nscorer_seed = 3\ngamma = [[0, 0.8], [5, 0.5]]\n'
+    said = 'title_column = "name"\nmissing = ["price=n/a"]\n' + scorer
     told = printed(BUILD + said, "--alpha", "0.4", "--missing", "price=-", command="build")
     assert (told["alpha"], told["path_column"], told["missing"]) == (0.4, "name", ["price=-"])
     assert (told["scorer"], told["scorer_seed"], told["gamma"]) == ("sasrec", 3, [[0, 0.8], [5, 0.5]])
     assert "scorer" not in printed(BUILD, command="build")
-    assert (
-        main(["build", "--items", "i", "--interactions", "x", "--tokenizer", "t", "--out", "o", "--print-config"]) == 0
-    )
+    needed = [f"--{name}=x" for name in ("items", "interactions", "tokenizer", "out")]
+    assert main(["build", *needed, "--print-config"]) == 0
     text = capsys.readouterr().out
     assert printed(text, command="build") == tomllib.loads(text)
     for kind in ("sasrec", "ease"):
