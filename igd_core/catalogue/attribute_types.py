@@ -15,6 +15,8 @@ from typing import Final, Literal, TypeAlias, get_args
 
 BaseType: TypeAlias = Literal["text", "integer", "number", "boolean", "date", "datetime"]
 BASE_TYPES: Final[tuple[BaseType, ...]] = get_args(BaseType)
+IGNORE: Final = "ignore"
+"""Stands for a type: the column is no attribute."""
 
 JsonScalar: TypeAlias = str | int | float | bool
 Comparable: TypeAlias = str | int | float

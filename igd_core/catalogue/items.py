@@ -12,7 +12,7 @@ import numpy as np
 from igd_core.catalogue.attribute_types import AttributeType, JsonScalar, comparable
 from igd_core.catalogue.item_rows import ItemRows
 from igd_core.errors import CatalogueError
-from igd_core.ids import ItemIndex
+from igd_core.ids import MAX_ITEM_ID_CHARS, ItemIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MetadataValue: TypeAlias = JsonScalar | tuple[JsonScalar, ...] | None
 """A tuple is a list (genres); None is a missing value; dates are ISO 8601 text (`attribute_types`)."""
 
-MAX_ITEM_ID_CHARS = 256
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _RESERVED_COLUMNS = frozenset({"item_id", "title"})
 

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from igd_core.catalogue.attribute_types import BASE_TYPES
+from igd_core.catalogue.attribute_types import BASE_TYPES, IGNORE
 from igd_core.checked_settings import CheckedSettings, File, Flag, Listed
 from igd_core.cli.flags import add_flags, read
-from igd_core.datasets.attribute_schema import IGNORE, ColumnRule, read_schema, rules_beside, with_flags
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+
+    from igd_core.datasets.attribute_schema import ColumnRule
 
 
 _PARTS = {"type": "NAME=TYPE", "multi": "NAME=SEPARATOR", "missing": "NAME=TEXT"}
@@ -66,6 +67,8 @@ def attribute_rules(args: argparse.Namespace, items: Path) -> dict[str, ColumnRu
     Raises:
         DataError: the schema cannot be used, or a flag contradicts another.
     """
+    from igd_core.datasets.attribute_schema import read_schema, rules_beside, with_flags
+
     flags = read(args, AttributeFlags)
     rules = rules_beside(items) if flags.schema_file is None else read_schema(flags.schema_file)
     return with_flags(

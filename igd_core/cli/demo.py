@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from igd_core.artifact import save_artifact
-from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.extras import require_modules
 from igd_core.models import igd_home
-from igd_core.tuning.recipes import read_recipe, recipe_artifact
-from igd_core.tuning.shipped import shipped_model
 
 RECIPE = "ml-100k-small-llama"
 
@@ -29,6 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Build the catalogue that the model in the package was made for, and serve both."""
     require_modules("torch", "yaml", "uvicorn")
+    from igd_core.artifact import save_artifact
+    from igd_core.catalogue.tokenization import TitleTokenizer
+    from igd_core.tuning.recipes import read_recipe, recipe_artifact
+    from igd_core.tuning.shipped import shipped_model
+
     started = time.perf_counter()
 
     def say(what: str) -> None:

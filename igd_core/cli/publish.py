@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from igd_core.artifact import Manifest
 from igd_core.checked_settings import CheckedSettings, Count, Flag
 from igd_core.cli.flags import add_flags, read
 from igd_core.errors import InputError
-from igd_core.store.base import Store, StoreOptions
-from igd_core.store.bundles import MANIFEST
-from igd_core.store.open import MEMORY, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from igd_core.store.base import StoredVersion
+    from igd_core.store.base import Store, StoredVersion
     from igd_core.store.trials import Trial
 
 _TIMEOUT_S = 10.0
@@ -93,6 +89,9 @@ def _run(command: Callable[[Store, argparse.Namespace], Awaitable[None]]) -> Cal
 
 @asynccontextmanager
 async def _opened(args: argparse.Namespace) -> AsyncIterator[Store]:
+    from igd_core.store.base import StoreOptions
+    from igd_core.store.open import MEMORY, open_store
+
     url = args.store or os.environ.get("IGD_STORE")
     if not url:
         raise InputError("store: give --store URL, or IGD_STORE")
@@ -107,6 +106,9 @@ async def _opened(args: argparse.Namespace) -> AsyncIterator[Store]:
 
 
 async def _publish(store: Store, args: argparse.Namespace) -> None:
+    from igd_core.artifact import Manifest
+    from igd_core.store.bundles import MANIFEST
+
     version = await store.add(args.artifact, catalogue=args.catalogue)
     catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
     if not args.no_activate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -11,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from igd_core.artifact import Artifact, load_artifact
-from igd_core.catalogue.attributes import AttributeIndex
-from igd_core.catalogue.conditions import conditions_of
 from igd_core.checked_settings import Directory, Flag, Share
 from igd_core.cli.engine import EngineFlags
 from igd_core.cli.flags import add_flags, read
-from igd_core.engines.open import OpenEngine, open_engine
-from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import QueryError
 from igd_core.scorers.options import Mixture
 from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalisation, Normalise
-from igd_core.search.query import Query, check_query
-from igd_core.search.recommender import RankedItem, Recommendation, Recommender, admitted
 
 if TYPE_CHECKING:
+    import argparse
+
+    from igd_core.artifact import Artifact
+    from igd_core.catalogue.attributes import AttributeIndex
+    from igd_core.engines.open import OpenEngine
     from igd_core.ids import ItemIndex
+    from igd_core.search.query import Query
+    from igd_core.search.recommender import RankedItem, Recommendation
 
 _ADAPTER = "adapter"
 _DEFAULT_K = 10
@@ -87,6 +86,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Load, recommend once, print."""
+    from igd_core.artifact import load_artifact
+    from igd_core.catalogue.attributes import AttributeIndex
+    from igd_core.catalogue.conditions import conditions_of
+    from igd_core.engines.open import open_engine
+    from igd_core.engines.tuned_prompt import why_untuned
+    from igd_core.search.query import Query, check_query
+
     asked = read(args, RecommendFlags)
     artifact = load_artifact(asked.artifact)
     index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if asked.filter else None
@@ -148,6 +154,8 @@ def _scored_otherwise(answer: Recommendation, opened: OpenEngine, adapter: str |
 
 def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: AttributeIndex | None) -> Query:
     """The query with a ``k`` of 10, or of what it admits where that is less, which is said; 1 where that is nothing."""
+    from igd_core.search.recommender import admitted
+
     count = admitted(query, artifact, index)
     if count >= query.k:
         return query
@@ -220,6 +228,8 @@ def _item_json(rank: int, found: RankedItem, artifact: Artifact, opened: OpenEng
 
 
 async def _recommend(artifact: Artifact, opened: OpenEngine, query: Query, adapter: str | None) -> Recommendation:
+    from igd_core.search.recommender import Recommender
+
     try:
         await opened.engine.load(artifact)
         return await Recommender(artifact, opened.engine).recommend(query, adapter=adapter)

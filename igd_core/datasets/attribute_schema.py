@@ -21,7 +21,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from igd_core.catalogue.attribute_types import AttributeType
+from igd_core.catalogue.attribute_types import IGNORE, AttributeType
 from igd_core.datasets.decimals import DECIMALS, Decimal
 from igd_core.errors import DataError
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FORMAT = "igd-attributes"
 FORMAT_VERSION = 1
-IGNORE = "ignore"
 LIST_SEPARATOR = "|"
 _SUFFIX = ".schema.json"
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})

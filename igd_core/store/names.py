@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
 from igd_core.errors import InputError
+from igd_core.ids import MAX_ITEM_ID_CHARS
 from igd_core.store.events import MAX_EVENT_ID_CHARS, MAX_USER_ID_CHARS
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Weighting = Literal["igd", "position", "gain"]
@@ -46,6 +45,8 @@ class TokenWeights:
         Returns:
             ``(t,)`` float32.
         """
+        import numpy as np
+
         if self.weighting == "igd":
             decisive = (gain > 0).astype(np.float64)
         elif self.weighting == "position":

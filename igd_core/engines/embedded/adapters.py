@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from safetensors import SafetensorError, safe_open
-
 from igd_core.errors import InputError, ModelError
 
 Adapters: TypeAlias = Mapping[str, Path]
@@ -90,6 +88,8 @@ def lora_tensors(directory: Path) -> set[str]:
     Raises:
         ModelError: it cannot be read, or has none.
     """
+    from safetensors import SafetensorError, safe_open
+
     weights = directory / WEIGHTS_FILE
     try:
         with safe_open(weights, framework="numpy") as tensors:

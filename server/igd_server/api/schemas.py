@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
-from igd_core.catalogue.items import MAX_ITEM_ID_CHARS
+from igd_core.ids import MAX_ITEM_ID_CHARS
 from igd_core.scorers.options import Mixture
 from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalise
