@@ -115,7 +115,7 @@ async def test_an_engine_warns_of_each_part_that_differs_and_serves_it_all_the_s
         "prefix 'Films, in order:\\n' instead of '', bullet '-' instead of ''; expect worse answers"
     )
     caplog.clear()
-    bare = build_artifact(make_catalogue(24), tokenizer, replace(same, bullet="", suffix="Next: "))
+    bare = build_artifact(make_catalogue(24), tokenizer, same.replaced(bullet="", suffix="Next: "))
     await engine.load(bare)
     model, adapter = [record.getMessage() for record in caplog.records]
     assert f"version {bare.version}: bullet '' instead of '-', suffix 'Next: ' instead of ''; expect" in model
