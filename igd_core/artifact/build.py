@@ -111,6 +111,7 @@ def _assembled(
         eos_id=tokenizer.eos_id,
         model_id=options.model_id,
         alpha=options.alpha,
+        beams=options.beams,
         smoothing=options.smoothing,
         path_column=options.path_column,
         entropy_nats=float(node_entropy(trie, leaf_prior)[0]),

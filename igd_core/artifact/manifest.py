@@ -12,6 +12,7 @@ from igd_core.artifact.bounds import check_sizes
 from igd_core.artifact.counts import Counts, PartRecord
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.limits import DEFAULT_BEAMS, MAX_BEAMS
 from igd_core.scorers.record import ScorerRecord
 
 FORMAT = "igd-artifact"
@@ -54,6 +55,7 @@ class Manifest:
         counts: sizes.
         parts: the files, by name.
         scorer: the item scorer that the artifact holds; left out where it has none.
+        beams: width of the search used when a request names none; left out where it is `DEFAULT_BEAMS`.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Manifest:
     counts: Counts
     parts: dict[str, PartRecord]
     scorer: ScorerRecord | None = None
+    beams: int = DEFAULT_BEAMS
 
     @property
     def version(self) -> str:
@@ -91,6 +94,8 @@ class Manifest:
             del body["scorer"]
         else:
             body["scorer"] = self.scorer.to_json()
+        if self.beams == DEFAULT_BEAMS:  # likewise
+            del body["beams"]
         return body
 
     @staticmethod
@@ -156,6 +161,9 @@ def _check_scalars(body: dict[str, Any]) -> None:
             raise TypeError(f"{name} is {value!r}")
     if not (0.0 <= body["alpha"] <= 1.0 and body["smoothing"] >= 0.0):
         raise ValueError(f"alpha is {body['alpha']}, smoothing is {body['smoothing']}")
+    beams = body.get("beams", DEFAULT_BEAMS)
+    if type(beams) is not int or not 1 <= beams <= MAX_BEAMS:
+        raise ValueError(f"beams is {beams!r}")
     template = body["template"]
     for token in (*template["prefix_ids"], *template.get("bullet_ids", ()), *template["suffix_ids"]):
         if not 0 <= token < body["vocab_size"]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from igd_core.checked_settings import Amount, CheckedSettings, Count, Flag, Share
+from igd_core.limits import DEFAULT_BEAMS, Beams
 from igd_core.scorers.options import ScorerOptions
 
 DEFAULT_INSTRUCTION = "Titles that one person chose, oldest first, one per line:\n"
@@ -29,6 +30,7 @@ class BuildOptions(CheckedSettings):
     )
     max_path_tokens: int = Field(default=72, ge=3, le=512, description="longest path; longer texts are cut")
     alpha: Share = Field(default=0.2, description="default of requests that name none")
+    beams: Beams = Field(default=DEFAULT_BEAMS, description="width of the search, of requests that name none")
     smoothing: Amount = Field(default=0.0, description="added to every item's count, for cold items")
     instruction: Annotated[str, Flag(metavar="TEXT", shows_default=False)] = Field(
         default=DEFAULT_INSTRUCTION, description="text in front of the history"

@@ -21,6 +21,7 @@ from igd_core.catalogue.items import prior
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
+from igd_core.limits import DEFAULT_BEAMS
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 
@@ -237,7 +238,7 @@ class _VLLM:
 def _measure(runner: asyncio.Runner, engines: _Engines | _VLLM, root: DictNode, query: Query) -> _Sample:
     artifact, model = engines.artifact, engines.plain.model
     settings = ReferenceSettings(
-        beams=query.beams,
+        beams=max(query.beams or DEFAULT_BEAMS, query.k),
         alpha=query.alpha or 0.0,
         forced_weight=query.forced_weight,
         eos_id=artifact.manifest.eos_id,

@@ -9,8 +9,8 @@ from pydantic import Field
 from igd_core.bench.names import VIDEO_GAMES_DIR, Dataset
 from igd_core.checked_settings import CheckedSettings, Directory, Flag, Listed, Share
 from igd_core.cli.engine import VLLMTuning
+from igd_core.limits import Beams
 from igd_core.models import smollm2_dir
-from igd_core.search.limits import Beams
 
 
 class DecodingFlags(CheckedSettings):

@@ -23,7 +23,7 @@ from igd_core.checked_settings import (
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.reading import add_reading_arguments, reading_of
 from igd_core.errors import InputError
-from igd_core.search.limits import Beams, Wanted
+from igd_core.limits import Beams, Wanted
 
 if TYPE_CHECKING:
     import argparse

@@ -18,10 +18,10 @@ from igd_core.cli.flags import add_flags, read
 from igd_core.cli.intervals import IntervalFlags
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
+from igd_core.limits import Beams, LengthPenalty, Temperature
 from igd_core.models import igd_home
 from igd_core.scorers.gamma_file import ChosenGamma, read_gamma
 from igd_core.scorers.options import MIXTURES, Mixture
-from igd_core.search.limits import Beams, LengthPenalty, Temperature
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
 if TYPE_CHECKING:

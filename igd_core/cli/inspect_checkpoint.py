@@ -15,7 +15,7 @@ from igd_core.checked_settings import CheckedSettings, Count, File, Flag, Listed
 from igd_core.cli.flags import add_flags
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
-from igd_core.search.limits import Beams
+from igd_core.limits import Beams
 from igd_core.search.normalisation import Normalisation, Normalise
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from igd_core.checked_settings import Directory, Flag, Share
 from igd_core.cli.engine import EngineFlags
 from igd_core.cli.flags import add_flags, read
 from igd_core.errors import QueryError
+from igd_core.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.scorers.options import Mixture
-from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalisation, Normalise
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RecommendFlags(EngineFlags):
     model: Annotated[str, Flag(metavar="DIR")] = Field(description="checkpoint: a directory or a hub id")
     history: Annotated[str, Flag(metavar="ID,ID,...")] = Field(default="", description="oldest first")
     k: Wanted | None = Field(default=None, description="items wanted (default: 10, or as many as can come back)")
-    beams: Beams = Field(default=10, description="width of the search")
+    beams: Beams | None = Field(default=None, description="width of the search (default: the artifact's)")
     alpha: Share | None = Field(default=None, description="0..1 (default: the artifact's)")
     normalise: Normalise | None = Field(
         default=None, description="what probabilities are normalised over (default: what the model was tuned for)"

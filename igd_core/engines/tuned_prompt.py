@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import ModelError
-from igd_core.search.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
+from igd_core.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation
 from igd_core.whole_files import write_json
 

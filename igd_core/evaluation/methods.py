@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from igd_core.errors import InputError
+from igd_core.limits import MAX_BEAMS, MAX_LENGTH_PENALTY
 from igd_core.scorers.gamma import gamma_after, shown_gamma
-from igd_core.search.limits import MAX_BEAMS, MAX_LENGTH_PENALTY
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.prior import NO_PRIOR, Mixing
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from igd_core.catalogue.conditions import Condition
 from igd_core.errors import QueryError
+from igd_core.limits import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.release import RELEASE
 from igd_core.scorers.gamma import gamma_after
 from igd_core.scorers.options import MIXTURES
-from igd_core.search.limits import MAX_BEAMS, MAX_K, MAX_LENGTH_PENALTY, MAX_TEMPERATURE, MIN_TEMPERATURE
 from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.prior import NO_PRIOR, Mixing
 
@@ -41,7 +41,7 @@ class Query:
     Attributes:
         history: item rows, oldest first; the prompt's template decides how many of them it shows.
         k: items wanted, 1..100 and at most the catalogue's size.
-        beams: width of the search, 1..200; raised to ``k`` where smaller.
+        beams: width of the search, 1..200, raised to ``k`` where smaller; None for the artifact's.
         alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
         normalise: over what probabilities are normalised, ``vocabulary`` or ``children``; None takes what the model was
             tuned for.
@@ -65,7 +65,7 @@ class Query:
 
     history: Sequence[ItemIndex]
     k: int = 10
-    beams: int = 10
+    beams: int | None = None
     alpha: float | None = None
     normalise: Normalise | None = None
     temperature: float | None = None
@@ -175,7 +175,7 @@ class ResolvedQuery:
             shown=tuple(manifest.template.window(history)[left_out:]),
             left_out=left_out,
             k=query.k,
-            beams=max(query.beams, query.k),
+            beams=max(manifest.beams if query.beams is None else query.beams, query.k),
             alpha=_canonical(manifest.alpha if query.alpha is None else query.alpha),
             normalise=scored.normalise,
             temperature=_canonical(scored.temperature),
@@ -251,7 +251,8 @@ def check_query(query: Query, artifact: Artifact) -> None:
     """
     num_items = len(artifact.catalogue)
     _require_range("k", query.k, 1, min(MAX_K, num_items))
-    _require_range("beams", query.beams, 1, MAX_BEAMS)
+    if query.beams is not None:
+        _require_range("beams", query.beams, 1, MAX_BEAMS)
     if query.alpha is not None:
         _require_range("alpha", query.alpha, 0.0, 1.0)
     if query.normalise is not None and query.normalise not in NORMALISATIONS:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from igd_core.checked_settings import Amount, CheckedSettings, Count, CountOrNone, Flag, PositiveAmount, Seed, Words
 from igd_core.errors import InputError
-from igd_core.search.limits import Temperature
+from igd_core.limits import Temperature
 from igd_core.search.normalisation import Normalisation, Normalise
 from igd_core.tuning.bear import BearSettings
 from igd_core.tuning.mapping_files import read_mapping

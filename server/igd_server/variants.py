@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, model_validator
 
+from igd_core.limits import Beams, Temperature
 from igd_core.scorers.gamma import Gamma, checked_gamma
 from igd_core.scorers.options import Mixture
-from igd_core.search.limits import Beams, Temperature
 from igd_core.search.normalisation import Normalise
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 from igd_core.catalogue.conditions import MAX_FILTER_CHARS, MAX_FILTER_COLUMNS, MAX_FILTER_VALUES, shape_error
 from igd_core.ids import MAX_ITEM_ID_CHARS
+from igd_core.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.scorers.options import Mixture
-from igd_core.search.limits import Beams, LengthPenalty, Temperature, Wanted
 from igd_core.search.normalisation import Normalise
 from igd_core.store.events import MAX_USER_ID_CHARS
 from igd_server.api.user_ids import user_id_of
@@ -134,7 +134,10 @@ class RecommendationRequest(_Request):
     alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Rebalancing towards decisive tokens; the catalogue's own when absent."
     )
-    beams: Beams = Field(default=10, description="Width of the search; raised to `k` where smaller.")
+    beams: Beams | None = Field(
+        default=None,
+        description="Width of the search, raised to `k` where smaller; the catalogue's own when absent.",
+    )
     normalise: Normalise | None = Field(
         default=None,
         description="What probabilities are normalised over: the whole `vocabulary`, or the `children` of each node of "

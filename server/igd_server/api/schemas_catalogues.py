@@ -126,6 +126,7 @@ class CatalogueInfo(_Response):
     cold_items: int = Field(description="Items without an interaction.")
     entropy_nats: float = Field(description="Of the prior over titles.")
     alpha: float = Field(description="Used when a request names none.")
+    beams: int = Field(description="Width of the search when a request names none.")
     max_history: int = Field(description="Most items of a history that the model is shown.")
     scorer: ScorerInfo | None = Field(default=None, description="Absent where the version holds no item scorer.")
     attributes: list[Attribute]

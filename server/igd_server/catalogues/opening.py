@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.engines.tuned_prompt import why_untuned
 from igd_core.errors import ArtifactError, EngineError
-from igd_core.search.limits import MAX_K
+from igd_core.limits import MAX_K
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 from igd_server.catalogues.served import LoadedVersions, ServedCatalogue

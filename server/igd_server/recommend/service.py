@@ -96,12 +96,12 @@ class RecommendationService:
             yield functools.cache(lambda name: leases.enter_context(self._parts.catalogues.lease(name)))
 
     def weight(self, request: RecommendationRequest, served_of: ServedOf) -> int:
-        """How many ordinary requests this one counts as, by its beams: 1 for up to 10."""
-        beams = max(request.beams, request.k)
-        if beams <= ORDINARY_BEAMS:
-            return 1
+        """How many ordinary requests this one counts as, by its beams or its catalogue's: 1 for up to 10."""
         try:
-            return served_of(request.catalogue).recommender.costs.weight_of(beams)
+            recommender = served_of(request.catalogue).recommender
+            asked = recommender.artifact.manifest.beams if request.beams is None else request.beams
+            beams = max(asked, request.k)
+            return 1 if beams <= ORDINARY_BEAMS else recommender.costs.weight_of(beams)
         except IGDError:  # the answer will be this error
             return 1
 

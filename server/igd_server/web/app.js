@@ -82,7 +82,7 @@ function showWaiting(title, detail) {
 }
 
 function showCatalogue() {
-  const { name, version, items, model, alpha, attributes, scorer } = state.catalogue;
+  const { name, version, items, model, alpha, beams, attributes, scorer } = state.catalogue;
   byId("catalogue").replaceChildren(
     element("strong", {}, name),
     ` ${items.toLocaleString("en")} items · version ${version} · ${model}`,
@@ -90,6 +90,8 @@ function showCatalogue() {
   const slider = byId("alpha");
   slider.step = Math.abs(alpha * 20 - Math.round(alpha * 20)) < 1e-9 ? "0.05" : "0.01";
   slider.value = alpha;
+  byId("beams").max = Math.max(60, beams);
+  byId("beams").value = beams;
   byId("gamma-field").hidden = !scorer;
   byId("own-gamma").checked = true;
   if (scorer) byId("scorer-name").textContent = `the scorer of ${scorer.kind}`;

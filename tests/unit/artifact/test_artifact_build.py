@@ -36,6 +36,7 @@ def test_the_same_inputs_give_the_same_version_and_bytes(tokenizer: TitleTokeniz
         {"name": "other"},
         {"model_id": "some/model"},
         {"alpha": 0.1},
+        {"beams": 40},
         {"smoothing": 1.0},
         {"max_path_tokens": 8},
         {"path_column": "text"},

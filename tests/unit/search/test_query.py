@@ -66,7 +66,7 @@ PLAIN = st.builds(
     Query,
     history=st.lists(st.integers(0, 2).map(ItemIndex), max_size=12),
     k=st.integers(1, 2),
-    beams=st.integers(1, 3),
+    beams=st.none() | st.sampled_from([1, 2, 3, 10]),
     alpha=st.sampled_from([None, 0.2, 0, 0.0, -0.0, 0.5]),
     normalise=st.sampled_from([None, "vocabulary", "children"]),
     temperature=st.sampled_from([None, 1, 1.0, 2.0]),
@@ -121,7 +121,7 @@ def normal(artifact: Artifact, query: Query, weights: str, room: int) -> Any:
         None if query.allow is None else frozenset(query.allow),
         query.attributes,
         query.k,
-        max(query.k, query.beams),
+        max(query.k, query.beams or artifact.manifest.beams),
         artifact.manifest.alpha if query.alpha is None else query.alpha,
         is_children(query),
         query.temperature or 1,
@@ -167,6 +167,7 @@ def respelled(data: st.DataObject, query: Query, artifact: Artifact) -> Query:
     template = artifact.manifest.template
     hidden = len(query.history) - len(template.window(query.history))
     barred = [*query.exclude, *seen_by(artifact, query)]
+    beams = query.beams or artifact.manifest.beams
     return Query(
         # What the prompt does not show is left out of the answer by another field here.
         history=[
@@ -178,7 +179,7 @@ def respelled(data: st.DataObject, query: Query, artifact: Artifact) -> Query:
         allow=None if query.allow is None else [*reversed(query.allow), *query.allow],
         attributes=dict(reversed(list(query.attributes.items()))),
         k=query.k,
-        beams=data.draw(st.integers(1, query.k)) if query.beams <= query.k else query.beams,
+        beams=data.draw(st.integers(1, query.k)) if beams <= query.k else beams,
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
         normalise="children" if is_linear(query) else query.normalise or "vocabulary",
         temperature=twin(query.temperature or 1),

@@ -20,8 +20,8 @@ from igd_core.catalogue.items import Catalogue, SharedTitles
 from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.errors import DeadlineExceeded, ModelFault, QueryError
 from igd_core.ids import ItemIndex
+from igd_core.limits import MAX_BEAMS, MAX_K
 from igd_core.search import recommender
-from igd_core.search.limits import MAX_BEAMS, MAX_K
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommendation, Recommender

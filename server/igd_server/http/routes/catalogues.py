@@ -61,6 +61,7 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         cold_items=manifest.counts.cold,
         entropy_nats=manifest.entropy_nats,
         alpha=manifest.alpha,
+        beams=manifest.beams,
         max_history=manifest.template.max_history,
         scorer=None if manifest.scorer is None else ScorerInfo.of(manifest.scorer),
         attributes=[Attribute.of(name, kind) for name, kind in served.attributes.items()],

@@ -8,6 +8,8 @@ from pydantic import Field
 
 MAX_K = 100
 MAX_BEAMS = 200
+DEFAULT_BEAMS = 10
+"""Of catalogues that name none."""
 MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 10.0
 MAX_LENGTH_PENALTY = 2.0
