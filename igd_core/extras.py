@@ -15,11 +15,12 @@ EXTRA_OF_MODULE: Final = {
     **dict.fromkeys(("peft", "yaml"), "train"),
     "implicit": "eval",
     "vllm": "vllm",
+    "ray": "batch",
 }
 """The smallest extra that installs each module."""
 
 # What a command needs beyond that: named at once, or its user would install one extra after the other.
-_EXTRA_OF_COMMAND: Final = {"demo": "server", "serve": "server", "tune": "train"}
+_EXTRA_OF_COMMAND: Final = {"batch": "batch", "demo": "server", "serve": "server", "tune": "train"}
 
 
 def what_to_install(missing: ModuleNotFoundError, command: str) -> str | None:

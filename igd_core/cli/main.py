@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "HR and NDCG of a checkpoint and of baselines on held-out rows"),
     "compare": ("compare", "what tuning and decoding add, from evaluations of several checkpoints"),
     "recommend": ("recommend", "recommend for one history"),
+    "batch": ("batch", "recommend for every row of a dataset, on Ray"),
     "publish": ("publish", "put an artifact into a store, for servers to take"),
     "versions": ("publish", "list the versions in a store"),
     "rollback": ("publish", "make servers return to an earlier version"),

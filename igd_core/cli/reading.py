@@ -86,17 +86,19 @@ class ReadingFlags(CheckedSettings):
     )
 
 
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; `reading_of` reads them."""
+def add_reading_arguments(parser: argparse.ArgumentParser, model: type[ReadingFlags] = ReadingFlags) -> None:
+    """Add the flags, with the words and defaults of ``model``; `reading_of` reads them."""
     files = parser.add_argument_group(
         "how files are read",
         "csv, JSON lines or Parquet, plain, .gz, .bz2, .xz or .zst, told by their first bytes; - is standard input",
     )
-    add_flags(files, ReadingFlags)
+    add_flags(files, model)
 
 
-def reading_of(args: argparse.Namespace, unknown: str = "drop leaves them out") -> Reading:
-    """What the flags say; `unknown`: what ``--on-unknown-item`` has to offer beside ``error``.
+def reading_of(
+    args: argparse.Namespace, unknown: str = "drop leaves them out", *, model: type[ReadingFlags] = ReadingFlags
+) -> Reading:
+    """What the flags of ``model`` say; `unknown`: what ``--on-unknown-item`` has to offer beside ``error``.
 
     Raises:
         InputError: a delimiter, an encoding or a zone that is none, a column named twice.
@@ -105,7 +107,7 @@ def reading_of(args: argparse.Namespace, unknown: str = "drop leaves them out") 
     from igd_core.datasets.sources import Reading
     from igd_core.timestamps import zone_named
 
-    flags = read(args, ReadingFlags)
+    flags = read(args, model)
     said: dict[str, Any] = {name: getattr(flags, name) for name in ("columns", "delimiter", "quoting", "encoding")}
     return Reading(
         **said,

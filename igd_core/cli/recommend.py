@@ -8,15 +8,13 @@ import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from igd_core.checked_settings import Directory, Flag, Share
-from igd_core.cli.engine import EngineFlags
+from igd_core.checked_settings import Flag
 from igd_core.cli.flags import add_flags, read
+from igd_core.cli.query import QueryFlags, check
 from igd_core.errors import QueryError
-from igd_core.limits import Beams, LengthPenalty, Temperature, Wanted
-from igd_core.scorers.options import Mixture
-from igd_core.search.normalisation import Normalisation, Normalise
+from igd_core.search.normalisation import Normalisation
 
 if TYPE_CHECKING:
     import argparse
@@ -29,49 +27,12 @@ if TYPE_CHECKING:
     from igd_core.search.recommender import RankedItem, Recommendation
 
 _ADAPTER = "adapter"
-_DEFAULT_K = 10
 
 
-def _json(value: object) -> object:
-    """What a text means as JSON; what a file says stays as it is."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(value)[:64]!r} is not JSON ({error})") from None
-
-
-class RecommendFlags(EngineFlags):
+class RecommendFlags(QueryFlags):
     """What `igd recommend` is asked."""
 
-    artifact: Directory = Field(description="what `igd build` wrote")
-    model: Annotated[str, Flag(metavar="DIR")] = Field(description="checkpoint: a directory or a hub id")
     history: Annotated[str, Flag(metavar="ID,ID,...")] = Field(default="", description="oldest first")
-    k: Wanted | None = Field(default=None, description="items wanted (default: 10, or as many as can come back)")
-    beams: Beams | None = Field(default=None, description="width of the search (default: the artifact's)")
-    alpha: Share | None = Field(default=None, description="0..1 (default: the artifact's)")
-    normalise: Normalise | None = Field(
-        default=None, description="what probabilities are normalised over (default: what the model was tuned for)"
-    )
-    temperature: Temperature | None = Field(
-        default=None, description="divides the logits (default: what the model or adapter was tuned for)"
-    )
-    length_penalty: LengthPenalty = Field(default=0.0, description="0 is the method; 1 is BIGRec's")
-    forced_weight: Share = Field(default=1.0, description="what tokens without a sibling count, 0..1")
-    gamma: Share | None = Field(
-        default=None, description="weight of the artifact's item scorer, 0..1 (default: the artifact's)"
-    )
-    mixture: Mixture | None = Field(
-        default=None, description="how it is mixed with the model (default: the artifact's)"
-    )
-    filter: Annotated[Any, BeforeValidator(_json), Flag(metavar="JSON")] = Field(
-        default={},
-        description='conditions on attributes, as {"genres": "Comedy", "year": {"gte": 1990}}: '
-        "docs/reference/http-api.md",
-    )
-    exclude_seen: bool = Field(default=True, description="items of the history do not come back")
-    exclude_seen_titles: bool = Field(
-        default=True, description="other items that read like one of the history do not come back"
-    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,40 +48,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Load, recommend once, print."""
     from igd_core.artifact import load_artifact
-    from igd_core.catalogue.attributes import AttributeIndex
-    from igd_core.catalogue.conditions import conditions_of
     from igd_core.engines.open import open_engine
     from igd_core.engines.tuned_prompt import why_untuned
-    from igd_core.search.query import Query, check_query
 
     asked = read(args, RecommendFlags)
     artifact = load_artifact(asked.artifact)
-    index = AttributeIndex(artifact.catalogue.metadata, artifact.catalogue.types) if asked.filter else None
-    conditions = conditions_of(asked.filter, artifact.catalogue.types)
-    query = Query(
-        history=parse_history(asked.history, artifact),
-        k=_DEFAULT_K if asked.k is None else asked.k,
-        beams=asked.beams,
-        alpha=asked.alpha,
-        normalise=asked.normalise,
-        temperature=asked.temperature,
-        length_penalty=asked.length_penalty,
-        forced_weight=asked.forced_weight,
-        gamma=asked.gamma,
-        mixture=asked.mixture,
-        exclude_seen=asked.exclude_seen,
-        exclude_seen_titles=asked.exclude_seen_titles,
-        attributes=conditions,
-    )
-    for unknown in index.unknown_values(conditions) if index else ():
-        print(f"warning: filter.{unknown.attribute}: {unknown}", file=sys.stderr)
+    query, index = asked.query(artifact, parse_history(asked.history, artifact))
     if asked.k is None:
         query = _as_many_as_can_come_back(query, artifact, index)
-    check_query(query, artifact)  # before the model is loaded: bad input answers at once
-    if query.gamma and artifact.scorer is None:
-        raise QueryError(
-            "gamma", f"{query.gamma}, and the artifact holds no item scorer; `igd build --scorer` makes one"
-        )
+    check(query, artifact)  # before the model is loaded: bad input answers at once
     options = asked.engine_options()
     if asked.adapter is not None:
         options = replace(options, adapters={_ADAPTER: asked.adapter})

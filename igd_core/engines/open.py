@@ -72,6 +72,18 @@ def open_engine(options: EngineOptions) -> OpenEngine:
     return _open_tree(options)
 
 
+def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
+    """Hash over names and contents of a checkpoint's json and safetensors files, and of its adapter's.
+
+    Raises:
+        ModelError: no such checkpoint.
+    """
+    from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+
+    with FolderDigests(resolve_checkpoint(name), *([] if adapter is None else [adapter])) as digests:
+        return digests.together()
+
+
 def _open_tree(options: EngineOptions) -> OpenEngine:
     from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine

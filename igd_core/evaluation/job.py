@@ -16,7 +16,7 @@ import numpy as np
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
-from igd_core.engines.open import open_engine
+from igd_core.engines.open import checkpoint_sha256, open_engine
 from igd_core.evaluation.baselines import make_ranker, ranked_lists
 from igd_core.evaluation.gammas import choose_gamma
 from igd_core.evaluation.journal import Journal
@@ -24,7 +24,7 @@ from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
 from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
-from igd_core.evaluation.shard import ShardRun, checkpoint_sha256, decoding_header
+from igd_core.evaluation.shard import ShardRun, decoding_header
 from igd_core.evaluation.shared_session import widest_node
 from igd_core.scorers.gamma_file import GAMMA_FILE
 from igd_core.whole_files import write_json

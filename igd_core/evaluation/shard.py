@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from igd_core.engines.embedded.checkpoint import resolve_checkpoint
-from igd_core.engines.identity import FolderDigests
 from igd_core.errors import DataError, EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.progress import progress
@@ -86,16 +84,6 @@ class RunIdentity:
             "on_unknown": self.on_unknown,
             **more,
         }
-
-
-def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
-    """Hash over names and contents of a checkpoint's json and safetensors files, and of its adapter's.
-
-    Raises:
-        ModelError: no such checkpoint.
-    """
-    with FolderDigests(resolve_checkpoint(name), *([] if adapter is None else [adapter])) as digests:
-        return digests.together()
 
 
 def decoding_header(

@@ -106,6 +106,7 @@ def test_a_command_that_needs_an_extra_names_it_in_one_line(pristine_bundle: Pat
             ["publish", *bundle, "--store", "redis://127.0.0.1:1/0"],
             ["demo", "--no-serve"],
         ],
+        "batch": [["batch", *bundle, *model, "--rows", str(rows), "--out", str(tmp_path / "batch")]],
         "train": [["tune", "--recipe", "small-llama", *bundle, "--out", str(tmp_path / "run")]],
     }
     asked = [(extra, argv) for extra, commands in needing.items() for argv in commands]
@@ -257,7 +258,7 @@ def test_the_extras_of_the_package_are_those_that_messages_name() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = importlib.metadata.packages_distributions()
     for module, extra in extras.EXTRA_OF_MODULE.items():
-        if module == "vllm":
+        if module in ("vllm", "ray"):
             continue
         brought = {re.split(r"[\[>=<]", requirement)[0] for requirement in declared[extra]}
         brought |= (

@@ -10,8 +10,8 @@ import pytest
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.fake import FakeEngine
 from igd_core.engines.identity import FolderDigests, runtime_of
+from igd_core.engines.open import checkpoint_sha256
 from igd_core.errors import EngineError, ModelError
-from igd_core.evaluation.shard import checkpoint_sha256
 from igd_core.search.identity import ModelIdentity
 
 if TYPE_CHECKING:
