@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.llama import LlamaForward
 
 EOS = "<|im_end|>"
 SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
-MODEL_KINDS: tuple[str, ...] = ("llama-fp32", "llama-bf16", "qwen2-fp32", "qwen3-fp32")
+# Family and data type; then a device (the CPU otherwise), or "own" for the project's own forward (else transformers').
+MODEL_KINDS: tuple[str, ...] = ("llama-fp32", "llama-bf16", "llama-fp32-own", "qwen2-fp32-own", "qwen3-fp32-own")
 if "cuda" in DEVICES:
     MODEL_KINDS += ("llama-fp32-cuda", "llama-bf16-cuda")
 POSITIONS = 320
@@ -118,12 +120,15 @@ def artifact_of_paths(paths: Sequence[Sequence[int]], frequency: Sequence[int], 
 
 
 def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
-    """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens."""
+    """A random model of two or three layers with grouped queries, with weights large enough to prefer some tokens.
+
+    ``kind`` is one of `MODEL_KINDS`, or another of their parts put together.
+    """
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
-    family, dtype, *device = kind.split("-")
+    family, dtype, *how = kind.split("-")
     shape: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size + 5,  # padded, as real checkpoints are
         "hidden_size": 32,
@@ -149,6 +154,17 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
         model = AutoModelForCausalLM.from_config(config)
     if dtype == "bf16":
         model = model.to(torch.bfloat16)
-    if device:
-        model = model.to(device[0])
-    return Checkpoint(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer, model_id=kind)
+    model = model.eval().requires_grad_(requires_grad=False)
+    if how == ["own"]:
+        return Checkpoint(model=model, tokenizer=tokenizer, model_id=kind, forwards={None: own_forward(model)})
+    return Checkpoint(model=model.to(how[0]) if how else model, tokenizer=tokenizer, model_id=kind)
+
+
+def own_forward(model: PreTrainedModel) -> LlamaForward:
+    """The project's own forward of ``model``, whose linear layers are laid out for it."""
+    from igd_core.engines.embedded.llama import LlamaForward, why_not_own
+    from igd_core.engines.embedded.packed_linear import pack_linears
+
+    pack_linears(model)
+    assert why_not_own(model) == ""
+    return LlamaForward(model)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.bench.reference import DictNode, ReferenceResult
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.forward_choice import ForwardChoice
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.engines.vllm.options import VLLMOptions
     from igd_core.search.recommender import Recommendation
@@ -117,7 +118,9 @@ class BenchCheckpoints:
     served: Checkpoint
 
     @staticmethod
-    def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> BenchCheckpoints:
+    def load(
+        model: str | Path, *, device: str = "auto", dtype: str = "auto", forward: ForwardChoice = "auto"
+    ) -> BenchCheckpoints:
         """Load the folder ``model`` both ways.
 
         Raises:
@@ -125,7 +128,7 @@ class BenchCheckpoints:
         """
         return BenchCheckpoints(
             plain=load_checkpoint(model, device=device, dtype=dtype, packed=False),
-            served=load_checkpoint(model, device=device, dtype=dtype),
+            served=load_checkpoint(model, device=device, dtype=dtype, forward=forward),
         )
 
 

@@ -13,6 +13,7 @@ from igd_core.cli.bench_flags import DecodingFlags
 from igd_core.cli.bench_serve import add_serve_arguments
 from igd_core.cli.bench_vllm import add_vllm_arguments
 from igd_core.cli.flags import add_flags, read
+from igd_core.engines.forward_choice import ForwardChoice
 from igd_core.engines.open import EngineName
 from igd_core.errors import InputError
 
@@ -26,6 +27,7 @@ class DecodeFlags(DecodingFlags):
 
     device: str = Field(default="auto", description="auto, cpu, cuda")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
+    forward: ForwardChoice = Field(default="auto", description="how the embedded engine runs the model")
     histories: Count = Field(default=20, description="prompts a data set")
     forced_weight: Share = Field(default=1.0, description="0: titles by their decisions alone")
     engine: EngineName = Field(default="tree", description="what ours runs on")
@@ -67,7 +69,9 @@ def _decode(args: argparse.Namespace) -> int:
         forced_weight=asked.forced_weight,
         vllm=on_vllm if asked.engine == "vllm" else None,
     )
-    checkpoints = BenchCheckpoints.load(asked.checkpoint(), device=asked.device, dtype=asked.dtype)
+    checkpoints = BenchCheckpoints.load(
+        asked.checkpoint(), device=asked.device, dtype=asked.dtype, forward=asked.forward
+    )
     _print_results(bench_decode(checkpoints, asked.data or DATASETS, settings), as_json=args.json)
     return 0
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, Flag
+from igd_core.engines.forward_choice import ForwardChoice
 from igd_core.engines.open import EngineName, EngineOptions
 from igd_core.errors import InputError
 
@@ -41,6 +42,11 @@ class EngineFlags(CheckedSettings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
+    forward: ForwardChoice = Field(
+        default="auto",
+        description="how the embedded engine runs the model: its own forward, transformers' modules, or (auto) the own "
+        "one where it is proved equal",
+    )
     adapter: Directory | None = Field(default=None, description="LoRA adapter of the model, in PEFT's format")
 
     def engine_options(self) -> EngineOptions:
@@ -53,4 +59,11 @@ class EngineFlags(CheckedSettings):
             raise InputError("model: is needed")
         if self.vllm and self.engine != "vllm":
             raise InputError(f"vllm: given, with engine {self.engine!r}")
-        return EngineOptions(model=self.model, engine=self.engine, device=self.device, dtype=self.dtype, vllm=self.vllm)
+        return EngineOptions(
+            model=self.model,
+            engine=self.engine,
+            device=self.device,
+            dtype=self.dtype,
+            forward=self.forward,
+            vllm=self.vllm,
+        )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.forward_choice import ForwardChoice
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.search.engine import Engine
 
@@ -29,11 +30,12 @@ class EngineOptions:
 
     Attributes:
         model: directory or hub id of the checkpoint.
-        engine: ``tree`` is the embedded transformers engine, ``vllm`` is vLLM.
+        engine: ``tree`` is the embedded engine, ``vllm`` is vLLM.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``...; for vLLM ``auto``: it uses the device it was installed for.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         cache_bytes: the embedded engine's budget for key-value caches of past prompts.
         adapters: LoRA adapters by name.
+        forward: how the embedded engine runs the model: ``auto``, ``own``, ``transformers``.
         vllm: further fields of ``VLLMOptions``.
     """
 
@@ -43,6 +45,7 @@ class EngineOptions:
     dtype: str = "auto"
     cache_bytes: int = 256 << 20
     adapters: Adapters = field(default_factory=dict)
+    forward: ForwardChoice = "auto"
     vllm: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -92,7 +95,9 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
     directory = resolve_checkpoint(options.model).resolve()
     adapters = {name: path.resolve() for name, path in options.adapters.items()}
     with FolderDigests(directory, *adapters.values()) as digests:
-        loaded = load_checkpoint(directory, device=options.device, dtype=options.dtype, adapters=adapters)
+        loaded = load_checkpoint(
+            directory, device=options.device, dtype=options.dtype, adapters=adapters, forward=options.forward
+        )
         checkpoint = replace(loaded, model_id=Path(options.model).name)
         tuned = read_tuned(directory, adapters)
         content, *content_of_adapters = digests.result()
@@ -112,6 +117,8 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
 def _open_vllm(options: EngineOptions) -> OpenEngine:
     if options.device != "auto":
         raise InputError(f"device {options.device!r}: vLLM runs on what it was installed for; leave it at auto")
+    if options.forward != "auto":
+        raise InputError(f"forward {options.forward!r}: vLLM has its own; leave it at auto")
     from igd_core.engines.embedded.checkpoint import resolve_checkpoint
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.engines.vllm.options import VLLMOptions

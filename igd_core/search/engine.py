@@ -23,6 +23,8 @@ class EngineStats:
         versions: artifact versions loaded.
         cache_bytes: bytes of prompt key-value cache kept for reuse.
         healthy: whether the engine can answer.
+        forward: how the model is run, where an engine has several ways: ``own`` or ``transformers``.
+        why_forward: why it is not ``own``; empty if it is, or was not asked for.
     """
 
     waiting: int = 0
@@ -30,6 +32,8 @@ class EngineStats:
     versions: tuple[str, ...] = field(default=())
     cache_bytes: int = 0
     healthy: bool = True
+    forward: str = ""
+    why_forward: str = ""
 
 
 class Engine(Protocol):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from igd_core.checked_settings import CheckedSettings, Directory, File, Flag, Listed, comma_separated
 from igd_core.engines.embedded.adapters import parse_adapters
+from igd_core.engines.forward_choice import ForwardChoice
 from igd_core.engines.open import EngineName
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError
@@ -160,6 +161,11 @@ class Settings(CheckedSettings):
         default="auto",
         description="type of the weights: ``float32``, ``bfloat16``, ``float16``; ``auto`` is bfloat16 on CUDA, "
         "float32 elsewhere",
+    )
+    forward: ForwardChoice = Field(
+        default="auto",
+        description="how the embedded engine runs the model: ``own``, its own forward (Llama, Mistral, Qwen2, Qwen3 in "
+        "float32 on a CPU); ``transformers``; ``auto`` is the own one where a test at the start proves it equal",
     )
     cache_bytes: int = Field(
         default=256 << 20, ge=0, description="the embedded engine's key-value caches of past prompts; 0 keeps none"

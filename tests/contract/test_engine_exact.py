@@ -119,7 +119,7 @@ def failing(model: PreTrainedModel, error: Exception) -> Iterator[None]:
     def fail(*_: object) -> None:
         raise error
 
-    hook = model.register_forward_pre_hook(fail)
+    hook = model.get_input_embeddings().register_forward_pre_hook(fail)
     try:
         yield
     finally:
@@ -186,15 +186,16 @@ def oracle_common_prefix(one: list[int], other: list[int]) -> int:
     return length
 
 
+@pytest.mark.parametrize("kind", ["llama-fp32", "llama-fp32-own"])
 async def test_the_prefix_cache_stays_within_its_budget(
-    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint]
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str
 ) -> None:
     one_prompt = 2 * 2 * 2 * 8 * 4 * len(prompt_of(artifact, 1, 2, 3))  # layers, keys and values, heads, width, bytes
-    async with started("llama-fp32", artifact, checkpoint_of, cache_bytes=2 * one_prompt) as subject:
+    async with started(kind, artifact, checkpoint_of, cache_bytes=2 * one_prompt) as subject:
         for row in range(12):
             await search(subject, artifact, prompt_of(artifact, row, row + 1, row + 2))
             assert 0 < subject.engine.stats().cache_bytes <= 2 * one_prompt
-    async with started("llama-fp32", artifact, checkpoint_of) as subject:
+    async with started(kind, artifact, checkpoint_of) as subject:
         await search(subject, artifact, prompt_of(artifact, 1, 2, 3), leaves=leaves_of(artifact, allowed=[5]))
         assert subject.engine.stats().cache_bytes == one_prompt, "the prompt alone, without the tree below it"
 
@@ -403,7 +404,7 @@ async def test_a_search_takes_fewer_calls_than_tokens(
         nonlocal calls
         calls += 1
 
-    hook = checkpoint_of(tree.kind).model.register_forward_pre_hook(count)
+    hook = checkpoint_of(tree.kind).model.get_input_embeddings().register_forward_pre_hook(count)
     try:
         found = await search(tree, artifact, prompt_of(artifact, 1, 2, 3))
     finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import own_forward
 from subjects import Subject, prompt_of, search
 
 from igd_core.engines.embedded.engine import TreeEngine
@@ -39,13 +40,18 @@ def norm(model: PreTrainedModel, _: int, value: float) -> None:
     model.model.norm.weight.data[3] = value
 
 
-@pytest.fixture
-def make(checkpoint_of: Callable[[str], Checkpoint]) -> Callable[[Callable[[PreTrainedModel], None]], Subject]:
+@pytest.fixture(params=["transformers", "own"])
+def make(
+    request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Checkpoint]
+) -> Callable[[Callable[[PreTrainedModel], None]], Subject]:
     def made(damage: Callable[[PreTrainedModel], None]) -> Subject:
         checkpoint = checkpoint_of("qwen2-fp32")  # its output layer is its own
         model = copy.deepcopy(checkpoint.model)
         damage(model)
-        return Subject(kind="tree", engine=TreeEngine(replace(checkpoint, model=model)), tolerance=1e-5)
+        damaged = replace(
+            checkpoint, model=model, forwards={None: own_forward(model)} if request.param == "own" else {}
+        )
+        return Subject(kind="tree", engine=TreeEngine(damaged), tolerance=1e-5)
 
     return made
 
@@ -84,7 +90,7 @@ async def test_one_bad_row_of_the_embedding_spoils_no_other_prompt(
     opened: list[Subject],
     checkpoint_of: Callable[[str], Checkpoint],
 ) -> None:
-    sound = Subject(kind="tree", engine=TreeEngine(checkpoint_of("qwen2-fp32")), tolerance=1e-5)
+    sound = make(lambda _: None)
     token = model_vocabulary(checkpoint_of) - 1  # no title holds it
     subject = make(lambda model: row_of_the_embedding(model, token, NAN))
     opened += [sound, subject]

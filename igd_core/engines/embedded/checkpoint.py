@@ -12,9 +12,12 @@ from safetensors import SafetensorError
 
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.adapters import CONFIG_FILE, lora_tensors, read_adapter_config
+from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.integrity import load_weights, named, read_config
+from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import pack_linears
-from igd_core.engines.embedded.self_test import require_trees_as_plain_passes
+from igd_core.engines.embedded.self_test import require_trees_as_plain_passes, why_unproved
+from igd_core.engines.forward_choice import FORWARD_CHOICES
 from igd_core.engines.tuned_prompt import read_tuned_prompts
 from igd_core.errors import ModelError
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.embedded.forward import Forward
+    from igd_core.engines.forward_choice import ForwardChoice
     from igd_core.engines.tuned_prompt import TunedPrompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,11 +38,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Checkpoint:
     """A causal language model in evaluation mode, its tokenizer, and the name it goes by.
 
-    model: the checkpoint without adapters.
+    Attributes:
+        model: the checkpoint without adapters.
         tokenizer: its tokenizer.
         model_id: its name.
         adapted: for each adapter, a copy of the model with the adapter merged into its weights.
         prompts: what the model and its adapters were tuned on, where their folders say so.
+        forwards: how the model (under None) and each adapted copy are run; transformers' modules where it does not say.
     """
 
     model: PreTrainedModel
@@ -45,10 +52,15 @@ class Checkpoint:
     model_id: str
     adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
     prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
+    forwards: Mapping[str | None, Forward] = field(default_factory=dict)
 
     def model_of(self, adapter: str | None) -> PreTrainedModel:
         """The model for an adapter; None is the checkpoint itself."""
         return self.model if adapter is None else self.adapted[adapter]
+
+    def forward_of(self, adapter: str | None) -> Forward:
+        """How the model for an adapter is run."""
+        return self.forwards.get(adapter) or TransformersForward(self.model_of(adapter))
 
 
 def load_checkpoint(
@@ -58,6 +70,7 @@ def load_checkpoint(
     dtype: str = "auto",
     packed: bool = True,
     adapters: Adapters | None = None,
+    forward: ForwardChoice = "auto",
 ) -> Checkpoint:
     """Load a local directory or a model hub's ``owner/name``, and a copy for each adapter.
 
@@ -67,10 +80,13 @@ def load_checkpoint(
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
         packed: lay linear weights out for oneDNN where that helps (`packed_linear`); False leaves the model as it is.
         adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time.
+        forward: ``own`` and ``transformers`` as they are called; ``auto`` is the own one where it is proved right now
+            that it computes what transformers' modules do.
 
     Raises:
         ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
-            engine would run wrongly, an adapter that does not fit, or a device that is not here.
+            engine would run wrongly, an adapter that does not fit, a device that is not here, or ``own`` where it
+            cannot be.
     """
     directory = resolve_checkpoint(name)
     target = device_of(device)
@@ -78,6 +94,8 @@ def load_checkpoint(
         dtype = "bfloat16" if target.type == "cuda" else "float32"
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    if forward not in FORWARD_CHOICES:
+        raise ModelError(f"forward {forward!r}: one of {', '.join(FORWARD_CHOICES)}")
     tokenizer = TitleTokenizer.from_directory(directory)
     prompts = read_tuned_prompts(directory, adapters or {})
 
@@ -92,14 +110,36 @@ def load_checkpoint(
         for adapter, path in (adapters or {}).items()
     }
     model = prepared(_load_model(directory, config, DTYPES[dtype]))
-    require_trees_as_plain_passes(model)
+    everything: list[tuple[str | None, PreTrainedModel]] = [(None, model), *adapted.items()]
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         model_id=Path(name).name,
         adapted=adapted,
         prompts=prompts,
+        forwards={adapter: proved_forward(each, forward) for adapter, each in everything},
     )
+
+
+def proved_forward(model: PreTrainedModel, choice: ForwardChoice) -> Forward:
+    """The way a model is run that was asked for, after a test of it on the model.
+
+    Raises:
+        ModelError: the own forward was asked for and cannot be, or transformers' modules do not compute over a tree
+            what they compute otherwise.
+    """
+    why = ""
+    if choice != "transformers":
+        why = why_not_own(model)
+        if not why:
+            own = LlamaForward(model)
+            why = why_unproved(model, own)
+            if not why:
+                return own
+        if choice == "own":
+            raise ModelError(f"forward 'own': {why}; 'auto' runs this model by transformers' modules")
+    require_trees_as_plain_passes(model)
+    return TransformersForward(model, why=why)
 
 
 def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""The embedded engine: transformers, and all nodes of a round in one forward pass (`token_tree`).
+"""The embedded engine: the model in this process, and all nodes of a round in one forward pass (`token_tree`).
 
 A round's new nodes, of all beams and the forced chains below them, are one sequence of tokens, and no node is computed
 twice. So forced tokens cost no calls of their own.
@@ -121,12 +121,15 @@ class TreeEngine:
 
     def stats(self) -> EngineStats:
         """Queue, sessions, versions and cache."""
+        forward = self._checkpoint.forward_of(None)
         return EngineStats(
             waiting=self._thread.waiting,
             sessions=self._open_sessions,
             versions=tuple(self._versions),
             cache_bytes=self._prefixes.nbytes,
             healthy=not self._thread.closed and self._lost_device is None,
+            forward=forward.name,
+            why_forward=forward.why,
         )
 
     @property
@@ -240,7 +243,7 @@ class TreeSession:
         adapter = self._prompt.scoring.adapter
         prefix = self._engine._prefixes.longest(self._prompt.ids, adapter)
         self.stats.cached_tokens = 0 if prefix is None else len(prefix.ids)
-        return TokenTree(self._engine._checkpoint.model_of(adapter), self._prompt.ids, prefix)
+        return TokenTree(self._engine._checkpoint.forward_of(adapter), self._prompt.ids, prefix)
 
     def _remember(self, tree: TokenTree) -> None:
         adapter = self._prompt.scoring.adapter

@@ -37,6 +37,21 @@ class PackedLinear(nn.Module):
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
         return output
 
+    def silu(self, inputs: torch.Tensor) -> torch.Tensor:
+        """SiLU of the output."""
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "swish", [], "")
+        return output
+
+    def plus(self, inputs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The output and ``other``, ``(..., out_features)``, added."""
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, other, self._packed, self.bias, "add")
+        return output
+
+    def times(self, inputs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The output and ``other``, ``(..., out_features)``, multiplied."""
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, other, self._packed, self.bias, "mul")
+        return output
+
 
 def pack_linears(model: PreTrainedModel) -> None:
     """Replace every linear layer of an fp32 CPU model; does nothing for other models, or if torch lacks oneDNN."""

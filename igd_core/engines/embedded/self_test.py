@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.prefix_cache import PromptKV
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.errors import ModelError
@@ -31,6 +32,8 @@ from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from igd_core.engines.embedded.forward import Forward
 
 _PROMPT, _CACHED, _CHAIN, _BRANCHES = 10, 6, 2, (5, 3)
 _TOKENS = _PROMPT + _CHAIN + sum(_BRANCHES)
@@ -73,21 +76,43 @@ def require_trees_as_plain_passes(model: PreTrainedModel) -> None:
         raise ModelError(
             f"{name}: cannot be run over a tree of tokens as this engine does ({type(error).__name__}: {said})"
         ) from None
-    tolerance = _TOLERANCE.get(model.dtype, _TOLERANCE[torch.float32])
     for what, difference in differences.items():
-        if not difference <= tolerance:
+        if not difference <= _tolerance(model):
             raise ModelError(
                 f"{name}: {what} gives other logits than the model's own passes (by {difference:.2g} of their spread, "
-                f"{tolerance:g} is allowed); this engine would answer wrongly with it"
+                f"{_tolerance(model):g} is allowed); this engine would answer wrongly with it"
             )
 
 
+def why_unproved(model: PreTrainedModel, forward: Forward) -> str:
+    """What keeps ``forward`` from being proved to compute what the model does; empty if nothing does.
+
+    Nothing is proved of a model whose own logits are not finite.
+    """
+    try:
+        differences = tree_differences(model, forward)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model is run otherwise then
+        return f"it failed when it was tried ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    if not differences:
+        return "the model's own logits are not finite"
+    what, worst = max(differences.items(), key=lambda part: part[1])
+    if all(difference <= _tolerance(model) for difference in differences.values()):
+        return ""
+    return f"{what} gives other logits (by {worst:.2g} of their spread, {_tolerance(model):g} is allowed)"
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return _TOLERANCE.get(model.dtype, _TOLERANCE[torch.float32])
+
+
 @torch.inference_mode()
-def tree_differences(model: PreTrainedModel) -> dict[str, float]:
+def tree_differences(model: PreTrainedModel, forward: Forward | None = None) -> dict[str, float]:
     """How far the logits of trees are from plain ones, by part of the tree; empty if plain ones are not finite.
 
-    As a share of the spread of a row's logits: of the worst row in float32, else of the median row.
+    As a share of the spread of a row's logits: of the worst row in float32, else of the median row. Trees are run by
+    ``forward``, plain passes always by transformers.
     """
+    run = forward or TransformersForward(model)
     vocab_size = int(model.config.get_text_config().vocab_size)
     for seed in range(_TRIES):
         probe = _Probe.drawn(vocab_size, seed)
@@ -96,11 +121,11 @@ def tree_differences(model: PreTrainedModel) -> dict[str, float]:
             break
     else:
         return {}
-    tree = TokenTree(model, probe.prompt)
+    tree = TokenTree(run, probe.prompt)
     computed = _tree_logits(tree, probe)
     layers = tree.prompt_layers()
     cached = PromptKV(ids=np.asarray(probe.prompt), layers=layers).prefix(_CACHED)
-    reused = _tree_logits(TokenTree(model, probe.prompt, cached), probe)
+    reused = _tree_logits(TokenTree(run, probe.prompt, cached), probe)
     start = _PROMPT - 1
     wanted = (plain[0][start : start + 1 + _CHAIN], *(logits[start + 1 + _CHAIN :] for logits in plain))
     parts = ("the prompt and its chain", "a first branch", "a second branch")

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
+from igd_core.engines.embedded.forward import Fed
 from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel
-
+    from igd_core.engines.embedded.forward import Forward, Layers
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 
@@ -38,18 +37,15 @@ class NewTokens:
 
 
 class TokenTree:
-    """A prompt and the nodes computed under it: the model's cache, and each node's slot in it."""
+    """A prompt and the nodes computed under it: their keys and values, and each node's slot among them."""
 
-    def __init__(self, model: PreTrainedModel, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
+    def __init__(self, forward: Forward, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
         """Begin with the cache of an earlier prompt: ``prefix`` is a proper prefix of this one."""
-        self._model = model
+        self._running = forward.begin(prefix)
         self._prompt = prompt_ids
-        self._cache = DynamicCache()
         self._length = 0 if prefix is None else len(prefix.ids)
         # Cache slots of a node and its ancestors; the root has none, since the prompt is visible to all.
         self._slots: dict[NodeId, list[int]] = {ROOT: []}
-        for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
-            self._cache.update(keys, values, layer)
 
     @property
     def length(self) -> int:
@@ -67,26 +63,17 @@ class TokenTree:
         Returns:
             ``(number wanted, vocabulary)`` logits, in the order of the tokens.
         """
-        device, prompt = self._model.device, self._prompt[self._length :]  # empty once it has been fed
+        prompt = self._prompt[self._length :]  # empty once it has been fed
         tokens = [*prompt, *new.tokens]
         visible, positions = self._place(len(prompt), new)
         rows = torch.arange(len(tokens) - len(wanted), len(tokens))[torch.tensor(wanted)]
-        output = self._model(
-            input_ids=torch.tensor([tokens], device=device),
-            attention_mask=_additive(visible, self._model.dtype).to(device),
-            position_ids=torch.tensor([positions], device=device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=rows.to(device),
-        )
+        logits = self._running.feed(Fed(tokens=tokens, positions=positions, visible=visible, rows=rows))
         self._length += len(tokens)
-        logits: torch.Tensor = output.logits[0]
         return logits
 
-    def prompt_layers(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    def prompt_layers(self) -> Layers:
         """Keys and values of the prompt alone, once it has been computed, in the form of `PromptKV`."""
-        length = len(self._prompt)
-        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self._cache)
+        return self._running.layers(len(self._prompt))
 
     def _place(self, prompt_tokens: int, new: NewTokens) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
@@ -107,9 +94,3 @@ class TokenTree:
             columns += slots
         visible[rows, columns] = True
         return visible, positions
-
-
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``(1, 1, queries, keys)`` mask that is added to attention scores: 0 where visible."""
-    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype)
-    return mask.masked_fill_(visible, 0.0)[None, None]

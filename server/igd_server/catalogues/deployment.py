@@ -284,7 +284,9 @@ class Deployment:
         self._announced = True
         self.on_ready()
         served = self.serving
-        model = next(iter(served.values())).model
+        first = next(iter(served.values()))
+        model, engine = first.model, first.recommender.engine.stats()
+        how = {"forward": engine.forward, "why_forward": engine.why_forward}
         _log.info(
             "ready",
             extra={
@@ -295,6 +297,7 @@ class Deployment:
                     "adapters": {adapter: model.fingerprint(adapter) for adapter in model.adapters},
                     "engine": model.engine,
                     "runtime": model.runtime,
+                    **{name: told for name, told in how.items() if told},
                     "checkpoint_sha256": model.checkpoint,
                     "items": sum(len(catalogue.catalogue) for catalogue in served.values()),
                     "seconds": round(time.monotonic() - self._started, 3),

@@ -64,6 +64,7 @@ def open_model(settings: Settings) -> OpenedModel:
             engine=settings.engine,
             device=settings.device,
             dtype=settings.dtype,
+            forward=settings.forward,
             cache_bytes=settings.cache_bytes,
             adapters=dict(settings.adapters),
             vllm=settings.vllm or {},

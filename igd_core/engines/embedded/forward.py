@@ -1,0 +1,114 @@
+"""How a model is run over tokens: `Forward`, the port; and transformers' own modules behind it.
+
+The other way is the project's own forward (`llama`), for the architectures it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from igd_core.engines.embedded.prefix_cache import PromptKV
+
+Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``, keys rotated by their positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """Tokens that are fed in one pass, behind those that were fed before.
+
+    Attributes:
+        tokens: in the model's vocabulary.
+        positions: of each, from 0; not the slots: branches of a tree share positions.
+        visible: ``(new, before + new)`` bool; the slots that each token sees, itself among them.
+        rows: ``(wanted,)`` int64; the tokens after which logits are wanted, by their place among ``tokens``.
+    """
+
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    visible: torch.Tensor
+    rows: torch.Tensor
+
+
+class Running(Protocol):
+    """A prompt and what is fed below it, with their keys and values."""
+
+    def feed(self, fed: Fed) -> torch.Tensor:
+        """Compute new tokens in one pass, and keep their keys and values: ``(wanted, vocabulary)`` logits."""
+        ...
+
+    def layers(self, length: int) -> Layers:
+        """Keys and values of the first ``length`` tokens; never written to again."""
+        ...
+
+
+class Forward(Protocol):
+    """A way to run a checkpoint; no two passes at a time."""
+
+    @property
+    def name(self) -> Literal["own", "transformers"]:
+        """The way."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """Why it is not the project's own forward; empty if it is, or if another was asked for."""
+        ...
+
+    def begin(self, prefix: PromptKV | None) -> Running:
+        """Start with the keys and values of an earlier prompt, or with nothing."""
+        ...
+
+
+class TransformersForward:
+    """Transformers' own modules, for every architecture."""
+
+    name: Literal["transformers"] = "transformers"
+
+    def __init__(self, model: PreTrainedModel, *, why: str = "") -> None:
+        self._model = model
+        self.why = why
+
+    def begin(self, prefix: PromptKV | None) -> Running:
+        """Start a cache of transformers' kind."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
+            cache.update(keys, values, layer)
+        return _TransformersRun(self._model, cache)
+
+
+class _TransformersRun:
+    def __init__(self, model: PreTrainedModel, cache: DynamicCache) -> None:
+        self._model = model
+        self._cache = cache
+
+    def feed(self, fed: Fed) -> torch.Tensor:
+        device = self._model.device
+        output = self._model(
+            input_ids=torch.tensor([fed.tokens], device=device),
+            attention_mask=additive(fed.visible, self._model.dtype)[None, None].to(device),
+            position_ids=torch.tensor([fed.positions], device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=fed.rows.to(device),
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def layers(self, length: int) -> Layers:
+        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self._cache)
+
+
+def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask that is added to attention scores, ``visible``'s shape: 0 where visible."""
+    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype)
+    return mask.masked_fill_(visible, 0.0)

@@ -1,0 +1,271 @@
+"""The project's own forward of Llama-type models, in fp32 on the CPU: Llama, Mistral without a window, Qwen2, Qwen3.
+
+A round feeds 10 to 60 tokens, and transformers' modules then spend much of a pass around the products: a call of a
+module for each step, masks and heads copied for each layer, all keys and values of the prompt copied for each layer and
+round. Here:
+
+- keys and values are written in place, in room that grows by half;
+- attention reads shared heads where they lie (grouped queries);
+- oneDNN applies SiLU, the product with the gate and the addition to the residual while it writes a product's result;
+- the last layer computes what follows its keys and values only for the tokens whose logits are wanted: one of a prompt.
+
+The weights are those of transformers' modules (`packed_linear`), not copies of them. Whether a checkpoint runs rightly
+this way is not believed but tried when it is loaded (`self_test`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from igd_core.engines.embedded.forward import additive
+from igd_core.engines.embedded.packed_linear import PackedLinear
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from igd_core.engines.embedded.forward import Fed, Layers, Running
+    from igd_core.engines.embedded.prefix_cache import PromptKV
+
+_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# One set of frequencies for all positions. Others (dynamic, longrope) rotate by how long a text has become.
+_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Norm:
+    """Root mean square normalisation; ``weight`` is ``(width,)``."""
+
+    weight: torch.Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Norm:
+        norm: Any = module
+        return cls(weight=norm.weight.detach(), epsilon=float(norm.variance_epsilon))
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """A decoder layer's weights; ``normed_query`` and ``normed_key`` are Qwen3's, each over one head."""
+
+    before_attention: _Norm
+    query: PackedLinear
+    key: PackedLinear
+    value: PackedLinear
+    normed_query: _Norm | None
+    normed_key: _Norm | None
+    output: PackedLinear
+    before_mlp: _Norm
+    gate: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Layer:
+        layer: Any = module
+        attention, mlp = layer.self_attn, layer.mlp
+        query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        return cls(
+            before_attention=_Norm.of(layer.input_layernorm),
+            query=attention.q_proj,
+            key=attention.k_proj,
+            value=attention.v_proj,
+            normed_query=None if query_norm is None else _Norm.of(query_norm),
+            normed_key=None if key_norm is None else _Norm.of(key_norm),
+            output=attention.o_proj,
+            before_mlp=_Norm.of(layer.post_attention_layernorm),
+            gate=mlp.gate_proj,
+            up=mlp.up_proj,
+            down=mlp.down_proj,
+        )
+
+    def mlp(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``(rows, width)`` to the same, the residual included."""
+        normed = self.before_mlp(hidden)
+        return self.down.plus(self.up.times(normed, self.gate.silu(normed)), hidden)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """What all layers of one pass share.
+
+    Attributes:
+        mask: ``(new, before + new)`` float, added to attention scores.
+        cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
+        rows: the tokens whose logits are wanted.
+    """
+
+    mask: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    rows: torch.Tensor
+
+
+def why_not_own(model: PreTrainedModel) -> str:
+    """What keeps a model from being run by the own forward; empty if nothing does."""
+    whole: Any = model
+    if type(model).__name__ not in _ARCHITECTURES or not type(model).__module__.startswith("transformers."):
+        return f"architecture {model.config.model_type!r}"
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return f"{str(model.dtype).removeprefix('torch.')} on {model.device.type}; it is for float32 on the CPU"
+    if model.config.hidden_act not in ("silu", "swish"):
+        return f"hidden_act {model.config.hidden_act!r}"
+    rotation = getattr(whole.model.rotary_emb, "rope_type", None)
+    if rotation not in _FIXED_ROTATIONS:
+        return f"rope_type {rotation!r}"
+    linears = {name: each for name, each in model.named_modules() if name.endswith(("_proj", "lm_head"))}
+    other = next((name for name, each in linears.items() if type(each) is not PackedLinear), None)
+    return "" if other is None else f"{other} is a {type(linears[other]).__name__}, not laid out for oneDNN"
+
+
+class LlamaForward:
+    """A model's weights, and the pass over them."""
+
+    name: Literal["own"] = "own"
+    why = ""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Share the weights of ``model``, for which `why_not_own` has nothing to say."""
+        whole: Any = model
+        decoder = whole.model
+        self._embed: nn.Module = decoder.embed_tokens
+        self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
+        self._norm = _Norm.of(decoder.norm)
+        self._head: nn.Module = whole.lm_head
+        self._frequencies: torch.Tensor = decoder.rotary_emb.inv_freq.float()
+        self._rotation_scale = float(decoder.rotary_emb.attention_scaling)
+        self.head_dim = int(decoder.layers[0].self_attn.head_dim)
+        self.kv_heads = self._layers[0].key.out_features // self.head_dim
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self._layers)
+
+    def begin(self, prefix: PromptKV | None) -> Running:
+        """Start with room for keys and values."""
+        return _LlamaRun(self, prefix)
+
+    def run(self, fed: Fed, kept: KeyValues) -> torch.Tensor:
+        """Compute new tokens behind those of ``kept``, which has room for them: ``(wanted, vocabulary)`` logits."""
+        angles = torch.tensor(fed.positions, dtype=torch.float32)[:, None, None] * self._frequencies
+        shared = _Pass(
+            mask=additive(fed.visible, torch.float32),
+            cos=angles.cos() * self._rotation_scale,
+            sin=angles.sin() * self._rotation_scale,
+            rows=fed.rows,
+        )
+        hidden: torch.Tensor = self._embed(torch.tensor(fed.tokens))
+        for number, layer in enumerate(self._layers):
+            attended = self._attend(layer, layer.before_attention(hidden), shared, kept.slots(number, len(fed.tokens)))
+            if number == len(self._layers) - 1:
+                attended, hidden = attended[shared.rows], hidden[shared.rows]
+            hidden = layer.mlp(layer.output.plus(attended, hidden))
+        logits: torch.Tensor = self._head(self._norm(hidden))
+        return logits
+
+    def _attend(self, layer: _Layer, normed: torch.Tensor, shared: _Pass, slots: _Slots) -> torch.Tensor:
+        """Heads of all new tokens, ``(new, heads * head_dim)``; writes their keys and values into ``slots``."""
+        new = len(normed)
+        query = layer.query(normed).view(new, -1, self.head_dim)
+        key = layer.key(normed).view(new, -1, self.head_dim)
+        if layer.normed_query is not None and layer.normed_key is not None:
+            query, key = layer.normed_query(query), layer.normed_key(key)
+        heads = query.shape[1]
+        turned = _rotated(torch.cat([query, key], dim=1), shared)
+        slots.new_keys.copy_(turned[:, heads:].transpose(0, 1))
+        slots.new_values.copy_(layer.value(normed).view(new, -1, self.head_dim).transpose(0, 1))
+        attended = scaled_dot_product_attention(
+            turned[:, :heads].transpose(0, 1)[None],
+            slots.keys[None],
+            slots.values[None],
+            attn_mask=shared.mask,
+            enable_gqa=True,
+        )
+        return attended[0].transpose(0, 1).reshape(new, heads * self.head_dim)
+
+
+def _rotated(heads: torch.Tensor, shared: _Pass) -> torch.Tensor:
+    """Rotate each pair of a head's halves, ``(new, heads, head_dim)``, by its token's angles."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([first * shared.cos, second * shared.cos], dim=-1)
+    half = first.shape[-1]
+    turned[..., :half].addcmul_(second, shared.sin, value=-1)
+    turned[..., half:].addcmul_(first, shared.sin)
+    return turned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slots:
+    """A layer's keys and values, ``(kv_heads, before + new, head_dim)``, and the part of them to write."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    new_keys: torch.Tensor
+    new_values: torch.Tensor
+
+
+class KeyValues:
+    """Keys and values of one prompt and the tree below it, all layers in one piece of memory each."""
+
+    def __init__(self, forward: LlamaForward, prefix: PromptKV | None) -> None:
+        self._shape = (forward.num_layers, forward.kv_heads, forward.head_dim)
+        self._prefix: Layers = () if prefix is None else prefix.layers  # read until there is room of our own
+        self._both: torch.Tensor | None = None  # (2, layers, kv_heads, room, head_dim)
+        self.length = 0 if prefix is None else len(prefix.ids)
+
+    def reserve(self, new: int) -> None:
+        """Make room for ``new`` tokens. The first room is exact: a cached prompt keeps it alive as long as itself."""
+        needed = self.length + new
+        if self._both is not None and needed <= self._both.shape[3]:
+            return
+        layers, heads, width = self._shape
+        room = needed if self._both is None else needed + needed // 2
+        grown = torch.empty(2, layers, heads, room, width)
+        if self._both is not None:
+            grown[:, :, :, : self.length] = self._both[:, :, :, : self.length]
+        for layer, pair in enumerate(self._prefix):
+            for kind, tensor in enumerate(pair):
+                grown[kind, layer, :, : self.length] = tensor[0]
+        self._both, self._prefix = grown, ()
+
+    def slots(self, layer: int, new: int) -> _Slots:
+        """A layer's part; there is room."""
+        end = self.length + new
+        keys, values = self._room[:, layer, :, :end]
+        return _Slots(keys=keys, values=values, new_keys=keys[:, self.length :], new_values=values[:, self.length :])
+
+    def layers(self, length: int) -> Layers:
+        """The first ``length`` tokens, as views."""
+        keys, values = self._room[:, :, None, :, :length]
+        return tuple(zip(keys, values, strict=True))
+
+    @property
+    def _room(self) -> torch.Tensor:
+        if self._both is None:
+            raise RuntimeError("nothing has been fed")
+        return self._both
+
+
+class _LlamaRun:
+    def __init__(self, forward: LlamaForward, prefix: PromptKV | None) -> None:
+        self._forward = forward
+        self._kept = KeyValues(forward, prefix)
+
+    def feed(self, fed: Fed) -> torch.Tensor:
+        new = len(fed.tokens)
+        self._kept.reserve(new)
+        logits = self._forward.run(fed, self._kept)
+        self._kept.length += new  # last: a pass that fails leaves nothing half written
+        return logits
+
+    def layers(self, length: int) -> Layers:
+        return self._kept.layers(length)
