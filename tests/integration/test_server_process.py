@@ -62,6 +62,12 @@ def gauge(client: httpx.Client, name: str) -> float:
     return float(found[1])
 
 
+def test_log_and_metrics_say_how_the_model_is_run(server: ServerProcess, client: httpx.Client) -> None:
+    ready = server.event("ready")
+    assert (ready["forward"], ready.get("why_forward")) == ("own", None)
+    assert gauge(client, r'igd_forward_info\{forward="own"\}') == 1
+
+
 def test_the_answer_over_http_is_the_recommenders_own(client: httpx.Client, bundle: Bundle) -> None:
     async def without_http() -> Recommendation:
         engine = TreeEngine(load_checkpoint(bundle.model_dir, device="cpu"))

@@ -105,6 +105,8 @@ def test_a_device_is_refused_and_so_are_vllms_options_with_another_engine() -> N
 
     with pytest.raises(InputError, match="device 'cuda:1': vLLM runs on what it was installed for"):
         open_engine(EngineOptions(model="m", engine="vllm", device="cuda:1"))
+    with pytest.raises(InputError, match="forward 'own': vLLM has its own"):
+        open_engine(EngineOptions(model="m", engine="vllm", forward="own"))
     parser = argparse.ArgumentParser()
     add_flags(parser, EngineFlags)
     given = ["--model", "m", "--vllm", '{"max_num_seqs": 8}']
