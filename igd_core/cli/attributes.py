@@ -1,8 +1,8 @@
-"""Flags that say which attributes the columns of an items file are."""
+"""Flags of an items file: which it is, and which attributes its columns are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -23,6 +23,19 @@ _PARTS = {"type": "NAME=TYPE", "multi": "NAME=SEPARATOR", "missing": "NAME=TEXT"
 def _split(text: str) -> tuple[str, str]:
     name, _, value = text.rpartition("=")
     return name, value
+
+
+class ItemsFlags(CheckedSettings):
+    """Which items, and what becomes of rows that do not fit."""
+
+    items: File = Field(description="item_id, title, any other columns")
+    title_column: Annotated[str, Flag(metavar="NAME")] = Field(default="title", description="column of the titles")
+    on_empty_title: Literal["error", "skip"] = Field(
+        default="error", description="an item without a title refuses the file, or is left out"
+    )
+    on_unknown_item: Literal["error", "drop"] = Field(
+        default="error", description="an interaction with an item that --items lacks refuses the file, or is left out"
+    )
 
 
 class AttributeFlags(CheckedSettings):

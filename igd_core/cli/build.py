@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from igd_core.artifact.options import BuildOptions
-from igd_core.checked_settings import CheckedSettings, Directory, File, Flag
-from igd_core.cli.attributes import AttributeFlags, add_attribute_arguments, attribute_rules
+from igd_core.checked_settings import Directory, File
+from igd_core.cli.attributes import AttributeFlags, ItemsFlags, add_attribute_arguments, attribute_rules
 from igd_core.cli.build_scorer import ScorerFlags, check_scorer_flags, scorer_maker, with_chosen_gamma
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
@@ -31,27 +31,19 @@ if TYPE_CHECKING:
     from igd_core.datasets.sources import Reading, Source
 
 
-class BuildFlags(CheckedSettings):
+class BuildFlags(ItemsFlags):
     """What an artifact is made of; the choices that become part of it are `BuildOptions`."""
 
-    items: File = Field(description="item_id, title, any other columns")
     interactions: File = Field(
         description="one row an interaction, or (history, target): column item_id is counted; others are read for "
         "--scorer"
     )
     tokenizer: Directory = Field(description="the checkpoint's directory")
     out: Directory = Field(description="folder of the artifact")
-    title_column: Annotated[str, Flag(metavar="NAME")] = Field(default="title", description="column of the titles")
     extend_tokenizer: Directory | None = Field(
         default=None,
         description="add the semantic IDs that the tokenizer lacks, and write it there (implies "
         "--allow-special-tokens)",
-    )
-    on_empty_title: Literal["error", "skip"] = Field(
-        default="error", description="an item without a title refuses the file, or is left out"
-    )
-    on_unknown_item: Literal["error", "drop"] = Field(
-        default="error", description="an interaction with an item that --items lacks refuses the file, or is left out"
     )
     force: bool = Field(default=False, description="replace what --out holds")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from igd_core.checked_settings import Directory, File, Flag
-from igd_core.cli.attributes import add_attribute_arguments, attribute_rules
+from igd_core.checked_settings import Directory, File
+from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments, attribute_rules
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.options import AmazonOptions, Preparation
@@ -42,19 +42,11 @@ class AmazonFlags(PrepareFlags, AmazonOptions):
     out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the reviews file's name")
 
 
-class FilesFlags(PrepareFlags):
+class FilesFlags(PrepareFlags, ItemsFlags):
     """What is prepared of other files."""
 
-    items: File = Field(description="item_id, title, any other columns")
     interactions: File = Field(description="user_id, item_id, timestamp and maybe rating")
     out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the interactions file's name")
-    title_column: Annotated[str, Flag(metavar="NAME")] = Field(default="title", description="column of the titles")
-    on_empty_title: Literal["error", "skip"] = Field(
-        default="error", description="an item without a title refuses the file, or is left out"
-    )
-    on_unknown_item: Literal["error", "drop"] = Field(
-        default="error", description="an interaction with an item that --items lacks refuses the file, or is left out"
-    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

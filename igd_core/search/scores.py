@@ -167,10 +167,27 @@ def _log_softmax_over_children(
     values = logits[of_row, _put(token, device).long()].float()
     if temperature is not None:
         values = values / _put(temperature, device)[of_row]
-    highest = torch.full((len(logits),), float("-inf"), device=device).scatter_reduce_(0, of_row, values, "amax")
-    values = values - highest[of_row]
-    total = torch.zeros(len(logits), device=device).index_add_(0, of_row, values.exp())
-    return values - total.log()[of_row]
+    highest, rest = log_sum_exp_of_groups(values, of_row, len(logits))
+    return values - highest[of_row] - rest[of_row]
+
+
+def log_sum_exp_of_groups(
+    values: torch.Tensor, group: torch.Tensor, num_groups: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``ln sum exp`` of each group's values, in two parts that add up to it: the highest value, and the rest.
+
+    Args:
+        values: ``(n,)`` real.
+        group: ``(n,)`` int64, the group of each.
+        num_groups: how many there are; both parts are -inf for one without values.
+
+    Returns:
+        ``(num_groups,)`` twice; gradients flow through the rest.
+    """
+    none = torch.full((num_groups,), float("-inf"), dtype=values.dtype, device=values.device)
+    highest = none.scatter_reduce(0, group, values.detach(), "amax")
+    total = torch.zeros_like(highest).index_add(0, group, (values - highest[group]).exp())
+    return highest, total.log()
 
 
 def _gather_log_softmax(

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from igd_core.search.scores import log_sum_exp_of_groups
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -215,11 +217,8 @@ def bear_weights(
 def _log_sum(values: torch.Tensor, decisions: Decisions) -> torch.Tensor:
     """``ln sum exp`` over the children of each place, ``(q,)``."""
     of_place = _place_of_child(decisions, values.device)
-    places = len(decisions.start) - 1
-    lowest = torch.full((places,), float("-inf"), dtype=values.dtype, device=values.device)
-    highest = lowest.scatter_reduce(0, of_place, values.detach(), "amax")
-    total = torch.zeros_like(highest).index_add(0, of_place, (values - highest[of_place]).exp())
-    return total.log() + highest
+    highest, rest = log_sum_exp_of_groups(values, of_place, len(decisions.start) - 1)
+    return rest + highest
 
 
 def _place_of_child(decisions: Decisions, device: torch.device) -> torch.Tensor:

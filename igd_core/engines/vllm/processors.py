@@ -138,12 +138,8 @@ def _mixing(trie: TrieWeights, questions: list[NodeQuestion]) -> RowMixing:
     )
 
 
-class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
-    """For the V1 runner, which reports rows added, removed and moved."""
-
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
-        self.constraint = TrieConstraint()
-        self._asked: dict[int, AcceptedQuestion] = {}
+class _RefusesBadQuestions:
+    """The part of both processors that vLLM asks when a request arrives."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -153,6 +149,14 @@ class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not
             ValueError: names the field and the value.
         """
         check_params(sampling_params)
+
+
+class TrieProcessorV1(_RefusesBadQuestions, V1LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
+    """For the V1 runner, which reports rows added, removed and moved."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
+        self.constraint = TrieConstraint()
+        self._asked: dict[int, AcceptedQuestion] = {}
 
     def is_argmax_invariant(self) -> bool:
         """False: it changes which tokens are possible."""
@@ -167,22 +171,13 @@ class TrieProcessorV1(V1LogitsProcessor):  # type: ignore[misc]  # mypy does not
         return self.constraint.answer_(logits, self._asked)
 
 
-class TrieProcessorV2(V2LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
+class TrieProcessorV2(_RefusesBadQuestions, V2LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm
     """For Model Runner V2, in which a request keeps its slot while its row changes with every step."""
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         super().__init__(vllm_config, req_states)
         self.constraint = TrieConstraint()
         self._asked: dict[int, AcceptedQuestion] = {}
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Refuse a bad question at admission.
-
-        Raises:
-            ValueError: names the field and the value.
-        """
-        check_params(sampling_params)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Remember the slot's question, or forget the question of its last request."""
