@@ -226,7 +226,7 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
         return f"{found['msg'].lower()} (the value is not shown)"
     value, number = found["input"], setting.range if setting else None
     if number is not None and found["type"] in _OUT_OF_RANGE:
-        return f"{value if isinstance(value, int) else format(value, 'g')} is not in {number}"
+        return f"{value} is not in {number}"
     if setting is not None and setting.choices:
         return f"{reprlib.repr(value)} is not one of {', '.join(setting.choices)}"
     if found["type"] == "too_short":

@@ -73,7 +73,7 @@ class Real:
             raise InputError(f"{self.name}: {text[:40]!r} is not a number in {self}") from None
         left_out = (self.above and value == self.least) or (self.below and value == self.most)
         if left_out or not (math.isfinite(value) and self.least <= value <= self.most):
-            raise InputError(f"{self.name}: {value:g} is not in {self}")
+            raise InputError(f"{self.name}: {text.strip()[:40]} is not in {self}")
         return value
 
 

@@ -73,7 +73,7 @@ class ServeBench:
             InputError: a value out of range.
         """
         if not 0 < self.seconds <= MAX_SECONDS:
-            raise InputError(f"seconds: {self.seconds:g} is not in 0..{MAX_SECONDS:g}")
+            raise InputError(f"seconds: {self.seconds} is not in 0..{MAX_SECONDS:g}")
         if not 1 <= self.connections <= 10_000:
             raise InputError(f"connections: {self.connections} is not in 1..10000")
 

@@ -41,7 +41,7 @@ def _either(given: Mapping[str, object]) -> None:
     said = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     flags = " or ".join(f"--{name.replace('_', '-')}" for name in given)
     if len(said) != 1:
-        raise ValueError(f"{' and '.join(said) or 'none of them is'} given; one of {flags} is needed")
+        raise ValueError((f"{' and '.join(said)} given; " if said else "") + f"one of {flags} is needed")
 
 
 class LoadFlags(CheckedSettings):

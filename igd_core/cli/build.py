@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the settings, or build."""
     check_scorer_flags(args)
     asked, scorer = read(args, BuildFlags), read(args, ScorerFlags)
-    said = given(args, BuildOptions)
-    options = BuildOptions.read({"path_column": asked.title_column, **said})
+    options = BuildOptions.read(given(args, BuildOptions))
     options = options.replaced(
+        path_column=given(args, BuildOptions).get("path_column") or asked.title_column,
         allow_added_tokens=options.allow_added_tokens or asked.extend_tokenizer is not None,
         scorer=with_chosen_gamma(options.scorer, scorer),
     )

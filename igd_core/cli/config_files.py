@@ -18,9 +18,7 @@ from pydantic import BaseModel
 from igd_core.checked_settings import CheckedSettings, no_such_setting, settings_in
 from igd_core.cli.flags import IN_FILE, put
 from igd_core.errors import InputError
-
-MAX_BYTES = 1 << 20
-"""Of a file: a wrong path may lead to a file of any length."""
+from igd_core.regular_files import read_regular
 
 
 def add_config_flags(parser: argparse.ArgumentParser, *models: type[CheckedSettings]) -> None:
@@ -82,12 +80,8 @@ def read_config_file(path: Path, models: Sequence[type[CheckedSettings]]) -> dic
 
 
 def _content(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: longer than {MAX_BYTES:,} bytes, so it is no file of settings")
     try:
-        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a mark
+        text = read_regular(path).decode("utf-8-sig")  # editors on Windows begin a file with a mark
         if path.suffix != ".json":
             return tomllib.loads(text)
         content = json.loads(text, object_pairs_hook=_each_once)

@@ -183,6 +183,8 @@ def _settings(asked: EvaluateFlags, chosen: ChosenGamma | None) -> list[Decoding
         forced_weights=asked.forced_weights,
         scored=_scored(asked),
     )
+    if "linear" in asked.mixtures and not any(asked.gammas):
+        raise InputError("mixtures: linear mixes nothing with a gamma of 0; give --gammas")
     mixed = with_mixings(settings, gammas=asked.gammas, mixtures=asked.mixtures)
     return mixed if chosen is None else list(dict.fromkeys([*mixed, *with_chosen(settings, chosen)]))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from importlib import import_module
+from itertools import takewhile
 from typing import TYPE_CHECKING, NoReturn
 
 from igd_core.errors import IGDError
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
+_FLAG = re.compile(r"--?[A-Za-z]")
 
 # Module and help of each: what one command needs the list of all must not wait for.
 COMMANDS = {
@@ -43,6 +47,23 @@ COMMANDS = {
 
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line: the usage of a command with many flags would hide it."""
+
+    def parse_known_args(  # type: ignore[override]  # argparse overloads it by the kind of namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does; but a command names a flag that it lacks before those that it needs, and its own help."""
+        if self._subparsers is not None or args is None:
+            return super().parse_known_args(args, namespace)
+        words = takewhile(lambda word: word != "--", args)
+        flags = (word.partition("=")[0] for word in words if _FLAG.match(word))
+        others = [flag for flag in flags if not any(known.startswith(flag) for known in self._option_string_actions)]
+        if others:
+            near = difflib.get_close_matches(others[0], list(self._option_string_actions), n=1)
+            self.error(f"there is no flag {others[0]}" + (f"; is {near[0]} meant?" if near else ""))
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""

@@ -102,12 +102,15 @@ def check(query: Query, artifact: Artifact) -> None:
     """Check a query before a model is loaded.
 
     Raises:
-        QueryError: a value out of range, or a gamma without a scorer; names the field.
+        QueryError: a value out of range, or a gamma or a linear mixture without a scorer; names the field.
     """
     from igd_core.search.query import check_query
 
     check_query(query, artifact)
-    if query.gamma and artifact.scorer is None:
-        raise QueryError(
-            "gamma", f"{query.gamma}, and the artifact holds no item scorer; `igd build --scorer` makes one"
-        )
+    if artifact.scorer is not None:
+        return
+    lacking = "and the artifact holds no item scorer; `igd build --scorer` makes one"
+    if query.gamma:
+        raise QueryError("gamma", f"{query.gamma}, {lacking}")
+    if query.mixture == "linear" and query.gamma is None:
+        raise QueryError("mixture", f"linear, {lacking}")

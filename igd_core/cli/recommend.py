@@ -95,9 +95,12 @@ def _as_many_as_can_come_back(query: Query, artifact: Artifact, index: Attribute
     count = admitted(query, artifact, index)
     if count >= query.k:
         return query
-    k = max(1, count)
-    print(f"note: {count} item{'s' * (count != 1)} can come back, so --k is {k} instead of {query.k}", file=sys.stderr)
-    return replace(query, k=k)
+    if not count:
+        print("note: no item can come back: the filter and the history leave none", file=sys.stderr)
+        return replace(query, k=1)
+    items = "1 item" if count == 1 else f"{count} items"
+    print(f"note: {items} can come back, so --k is {count} instead of {query.k}", file=sys.stderr)
+    return replace(query, k=count)
 
 
 def parse_history(text: str, artifact: Artifact) -> list[ItemIndex]:

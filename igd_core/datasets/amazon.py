@@ -18,6 +18,7 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.interactions import Interactions
 from igd_core.errors import DataError
+from igd_core.regular_files import require_regular
 from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, numbered from 1."""
     try:
+        require_regular(path)
         with path.open("rb") as raw:
             zipped = raw.read(2) == _GZIP_MAGIC
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:

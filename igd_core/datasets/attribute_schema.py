@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from igd_core.catalogue.attribute_types import IGNORE, AttributeType
 from igd_core.datasets.decimals import DECIMALS, Decimal
 from igd_core.errors import DataError
+from igd_core.regular_files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +35,6 @@ FORMAT_VERSION = 1
 LIST_SEPARATOR = "|"
 _SUFFIX = ".schema.json"
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
-_MAX_BYTES = 1 << 20
 _KEYS = frozenset({"type", "separator", "missing", "decimal"})
 
 
@@ -75,12 +75,9 @@ def read_schema(path: Path) -> dict[str, ColumnRule]:
         DataError: names the file, the attribute and the key.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+        raw = read_regular(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > _MAX_BYTES:
-        raise DataError(f"{path}: more than {_MAX_BYTES} bytes")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -147,7 +147,7 @@ def _scored(fields: Mapping[str, Any]) -> Normalisation:
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise: {normalise!r} is not one of {', '.join(NORMALISATIONS)}")
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
-        raise ValueError(f"temperature: {temperature:g} is not in {MIN_TEMPERATURE}..{MAX_TEMPERATURE}")
+        raise ValueError(f"temperature: {temperature} is not in {MIN_TEMPERATURE}..{MAX_TEMPERATURE}")
     return Normalisation(normalise=normalise, temperature=temperature)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import InputError
+from igd_core.regular_files import read_regular
 from igd_core.scorers.gamma import checked_gamma
 from igd_core.scorers.options import MIXTURES
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 GAMMA_FILE = "gamma.json"
 _FORMAT = "igd-gamma"
-_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,7 @@ def read_gamma(path: Path) -> ChosenGamma:
         InputError: no such file, no JSON, or a value that cannot be; names the file and the value.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{path}: larger than {_MOST_BYTES} bytes; no {_FORMAT} file")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `igd evaluate --gammas` writes it") from None
     except (ValueError, RecursionError) as error:

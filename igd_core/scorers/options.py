@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import BeforeValidator, Field
 
 from igd_core.checked_settings import CheckedSettings, Flag, Share
-from igd_core.scorers.gamma import GammaSteps, checked_gamma
+from igd_core.scorers.gamma import checked_gamma
 
 ScorerKind: TypeAlias = Literal["transitions", "neighbours", "ease", "sasrec", "given"]
 KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
@@ -21,6 +21,8 @@ MAX_BACKOFF = 1e6
 MIN_RIDGE, MAX_RIDGE, USUAL_RIDGE = 1e-3, 1e6, 500.0
 USUAL_DECAY: dict[ScorerKind, float] = {"transitions": 0.25, "neighbours": 1.0, "ease": 0.7, "given": 1.0}
 """Of every kind that has one: of those that sum weights between items."""
+_Steps: TypeAlias = tuple[tuple[int, int | float], ...]
+"""`GammaSteps` as they are written: a version's hash tells 1 from 1.0."""
 Maker: TypeAlias = Callable[..., Any]
 """Takes the catalogue and what each person chose (item rows, oldest first), and returns a `ScorerPart`."""
 
@@ -52,8 +54,8 @@ class ScorerOptions(CheckedSettings):
         default=None,
         description=f"how strongly the weights of ease are drawn to 0 (default: {USUAL_RIDGE:g})",
     )
-    gamma: Annotated[Share | GammaSteps, BeforeValidator(checked_gamma), Flag(name="gamma", shows_default=False)] = (
-        Field(default=0.0, description="weight of the scorer in a search, of requests that name none (default: 0)")
+    gamma: Annotated[Share | _Steps, BeforeValidator(checked_gamma), Flag(name="gamma", shows_default=False)] = Field(
+        default=0.0, description="weight of the scorer in a search, of requests that name none (default: 0)"
     )
     mixture: Annotated[Mixture, Flag(name="mixture")] = Field(
         default="log-linear", description="how it is mixed with the model, of requests that name none"

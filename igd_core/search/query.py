@@ -160,8 +160,8 @@ class ResolvedQuery:
             scorer: the artifact's, or another in its place; None where there is none.
 
         Raises:
-            QueryError: a value out of range, a gamma without a scorer, or a linear mixture of scores over the
-                vocabulary; names the field.
+            QueryError: a value out of range, a gamma or a linear mixture without a scorer, or a linear mixture of
+                scores over the vocabulary; names the field.
         """
         check_query(query, artifact)
         mixing = _mixing(query, artifact, scorer)
@@ -213,10 +213,11 @@ class ResolvedQuery:
 
 def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixing:
     if scorer is None:
+        lacking = f"and this version of catalogue {artifact.manifest.name!r} holds no item scorer"
         if query.gamma:
-            raise QueryError(
-                "gamma", f"{query.gamma}, and this version of catalogue {artifact.manifest.name!r} holds no item scorer"
-            )
+            raise QueryError("gamma", f"{query.gamma}, {lacking}")
+        if query.mixture == "linear" and query.gamma is None:
+            raise QueryError("mixture", f"linear, {lacking}")
         return NO_PRIOR
     own = artifact.manifest.scorer
     usual_gamma = 0.0 if own is None else gamma_after(own.gamma, len(query.history))

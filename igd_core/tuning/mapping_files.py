@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import InputError
+from igd_core.regular_files import read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     if not isinstance(content, Mapping):

@@ -311,7 +311,7 @@ def six_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--no-exclude-seen"], 6, "note: 6 items can come back, so --k is 6 instead of 10\n"),
         (["--filter", '{"genre": "Noir"}'], 1, "note: 1 item can come back, so --k is 1 instead of 10\n"),
         (["--filter", '{"genre": ["Saga", "Noir"]}', "--k", "3"], 3, ""),
-        (["--filter", '{"genre": "Opera"}'], 0, "note: 0 items can come back, so --k is 1 instead of 10\n"),
+        (["--filter", '{"genre": "Opera"}'], 0, "note: no item can come back: the filter and the history leave none\n"),
     ],
 )
 def test_a_small_catalogue_gives_what_it_has_where_no_k_is_asked_for(

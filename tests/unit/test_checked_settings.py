@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
 
-from igd_core.checked_settings import CheckedSettings, Count, Directory, Several, Words
-from igd_core.cli.flags import add_flags, given
+from igd_core.checked_settings import CheckedSettings, Count, Directory, Flag, Several, Share, Words, settings_in
+from igd_core.cli.flags import add_flags, given, given_by_name
 from igd_core.errors import InputError
 from igd_core.tuning.settings import TuningSettings
 
@@ -68,6 +69,7 @@ def test_what_the_flags_say_is_what_a_file_would_say() -> None:
             "span: '2e0' is a str; a number in 0..9, 0 itself left out, 9 itself left out is needed (2 ",
         ),
         ({"span": "wide"}, "span: 'wide' is a str; a number in 0..9"),
+        ({"span": 9.0000001}, "span: 9.0000001 is not in 0..9"),
         ({"tails": [2, 0]}, "tails: 0 is not in 1..2147483647"),
         ({"tails": [True]}, "tails: True is a bool; a whole number in 1..2147483647 is needed"),
         ({"shape": "sphere"}, "shape: 'sphere' is not one of delta, box"),
@@ -83,6 +85,40 @@ def test_a_value_that_does_not_fit_is_refused_by_name_and_value(values: dict[str
         Kite.read(values, where="kites.toml")
     assert str(refused.value).startswith(f"kites.toml: {told}")
     assert "\n" not in str(refused.value)
+
+
+class Reel(CheckedSettings):
+    metres: Annotated[Count, Flag(name="line_length", metavar="M")] = Field(description="of line")
+    winder: Annotated[Callable[[], None], Flag(exists=False)] | None = None
+    pull: Annotated[Share | tuple[int, ...], Flag(shows_default=False)] = Field(default=0.5, description="how hard")
+
+
+class Stunt(CheckedSettings):
+    name: str = Field(description="of the figure")
+    reel: Reel | None = Field(default=None, description="what the line is on")
+    second: Reel = Field(description="of a kite with two lines")
+
+
+def test_a_field_says_how_its_flag_stands() -> None:
+    made = {each.path: each for each in settings_in(Stunt)}
+    assert list(made) == [
+        ("name",), ("reel", "metres"), ("reel", "pull"), ("second", "metres"), ("second", "pull")
+    ], "what only code sets has no flag"  # fmt: skip
+    assert made["reel", "metres"].name == "line_length"
+    needed = {path for path, each in made.items() if each.required}
+    assert needed == {("name",), ("second", "metres")}, "a field of what may be left out is not needed"
+    assert str(made["reel", "pull"].range) == "0..1", "a flag takes the first of several types"
+    flags = argparse.ArgumentParser()
+    add_flags(flags, Reel)
+    assert "--line-length M of line --pull N how hard" in " ".join(flags.format_help().split())
+    said = flags.parse_args(["--line-length", "30"])
+    assert (given(said, Reel), given_by_name(said, Reel)) == ({"metres": 30}, {"line_length": 30})
+    said.said_in_file = {"line_length": 20, "pull": 0.25, "other": 1}
+    assert given(said, Reel) == {"metres": 30, "pull": 0.25}, "a flag before the file, which may hold other names"
+    with pytest.raises(InputError, match=r"^metres: is needed$"):
+        Reel.read({})
+    assert Reel.complaint({"metres": 0}) == "line_length: 0 is not in 1..2147483647", "as the flag is called"
+    assert Reel.complaint({}) is None, "what is missing may come from elsewhere"
 
 
 def test_a_copy_is_checked_like_the_first_and_neither_changes() -> None:

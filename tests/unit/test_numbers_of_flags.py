@@ -63,6 +63,8 @@ def test_a_command_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         (["evaluate", "--concurrency", "0"], "concurrency: 0 is not in 1..4096"),
         (["tune", "--seed", "99999999999"], "seed: 99999999999 is not in 0..4294967295"),
         (["tune", "--lora-alpha", "inf"], "lora_alpha: inf is not in 0..1e+09, 0 itself left out"),
+        (["build", "--gamma", "1.0000001"], "gamma: 1.0000001 is not in 0..1"),
+        (["recommend", "--length-penalty", "2.00000001"], "length_penalty: 2.00000001 is not in 0..2"),
         (["build", "--smoothing", "nan"], "smoothing: nan is not in 0..1e+09"),
         (["evaluate", "--k", "5,0"], "k: 0 is not in 1..10000"),
         (["evaluate", "--beams", ","], "beams: at least one value is needed"),

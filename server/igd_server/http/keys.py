@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from igd_core.errors import InputError
+from igd_core.regular_files import require_regular
 from igd_core.whole_files import sync, sync_file
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def read_keys(path: Path) -> KeyFile:
         InputError: it cannot be read, or is not a keys file; the message quotes no value.
     """
     try:
+        require_regular(path)
         return KeyFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"keys file {path}: {error.strerror or error}") from None

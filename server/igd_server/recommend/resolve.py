@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.conditions import Condition
     from igd_core.catalogue.items import Catalogue
     from igd_core.ids import ItemIndex
+    from igd_core.scorers.options import Mixture
     from igd_core.search.query import ResolvedQuery
     from igd_server.api.schemas import RecommendationRequest
     from igd_server.catalogues.served import ServedCatalogue
@@ -112,7 +113,7 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
         )
     variant = asked.variant or _AS_REQUESTED
     # A linear mixture settles the normalisation, unless the request says which it wants.
-    mixture = request.mixture or (None if request.normalise == "vocabulary" else variant.mixture)
+    mixture = _mixture(asked, variant)
     normalise = None if mixture == "linear" else variant.normalise or settings.normalise
     forced_weight = variant.forced_weight if request.forced_weight is None else request.forced_weight
     history = (
@@ -150,15 +151,28 @@ def _gamma(asked: Asked, variant: Variant, interactions: int) -> float | None:
     own = gamma_after(variant.gamma, interactions)
     if not own or asked.served.recommender.scorer is not None:
         return own
-    asked.warnings.append(
-        RequestWarning(
-            code="scorer-unavailable",
-            detail=f"variant {variant.name!r} has gamma {own:g}, and this version of the catalogue holds no "
-            "item scorer: the model ranked alone",
-            field="gamma",
-        )
-    )
+    asked.warnings.append(_no_scorer(f"variant {variant.name!r} has gamma {own:g}", "gamma"))
     return None
+
+
+def _mixture(asked: Asked, variant: Variant) -> Mixture | None:
+    """The same of how the scorer is mixed; a variant's does not change what the request is normalised over."""
+    request = asked.request
+    if request.mixture is not None or request.normalise == "vocabulary":
+        return request.mixture
+    if variant.mixture != "linear" or asked.served.recommender.scorer is not None:
+        return variant.mixture
+    if request.gamma is None and variant.gamma is None:  # else there is nothing to mix, or gamma is complained of
+        asked.warnings.append(_no_scorer(f"variant {variant.name!r} has mixture 'linear'", "mixture"))
+    return None
+
+
+def _no_scorer(what: str, field: str) -> RequestWarning:
+    return RequestWarning(
+        code="scorer-unavailable",
+        detail=f"{what}, and this version of the catalogue holds no item scorer: the model ranked alone",
+        field=field,
+    )
 
 
 def _rows(asked: Asked, field: str, item_ids: Sequence[str], *, strict: bool | None = None) -> list[ItemIndex]:

@@ -324,7 +324,12 @@ def test_the_command_prints_for_people_too(port: int, histories: Path, capsys: p
         (["--rate", "1", "--key", "@/no/such/file"], "key: /no/such/file"),
         (["--rate", "1", "--key", "a b"], "key: empty, or with characters"),
         (["--rate", "0"], "rate: 0"),
-        (["--rate", "1", "--seconds", "1000000"], "seconds: 1e+06"),
+        (["--rate", "1", "--seconds", "1000000"], "seconds: 1000000.0 is not in 0.."),
+        (["--rate", "1", "--find-capacity"], "--rate and --find-capacity given; one of --rate or --find-capacity is"),
+        ([], "one of --rate or --find-capacity is needed"),
+        (["--rate", "1", "--artifact", "a"], "--histories and --artifact given; one of"),
+        (["--rate", "1", "--users", "1.0000001"], "users: 1.0000001 is not in 0..1"),
+        (["--rate", "1", "--connections", "0"], "connections: 0 is not in 1..10000"),
         (["--find-capacity", "--plot", "x.png"], "plot: "),
     ],
 )

@@ -10,7 +10,10 @@ import pytest
 
 from igd_core.bench.vllm import _Run, _summarise
 from igd_core.bench.vllm_ways import Cost, _CountedSession, _TokenwiseSession, driven
-from igd_core.cli.main import main
+from igd_core.cli.bench import DecodeFlags
+from igd_core.cli.bench_vllm import VLLMFlags
+from igd_core.cli.flags import read
+from igd_core.cli.main import main, make_parser
 from igd_core.engines.vllm.session import VLLMSession
 
 if TYPE_CHECKING:
@@ -67,3 +70,31 @@ def test_what_a_measured_session_does_otherwise_is_what_the_session_itself_does(
     changed = {name for name, value in vars(kind).items() if isinstance(value, FunctionType)}
     assert changed
     assert changed <= set(dir(VLLMSession))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["decode", "--vllm", '{"max_model_len": 64}'], "vllm: given, with engine 'tree'"),
+        (["decode", "--engine", "vllm", "--vllm", '{"max_len": 64}'], "vllm: 'max_len' is no option"),
+        (["decode", "--beams", "201"], "beams: 201 is not in 1..200"),
+        (["decode", "--forced-weight", "1.0000001"], "forced_weight: 1.0000001 is not in 0..1"),
+        (["vllm", "--vllm", "{"], "vllm: "),
+        (["vllm", "--alpha", "nan"], "alpha: nan is not in 0..1"),
+    ],
+)
+def test_a_flag_that_means_nothing_is_one_line_before_a_model_is_loaded(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"igd: {told}")
+    assert error.count("\n") == 1
+
+
+def test_what_is_measured_is_what_the_flags_say() -> None:
+    asked = read(make_parser("bench").parse_args(["bench", "decode", "--data", "ml-100k", "--beams", "5"]), DecodeFlags)
+    assert (asked.data, asked.beams, asked.histories, asked.alpha) == (("ml-100k",), 5, 20, 0.2)
+    usual = read(make_parser("bench").parse_args(["bench", "vllm", "--concurrency", "2,2,4"]), VLLMFlags)
+    assert (usual.data, usual.concurrency, usual.histories) == ((), (2, 4), 4)
+    assert DecodeFlags(model="m").checkpoint() == "m"

@@ -181,6 +181,31 @@ def test_one_command_is_parsed_as_if_all_were_there(capsys: pytest.CaptureFixtur
     assert "invalid choice: 'no-such'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("demo --prot 3", "igd demo: there is no flag --prot; is --port meant?; see igd demo --help"),
+        ("recommend --config x", "igd recommend: there is no flag --config; see igd recommend --help"),
+        ("build -x", "igd build: there is no flag -x; see igd build --help"),
+        (
+            "data prepare csv --itens=1",
+            "igd data prepare csv: there is no flag --itens; is --items meant?; see igd data",
+        ),
+        ("demo films", "igd demo: unrecognized arguments: films; see igd demo --help"),
+        ("recommend --mod m", "igd recommend: the following arguments are required: --artifact; see igd recommend"),
+        ("inspect -- --top", "igd inspect: the following arguments are required: --artifact; see igd inspect --help"),
+    ],
+)
+def test_a_flag_that_there_is_not_is_named_first_with_the_help_of_its_command(
+    command: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split())
+    error = capsys.readouterr().err
+    assert error.startswith(told)
+    assert error.count("\n") == 1
+
+
 def test_what_is_a_fault_of_ours_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extras.what_to_install(ModuleNotFoundError(name="igd_core.none"), "build") is None
     assert extras.what_to_install(ModuleNotFoundError(name="numpy"), "build") is None

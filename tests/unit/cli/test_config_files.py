@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from igd_core.artifact.options import BuildOptions
+from igd_core.checked_settings import settings_in
+from igd_core.cli.attributes import AttributeFlags
+from igd_core.cli.build import BuildFlags
+from igd_core.cli.build_scorer import ScorerFlags
 from igd_core.cli.main import main
+from igd_core.cli.reading import ReadingFlags
 from igd_core.scorers.gamma_file import ChosenGamma
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ def test_settings_of_a_build_and_of_its_scorer_stand_in_one_file(
     assert (told["alpha"], told["path_column"], told["missing"]) == (0.4, "name", ["price=-"])
     assert (told["scorer"], told["scorer_seed"], told["gamma"]) == ("sasrec", 3, [[0, 0.8], [5, 0.5]])
     assert "scorer" not in printed(BUILD, command="build")
+    assert printed(BUILD + 'path_column = ""\ntitle_column = "name"', command="build")["path_column"] == "name"
     needed = [f"--{name}=x" for name in ("items", "interactions", "tokenizer", "out")]
     assert main(["build", *needed, "--print-config"]) == 0
     text = capsys.readouterr().out
@@ -117,6 +124,43 @@ def test_a_wrong_setting_of_a_build_is_called_by_its_flag(
     path.write_text(BUILD + text, encoding="utf-8")
     assert main(["build", "--config", str(path)]) == 2
     assert capsys.readouterr().err.startswith(f"igd: {path}: {told}")
+
+
+def test_every_setting_of_a_build_comes_back_from_the_file_that_is_printed(printed: Any) -> None:
+    said = {
+        "items": "i.csv", "title_column": "name", "on_empty_title": "skip", "on_unknown_item": "drop",
+        "interactions": "x.csv", "tokenizer": "t", "out": "o", "extend_tokenizer": "e", "force": True,
+        "name": 'a "b"', "model_id": "m", "path_column": "code", "allow_special_tokens": True, "max_path_tokens": 5,
+        "alpha": 0.25, "smoothing": 1e-7, "instruction": "one\ntwo\t\u2028", "bullet": "", "suffix": " \\ ",
+        "max_history": 7, "drop_block": 2, "beams": 4, "on_unspellable": "spell", "scorer": "given",
+        "scorer_decay": 0.5, "scorer_backoff": 2.0, "scorer_entries": 9, "gamma": [[0, 1], [5, 0.5]], "mixture": "linear",
+        "scorer_file": "w.csv", "schema": "s.json", "type": ["year=text"], "multi": ["genres=|"],
+        "missing": ["price=n/a", "price=-"], "columns": {"item_id": "sku"}, "delimiter": ";", "quoting": "none",
+        "encoding": "latin-1", "decimal": "comma", "timezone": "UTC", "on_bad_row": "skip",
+    }  # fmt: skip
+    told = printed(json.dumps(said), command="build", name="b.json")
+    assert {name: told.get(name) for name in said} == said
+    models = (BuildFlags, BuildOptions, ScorerFlags, AttributeFlags, ReadingFlags)
+    left = {each.name for model in models for each in settings_in(model)} - set(said)
+    assert left == {"scorer_ridge", "scorer_epochs", "scorer_seed", "gamma_from"}, "which do not go with the others"
+    assert printed(json.dumps(told), command="build", name="b.json") == told
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--scorer", "sasrec"], "scorer_entries: sasrec has none; it learns what counts"),
+        (["--scorer-ridge", "5"], "scorer_ridge: transitions has none; --scorer ease has"),
+        (["--gamma-from", "g.json"], "gamma_from: g.json says gamma too; give one of them"),
+    ],
+)
+def test_a_flag_that_does_not_go_with_the_file_is_refused_by_its_name(
+    flags: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "build.toml"
+    path.write_text(BUILD + 'scorer = "transitions"\nscorer_entries = 5\ngamma = 0.5\n')
+    assert main(["build", "--config", str(path), *flags]) == 2
+    assert capsys.readouterr().err == f"igd: {told}\n"
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(printed: Any) -> None:
@@ -164,7 +208,7 @@ def test_a_name_or_a_value_that_is_none_is_one_line_and_exit_code_2(
         ("run.json", b"[]", "holds a list, not names and values"),
         ("run.json", b'{"epochs": 3', "Expecting"),
         ("run.toml", b"\xff", "'utf-8' codec can't decode"),
-        ("run.toml", b"#" * 1_048_577, "longer than 1,048,576 bytes, so it is no file of settings"),
+        ("run.toml", b"#" * 1_048_577, "longer than 1,048,576 bytes"),
     ],
 )
 def test_a_file_that_is_none_is_one_line_and_exit_code_2(

@@ -206,7 +206,7 @@ HEAD = '"format": "igd-attributes", "format_version": 1, '
         (f'{{{HEAD}"attributes": {{"x": {{"type": "text", "separator": "|"}}}}}}', "its type is no list"),
         (f'{{{HEAD}"attributes": {{"x": {{"type": "list-of-text", "separator": ""}}}}}}', "separator '' is no text"),
         (f'{{{HEAD}"attributes": {{"x": {{"missing": "n/a"}}}}}}', "missing 'n/a' is no list of texts"),
-        (" " * (1 << 20) + "{}", "more than 1048576 bytes"),
+        (" " * (1 << 20) + "{}", "longer than 1,048,576 bytes"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_refused_by_file_and_attribute(tmp_path: Path, text: str, message: str) -> None:

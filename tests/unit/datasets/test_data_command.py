@@ -81,6 +81,44 @@ def test_a_multi_option_without_a_separator_is_a_usage_error(
     assert capsys.readouterr().err == "igd: multi: 'tags' is not NAME=SEPARATOR; --help has an example\n"
 
 
+def test_what_is_prepared_is_what_the_flags_say(tmp_path: Path, files: list[str | Path]) -> None:
+    flags = ["--on-empty-title", "skip", "--on-unknown-item", "drop", "--out", str(tmp_path / "o")]
+    cases: list[tuple[list[str], str, int]] = [
+        ([], "time", 10),
+        (["--split", "leave-one-out", "--max-history", "2", "--force"], "leave-one-out", 2),
+        (["--split", "leave-one-out", "--no-force", "--force", "--split", "time"], "time", 10),
+    ]
+    for more, split, most in cases:
+        assert run(*files, *flags, *more) == 0
+        made = json.loads((tmp_path / "o" / "dataset.json").read_text())
+        assert (made["split"], made["max_history"]) == (split, most)
+        rows = (tmp_path / "o" / "test.csv").read_text().splitlines()[1:]
+        assert max(len(row.split(",")[1].split()) for row in rows) == most
+    with pytest.raises(DataError, match="is not empty; igd data prepare --force replaces it"):
+        run(*files, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["ml-100k", "--max-history", "0"], "max_history: 0 is not in 1..2147483647"),
+        (["amazon", "--core", "0"], "core: 0 is not in 1..2147483647"),
+        (["amazon", "--begin", "2015-13-01"], "begin: '2015-13-01' is no day such as 2015-10-01"),
+        (["amazon", "--end", "2015-10-01"], "begin: 2015-10-01 is not before end 2015-10-01"),
+        (["amazon", "--end", "today", "--begin", ""], "end: 'today' is no day such as 2015-10-01"),
+        (["csv", "--items", "x", "--delimiter", "ab"], "delimiter: 'ab' is not comma, semicolon, tab, pipe or one"),
+    ],
+)
+def test_a_flag_that_means_nothing_is_one_line_before_a_file_is_read(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {"ml-100k": [], "amazon": ["--reviews", "none", "--metadata", "none"], "csv": ["--interactions", "none"]}
+    assert main(["data", "prepare", *flags, *needed[flags[0]]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"igd: {told}")
+    assert error.count("\n") == 1
+
+
 def test_movielens_is_prepared_without_future_leaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         importlib.metadata.distribution("recbole")

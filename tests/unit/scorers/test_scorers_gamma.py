@@ -96,7 +96,7 @@ def test_a_file_says_what_was_chosen(gamma: Any, tmp_path: Path) -> None:
         (b'{"format": "igd-gamma", "format_version": 2}', "no igd-gamma file of version 1"),
         (b'{"format": "igd-gamma", "format_version": 1, "mixture": "cubic"}', "mixture is 'cubic'; one of log-linear"),
         (b'{"format": "igd-gamma", "format_version": 1, "mixture": "linear", "scorer": 3}', "scorer is 3; the kind"),
-        (b" " * (1 << 20) + b"{}", "larger than 1048576 bytes"),
+        (b" " * (1 << 20) + b"{}", "longer than 1,048,576 bytes"),
     ],
 )
 def test_another_file_is_refused_in_a_line(content: bytes, message: str, tmp_path: Path) -> None:
@@ -105,6 +105,13 @@ def test_another_file_is_refused_in_a_line(content: bytes, message: str, tmp_pat
     with pytest.raises(InputError, match=rf"gamma\.json: {message}") as refused:
         read_gamma(file)
     assert "\n" not in str(refused.value)
+
+
+def test_steps_stay_as_they_are_written_because_a_version_hashes_them() -> None:
+    made = ScorerOptions.read({"kind": "transitions", "gamma": [[0, 1], [5, 0.5]]})
+    assert json.dumps(ScorerRecord.of(made, 0).to_json()["gamma"]) == "[[0, 1], [5, 0.5]]"
+    assert json.dumps(made.to_json()["gamma"]) == "[[0, 1], [5, 0.5]]"
+    assert json.dumps(ScorerRecord.of(made.replaced(gamma=1), 0).to_json()["gamma"]) == "1.0"
 
 
 def test_a_file_that_is_not_there_names_who_writes_it(tmp_path: Path) -> None:

@@ -439,8 +439,12 @@ def test_a_mixture_that_cannot_be_is_refused_by_field(
     assert refused.value.field == field
 
 
-def test_a_gamma_without_a_scorer_is_refused_and_0_is_not(artifact: Artifact) -> None:
+def test_a_gamma_or_a_linear_mixture_without_a_scorer_is_refused_and_0_is_not(artifact: Artifact) -> None:
     engine = engine_of("m", 10_000)
     with pytest.raises(QueryError, match=r"gamma: 0.5, and this version of catalogue 'films' holds no item scorer"):
         ResolvedQuery.of(Query(history=[], gamma=0.5), artifact, engine)
+    with pytest.raises(QueryError, match="mixture: linear, and this version of catalogue 'films' holds no item scorer"):
+        ResolvedQuery.of(Query(history=[], mixture="linear"), artifact, engine)
+    for harmless in (Query(history=[], mixture="log-linear"), Query(history=[], gamma=0.0, mixture="linear")):
+        assert ResolvedQuery.of(harmless, artifact, engine).mixture == "log-linear"
     assert ResolvedQuery.of(Query(history=[], gamma=0.0), artifact, engine).gamma == 0.0

@@ -166,6 +166,25 @@ async def test_without_a_scorer_a_requests_gamma_is_refused_and_a_variants_left_
         assert warning["detail"].startswith("variant 'mixed' has gamma 0.5, and")
 
 
+async def test_so_it_is_with_a_linear_mixture(run: Run) -> None:
+    variants = (*VARIANTS, Variant(name="sums", weight=0, mixture="linear", normalise="children"))
+    async with run(variants=variants) as running:
+
+        async def answer(**body: Any) -> Any:
+            return (await running.recommend(history=["1"], **body)).json()
+
+        refused = await running.recommend(history=["1"], mixture="linear")
+        assert refused.status_code == 422
+        assert "mixture: linear, and this version of catalogue 'films' holds no item scorer" in refused.text
+        plain, warned = await answer(normalise="children"), await answer(variant="sums")
+        assert warned["items"] == plain["items"]
+        (warning,) = warned["warnings"]
+        assert (warning["code"], warning["field"]) == ("scorer-unavailable", "mixture")
+        assert [each["field"] for each in (await answer(variant="shares"))["warnings"]] == ["gamma"], "said once"
+        for harmless in ({"gamma": 0, "mixture": "linear"}, {"gamma": 0, "variant": "sums"}, {"mixture": "log-linear"}):
+            assert "warnings" not in await answer(**harmless)
+
+
 async def test_without_a_history_popularity_answers_whatever_gamma(scored: Callable[..., Run]) -> None:
     async with scored(gamma=0.5)() as running:
         answers = [(await running.recommend(history=history, gamma=0.7)).json() for history in ([], ["no-such"])]
