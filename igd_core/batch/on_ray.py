@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ _MOST_TASKS = 10_000
 """Tasks that Ray Data gets; of more chunks, a task has several."""
 _STORE_BYTES = 128 << 20
 """Ray's object store on this machine; it holds numbers of chunks."""
-_REMOTE = re.compile(r"auto|ray://.+|[^/\s]+:[0-9]+")
+_REMOTE = re.compile(r"auto|(ray://)?[^/\s]+:[0-9]{1,5}(/.*)?")
+_REACHED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +57,29 @@ class Cluster:
         """Refuse what cannot be, before anything is read.
 
         Raises:
-            InputError: an address of no known form, or more than this machine has.
+            InputError: an address of no known form or that is not reached, or more than this machine has.
         """
         if self.address is not None:
             if not _REMOTE.fullmatch(self.address):
                 raise InputError(f"address: {self.address!r} is not auto, ray://HOST:PORT or HOST:PORT")
+            self._require_reached(self.address)
             return
         here = len(os.sched_getaffinity(0))
         if self.least * self.cpus > here:
             needed = f"{self.least} of {self.cpus:g} CPUs need {self.least * self.cpus:g}"
             raise InputError(f"actors: {needed}, and this machine has {here}")
+
+    @staticmethod
+    def _require_reached(address: str) -> None:
+        """Ray itself gives up after minutes."""
+        host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+        if address == "auto":
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED_S).close()
+        except (OSError, OverflowError) as error:
+            told = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"address: {address!r} is not reached: {told}") from None
 
 
 @dataclass(frozen=True, slots=True)

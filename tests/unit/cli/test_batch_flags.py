@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -47,7 +48,21 @@ def test_what_a_machine_does_not_have_is_refused_before_ray_starts() -> None:
     Cluster(address=None, least=2 * here, most=2 * here, cpus=0.5, gpus=0.0).check()
     with pytest.raises(InputError, match=f"actors: {here + 1} of 1 CPUs need {here + 1}, and this machine has {here}"):
         Cluster(address=None, least=here + 1, most=here + 1, cpus=1.0, gpus=0.0).check()
-    for address in ("auto", "ray://head:10001", "10.0.0.1:6379"):
+
+
+def test_an_address_is_of_a_known_form_and_reached() -> None:
+    def check(address: str) -> None:
         Cluster(address=address, least=1000, most=1000, cpus=1.0, gpus=0.0).check()
-    with pytest.raises(InputError, match="address: 'http://x/y' is not auto"):
-        Cluster(address="http://x/y", least=1, most=1, cpus=1.0, gpus=0.0).check()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in ("auto", f"ray://127.0.0.1:{port}", f"127.0.0.1:{port}"):
+            check(address)
+    for address in (f"ray://127.0.0.1:{port}", f"127.0.0.1:{port}"):
+        with pytest.raises(InputError, match=f"address: '{address}' is not reached: "):
+            check(address)
+    for address in ("http://x/y", "head", "127.0.0.1:99999999"):
+        with pytest.raises(InputError, match=f"address: '{address}' is not auto"):
+            check(address)
+    with pytest.raises(InputError, match="is not reached"):
+        check("127.0.0.1:99999")
