@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from igd_core.batch.parts import PartReport
+from igd_core.batch.parts import PartReport, Parts
+from igd_core.batch.run_folder import RunFolder
 from igd_core.errors import EngineError, IGDError, InputError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _MOST_TASKS = 10_000
 _STORE_BYTES = 128 << 20
 """Ray's object store on this machine; it holds numbers of chunks."""
 _REMOTE = re.compile(r"auto|(ray://)?[^/\s]+:[0-9]{1,5}(/.*)?")
-_REACHED_S = 10.0
+_CLIENT = "ray://"
+_REACHED_S, _LOOK_S = 10.0, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Cluster:
     @staticmethod
     def _require_reached(address: str) -> None:
         """Ray itself gives up after minutes."""
-        host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+        host, _, port = address.removeprefix(_CLIENT).partition("/")[0].rpartition(":")
         if address == "auto":
             return
         try:
@@ -105,17 +107,17 @@ class RayAnswering:
 
         with _connected(self.cluster):
             self._require_room(ray.cluster_resources())
-            untuned: set[str] = set()
             try:
-                for found in _dataset(job, chunks, self.cluster).iter_rows():
-                    if found["error"]:
-                        raise EngineError(str(found["error"]))
-                    told(PartReport(**{name: found[name] for name in PartReport.__dataclass_fields__}))
-                    if found["untuned"] and found["untuned"] not in untuned:
-                        untuned.add(found["untuned"])
-                        self.note(f"{found['untuned']}; its rankings say little")
-            except ray.exceptions.RayError as error:
-                raise EngineError(f"Ray: {_told(error)}; the same command goes on") from error
+                if (self.cluster.address or "").startswith(_CLIENT):
+                    error, notes = _drive_inside(job, chunks, self.cluster, told)
+                else:
+                    error, notes = _drive(job, chunks, self.cluster, told)
+            except ray.exceptions.RayError as failed:
+                raise EngineError(f"Ray: {_told(failed)}; the same command goes on") from failed
+        for note in notes:
+            self.note(note)
+        if error:
+            raise EngineError(error)
 
     def _require_room(self, resources: Mapping[str, float]) -> None:
         for name, flag, each in (("CPU", "cpus", self.cluster.cpus), ("GPU", "gpus", self.cluster.gpus)):
@@ -158,6 +160,42 @@ class ChunkActor:
         untuned = self._worker.untuned if self._worker else None
         fields = {name: getattr(report, name) for name in PartReport.__dataclass_fields__}
         return {**fields, "error": error, "untuned": untuned or ""}
+
+
+def _drive(
+    job: BatchJob, chunks: Sequence[int], cluster: Cluster, told: Callable[[PartReport], None] | None = None
+) -> tuple[str, list[str]]:
+    """Have chunks answered; returns the error of the first that cannot be, "" if all are, and notes for a person."""
+    notes: set[str] = set()
+    for found in _dataset(job, chunks, cluster).iter_rows():
+        if found["error"]:
+            return str(found["error"]), sorted(notes)
+        if found["untuned"]:
+            notes.add(f"{found['untuned']}; its rankings say little")
+        if told is not None:
+            told(PartReport(**{name: found[name] for name in PartReport.__dataclass_fields__}))
+    return "", sorted(notes)
+
+
+def _drive_inside(
+    job: BatchJob, chunks: Sequence[int], cluster: Cluster, told: Callable[[PartReport], None]
+) -> tuple[str, list[str]]:
+    """The same from outside of a cluster: Ray Data does not run there, so a task inside drives it.
+
+    How far it is, the parts tell.
+    """
+    import ray
+
+    running = ray.remote(num_cpus=0, max_retries=0)(_drive).remote(job, list(chunks), cluster)
+    parts, left, ended = Parts(RunFolder(job.out).recommendations, job.run), list(chunks), False
+    while not ended:
+        ended = bool(ray.wait([running], timeout=_LOOK_S)[0])
+        there = {chunk: report for chunk in left if (report := parts.report(chunk)) is not None}
+        for report in there.values():
+            told(report)
+        left = [chunk for chunk in left if chunk not in there]
+    error, notes = ray.get(running)
+    return str(error), list(notes)
 
 
 def _dataset(job: BatchJob, chunks: Sequence[int], cluster: Cluster) -> Any:  # noqa: ANN401 - Ray's types are loose
