@@ -22,6 +22,14 @@ from igd_core.errors import InputError
 from igd_core.ranges import MOST, MOST_REAL, MOST_SEED, MOST_WHOLE, Real, Whole
 
 T = TypeVar("T")
+_NEEDED = {
+    "bool_type": "true or false is needed",
+    "dict_type": "names and values are needed",
+    "mapping_type": "names and values are needed",
+    "path_type": "a path is needed, as text",
+    "string_type": "a text is needed",
+    "tuple_type": "a list is needed",
+}
 _OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
 
 
@@ -233,8 +241,8 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
         return "at least one value is needed"
     kind = type(value).__name__
     said = f"{reprlib.repr(value)} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-    if number is None:
-        return f"{said}; {found['msg'].lower()}"
+    if number is None or found["type"] in _NEEDED:
+        return f"{said}; {_NEEDED.get(found['type'], found['msg'].lower())}"
     wanted = "whole number" if isinstance(number, Whole) else "number"
     return f"{said}; a {wanted} in {number} is needed{_as_number(value)}"
 
