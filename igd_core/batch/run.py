@@ -159,6 +159,7 @@ class BatchRun:
             "adapter": adapter_sha256,
             "engine": request.options.engine,
             "dtype": request.options.dtype,
+            "forward": request.options.forward,
             "vllm": dict(request.options.vllm),
             **request.asked,
             "on_bad_row": request.reading.on_bad_row,
