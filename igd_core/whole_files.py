@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -41,7 +42,9 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 def replaced_file(path: Path) -> Iterator[IO[str]]:
     """A text file to write, in UTF-8; it replaces ``path`` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    name = str(path.parent / f".{path.name}-{secrets.token_hex(8)}")
+    # Not `mkstemp`, whose files nobody else may read: who writes is often not who reads.
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file

@@ -110,10 +110,10 @@ class InputFiles:
         """Find and hash the files: the given one, or all below a folder, by name; not those that begin with . or _.
 
         Raises:
-            DataError: there is none, or one cannot be read.
+            DataError: there is none, or one cannot be read, or something is neither a file nor a folder.
         """
         if given.path.is_dir():
-            places = sorted(path for path in given.path.rglob("*") if path.is_file() and not _hidden(path, given.path))
+            places = _files_below(given)
             names = [path.relative_to(given.path).as_posix() for path in places]
             sources = {
                 name: Source(path=path, name=f"{given.name}/{name}") for name, path in zip(names, places, strict=True)
@@ -224,6 +224,20 @@ def _rejected(name: str, reasons: Mapping[int, str], users: Mapping[int, str]) -
     return [
         Rejected(file=name, row=row, user_id=users.get(row), reason=reason) for row, reason in sorted(reasons.items())
     ]
+
+
+def _files_below(given: Source) -> list[Path]:
+    """By name; what would be passed over although it may stand for rows is refused."""
+    files = []
+    for path in sorted(given.path.rglob("*")):
+        if _hidden(path, given.path):
+            continue
+        if path.is_file():
+            files.append(path)
+        elif path.is_symlink() or not path.is_dir():
+            what = "a link to a folder" if path.is_dir() else "neither a file nor a folder"
+            raise DataError(f"{given.name}/{path.relative_to(given.path).as_posix()}: {what}; it cannot be read")
+    return files
 
 
 def _hidden(path: Path, folder: Path) -> bool:

@@ -92,13 +92,13 @@ class Parts:
         sync(self.folder)
 
     def report(self, chunk: int) -> PartReport | None:
-        """What the part of a chunk holds; None if it is not there, or not whole, or of another run."""
-        footer = self._footer(self.path(chunk))
+        """What the part of a chunk holds; None if it is not there, or not whole, or another one."""
+        footer = self._footer(chunk)
         return None if footer is None else PartReport(**footer["report"])
 
     def rejected(self, chunk: int) -> list[Rejected]:
         """The rows of a chunk that got nothing."""
-        footer = self._footer(self.path(chunk))
+        footer = self._footer(chunk)
         return [] if footer is None else [Rejected(**each) for each in footer["rejected"]]
 
     def done(self, chunks: int) -> Iterator[PartReport]:
@@ -120,10 +120,13 @@ class Parts:
             if named is None or int(named[1]) >= chunks:
                 raise DataError(f"{path}: is no part of this run; move it elsewhere")
 
-    def _footer(self, path: Path) -> Mapping[str, Any] | None:
+    def _footer(self, chunk: int) -> Mapping[str, Any] | None:
         try:
-            metadata = pq.read_metadata(path).metadata or {}
-            footer: dict[str, Any] = json.loads(metadata[_KEY])
+            found = pq.read_metadata(self.path(chunk))
+            footer: dict[str, Any] = json.loads((found.metadata or {})[_KEY])
         except (OSError, pa.ArrowException, KeyError, ValueError):
             return None
-        return footer if footer.get("run") == self._run else None
+        if footer.get("run") != self._run:
+            return None
+        report = footer["report"]  # a part that was copied over another one is not that one
+        return footer if (report["chunk"], report["lines"]) == (chunk, found.num_rows) else None

@@ -18,7 +18,7 @@ from igd_core.batch.run_folder import RunFolder, digest_of
 from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.identity import FolderDigests
 from igd_core.engines.open import checkpoint_sha256
-from igd_core.errors import EngineError
+from igd_core.errors import DataError, EngineError
 from igd_core.progress import progress
 from igd_core.release import RELEASE
 
@@ -129,7 +129,8 @@ class BatchRun:
             ModelError: the checkpoint cannot be found.
             IGDError: as ``answering`` raises it.
         """
-        with self.folder.locked():
+        self._require_apart()
+        with self.folder.locked(), self.folder.written():
             files = InputFiles.of(self.request.rows, self.request.reading)
             options = dataclasses.replace(self.request.options, model=resolve_checkpoint(self.request.options.model))
             adapter = self.request.adapter
@@ -138,15 +139,28 @@ class BatchRun:
             identity = self._identity(files, checkpoint=checkpoint, adapter_sha256=adapter_sha256)
             run, before = digest_of(identity), self.folder.begin(identity)
             parts, staging = Parts(self.folder.recommendations, run), Staging(self.folder.staging)
-            if before is not None and len(list(parts.done(before["chunks"]))) == before["chunks"]:
-                return BatchResult(**before)
+            if before is not None:
+                if self._is_whole(before, parts):
+                    staging.remove()
+                    return BatchResult(**before)
+                self.folder.write_manifest(identity, None)
             plan = staging.read_plan(run) or self._plan(staging, files, run)
             parts.prepare(plan.chunks)
             self._answer(self._job(options, run, checkpoint, adapter_sha256), plan, parts, answering)
             result = self._finish(plan, parts, staging)
-            self.folder.complete(identity, dataclasses.asdict(result))
+            self.folder.write_manifest(identity, dataclasses.asdict(result))
             staging.remove()
         return result
+
+    def _require_apart(self) -> None:
+        rows, out = self.request.rows.path.resolve(), self.folder.path.resolve()
+        if rows.is_dir() and out.is_relative_to(rows):
+            raise DataError(f"out: {out} lies in {rows}, whose files are read as rows; choose a folder elsewhere")
+
+    def _is_whole(self, before: Mapping[str, Any], parts: Parts) -> bool:
+        """Whether all that a complete run has written is still there."""
+        there = sum(1 for _ in parts.done(before["chunks"]))
+        return bool(there == before["chunks"] and self.folder.rejected() == before["rejected"])
 
     def _identity(self, files: InputFiles, *, checkpoint: str, adapter_sha256: str | None) -> dict[str, Any]:
         """All that decides the answers, and how rows are divided among parts."""

@@ -73,6 +73,8 @@ class RunFolder:
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin a run, or go on with it; its result if it is complete, else None.
 
+        A run without a part, whose input or options were wrong, gives way to another one.
+
         Raises:
             DataError: the folder holds another run, which is told by the first name that differs, or other files.
         """
@@ -80,15 +82,41 @@ class RunFolder:
         if manifest is None:
             if other := sorted(path.name for path in self.path.iterdir() if path.name != _LOCK):
                 raise DataError(f"out: {self.path} holds {other[0]!r}, and no run of igd batch; choose an empty folder")
-            write_json(self.path / _MANIFEST, self._content(identity, None))
-            return None
-        _require_same(self.path, manifest["run"], identity)
-        result: dict[str, Any] | None = manifest["result"]
-        return result
+        elif manifest["run"] == identity or manifest["result"] is not None or any(self.recommendations.glob("part-*")):
+            _require_same(self.path, manifest["run"], identity)
+            result: dict[str, Any] | None = manifest["result"]
+            return result
+        for claim in self.path.glob(f"{_CLAIM}*"):
+            claim.unlink(missing_ok=True)
+        self.write_manifest(identity, None)
+        return None
 
-    def complete(self, identity: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """Say that every row is answered or in the side file."""
-        write_json(self.path / _MANIFEST, self._content(identity, result))
+    def write_manifest(self, identity: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        """Say what the run is made of, and, with a result, that every row is answered or in the side file."""
+        write_json(
+            self.path / _MANIFEST,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "complete": result is not None,
+                "run": dict(identity),
+                "result": result,
+            },
+        )
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Name the folder where the system does not say which file could not be written.
+
+        Raises:
+            DataError: the disk is full, or failed.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.filename is not None or error.errno is None or isinstance(error, ConnectionError):
+                raise
+            raise DataError(f"out: {self.path}: {os.strerror(error.errno)}; the same command goes on") from error
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest; None where there is none.
@@ -143,15 +171,13 @@ class RunFolder:
                 written += 1
         return written
 
-    @staticmethod
-    def _content(identity: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "complete": result is not None,
-            "run": dict(identity),
-            "result": result,
-        }
+    def rejected(self) -> int | None:
+        """Lines of the side file; None where there is none."""
+        try:
+            with self.side_file.open("rb") as file:
+                return sum(1 for _ in file)
+        except FileNotFoundError:
+            return None
 
 
 def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

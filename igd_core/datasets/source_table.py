@@ -91,7 +91,12 @@ class SourceTable:
         """
         column = self.column(name)
         if pa.types.is_list(column.type):
-            return column.cast(pa.list_(pa.string()))
+            of = column.type.value_type  # no fractions: 1.0 is no id, and large ones have lost digits
+            if pa.types.is_integer(of) or pa.types.is_null(of) or pa.types.is_string(of):
+                return column.cast(pa.list_(pa.string()))
+            raise DataError(
+                f"{self.name}: column {name!r} holds lists of {_named(of)}; expected lists of text or whole numbers"
+            )
         if pa.types.is_integer(column.type) or _is_text(column) or pa.types.is_null(column.type):
             return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column.cast(pa.string())))
         raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; expected ids separated by spaces")

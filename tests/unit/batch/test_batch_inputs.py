@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -124,3 +125,33 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no files"):
         InputFiles.of(Source.of(tmp_path), Reading())
+
+
+@pytest.mark.parametrize("items", [[[["item-1"]]], [[{"id": "item-1"}]], [[1.0, 2.0]], [[True]]])
+def test_lists_of_what_is_no_id_are_refused(items: list[Any], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": ["ann"], "history_item_ids": items}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet: column 'history_item_ids' holds lists of .*; expected lists"):
+        read(tmp_path / "rows.parquet")
+
+
+def test_what_a_folder_holds_is_read_or_refused_and_never_passed_over(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "rows", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+        (place / "a.csv").write_text("user_id,history_item_ids\nann,item-1\n", encoding="utf-8")
+    (folder / "b.csv").symlink_to(elsewhere / "a.csv")
+    assert [row["file"] for row in read(folder)[0]] == ["a.csv", "b.csv"]
+    strange = folder / "strange"
+    strange.symlink_to(elsewhere)
+    with pytest.raises(DataError, match="rows/strange: a link to a folder"):
+        read(folder)
+    strange.unlink()
+    strange.symlink_to("gone")
+    with pytest.raises(DataError, match="rows/strange: neither a file nor a folder"):
+        read(folder)
+    strange.unlink()
+    os.mkfifo(strange)
+    with pytest.raises(DataError, match="rows/strange: neither a file nor a folder"):
+        read(folder)
+    strange.rename(folder / "_strange")
+    assert len(read(folder)[0]) == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -310,3 +312,75 @@ def test_a_folder_is_written_by_one_process_and_holds_one_run(request_of: Any, t
     (tmp_path / "out" / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
         run(request_of(), tmp_path / "out")
+
+
+def test_a_part_copied_over_another_and_a_lost_side_file_are_made_again(request_of: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(request_of(), out)
+    parts, side_file = out / "recommendations", out / "rejected.jsonl"
+    (parts / "part-000001.parquet").write_bytes((parts / "part-000002.parquet").read_bytes())
+    seen = []
+
+    class Looking(InProcess):
+        def __call__(self, job: BatchJob, chunks: Sequence[int], told: Callable[[PartReport], None]) -> None:
+            seen.append(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["complete"])
+            super().__call__(job, chunks, told)
+
+    one = Looking()
+    assert run(request_of(), out, one) == result
+    assert (one.answered, seen) == ([1], [False])
+    for damage in (side_file.unlink, lambda: side_file.write_text("", encoding="utf-8")):
+        damage()
+        nothing = InProcess()
+        assert run(request_of(), out, nothing) == result
+        assert not nothing.answered
+        require_each_row_once(out)
+
+
+def test_what_was_cut_off_after_completion_is_tidied_up(request_of: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(request_of(), out)
+    (out / "staging").mkdir()
+    assert run(request_of(), out) == result
+    assert not (out / "staging").exists()
+
+
+def test_a_run_without_a_part_gives_way_to_the_corrected_command(request_of: Any, tmp_path: Path) -> None:
+    out, rows = tmp_path / "out", tmp_path / "rows.csv"
+    right = rows.read_bytes()
+    rows.write_bytes(right.replace(b"history_item_ids", b"history", 1))
+    with pytest.raises(DataError, match="no column 'history_item_ids'"):
+        run(request_of(), out)
+    RunFolder(out).claim_model("of a machine that answered nothing")
+    rows.write_bytes(right)
+    run(request_of(), out)
+    require_each_row_once(out)
+
+
+def test_answers_do_not_go_among_the_rows(request_of: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for out in (rows, rows / "lists"):
+        with pytest.raises(DataError, match="whose files are read as rows"):
+            run(request_of(rows=Source.of(rows)), out)
+    assert not list(rows.iterdir())
+
+
+def test_a_full_disk_is_told_with_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DataError, match=f"out: {tmp_path}: No space left on device"), folder.written():
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+    with pytest.raises(FileNotFoundError), folder.written():
+        (tmp_path / "gone").read_bytes()
+    with pytest.raises(ConnectionRefusedError), folder.written():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+def test_others_may_read_what_a_run_has_written(request_of: Any, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        run(request_of(), tmp_path / "out")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o644" for path in files}
