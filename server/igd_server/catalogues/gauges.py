@@ -89,11 +89,10 @@ def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
         len(stats.versions),
     )
     yield GaugeMetricFamily("igd_prefix_cache_bytes", "Key-value caches of past prompts.", stats.cache_bytes)
-    if stats.forward:
-        info = GaugeMetricFamily(
-            "igd_forward_info",
-            "1 for how the embedded engine runs the model: `own`, or `transformers`.",
-            labels=("forward",),
-        )
-        info.add_metric((stats.forward,), 1)
-        yield info
+    info = GaugeMetricFamily(
+        "igd_forward_info",
+        '1 for how the embedded engine runs the model, `own` or `transformers`; forward "" for other engines.',
+        labels=("forward",),
+    )
+    info.add_metric((stats.forward,), 1)
+    yield info
