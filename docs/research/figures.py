@@ -12,7 +12,7 @@ import sys
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 
 PAGES = Path(__file__).parent
 DEMO_BASELINES = {
-    "scorer": "the scorer alone, not searched",
+    "scorer": "the scorer alone",
     "transitions": "last-item transitions",
     "sasrec": "SASRec",
     "itemknn": "ItemKNN",
     "popular": "most-popular",
 }
-DEMO_LESS = ("transitions", "sasrec", "popular")
+DEMO_LESS = ("scorer", "transitions", "sasrec", "popular")
+SERVED_SEEN: Literal["excluded"] = "excluded"
+"""The server leaves out what was seen."""
 _BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -252,7 +254,9 @@ def served() -> str:
     options, scored = build_options(recipe), TuningSettings.read(recipe.tuning).scored
     if options.scorer is None:
         raise ValueError("the demo's recipe names no scorer")
-    setting = DecodingSetting(alpha=options.alpha, length_penalty=0.0, beams=10, seen="allowed", scored=scored)
+    setting = DecodingSetting(
+        alpha=options.alpha, length_penalty=0.0, beams=options.beams, seen=SERVED_SEEN, scored=scored
+    )
     chosen = ChosenGamma(gamma=options.scorer.gamma, mixture=options.scorer.mixture, scorer=options.scorer.kind)
     return with_chosen([setting], chosen)[0].name
 
@@ -260,7 +264,7 @@ def served() -> str:
 @cache
 def demo_runs() -> tuple[RankedRun, RankedRun]:
     """The demo's evaluation and that of baselines, on the same rows."""
-    test, base = on_same_rows([runs()["demo-ml-test"], runs()["baselines-ml-test"]]).runs
+    test, base = on_same_rows([runs()["demo-ml-test"], runs()["demo-ml-base"]]).runs
     return test, base
 
 
@@ -268,7 +272,7 @@ def demo_value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = 
     """The metric of each row."""
     test, base = demo_runs()
     held = run or (test if method in {each.name for each in test.methods} else base)
-    return values(held, method, Question(metric=metric))
+    return values(held, method, Question(metric=metric, seen=SERVED_SEEN))
 
 
 @cache
@@ -287,24 +291,53 @@ def demo_settings() -> list[str]:
 
 def demo() -> str:
     """The demo's model, with each gamma, and what needs no model."""
-    valid = runs()["demo-ml-valid"]
-    chosen_from = {each.name for each in valid.methods}
+    alone, *_ = demo_settings()
+    labels = {name: f"gamma {_gamma(name)}" for name in demo_settings()}
+    labels |= {alone: "gamma 0: the model alone", served(): f"**gamma {_gamma(served())}, served**"} | DEMO_BASELINES
+    less = (alone, *DEMO_LESS)
     rows = []
-    for method in demo_settings():
-        said = method.partition(" gamma=")[2].replace(" mixture=", ", ")
-        said = f"gamma {said}" if said else "gamma 0: the model alone"
-        label = f"**{said}, served**" if method == served() else said
-        validated = plain(float(demo_value(method, run=valid).mean())) if method in chosen_from else ""
-        rows.append([label, validated, *_demo_row(method)])
-    rows += [[label, "", *_demo_row(method)] for method, label in DEMO_BASELINES.items()]
-    less = [f"less {DEMO_BASELINES[each]}" for each in DEMO_LESS]
-    return table(["", "on validation rows", "HR@1", "HR@5", "HR@10", "NDCG@10", *less], rows)
+    for method, label in labels.items():
+        hits = [plain(demo_value(method, f"HR@{k}").mean()) for k in (1, 10)]
+        gained = ["" if method == each else effect(demo_drawn().less(method, each)) for each in less]
+        rows.append([label, *hits, between(demo_drawn().value(method)), *gained])
+    head = ["less the model alone", *(f"less {DEMO_BASELINES[each]}" for each in DEMO_LESS)]
+    return table(["", "HR@1", "HR@10", "NDCG@10", *head], rows)
 
 
-def _demo_row(method: str) -> list[str]:
-    hits = [plain(demo_value(method, f"HR@{k}").mean()) for k in (1, 5, 10)]
-    less = ["" if method == each else effect(demo_drawn().less(method, each)) for each in DEMO_LESS]
-    return [*hits, between(demo_drawn().value(method)), *less]
+def demo_chosen() -> str:
+    """NDCG@10 of the demo's model on validation rows, with each gamma and width of the search."""
+    found: dict[str, dict[str, float]] = {}
+    for valid in (runs()["demo-ml-valid-narrow"], runs()["demo-ml-valid"]):
+        for each in valid.methods:
+            if each.name.startswith("alpha="):
+                setting, _, _ = each.name.partition(" gamma=")
+                beams = setting.rpartition("beams=")[2]
+                found.setdefault(_gamma(each.name), {})[beams] = float(demo_value(each.name, run=valid).mean())
+    widths = sorted({beams for held in found.values() for beams in held}, key=int)
+    best = max((value, gamma, beams) for gamma, held in found.items() for beams, value in held.items())
+    rows = []
+    for gamma in sorted(found, key=float):
+        told = [plain(found[gamma][beams]) if beams in found[gamma] else "" for beams in widths]
+        rows.append(
+            [
+                gamma,
+                *(f"**{cell}**" if best[1:] == (gamma, at) else cell for cell, at in zip(told, widths, strict=True)),
+            ]
+        )
+    rows.append(["the scorer alone", *([plain(float(demo_value("scorer", run=valid).mean()))] * len(widths))])
+    return table(["gamma", *(f"{beams} beams" for beams in widths)], rows)
+
+
+def demo_claims() -> str:
+    """What the demo's lists are better than."""
+    alone, *_ = demo_settings()
+    rows: list[list[str]] = []
+    for name, label in {alone: "the model alone", **{each: DEMO_BASELINES[each] for each in DEMO_LESS}}.items():
+        gained = demo_drawn().less(served(), name)
+        rows.append(
+            ["" if rows else "**The demo's lists** are better than", label, effect(gained), verdict(gained, seeds=1)]
+        )
+    return table(["claim", "than", "effect (interval)", "verdict"], rows)
 
 
 def mixed() -> str:
@@ -312,9 +345,9 @@ def mixed() -> str:
     found, validated, chosen = mixtures.mixed(), mixtures.validated(), mixtures.chosen()
     labels = {mixtures.CHILDREN: "gamma 0: the model alone", chosen: f"**gamma {_gamma(chosen)}, chosen**"}
     labels |= DEMO_BASELINES
-    less = (mixtures.CHILDREN, "scorer", *DEMO_LESS)
+    less = (mixtures.CHILDREN, *DEMO_LESS)
     rows = []
-    for name in (chosen, mixtures.CHILDREN, "scorer", *DEMO_LESS):
+    for name in (chosen, mixtures.CHILDREN, *DEMO_LESS):
         gained = ["" if name == each else effect(found.less(name, each)) for each in less]
         valid = plain(validated[name]) if name in validated else ""
         rows.append([labels[name], valid, between(found.value(name)), *gained])
@@ -409,6 +442,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights": weights,
     "adapter": adapter,
     "demo": demo,
+    "demo-chosen": demo_chosen,
+    "demo-claims": demo_claims,
     "mixed": mixed,
     "mixture": mixture,
     "gammas": gammas,

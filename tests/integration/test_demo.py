@@ -98,9 +98,9 @@ def test_the_model_was_tuned_on_the_catalogue_that_is_served_and_scores_follow_i
     tokenizer = TitleTokenizer.from_directory(shipped_model(RECIPE))
     assert tuned.differences(served.manifest.template, tokenizer) == []
     assert tuned.scored == TuningSettings.read(read_recipe(RECIPE).tuning).scored
-    # The scorer and the artifact's alpha are chosen when the model is there: without them it is the run's to the bit.
+    # The scorer, alpha and beams are chosen when the model is there: without them it is the run's to the bit.
     recipe = read_recipe(RECIPE)
-    build = {name: value for name, value in recipe.build.items() if name not in {"scorer", "alpha"}}
+    build = {name: value for name, value in recipe.build.items() if name not in {"scorer", "alpha", "beams"}}
     assert build_options(replace(recipe, build=build)).alpha == BuildOptions().alpha
     assert recipe_artifact(replace(recipe, build=build), tokenizer).version == _record()["artifact"]["version"]
 
