@@ -116,7 +116,7 @@ def test_semantic_ids_are_an_explicit_choice(tokenizer: TitleTokenizer) -> None:
         ({"alpha": math.nan}, "^alpha: nan is not in"),
         ({"max_path_tokens": 2}, r"^max_path_tokens: 2 is not in 3\.\.512$"),
         ({"max_path_tokens": 513}, "^max_path_tokens: 513 is not in"),
-        ({"smoothing": -1.0}, "^smoothing: -1 is not in"),
+        ({"smoothing": -1.0}, r"^smoothing: -1\.0 is not in"),
         ({"max_history": 0}, "^max_history: 0 is not in"),
         ({"drop_block": 11}, r"drop_block is 11; it must lie in 1\.\.10"),
         ({"instruction": "", "bullet": ""}, "prompt template is empty"),

@@ -72,7 +72,7 @@ def test_the_ridge_is_a_checked_setting_of_ease_alone() -> None:
         ScorerRecord.of(ScorerOptions(kind="ease"), 0).ridge
         == ScorerRecord.of(ScorerOptions(kind="ease", ridge=500), 0).ridge
     )
-    with pytest.raises(InputError, match=r"^ridge: 0 is not in 0\.001\.\.1e\+06$"):
+    with pytest.raises(InputError, match=r"^ridge: 0\.0 is not in 0\.001\.\.1e\+06$"):
         ScorerOptions.read({"kind": "ease", "ridge": 0.0})
     with pytest.raises(CatalogueError, match=r"scorer\.ridge is 5\.0; neighbours has none"):
         ScorerRecord.of(ScorerOptions(kind="neighbours", ridge=5), 0)
