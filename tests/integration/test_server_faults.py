@@ -304,7 +304,7 @@ async def test_the_engine_fails_and_popularity_answers(
         async with under_load(client, {artifact.version: 0}, fault) as load:
             hook = None
             if fault == "poisoned":
-                hook = checkpoint.model.register_forward_pre_hook(poison)
+                hook = checkpoint.model.get_input_embeddings().register_forward_pre_hook(poison)  # both forwards use it
             else:
                 await engine.close()
             failed = time.monotonic()

@@ -251,9 +251,9 @@ def test_a_catalogue_of_one_title_leaves_nothing_to_decide() -> None:
     ("wrong", "message"),
     [
         ({"normalise": "siblings"}, "normalise: 'siblings' is not one of vocabulary, children"),
-        ({"temperature": 0.0}, "temperature: 0 is not in"),
+        ({"temperature": 0.0}, "temperature: 0.0 is not in"),
         ({"bear": 0.25}, "bear: 0.25 with normalise vocabulary; it needs children"),
-        ({"normalise": "children", "bear": 0.25, "bear_xi": 0.0}, "bear_xi: 0 is not in"),
+        ({"normalise": "children", "bear": 0.25, "bear_xi": 0.0}, "bear_xi: 0.0 is not in"),
         ({"bear_beams": 0}, "bear_beams: 0 is not in"),
     ],
 )
