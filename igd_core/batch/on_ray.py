@@ -59,8 +59,12 @@ class Cluster:
         """Refuse what cannot be, before anything is read.
 
         Raises:
-            InputError: an address of no known form or that is not reached, or more than this machine has.
+            InputError: an address of no known form or that is not reached, more than this machine has, or a fraction
+                that Ray does not know.
         """
+        for flag, each in (("cpus", self.cpus), ("gpus", self.gpus)):
+            if each > 1 and each != int(each):
+                raise InputError(f"{flag}: {each:g} is no whole number; only less than 1 may be a fraction")
         if self.address is not None:
             if not _REMOTE.fullmatch(self.address):
                 raise InputError(f"address: {self.address!r} is not auto, ray://HOST:PORT or HOST:PORT")

@@ -84,7 +84,7 @@ class Parts:
         path = self.path(report.chunk)
         scratch = self.folder / f".{path.name}-{secrets.token_hex(8)}"  # readers of folders pass over such names
         try:
-            pq.write_table(table, scratch, compression="zstd")
+            pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
             sync(scratch)
             os.replace(scratch, path)  # noqa: PTH105 - atomic
         finally:

@@ -25,6 +25,8 @@ from igd_core.scorers.options import MIXTURES, Mixture
 from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normalise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from igd_core.evaluation.job import EvaluationJob, Summary
     from igd_core.evaluation.methods import DecodingSetting, Seen
     from igd_core.evaluation.shard import RunIdentity
@@ -66,7 +68,9 @@ class EvaluateFlags(EngineFlags, IntervalFlags):
     temperature: Temperature | None = Field(
         default=None, description="divides the logits (default: what the model was tuned for)"
     )
-    beams: Several[Beams] = Field(default=(10,), description="widths of the search, and longest list")
+    beams: Several[Beams] | None = Field(
+        default=None, description="widths of the search, and longest list (default: the artifact's)"
+    )
     seen: Literal["allowed", "excluded", "both"] = Field(
         default="both", description="whether items of the history may come back"
     )
@@ -118,9 +122,12 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
         resampling=Resampling(resamples=asked.resamples, seed=asked.seed),
     )
     chosen = None if asked.gamma_from is None else read_gamma(asked.gamma_from)
-    shard, settings = Shard.parse(asked.shard), _settings(asked, chosen)
-    _check_methods(asked, settings)
+    shard = Shard.parse(asked.shard)
+    _check_methods(asked)
     artifact = load_artifact(asked.artifact)
+    beams = asked.beams or (artifact.manifest.beams,)
+    settings = _settings(asked, beams, chosen)
+    _check_reference(asked, settings)
     if "scorer" in asked.baselines and artifact.scorer is None:
         raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
     if (any(asked.gammas) or chosen) and artifact.scorer is None:
@@ -147,7 +154,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
     model = None
     if asked.model is not None:
         model = ModelChoice(options=asked.engine_options(), adapter=asked.adapter, concurrency=asked.concurrency)
-    out = asked.out or _default_out(asked, chosen, identity, "baselines" if model is None else model.name)
+    out = asked.out or _default_out(asked, beams, chosen, identity, "baselines" if model is None else model.name)
     make_run_folder(out)
     job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
     if model is not None:
@@ -172,13 +179,13 @@ def _seen(asked: EvaluateFlags) -> list[Seen]:
     return ["allowed", "excluded"] if asked.seen == "both" else [asked.seen]
 
 
-def _settings(asked: EvaluateFlags, chosen: ChosenGamma | None) -> list[DecodingSetting]:
+def _settings(asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | None) -> list[DecodingSetting]:
     from igd_core.evaluation.methods import decoding_settings, with_chosen, with_mixings
 
     settings = decoding_settings(
         alphas=asked.alphas,
         length_penalties=asked.length_penalties,
-        beams=asked.beams,
+        beams=beams,
         seen=_seen(asked),
         forced_weights=asked.forced_weights,
         scored=_scored(asked),
@@ -201,8 +208,8 @@ def _scored(asked: EvaluateFlags) -> list[Normalisation]:
     return [tuned.settled(each, asked.temperature) for each in asked.normalise or [None]]
 
 
-def _check_methods(asked: EvaluateFlags, settings: list[DecodingSetting]) -> None:
-    """Refuse names that would fail only after the decoding."""
+def _check_methods(asked: EvaluateFlags) -> None:
+    """Refuse what would fail only after the decoding."""
     from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING
 
     for name in asked.baselines:
@@ -214,12 +221,17 @@ def _check_methods(asked: EvaluateFlags, settings: list[DecodingSetting]) -> Non
         raise InputError("--adapter needs the model that it adapts: --model DIR")
     if asked.model is None and not asked.baselines:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
+
+
+def _check_reference(asked: EvaluateFlags, settings: list[DecodingSetting]) -> None:
     names = [*dict.fromkeys(each.name for each in settings if asked.model is not None), *asked.baselines]
     if asked.reference is not None and asked.reference not in names:
         raise InputError(f"reference {asked.reference!r}: one of {', '.join(names)}")
 
 
-def _default_out(asked: EvaluateFlags, chosen: ChosenGamma | None, identity: RunIdentity, name: str) -> Path:
+def _default_out(
+    asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | None, identity: RunIdentity, name: str
+) -> Path:
     """The same settings find the same folder, so that a run that was cut off goes on."""
     told = [
         str(asked.model),
@@ -229,7 +241,7 @@ def _default_out(asked: EvaluateFlags, chosen: ChosenGamma | None, identity: Run
         asked.alphas,
         asked.length_penalties,
         asked.forced_weights,
-        asked.beams,
+        beams,
         asked.seen,
         *(told for told in (asked.normalise, asked.temperature) if told is not None),
         *([asked.gammas, asked.mixtures] if any(asked.gammas) else []),

@@ -37,7 +37,7 @@ class CheckpointFlags(CheckedSettings):
     limit: Count = Field(default=200, description="random rows")
     seed: Seed = Field(default=0, description="of the sample and the intervals")
     alpha: Share | None = Field(default=None, description="compared with 0 (default: the artifact's)")
-    beams: Beams = Field(default=10, description="width of the search")
+    beams: Beams | None = Field(default=None, description="width of the search (default: the artifact's)")
     normalise: Normalise | None = Field(
         default=None,
         description="over what scores and losses are normalised (default: what each checkpoint was tuned for)",
@@ -112,7 +112,8 @@ def _inspect(
     prompt = read_tuned_prompt(resolve_checkpoint(directory))
     scored = (Normalisation() if prompt is None else prompt.scored).settled(asked.normalise, None)
     alpha = artifact.manifest.alpha if asked.alpha is None else asked.alpha
-    setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=asked.beams, seen="allowed", scored=scored)
+    beams = artifact.manifest.beams if asked.beams is None else asked.beams
+    setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=beams, seen="allowed", scored=scored)
     checkpoint = load_checkpoint(directory, device=asked.device, dtype=asked.dtype)
     resampling = Resampling(seed=asked.seed)
 

@@ -180,6 +180,9 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
     assert answered(by_length, 4, "--gamma", "1") == 1.0
     measured = told("evaluate", "--artifact", str(plain), *asked, "--gamma-from", str(table), of="methods")
     assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=10", "alpha=0 lp=0 beams=10 gamma=0:0.75,3:0.25"]
+    wide = built("wide", "--beams", "7", "--alpha", "0")
+    measured = told("evaluate", "--artifact", str(wide), *asked, "--out", str(tmp_path / "wide-run"), of="methods")
+    assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=7"], "the catalogue's own, as it is served"
     table.write_text(json.dumps(written | {"scorer": "neighbours"}))
     for refused in (
         [*_build_arguments(data_dir, model_dir, tmp_path / "no"), "--scorer", "transitions"],

@@ -345,6 +345,17 @@ def test_what_was_cut_off_after_completion_is_tidied_up(request_of: Any, tmp_pat
     assert not (out / "staging").exists()
 
 
+def test_a_reader_of_parts_can_find_a_byte_that_flipped(request_of: Any, tmp_path: Path) -> None:
+    run(request_of(), tmp_path / "out", InProcess())
+    part = tmp_path / "out" / "recommendations" / "part-000000.parquet"
+    whole, data = pq.read_table(part, page_checksum_verification=True), bytearray(part.read_bytes())
+    assert len(whole)
+    data[pq.read_metadata(part).row_group(0).column(0).data_page_offset + 40] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(part, page_checksum_verification=True)
+
+
 def test_a_run_without_a_part_gives_way_to_the_corrected_command(request_of: Any, tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "rows.csv"
     right = rows.read_bytes()

@@ -50,6 +50,12 @@ def test_what_a_machine_does_not_have_is_refused_before_ray_starts() -> None:
         Cluster(address=None, least=here + 1, most=here + 1, cpus=1.0, gpus=0.0).check()
 
 
+@pytest.mark.parametrize(("cpus", "gpus", "told"), [(1.5, 0.0, "cpus: 1.5"), (1.0, 2.25, "gpus: 2.25")])
+def test_only_less_than_one_may_be_a_fraction(cpus: float, gpus: float, told: str) -> None:
+    with pytest.raises(InputError, match=f"^{told} is no whole number"):
+        Cluster(address=None, least=1, most=1, cpus=cpus, gpus=gpus).check()
+
+
 def test_an_address_is_of_a_known_form_and_reached() -> None:
     def check(address: str) -> None:
         Cluster(address=address, least=1000, most=1000, cpus=1.0, gpus=0.0).check()
