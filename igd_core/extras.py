@@ -20,7 +20,7 @@ EXTRA_OF_MODULE: Final = {
 """The smallest extra that installs each module."""
 
 # What a command needs beyond that: named at once, or its user would install one extra after the other.
-_EXTRA_OF_COMMAND: Final = {"batch": "batch", "demo": "server", "serve": "server", "tune": "train"}
+_EXTRA_OF_COMMAND: Final = {"batch": "batch", "demo": "server", "serve": "server", "start": "train", "tune": "train"}
 
 
 def what_to_install(missing: ModuleNotFoundError, command: str) -> str | None:

@@ -12,6 +12,7 @@ from igd_core.cli.flags import add_flags, read
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
     from pathlib import Path
 
     from igd_core.datasets.attribute_schema import ColumnRule
@@ -25,17 +26,22 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-class ItemsFlags(CheckedSettings):
-    """Which items, and what becomes of rows that do not fit."""
+class RowPolicies(CheckedSettings):
+    """What becomes of rows that do not fit."""
 
-    items: File = Field(description="item_id, title, any other columns")
-    title_column: Annotated[str, Flag(metavar="NAME")] = Field(default="title", description="column of the titles")
     on_empty_title: Literal["error", "skip"] = Field(
         default="error", description="an item without a title refuses the file, or is left out"
     )
     on_unknown_item: Literal["error", "drop"] = Field(
         default="error", description="an interaction with an item that --items lacks refuses the file, or is left out"
     )
+
+
+class ItemsFlags(RowPolicies):
+    """Which items, and what becomes of rows that do not fit."""
+
+    items: File = Field(description="item_id, title, any other columns")
+    title_column: Annotated[str, Flag(metavar="NAME")] = Field(default="title", description="column of the titles")
 
 
 class AttributeFlags(CheckedSettings):
@@ -80,12 +86,22 @@ def attribute_rules(args: argparse.Namespace, items: Path) -> dict[str, ColumnRu
     Raises:
         DataError: the schema cannot be used, or a flag contradicts another.
     """
+    return rules_with_flags(read(args, AttributeFlags), items)
+
+
+def rules_with_flags(
+    flags: AttributeFlags, items: Path, laid_out: Mapping[str, ColumnRule] | None = None
+) -> dict[str, ColumnRule]:
+    """The same, with ``laid_out``, the rules of a layout, between the schema and the flags.
+
+    Raises:
+        DataError: the schema cannot be used, or a flag contradicts another.
+    """
     from igd_core.datasets.attribute_schema import read_schema, rules_beside, with_flags
 
-    flags = read(args, AttributeFlags)
     rules = rules_beside(items) if flags.schema_file is None else read_schema(flags.schema_file)
     return with_flags(
-        rules,
+        {**rules, **(laid_out or {})},
         types=map(_split, flags.type),
         separators=map(_split, flags.multi),
         missing=map(_split, flags.missing),

@@ -108,19 +108,20 @@ def print_config(*settings: BaseModel) -> None:
             value: Any = each
             for part in setting.path:
                 value = getattr(value, part, None)
-            line = f"{setting.name} = {_toml(value)}"
+            line = f"{setting.name} = {toml(value)}"
             if value is None or not setting.info.repr:
                 line = f"# {setting.name} is not {'set' if value is None else 'shown'}"
             print(f"# {setting.info.description}\n{line}\n")
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """A value as TOML writes it, on one line."""
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_none=True)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml(name)} = {_toml(inside)}" for name, inside in value.items()) + "}"
+        return "{" + ", ".join(f"{toml(name)} = {toml(inside)}" for name, inside in value.items()) + "}"
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

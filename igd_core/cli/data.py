@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from igd_core.checked_settings import Directory, File
-from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments, attribute_rules
+from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments
 from igd_core.cli.flags import add_flags, read
-from igd_core.cli.reading import add_reading_arguments, reading_of, tell
+from igd_core.cli.layout import EventsFlags
+from igd_core.cli.reading import add_reading_arguments, tell
 from igd_core.datasets.options import AmazonOptions, Preparation
-from igd_core.errors import DataError
 from igd_core.models import igd_home
 
 if TYPE_CHECKING:
@@ -42,8 +41,12 @@ class AmazonFlags(PrepareFlags, AmazonOptions):
     out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the reviews file's name")
 
 
-class FilesFlags(PrepareFlags, ItemsFlags):
+class FilesFlags(PrepareFlags, EventsFlags, ItemsFlags):
     """What is prepared of other files."""
+
+    layout: File | None = Field(
+        default=None, description="how each of the two files is read, as `igd start` writes it; flags go before it"
+    )
 
     interactions: File = Field(description="user_id, item_id, timestamp and maybe rating")
     out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the interactions file's name")
@@ -97,32 +100,37 @@ def _prepare_amazon(args: argparse.Namespace) -> int:
 
 
 def _prepare_files(args: argparse.Namespace) -> int:
-    from igd_core.datasets.interactions import Interactions
-    from igd_core.datasets.interactions_file import read_interactions
-    from igd_core.datasets.items_file import read_items
+    from igd_core.cli.layout import layout_of, rules_of, with_rules
+    from igd_core.datasets.export_reading import EventsExport, ItemsExport, read_exports
     from igd_core.datasets.prepared import write_prepared
     from igd_core.datasets.sources import STANDARD_INPUT, opened
 
     asked = read(args, FilesFlags)
-    reading = replace(reading_of(args), attributes=attribute_rules(args, asked.items))
+    layout = layout_of(args, asked.layout)
+    items_reading = with_rules(layout.items_reading, rules_of(args, layout, asked.items))
     with opened([asked.items, asked.interactions]) as (items_file, interactions_file):
-        items = read_items(
-            items_file,
-            title_column=asked.title_column,
-            on_empty=asked.on_empty_title,
-            reading=reading,
+        exports = read_exports(
+            ItemsExport(
+                file=items_file,
+                title_column=asked.title_column,
+                on_empty=layout.items.on_empty_title,
+                reading=items_reading,
+            ),
+            EventsExport(
+                file=interactions_file,
+                on_unknown=layout.events.on_unknown_item,
+                reading=layout.events_reading,
+            ),
         )
-        found = read_interactions(
-            interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, wanted="interactions", reading=reading
-        )
-    tell([*items.notes, *found.notes])
-    if not isinstance(found.data, Interactions):  # for the type checker: refused before it was read
-        raise DataError(f"{asked.interactions}: history rows")
+    items, found = exports.items, exports.events
+    tell([*items.notes, *found.notes, *exports.odd_titles])
     name = "stdin" if str(asked.interactions) == STANDARD_INPUT else asked.interactions.name.partition(".")[0]
     out = asked.out or igd_home() / "data" / (name or "data")
-    summary = write_prepared(out, items.catalogue, found.data, asked, force=asked.force)
+    summary = write_prepared(out, items.catalogue, exports.interactions, asked, force=asked.force)
     left_out = {"items_skipped": len(items.skipped), "interactions_dropped": found.dropped}
     left_out["bad_rows"] = items.bad_rows + found.bad_rows
+    if layout.events.kinds:
+        left_out["other_kinds"] = found.other_kinds
     return _report(out, summary | left_out, as_json=args.json)
 
 

@@ -24,6 +24,7 @@ _FLAG = re.compile(r"--?[A-Za-z]")
 
 # Module and help of each: what one command needs the list of all must not wait for.
 COMMANDS = {
+    "start": ("start", "two exports to a verdict, and a catalogue and model to serve"),
     "data": ("data", "turn raw data into items and (history, target) rows"),
     "build": ("build", "make an artifact: trie, information-gain table, items"),
     "inspect": ("inspect", "information-gain statistics of an artifact, and a plot"),

@@ -103,11 +103,19 @@ def reading_of(
     Raises:
         InputError: a delimiter, an encoding or a zone that is none, a column named twice.
     """
+    return reading_from(read(args, model), unknown)
+
+
+def reading_from(flags: ReadingFlags, unknown: str = "drop leaves them out") -> Reading:
+    """The same, of settings that are read already.
+
+    Raises:
+        InputError: a delimiter, an encoding or a zone that is none, a column named twice.
+    """
     from igd_core.datasets.decimals import DECIMALS
     from igd_core.datasets.sources import Reading
     from igd_core.timestamps import zone_named
 
-    flags = read(args, model)
     said: dict[str, Any] = {name: getattr(flags, name) for name in ("columns", "delimiter", "quoting", "encoding")}
     return Reading(
         **said,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from igd_core.catalogue.attribute_types import IGNORE, AttributeType
-from igd_core.datasets.decimals import DECIMALS, Decimal
+from igd_core.datasets.decimals import DECIMALS, NAMES, Decimal
 from igd_core.errors import DataError
 from igd_core.regular_files import read_regular
 
@@ -89,7 +89,7 @@ def read_schema(path: Path) -> dict[str, ColumnRule]:
     attributes = body.get("attributes")
     if not isinstance(attributes, dict):
         raise DataError(f"{path}: attributes is no object of columns")
-    return {name: _rule(f"{path}: attribute {name!r}", written) for name, written in attributes.items()}
+    return {name: rule_of(f"{path}: attribute {name!r}", written) for name, written in attributes.items()}
 
 
 def rules_beside(items: Path) -> dict[str, ColumnRule]:
@@ -112,6 +112,20 @@ def schema_text(types: Mapping[str, AttributeType], separators: Mapping[str, str
     }
     body = {"format": FORMAT, "format_version": FORMAT_VERSION, "attributes": attributes}
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
+def rule_json(rule: ColumnRule) -> dict[str, Any]:
+    """A rule as a schema file writes it; inverse of `rule_of`."""
+    written: dict[str, Any] = {}
+    if rule.ignored or rule.type is not None:
+        written["type"] = IGNORE if rule.type is None else rule.type.name
+    if rule.separator is not None:
+        written["separator"] = rule.separator
+    if rule.missing:
+        written["missing"] = sorted(rule.missing)
+    if rule.decimal is not None:
+        written["decimal"] = NAMES[rule.decimal]
+    return written
 
 
 def with_flags(
@@ -144,7 +158,12 @@ def with_flags(
     return changed
 
 
-def _rule(where: str, written: Any) -> ColumnRule:  # noqa: ANN401 - a part of a JSON file
+def rule_of(where: str, written: Any) -> ColumnRule:  # noqa: ANN401 - a part of a JSON file
+    """The rule of one column, as a schema file writes it; ``where`` begins the messages.
+
+    Raises:
+        DataError: an unknown key, or a value that does not fit.
+    """
     if not isinstance(written, dict):
         raise DataError(f'{where}: {written!r} is no object such as {{"type": "number"}}')
     unknown = sorted(set(written) - _KEYS)

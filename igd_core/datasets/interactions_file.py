@@ -6,7 +6,7 @@ and perhaps ``user_id``, ``timestamp``, ``rating``. Columns that the caller does
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -48,6 +48,7 @@ class InteractionsFile:
         dropped: rows left out because their item is not in the catalogue.
         dropped_from_histories: entries left out of the histories of the other rows for the same reason.
         bad_rows: rows left out because they cannot be used.
+        other_kinds: rows left out because they are of another kind than those asked for.
         notes: what a person should know of how the file was read.
     """
 
@@ -55,6 +56,7 @@ class InteractionsFile:
     dropped: int
     dropped_from_histories: int = 0
     bad_rows: int = 0
+    other_kinds: int = 0
     notes: Sequence[str] = ()
 
 
@@ -112,7 +114,9 @@ def read_interactions(
                 f"{file.name}: single interactions; history rows are needed, history_item_ids and item_id, as "
                 "`igd data prepare` writes them"
             )
-        return _read_interaction_rows(file, known, rating="rating" in optional and "rating" in file.columns)
+        return _read_interaction_rows(
+            file, known, rating="rating" in optional and "rating" in file.columns, kinds=reading.kinds
+        )
     raise DataError(
         f"{file.name}: neither {', '.join(_INTERACTION_COLUMNS)} nor {', '.join(_HISTORY_COLUMNS)} columns; "
         f"it has {', '.join(file.columns[:30])}" + (" (--columns OURS=THEIRS names them)" if reading.hints else "")
@@ -210,11 +214,39 @@ class _Users:
         return [names[code] for code in found[order].tolist()], rank[inverse].astype(np.int32)
 
 
-def _read_interaction_rows(file: TableFile, known: KnownItems, *, rating: bool) -> InteractionsFile:
+@dataclass(slots=True, kw_only=True)
+class _Kinds:
+    """Rows of the kinds that are asked for; ``others`` and ``found`` tell what else there was."""
+
+    wanted: Sequence[str]
+    others: int = 0
+    found: set[str] = field(default_factory=set)
+
+    def of(self, table: SourceTable) -> SourceTable:
+        """A batch without the rows of other kinds."""
+        if not self.wanted:
+            return table
+        kinds = pc.fill_null(table.column("kind").cast(pa.string()), "")
+        keeps = pc.is_in(kinds, value_set=pa.array(self.wanted, pa.string()))
+        self.found.update(pc.unique(kinds).to_pylist())
+        self.others += len(table) - int(pc.sum(keeps).as_py() or 0)
+        return replace(table, row=table.row[keeps.to_numpy(zero_copy_only=False)], data=table.data.filter(keeps))
+
+    def check(self, name: str, *, rows: int) -> None:
+        """Raise if no row is left."""
+        if self.wanted and self.others and not rows:
+            found = ", ".join(sorted(self.found)[:10])
+            raise DataError(f"{name}: no row is of kind {' or '.join(self.wanted)}; there are {found}")
+
+
+def _read_interaction_rows(
+    file: TableFile, known: KnownItems, *, rating: bool, kinds: Sequence[str]
+) -> InteractionsFile:
     faults = file.faults()
-    users, times = _Users(), TimeColumn()
+    users, times, of_kinds = _Users(), TimeColumn(), _Kinds(wanted=kinds)
     items, codes, ratings, rows = [], [], [], []
-    for table in file.batches([*_INTERACTION_COLUMNS, *(["rating"] if rating else [])], faults):
+    names = [*_INTERACTION_COLUMNS, *(["rating"] if rating else []), *(["kind"] if kinds else [])]
+    for table in map(of_kinds.of, file.batches(names, faults)):
         items.append(known.items(table, table.ids("item_id")))
         codes.append(users.codes(table.ids("user_id")))
         times.add(table, "timestamp")
@@ -224,6 +256,7 @@ def _read_interaction_rows(file: TableFile, known: KnownItems, *, rating: bool) 
     row, item, code = _whole(rows, np.int64), _whole(items, np.int32), _whole(codes, np.int32)
     time = times.check(faults, row, "timestamp")
     kept = np.flatnonzero((item >= 0) & ~faults.among(row))
+    of_kinds.check(file.name, rows=len(row))
     _check_rows(file, faults, rows=len(row), kept=len(kept))
     user_ids, user = users.named(code[kept])
     data = Interactions(
@@ -234,7 +267,9 @@ def _read_interaction_rows(file: TableFile, known: KnownItems, *, rating: bool) 
         rating=_whole(ratings, np.float64)[kept] if rating else None,
     )
     dropped = int(((item == _UNKNOWN) & ~faults.among(row)).sum())
-    return InteractionsFile(data=data, dropped=dropped, bad_rows=faults.skipped, notes=file.notes)
+    return InteractionsFile(
+        data=data, dropped=dropped, bad_rows=faults.skipped, other_kinds=of_kinds.others, notes=file.notes
+    )
 
 
 def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[str]) -> InteractionsFile:

@@ -82,8 +82,8 @@ def read_items(
     faults = file.faults()
     table = file.read(faults)
     item_ids: list[str | None] = table.ids("item_id").to_pylist()
-    bad = _unfit_ids(table, item_ids)
     raw = {name: table.text(name) for name in {title_column, path_column or title_column}}
+    bad = _unfit_ids(table, item_ids, raw[title_column])
     spelled = {name: [clean_title(cell) for cell in cells] for name, cells in raw.items()}
     titles, texts = spelled[title_column], spelled[path_column or title_column]
     empty = {
@@ -140,7 +140,7 @@ def _check_attribute_names(
         raise DataError(f"{file.name}: column 'title' is beside the title column, {title_column!r}{hint}")
 
 
-def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[int]:
+def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None], titles: Sequence[str]) -> frozenset[int]:
     """Places of ids that cannot stand in a catalogue, or stood before; all are noted."""
     seen: dict[str, int] = {}
     reasons: dict[str, list[int]] = {}
@@ -149,7 +149,10 @@ def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None]) -> frozenset[
         if item_id is None:  # noted when it was read
             unfit.add(at)
             continue
-        reason = item_id_fault(item_id) or ("stands on an earlier row too" if item_id in seen else "")
+        reason = item_id_fault(item_id)
+        if not reason and item_id in seen:
+            other = ", with another title" if titles[at] != titles[seen[item_id]] else ""
+            reason = f"stands on an earlier row too{other}"
         if reason:
             reasons.setdefault(reason, []).append(at)
             unfit.add(at)

@@ -13,15 +13,18 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from igd_core.datasets.attribute_schema import LIST_SEPARATOR, schema_path, schema_text
+from igd_core.datasets.odd_titles import odd_titles
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
 from igd_core.datasets.split import split_as
 from igd_core.errors import DataError
+from igd_core.timestamps import iso_of
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -58,7 +61,11 @@ def write_prepared(
         "max_history": how.max_history,
         "items": len(catalogue),
         "items_never_in_training": int((item_frequency(training, catalogue) == 0).sum()),
+        "items_never_chosen": int((item_frequency(interactions, catalogue) == 0).sum()),
+        "items_of_a_shared_title": len(catalogue) - len(set(catalogue.titles)),
+        "odd_titles": dict(Counter(odd.reason for odd in odd_titles(catalogue))),
         "users": len(np.unique(interactions.user)),
+        **_when_and_again(interactions),
         "interactions": {part: len(at) for part, at in positions.items()},
         "rows": {part: len(made) for part, made in rows.items()},
         "attributes": {name: kind.name for name, kind in catalogue.types.items()},
@@ -78,6 +85,19 @@ def write_prepared(
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}") from None
     return summary
+
+
+def _when_and_again(interactions: Interactions) -> dict[str, object]:
+    """First and last time, and how many rows repeat another: at the same time, or what the same person chose before."""
+    pair = interactions.user.astype(np.int64) << 32 | interactions.item
+    moments = len(np.unique(np.column_stack([pair, interactions.timestamp]), axis=0))
+    first, last = interactions.timestamp.min(), interactions.timestamp.max()
+    return {
+        "first": iso_of(int(first * 1000)),
+        "last": iso_of(int(last * 1000)),
+        "repeated_rows": len(interactions) - moments,
+        "chosen_again": moments - len(np.unique(pair)),
+    }
 
 
 def _check_target(out: Path, *, force: bool) -> None:

@@ -121,6 +121,21 @@ def newest_rows(rows: HistoryRows, per_user: int) -> HistoryRows:
     return rows.take(np.sort(by_user[end - np.arange(len(by_user)) <= per_user]))
 
 
+def rows_of_users(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
+    """All rows of ``wanted`` users, drawn by the seed, in the given order; every row where there are no more users.
+
+    Raises:
+        DataError: the rows do not say which user they are of.
+    """
+    if rows.user is None:
+        raise DataError(f"rows of {wanted} users are asked for, and the rows have no user_id")
+    users = np.unique(rows.user)
+    if wanted >= len(users):
+        return rows
+    drawn = users[np.random.default_rng(seed).permutation(len(users))[:wanted]]
+    return rows.take(np.flatnonzero(np.isin(rows.user, drawn)))
+
+
 def item_frequency(data: Interactions | HistoryRows, catalogue: Catalogue) -> NDArray[np.int64]:
     """How often each item was chosen, ``(num_items,)`` int64: interactions, or only the targets of history rows."""
     return np.bincount(data.item, minlength=len(catalogue)).astype(np.int64)

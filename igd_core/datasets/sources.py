@@ -69,6 +69,7 @@ class Reading:
         decimal: the character before the fraction, in numbers written as text; None for numbers as programs write them
             (`igd_core.datasets.decimals`).
         attributes: rules of item columns; None for the schema beside the file.
+        kinds: of interactions one a row, those alone whose column ``kind`` says one of these; empty for all.
         hints: whether messages name command-line flags.
         unknown_hint: what messages say about the flag for unknown items.
     """
@@ -81,6 +82,7 @@ class Reading:
     on_bad_row: Literal["error", "skip"] = "error"
     decimal: Decimal | None = None
     attributes: Mapping[str, ColumnRule] | None = None
+    kinds: Sequence[str] = ()
     hints: bool = False
     unknown_hint: str = ""
 
@@ -102,8 +104,10 @@ class Reading:
             sorted(self.columns.items()), self.delimiter, self.quoting, self.encoding, str(self.zone), self.on_bad_row
         ]  # fmt: skip
         plain = said == [[], None, "auto", None, "None", "error"]
-        if self.decimal is not None:  # last: readings without it keep the fingerprint they had before it existed
-            return repr([*said, self.decimal])
+        # Last, where they are set: readings without them keep the fingerprint they had before these existed.
+        later = [each for each in (self.decimal, *self.kinds) if each is not None]
+        if later:
+            return repr([*said, *later])
         return "" if plain else repr(said)
 
 

@@ -57,6 +57,12 @@ class TableFile:
     _rows: CsvFile | JsonFile | ParquetRows
     _reading: Reading
 
+    @property
+    def delimiter(self) -> str | None:
+        """What separates the cells of a csv file; None for other files."""
+        dialect = getattr(self._rows, "dialect", None)
+        return None if dialect is None else dialect.delimiter
+
     def require(self, *names: str) -> None:
         """See to it that the file has these columns, each once.
 

@@ -19,7 +19,7 @@ import numpy as np
 from igd_core.artifact import load_artifact
 from igd_core.catalogue.tokenization import require_same_tokenizer
 from igd_core.datasets.interactions_file import read_interactions
-from igd_core.datasets.rows import HistoryRows, newest_rows
+from igd_core.datasets.rows import HistoryRows, newest_rows, rows_of_users
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.errors import DataError, TuningError
 from igd_core.tuning.examples import PackLimits, make_examples
@@ -96,6 +96,8 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         raise DataError("single interactions")
     if settings.rows_per_user:
         train = newest_rows(train, settings.rows_per_user)
+    if settings.train_users:
+        train = rows_of_users(train, settings.train_users, settings.seed)
     train_examples, valid_examples = (
         make_examples(artifact, _drawn(rows, wanted, settings.seed), limits, settings.token_weights)
         for rows, wanted in ((train, settings.train_rows), (valid, settings.valid_rows))

@@ -123,6 +123,9 @@ class TuningSettings(CheckedSettings):
     rows_per_user: CountOrNone = Field(
         default=0, description="of each user, the newest N rows alone, which share their prompts (0: all)"
     )
+    train_users: CountOrNone = Field(
+        default=0, description="use the rows of this many users, drawn by the seed, which share their prompts (0: all)"
+    )
     train_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     valid_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     save_every: Count = Field(

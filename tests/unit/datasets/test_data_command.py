@@ -45,7 +45,9 @@ def test_files_become_a_folder_under_igd_home_named_after_the_interactions(
     out = tmp_path / "home" / "data" / "shop"
     summary = json.loads(capsys.readouterr().out)
     assert summary == {
-        "out": str(out), "split": "time", "max_history": 3, "items": 10, "items_never_in_training": 0, "users": 3,
+        "out": str(out), "split": "time", "max_history": 3, "items": 10, "items_never_in_training": 0,
+        "items_never_chosen": 0, "items_of_a_shared_title": 0, "odd_titles": {}, "users": 3,
+        "first": "2026-01-31T12:00:00.000Z", "last": "2026-01-31T12:00:49.000Z", "repeated_rows": 0, "chosen_again": 20,
         "interactions": {"train": 40, "valid": 5, "test": 5}, "rows": {"train": 37, "valid": 5, "test": 5},
         "attributes": {"tags": "list-of-text"}, "multi": {"tags": "|"},
         "items_skipped": 1, "interactions_dropped": 1, "bad_rows": 0,

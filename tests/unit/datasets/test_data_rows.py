@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from igd_core.catalogue.items import Catalogue
 from igd_core.datasets.interactions import Interactions
-from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency, newest_rows
+from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency, newest_rows, rows_of_users
 from igd_core.datasets.split import split_by_time, split_leave_one_out
 from igd_core.errors import DataError
 
@@ -94,6 +96,19 @@ def test_the_newest_rows_of_nobody_in_particular_are_an_error() -> None:
     rows = HistoryRows(history_start=np.array([0, 1]), history_item=np.zeros(1, np.int32), item=np.ones(1, np.int32))
     with pytest.raises(DataError, match="2 rows of each user are asked for, and the rows have no user_id"):
         newest_rows(rows, 2)
+
+
+@given(events_strategy, st.integers(1, 5), st.integers(0, 3))
+def test_rows_of_drawn_users_are_all_of_theirs(events: Events, wanted: int, seed: int) -> None:
+    rows = history_rows(interactions_of(events), np.arange(len(events)), max_history=3)
+    drawn = rows_of_users(rows, wanted, seed)
+    assert rows.user is not None
+    assert drawn.user is not None
+    users = set(drawn.user.tolist())
+    assert len(users) == min(wanted, len(set(rows.user.tolist())))
+    assert drawn.item.tolist() == [int(rows.item[at]) for at in range(len(rows)) if int(rows.user[at]) in users]
+    with pytest.raises(DataError, match="rows of 2 users are asked for, and the rows have no user_id"):
+        rows_of_users(dataclasses.replace(rows, user=None), 2, 0)
 
 
 def test_a_history_below_one_entry_is_refused() -> None:

@@ -1,0 +1,228 @@
+"""`igd start`: two exports to a served verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from igd_core.artifact.options import OnUnspellable
+from igd_core.checked_settings import Directory, File, Flag, Words
+from igd_core.cli.attributes import RowPolicies, add_attribute_arguments
+from igd_core.cli.flags import add_flags, read
+from igd_core.cli.layout import EventsFlags, Layout, layout_of, layout_text, read_layout, rules_of
+from igd_core.cli.reading import add_reading_arguments
+from igd_core.errors import DataError, InputError
+from igd_core.extras import require_modules
+from igd_core.models import smollm2_dir
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.datasets.export_detection import Detected
+    from igd_core.start.run import Asked
+    from igd_core.tuning.recipes import Recipe
+
+_SCRATCH, _ADAPTER = "ml-100k-small-llama", "ml-100k-smollm2-lora"
+_MINUTES = 30.0
+
+
+class StartFlags(EventsFlags, RowPolicies):
+    """Two exports, and how long it may take."""
+
+    items: File = Field(description="export of the items, one a row: an id, a title, anything else")
+    events: File = Field(description="export of the events, one a row: who, which item, when")
+    out: Directory = Field(
+        default=Path("igd-start"), description="folder for all that is made; goes on with what it holds"
+    )
+    minutes: Annotated[float, Field(gt=0, le=100_000)] = Field(
+        default=_MINUTES,
+        description="that tuning, choosing and judging may take together, about: fewer rows where time is short",
+    )
+    model: Annotated[str, Flag(metavar="DIR")] | None = Field(
+        default=None, description="checkpoint to tune (default: a small Llama from scratch, as the demo's)"
+    )
+    layout: File | None = Field(
+        default=None, description="what the columns are: OUT/layout.toml of an earlier run, edited; flags go before it"
+    )
+    look: bool = Field(default=False, description="say what the exports hold, and stop")
+    again: bool = Field(default=False, description="begin anew where --out holds a run of other exports or flags")
+    recipe: Annotated[str, Flag(metavar="NAME|FILE", shows_default=False)] | None = Field(
+        default=None, description=f"how the model is built and tuned (default: {_SCRATCH}, or with --model {_ADAPTER})"
+    )
+    tokenizer: Directory | None = Field(
+        default=None, description="to cut down for the model from scratch (default: SmolLM2's)"
+    )
+    baselines: Annotated[Words[str], Field(min_length=1)] = Field(
+        default=("popular", "transitions", "itemknn", "sasrec"), description="to compare with"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+    on_unspellable: OnUnspellable = Field(
+        default="error",
+        description="an item whose title the tokenizer has no piece for refuses the catalogue, is left out, or is "
+        "spelled by other characters",
+    )
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `igd start`."""
+    parser = subparsers.add_parser("start", help="two exports to a verdict, and a catalogue and model to serve")
+    add_flags(parser, StartFlags)
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON, all else on standard error")
+    add_attribute_arguments(parser)
+    add_reading_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at the exports, run the stages, and say what came of them."""
+    from igd_core.start.folder import LAYOUT_FILE, StartFolder
+    from igd_core.start.report import write_report
+    from igd_core.start.run import Start
+    from igd_core.tuning.recipes import read_recipe
+
+    require_modules("torch", "transformers", "yaml", "uvicorn")
+    asked = read(args, StartFlags)
+    _check_baselines(asked)
+    recipe = read_recipe(asked.recipe or (_SCRATCH if asked.model is None else _ADAPTER))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    layout, detected = _looked_at(args, asked)
+    folder = StartFolder.opened(asked.out, _made_of(asked, layout), again=asked.again, edited=_edited(asked, layout))
+    notes = ["What the exports were taken for. Edit it, and give it back: --layout FILE.", *detected.told]
+    (asked.out / LAYOUT_FILE).write_text(layout_text(layout, notes), "utf-8")
+    say("\n".join(detected.told))
+    if detected.unclear:
+        from igd_core.datasets.export_detection import shown_unclear
+
+        raise DataError(shown_unclear(detected.unclear))
+    say(f"  where this is wrong, edit {asked.out / LAYOUT_FILE} and give it back with --layout")
+    start = Start(_asked_of(asked, recipe, detected), folder, command=_command, say=say)
+    try:
+        start.data()
+        if asked.look:
+            return 0
+        outcome = start.rest()
+    except KeyboardInterrupt:
+        say("\nstopped; the same command goes on from here")
+        raise
+    write_report(start.report, folder, outcome, detected.told)
+    say(f"\n{outcome.verdict.told()}\n\nreport: {start.report}")
+    say(f"serve it: {shlex.join(['igd', 'serve', *outcome.serve])}")
+    if args.json:
+        told = {"verdict": outcome.verdict.told(), **asdict(outcome.verdict), "report": str(start.report)}
+        print(json.dumps({**told, "serve": ["igd", "serve", *outcome.serve]}))
+    return 0
+
+
+def _check_baselines(asked: StartFlags) -> None:
+    from igd_core.evaluation.baselines import BASELINES
+
+    for name in asked.baselines:
+        if name not in BASELINES:
+            raise InputError(f"baselines: {name!r} is not one of {', '.join(BASELINES)}")
+    if "itemknn" in asked.baselines:
+        require_modules("implicit")
+
+
+def _looked_at(args: argparse.Namespace, asked: StartFlags) -> tuple[Layout, Detected]:
+    """What somebody says of the exports, together with what they show."""
+    from igd_core.datasets.attribute_schema import rule_json
+    from igd_core.datasets.export_detection import detect
+    from igd_core.datasets.sources import Source
+    from igd_core.regular_files import require_regular
+
+    for path in (asked.items, asked.events):
+        require_regular(path)  # each is read more than once
+    said = layout_of(args, asked.layout)
+    rules = rules_of(args, said, asked.items)
+    found = detect(
+        Source.of(asked.items),
+        Source.of(asked.events),
+        (said.items_reading, said.events_reading),
+        (said.items.columns, said.events.columns),
+        rules,
+    )
+    items = said.items.replaced(
+        columns=found.items.columns,
+        delimiter=said.items.delimiter or found.items.delimiter,
+        attributes={**found.items.attributes, **{name: rule_json(rule) for name, rule in rules.items()}},
+    )
+    events = said.events.replaced(
+        columns=found.events.columns,
+        delimiter=said.events.delimiter or found.events.delimiter,
+        timezone=said.events.timezone or found.events.timezone,
+    )
+    return Layout(items=items, events=events), found
+
+
+def _made_of(asked: StartFlags, layout: Layout) -> dict[str, Any]:
+    """What the results depend on, by the names of the flags."""
+    from igd_core.datasets.sources import Source
+
+    flags = asked.to_json()
+    for name in ("out", "layout", "look", "again", "on_empty_title", "on_unknown_item", "kinds"):
+        del flags[name]  # the last three stand in the layout
+    for name in ("items", "events"):
+        flags[name] = {"file": flags[name], "sha256": Source.of(Path(flags[name])).sha256()}
+    return {**flags, "layout": layout.to_json()}
+
+
+def _edited(asked: StartFlags, layout: Layout) -> dict[str, Any] | None:
+    """The layout in the folder, where no flag gives it back and it says something else; None where that is not so."""
+    from igd_core.start.folder import LAYOUT_FILE
+
+    path = asked.out / LAYOUT_FILE
+    if asked.layout is not None or not path.is_file():
+        return None
+    there = read_layout(path)
+    return None if there == layout else there.to_json()
+
+
+def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected) -> Asked:
+    from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+    from igd_core.start.run import Asked, has_many_events
+
+    model = recipe.model if asked.model is None else asked.model
+    if model == "smollm2":
+        model = str(smollm2_dir())
+    tokenizer = asked.tokenizer or (smollm2_dir() if model is None else Path(resolve_checkpoint(model)))
+    return Asked(
+        items=asked.items,
+        events=asked.events,
+        many_events=has_many_events(detected.events.rows),
+        model=model,
+        recipe=recipe,
+        recipe_name=asked.recipe or recipe.name,
+        own_recipe=asked.recipe is not None,
+        tokenizer=tokenizer,
+        minutes=asked.minutes,
+        baselines=asked.baselines,
+        device=asked.device,
+        on_unspellable=asked.on_unspellable,
+    )
+
+
+def _command(argv: Sequence[str]) -> Mapping[str, Any]:
+    """Run a command of `igd` in this process; what it prints as JSON."""
+    from igd_core.cli.main import make_parser
+
+    has_json = argv[:2] != ["tune", "tokenizer"]
+    args = make_parser(argv[0]).parse_args([*argv, *(["--json"] if has_json else [])])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = int(args.run(args))
+    if code:
+        raise InputError(f"{shlex.join(['igd', *argv])}: ended with {code}")
+    result: dict[str, Any] = json.loads(printed.getvalue()) if has_json else {}
+    return result

@@ -1,0 +1,219 @@
+"""Find out which columns of two exports, of items and of events, are what: by their cells, and by their names.
+
+Cells decide that a column can be something at all; a name decides among those that can. Where two are left, nothing is
+guessed: `Unclear` names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from igd_core.datasets.column_names import role_of, says
+from igd_core.datasets.source_table import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from igd_core.datasets.column_names import Role
+    from igd_core.datasets.column_profiles import ColumnProfile
+
+_LEAST_SHARED = 0.5
+"""Share of the events whose item must be among the items, for two columns to be taken for the same ids."""
+_MOST_KINDS = 30
+_WORDS = {
+    "item_id": "the item's id",
+    "title": "the item's title",
+    "user_id": "the person",
+    "timestamp": "the time",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unclear:
+    """A role that no column has, or several have.
+
+    Attributes:
+        part: ``items`` or ``events``.
+        role: what is looked for.
+        columns: that it may be; empty where none can.
+        why: in words, where it is more than that.
+    """
+
+    part: str
+    role: Role
+    columns: tuple[str, ...] = ()
+    why: str = ""
+
+    def told(self, file: str, all_columns: Sequence[str]) -> str:
+        """As one line of a message about ``file``."""
+        settle = (
+            f"--columns {self.role}=NAME, or {self.role} under [{self.part}] columns of a --layout file, says which"
+        )
+        if self.columns:
+            names = " or ".join(map(repr, self.columns))
+            return f"{file}: {_WORDS[self.role]} could be column {names}{self.why} ({settle})"
+        return f"{file}: no column looks like {_WORDS[self.role]}{self.why}; it has {listed(all_columns)} ({settle})"
+
+
+@dataclass(slots=True, kw_only=True)
+class Roles:
+    """Columns by role, as far as they are found.
+
+    Attributes:
+        items: the name in the file of items, by role.
+        events: the name in the file of events, by role.
+        shared: share of the events whose item is among the items.
+        unclear: what is not found.
+    """
+
+    items: dict[Role, str] = field(default_factory=dict)
+    events: dict[Role, str] = field(default_factory=dict)
+    shared: float = 0.0
+    unclear: list[Unclear] = field(default_factory=list)
+
+
+def find_roles(
+    items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile], said: Mapping[str, Mapping[str, str]]
+) -> Roles:
+    """The roles of the columns.
+
+    Args:
+        items: profiles of the file of items, by column.
+        events: of the file of events.
+        said: for ``items`` and ``events``, what a person says each role's column is called.
+    """
+    roles = Roles()
+    for part, profiles, found in (("items", items, roles.items), ("events", events, roles.events)):
+        for role, name in said[part].items():
+            if name in profiles:
+                found[role] = name  # type: ignore[index]  # names that are no role are the reader's to judge
+    _time(events, roles)
+    _item(items, events, roles)
+    _title(items, roles)
+    _user(events, roles)
+    _optional("rating", events, roles)
+    _optional("kind", events, roles)
+    return roles
+
+
+def _time(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    if "timestamp" in roles.events:
+        return
+    able = [name for name, profile in events.items() if profile.is_time and not _taken(name, roles.events)]
+    named = [name for name in able if says(name, "timestamp")]
+    misnamed = [name for name in events if says(name, "timestamp") and name not in able]
+    if not named and misnamed:
+        cell = next(iter(events[misnamed[0]].sample), "")
+        why = f": column {misnamed[0]!r} holds {cell!r}, which is no time: ISO 8601 or a number since 1970 is"
+        roles.unclear.append(Unclear(part="events", role="timestamp", why=why))
+    else:
+        _settle("events", "timestamp", named or able, roles)
+
+
+def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    """The id of an item, in both files: columns that hold the same ids, called alike if there are several."""
+    ours = [roles.items["item_id"]] if "item_id" in roles.items else _ids_of_items(items)
+    theirs = [roles.events["item_id"]] if "item_id" in roles.events else _ids_of_events(events, roles)
+    values = {name: pc.unique(pc.drop_null(items[name].cells)) for name in ours}
+    shared = {(a, b): events[b].among(values[a]) for a, b in product(ours, theirs)}
+    fitting = [pair for pair in shared if shared[pair] >= _LEAST_SHARED]
+    if len(ours) == len(theirs) == 1 and not fitting:
+        fitting = [(ours[0], theirs[0])]  # somebody said so, or nothing else can be: unknown items are told later
+    elif not fitting:
+        fitting = [(a, b) for a, b in shared if says(a, "item_id", of_items=True) and says(b, "item_id")]
+    best = _best_named(fitting)
+    if len(best) == 1:
+        ((a, b),) = best
+        roles.items["item_id"], roles.events["item_id"] = a, b
+        roles.shared = shared[a, b]
+        return
+    for part, found, at in (("items", roles.items, 0), ("events", roles.events, 1)):
+        names = tuple(dict.fromkeys(pair[at] for pair in best))
+        if "item_id" in found:
+            continue
+        if len(names) == 1:
+            found["item_id"] = names[0]
+        else:
+            why = "" if names or not (ours and theirs) else ": no two columns of the files hold the same ids"
+            roles.unclear.append(Unclear(part=part, role="item_id", columns=names, why=why))
+
+
+def _ids_of_items(items: Mapping[str, ColumnProfile]) -> list[str]:
+    """Columns of items that can be ids: nearly all cells differ."""
+    able = [name for name, each in items.items() if each.is_id and each.distinct > 0.8 and not each.is_time]
+    return [name for name in able if not says(name, "title")] or able
+
+
+def _ids_of_events(events: Mapping[str, ColumnProfile], roles: Roles) -> list[str]:
+    able = [name for name, each in events.items() if each.is_id and not each.is_time and not _taken(name, roles.events)]
+    return [name for name in able if role_of(name) in {None, "item_id", "title"}]
+
+
+def _best_named(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the pairs whose names say most."""
+
+    def weight(pair: tuple[str, str]) -> int:
+        a, b = pair
+        exact = (a == "item_id") + (b == "item_id")
+        return 4 * exact + 2 * says(b, "item_id") + says(a, "item_id", of_items=True)
+
+    most = max(map(weight, pairs), default=0)
+    return [pair for pair in pairs if weight(pair) == most]
+
+
+def _title(items: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    if "title" in roles.items:
+        return
+    able = [
+        name
+        for name, each in items.items()
+        if not each.is_list and each.sample and not _taken(name, roles.items) and not each.is_time
+    ]
+    named = [name for name in able if says(name, "title")]
+    if "title" in named:
+        named = ["title"]
+    words = [name for name in able if items[name].is_words and not items[name].is_description]
+    distinct = [name for name in words if items[name].distinct > 0.5 and items[name].separator is None]
+    _settle("items", "title", named or distinct, roles)
+
+
+def _user(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    if "user_id" in roles.events:
+        return
+    able = [
+        name
+        for name, each in events.items()
+        if each.is_id and not each.is_time and not _taken(name, roles.events) and each.distinct < 1
+    ]
+    named = [name for name in able if says(name, "user_id")]
+    if "user_id" in named:
+        named = ["user_id"]
+    unnamed = [name for name in able if role_of(name) is None and len(set(events[name].sample)) > _MOST_KINDS]
+    _settle("events", "user_id", named or unnamed, roles)
+
+
+def _optional(role: Role, events: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    """A column that is taken where its name says so and its cells agree; else there is none."""
+    if role in roles.events:
+        return
+    for name, each in events.items():
+        agrees = each.is_number if role == "rating" else len(set(each.sample)) <= _MOST_KINDS and not each.is_number
+        if says(name, role) and each.sample and agrees and not _taken(name, roles.events):
+            roles.events[role] = name
+            return
+
+
+def _settle(part: str, role: Role, columns: Sequence[str], roles: Roles) -> None:
+    found = roles.items if part == "items" else roles.events
+    if len(columns) == 1:
+        found[role] = columns[0]
+    else:
+        roles.unclear.append(Unclear(part=part, role=role, columns=tuple(columns)))
+
+
+def _taken(name: str, found: Mapping[Role, str]) -> bool:
+    return name in found.values()

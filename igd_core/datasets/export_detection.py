@@ -1,0 +1,249 @@
+"""Two exports as a shop writes them: what their columns are, how times and numbers are written, which cells are lists.
+
+`detect` finds out what `igd data prepare` has to be told; `Detected.told` says it in words. Only a part of a large file
+is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igd_core.datasets.arrays import joined
+from igd_core.datasets.column_profiles import ColumnProfile
+from igd_core.datasets.export_columns import find_roles
+from igd_core.datasets.source_table import SourceTable, listed
+from igd_core.datasets.tables import open_table
+from igd_core.errors import DataError
+from igd_core.timestamps import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from igd_core.datasets.attribute_schema import ColumnRule
+    from igd_core.datasets.export_columns import Roles
+    from igd_core.datasets.sources import Reading, Source
+    from igd_core.datasets.tables import TableFile
+
+MOST_ROWS = 500_000
+"""Rows of a file that are looked at; more are as the first ones."""
+_WHAT = {
+    "item_id": "id of the item",
+    "title": "title",
+    "user_id": "person",
+    "timestamp": "time",
+    "rating": "rating",
+    "kind": "kind of event",
+}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+_NO_ZONE = frozenset({Form.LOCAL, Form.DAY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectedFile:
+    """How one export is read, as far as it does not say it itself.
+
+    Attributes:
+        name: of the file.
+        rows: that were looked at.
+        columns: the file's name by ours, where it is another.
+        delimiter: of a csv file.
+        timezone: of times without one.
+        attributes: of items, by column: what the attribute schema says of it.
+        told: a line a column, in words.
+    """
+
+    name: str
+    rows: int
+    columns: Mapping[str, str]
+    delimiter: str | None = None
+    timezone: str | None = None
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detected:
+    """Both files; ``unclear`` is a line for each thing that a person has to say."""
+
+    items: DetectedFile
+    events: DetectedFile
+    unclear: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """What the files were taken for, a line a fact."""
+        return [*self.items.told, *self.events.told]
+
+
+def detect(
+    items: Source,
+    events: Source,
+    readings: tuple[Reading, Reading],
+    said: tuple[Mapping[str, str], Mapping[str, str]],
+    rules: Mapping[str, ColumnRule],
+) -> Detected:
+    """Look at both files.
+
+    Args:
+        items: one row an item.
+        events: one row an event.
+        readings: of items and of events, as far as somebody says it; without names of columns.
+        said: the names of columns that somebody gives, ours to theirs.
+        rules: of columns of items, as somebody gives them.
+
+    Raises:
+        DataError: a file cannot be read, has no rows, or only one column.
+    """
+    opened = [_Opened.of(source, reading) for source, reading in zip((items, events), readings, strict=True)]
+    profiles = [each.profiles() for each in opened]
+    roles = find_roles(profiles[0], profiles[1], {"items": said[0], "events": said[1]})
+    names = {"items": opened[0], "events": opened[1]}
+    unclear = tuple(each.told(names[each.part].file.name, names[each.part].file.columns) for each in roles.unclear)
+    return Detected(
+        items=_items(opened[0], profiles[0], roles, rules, readings[0]),
+        events=_events(opened[1], profiles[1], roles, readings[1]),
+        unclear=unclear,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A file, and the rows that are looked at."""
+
+    file: TableFile
+    table: SourceTable
+    kind: str
+
+    @staticmethod
+    def of(source: Source, reading: Reading) -> _Opened:
+        plain = replace(reading, columns={}, on_bad_row="skip")
+        file = open_table(source, plain, every_key=True)
+        if len(file.columns) < 2 and file.delimiter is not None:
+            raise DataError(
+                f"{file.name}: one column alone, {listed(file.columns)!r}: its cells are not separated by "
+                f"{_DELIMITERS.get(file.delimiter, repr(file.delimiter))} (--delimiter CHAR says by what)"
+            )
+        file.require(*file.columns)
+        faults = file.faults()
+        batches, rows = [], 0
+        for batch in file.batches(file.columns, faults):
+            batches.append(batch)
+            rows += len(batch)
+            if rows >= MOST_ROWS:
+                break
+        if not rows:
+            raise DataError(f"{file.name}: no rows below the header that can be read")
+        data = [batch.data for batch in batches]
+        table = replace(
+            batches[0],
+            row=np.concatenate([batch.row for batch in batches]),
+            data=data[0] if len(data) == 1 else joined(data),
+        )
+        return _Opened(file=file, table=table, kind=source.kind())
+
+    def profiles(self) -> dict[str, ColumnProfile]:
+        return {name: ColumnProfile.of(self.table, name) for name in self.file.columns}
+
+    @property
+    def headline(self) -> str:
+        """What kind of file it is, and how long."""
+        written = {"json": "JSON lines", "parquet": "Parquet"}.get(self.kind, "csv")
+        if self.file.delimiter is not None:
+            written += f" with {_DELIMITERS.get(self.file.delimiter, repr(self.file.delimiter))}"
+        more = " or more" if len(self.table) >= MOST_ROWS else ""
+        return f"{self.file.name}: {written}, {len(self.table):,} rows{more}"
+
+
+def _items(
+    opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles, rules: Mapping[str, ColumnRule], said: Reading
+) -> DetectedFile:
+    of = {theirs: ours for ours, theirs in roles.items.items()}
+    attributes: dict[str, dict[str, Any]] = {}
+    told = [opened.headline]
+    for name, profile in profiles.items():
+        if name in of:
+            told.append(_line(name, _WHAT[of[name]]))
+            continue
+        rule = {} if name in rules else _rule(profile, said)
+        if rule:
+            attributes[name] = rule
+        told.append(_line(name, _attribute_words(rule, profile, given=name in rules)))
+    return DetectedFile(
+        name=opened.file.name,
+        rows=len(opened.table),
+        columns=_renamed(roles.items),
+        delimiter=opened.file.delimiter,
+        attributes=attributes,
+        told=tuple(told),
+    )
+
+
+def _rule(profile: ColumnProfile, said: Reading) -> dict[str, Any]:
+    """What the attribute schema has to say of a column."""
+    if profile.is_description:
+        return {"type": "ignore"}
+    if said.decimal is None and (decimal := profile.decimal) is not None:
+        return {"decimal": decimal}
+    if (separator := profile.separator) is not None:
+        return {"type": "list-of-text", "separator": separator}
+    return {}
+
+
+def _attribute_words(rule: Mapping[str, Any], profile: ColumnProfile, *, given: bool) -> str:
+    if given:
+        return "attribute, as the layout or a flag says"
+    if rule.get("type") == "ignore":
+        return "left out: long texts"
+    if "separator" in rule:
+        return f"attribute: lists, their values separated by {rule['separator']!r}"
+    if "decimal" in rule:
+        return f"attribute: numbers with a decimal {rule['decimal']}"
+    if profile.is_list:
+        return "attribute: lists"
+    return (
+        "attribute: numbers" if profile.is_number else "attribute: text" if not profile.is_time else "attribute: times"
+    )
+
+
+def _events(opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles, said: Reading) -> DetectedFile:
+    of = {theirs: ours for ours, theirs in roles.events.items()}
+    zone = None
+    told = [opened.headline]
+    for name, profile in profiles.items():
+        words = _WHAT.get(of.get(name, ""), "not used")
+        if of.get(name) == "timestamp":
+            form, _ = profile.times.most_common(1)[0] if profile.sample else (Form.NONE, 0)
+            words += f": {form.told}"
+            if form in _NO_ZONE and said.zone is None:
+                zone = "UTC"
+                words += ", taken for UTC (--timezone NAME says another)"
+        elif of.get(name) == "item_id":
+            words += f": {roles.shared:.0%} of the rows name an item of {roles.items.get('item_id', 'the items')!r}"
+        elif of.get(name) == "kind":
+            kinds = sorted(set(profile.sample))
+            words += f": {listed(kinds)}; all of them count (--kinds NAME,... chooses)"
+        told.append(_line(name, words))
+    return DetectedFile(
+        name=opened.file.name,
+        rows=len(opened.table),
+        columns=_renamed(roles.events),
+        delimiter=opened.file.delimiter,
+        timezone=zone,
+        told=tuple(told),
+    )
+
+
+def _renamed(found: Mapping[Any, str]) -> dict[str, str]:
+    return {ours: theirs for ours, theirs in found.items() if ours != theirs}
+
+
+def _line(name: str, words: str) -> str:
+    return f"  {name:<24}{words}"
+
+
+def shown_unclear(unclear: Iterable[str]) -> str:
+    """As a message, a line each."""
+    return "\n  ".join(["the exports leave open:", *unclear])

@@ -1,0 +1,114 @@
+"""Read an export of items and one of events, and tell what is wrong with both at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from igd_core.catalogue.items import Catalogue, item_id_fault
+from igd_core.datasets.faults import SHOWN_ROWS, shown
+from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.items_file import read_items
+from igd_core.datasets.odd_titles import odd_titles
+from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.tables import open_table
+from igd_core.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from igd_core.datasets.interactions_file import InteractionsFile
+    from igd_core.datasets.items_file import ItemsFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsExport:
+    """A file of items, and how it is read; see `read_items`."""
+
+    file: Path | Source
+    title_column: str = "title"
+    on_empty: Literal["error", "skip"] = "error"
+    reading: Reading = DEFAULT_READING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsExport:
+    """A file of events, and how it is read; see `read_interactions`."""
+
+    file: Path | Source
+    on_unknown: Literal["error", "drop"] = "error"
+    reading: Reading = DEFAULT_READING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exports:
+    """Both files as read.
+
+    Attributes:
+        items: the catalogue, and what became of its rows.
+        events: who chose what, and what became of the rows.
+        interactions: the same events.
+    """
+
+    items: ItemsFile
+    events: InteractionsFile
+    interactions: Interactions
+
+    @property
+    def odd_titles(self) -> list[str]:
+        """A line for each kind of odd title, with the first rows."""
+        by_reason: dict[str, list[int]] = {}
+        for odd in odd_titles(self.items.catalogue):
+            by_reason.setdefault(odd.reason, []).append(odd.item)
+        titles, rows = self.items.catalogue.titles, self.items.rows
+        lines = []
+        for reason, found in by_reason.items():
+            first = ", ".join(f"row {rows[item]} {shown(titles[item])}" for item in found[:SHOWN_ROWS])
+            more = ", ..." if len(found) > SHOWN_ROWS else ""
+            lines.append(f"title {reason}: {len(found):,} row{'s' * (len(found) > 1)}: {first}{more}")
+        return lines
+
+
+def read_exports(items: ItemsExport, events: EventsExport) -> Exports:
+    """Read both files.
+
+    Raises:
+        DataError: what is wrong with their rows; if it is with both, of both.
+        CatalogueError: what cannot stand in a catalogue.
+    """
+    try:
+        read = read_items(items.file, title_column=items.title_column, on_empty=items.on_empty, reading=items.reading)
+    except InputError as error:
+        also = _faults_of_events(items, events)
+        raise (error if also is None else DataError(f"{error}\n{also}")) from None
+    found = _read_events(events, read.catalogue)
+    if not isinstance(found.data, Interactions):  # for the type checker: refused before it was read
+        raise DataError(f"{events.file}: history rows")
+    return Exports(items=read, events=found, interactions=found.data)
+
+
+def _read_events(events: EventsExport, catalogue: Catalogue) -> InteractionsFile:
+    return read_interactions(
+        events.file,
+        catalogue,
+        on_unknown=events.on_unknown,
+        wanted="interactions",
+        reading=events.reading,
+    )
+
+
+def _faults_of_events(items: ItemsExport, events: EventsExport) -> InputError | None:
+    """What is wrong with the events beside items that cannot be used: their ids suffice to look."""
+    try:
+        file = open_table(items.file, replace(items.reading, on_bad_row="skip"))
+        ids = dict.fromkeys(
+            each
+            for batch in file.batches(["item_id"], file.faults())
+            for each in batch.ids("item_id").to_pylist()
+            if each is not None and not item_id_fault(each)
+        )
+        _read_events(events, Catalogue.build(item_ids=list(ids), titles=["?"] * len(ids)))
+    except DataError as error:
+        return None if str(items.file) in str(error) else error
+    return None

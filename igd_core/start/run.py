@@ -1,0 +1,415 @@
+"""Run the stages of a start, each a command of `igd`; what a folder holds already is not done again.
+
+data      igd data prepare csv            rows, split by time, from the two exports
+tokens    igd build, igd tune tokenizer   a vocabulary of the titles' own (models from scratch)
+scorers   igd build, igd evaluate         the item scorer that ranks validation rows best
+titles    igd inspect                     what the tokens of the titles decide
+tune      igd tune (, igd tune merge)     the model, as long as the minutes allow
+choose    igd evaluate                    gamma and beams, by validation rows
+shop      igd build                       the catalogue with all of that
+judge     igd evaluate                    test rows, beside baselines
+serve     igd serve                       one answer over HTTP
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igd_core.errors import DataError
+from igd_core.evaluation.ranks import read_ranks
+from igd_core.start.budget import LEAST_ROWS, Machine, TuningPlan, rows_within, told_rows, users_of
+from igd_core.start.folder import LAYOUT_FILE, REPORT_FILE
+from igd_core.start.serving import ask_server
+from igd_core.start.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from igd_core.start.folder import StartFolder
+    from igd_core.start.verdict import Verdict
+    from igd_core.tuning.recipes import Recipe
+
+_GAMMAS = "0,0.3,0.6,0.8,1"
+_BEAMS = "10,40"
+_MEASURED_STEPS = 3
+_MEASURED_ROWS = 20
+_AT_ONCE = 2
+"""Rows that `igd evaluate` decodes at once: each then takes that many times as long as a row does."""
+_WHOLE_HISTORIES, _MANY_EVENTS = 1000, 200_000
+_VALID_ROWS = 1000
+_SHAPES = ("max_history", "drop_block")
+_NOT_OF_RECIPES = frozenset({"name", "model_id", "scorer", "alpha", "beams", "on_unspellable"})
+"""What of a recipe's catalogue is chosen here instead."""
+_SETTINGS = ("--seen", "excluded", "--alphas", "0", "--length-penalties", "0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a start is told.
+
+    Attributes:
+        items: the export of items.
+        events: the export of events.
+        many_events: whether there are so many that rows cannot keep whole histories.
+        model: checkpoint to tune; None for a small one from scratch.
+        recipe: how it is built and tuned.
+        recipe_name: by which `igd tune` finds it: a name, or a file.
+        own_recipe: whether it was made for these items, and not for those of the demo.
+        tokenizer: directory of the tokenizer, of ``model`` or to be cut down.
+        minutes: that tuning, choosing and judging may take together, about.
+        baselines: to compare with.
+        device: ``auto``, ``cpu``, ``cuda``.
+        on_unspellable: what becomes of titles that the tokenizer cannot spell.
+    """
+
+    items: Path
+    events: Path
+    many_events: bool
+    model: str | None
+    recipe: Recipe
+    recipe_name: str
+    own_recipe: bool
+    tokenizer: Path
+    minutes: float
+    baselines: tuple[str, ...]
+    device: str
+    on_unspellable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        verdict: on the test rows.
+        serve: arguments of ``igd serve``.
+    """
+
+    verdict: Verdict
+    serve: tuple[str, ...]
+
+
+class Start:
+    """The stages, in a folder."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        folder: StartFolder,
+        *,
+        command: Callable[[Sequence[str]], Mapping[str, Any]],
+        say: Callable[[str], None],
+    ) -> None:
+        """``command`` runs ``igd`` with arguments and returns what its ``--json`` prints; ``say`` tells a person."""
+        self._asked = asked
+        self._folder = folder
+        self._command = command
+        self._say = say
+        self._at = folder.path
+        self._machine = Machine.here(asked.device)
+
+    def data(self) -> Mapping[str, Any]:
+        """Rows from the exports, and a report of what they hold."""
+        at, asked = self._at, self._asked
+        longest = 100 if asked.many_events else _WHOLE_HISTORIES
+        files = ["--items", asked.items, "--interactions", asked.events, "--layout", at / LAYOUT_FILE]
+        made = self._stage(
+            "data",
+            "the exports become rows, split by time: 8 of 10 events to learn from, 1 to choose, 1 to judge",
+            [["data", "prepare", "csv", *files, "--max-history", longest, "--out", at / "data", "--force"]],
+        )
+        self._table(made)
+        return made
+
+    def rest(self) -> Outcome:
+        """Everything after the data."""
+        at, asked = self._at, self._asked
+        self._machine.use()
+        self._say(
+            f"\nThis machine: {self._machine.told()}. Of {asked.minutes:g} minutes about half are for tuning, a third "
+            "for choosing and judging; item scorers and baselines take what they take."
+        )
+        tokenizer = self._tokens()
+        scorer = self._scorers(tokenizer)
+        artifact = at / "scorers" / scorer
+        self._table(
+            self._stage(
+                "titles",
+                "what the tokens of your titles decide",
+                [["inspect", "--artifact", artifact, "--tokenizer", tokenizer, "--plot", at / "gain.png"]],
+            ),
+            ("items", "distinct_paths", "truncated_titles", "cold_items", "tokens_per_path", "zero_share_catalogue",
+             "decisions_per_path", "first_tokens"),
+        )  # fmt: skip
+        model = self._tune(artifact, tokenizer)
+        beams = self._choose(artifact, model)
+        self._shop(tokenizer, scorer, beams)
+        self._judge(model)
+        verdict = judge(read_ranks(at / "judged"))
+        serve = ("--artifact", str(at / "shop"), "--model", str(model))
+        self._serve(serve)
+        return Outcome(verdict=verdict, serve=serve)
+
+    def _tokens(self) -> Path:
+        """The tokenizer that the catalogue is built with."""
+        whole, cut = self._asked.tokenizer, self._at / "tokenizer"
+        if self._asked.model is not None or self._asked.recipe.tokenizer == "whole":
+            return whole
+        if "tokens" not in self._folder.done:
+            shutil.rmtree(cut, ignore_errors=True)
+        self._stage(
+            "tokens",
+            "a vocabulary of the pieces that your titles use: a model from scratch needs no others",
+            [self._build(whole, self._at / "whole"), ["tune", "tokenizer", "--artifact", self._at / "whole",
+             "--tokenizer", whole, "--out", cut]],
+        )  # fmt: skip
+        return cut
+
+    def _build(self, tokenizer: Path, out: Path, *more: object) -> list[object]:
+        """`igd build` as the recipe builds."""
+        data, said = self._at / "data", self._asked.recipe.build
+        names = [name for name in said if name in _SHAPES or (self._asked.own_recipe and name not in _NOT_OF_RECIPES)]
+        flags = [part for name in names for part in (_flag(name), said[name])]
+        files = ["--items", data / "items.csv", "--interactions", data / "train_interactions.csv"]
+        return [
+            "build", *files, "--tokenizer", tokenizer, *flags, "--on-unspellable", self._asked.on_unspellable,
+            "--name", "shop", *more, "--out", out, "--force",
+        ]  # fmt: skip
+
+    def _scorers(self, tokenizer: Path) -> str:
+        """The kind of item scorer that ranks validation rows best; each is built and ranked with."""
+        at = self._at
+        items = int(self._result("data")["items"])
+        kinds = ["transitions", "neighbours", *(["ease"] if self._machine.has_room_for_ease(items) else [])]
+        if "ease" not in kinds:
+            self._say(f"\nEASE is left out: its inverse of {items:,} items does not fit into half of the free memory")
+        values = {}
+        for kind in kinds:
+            made = at / "scorers" / kind
+            ranked = self._stage(
+                f"scorer {kind}",
+                "an item scorer, counted from the events and ranked with on validation rows",
+                [
+                    self._build(tokenizer, made, "--scorer", kind),
+                    ["evaluate", "--artifact", made, "--rows", at / "data" / "valid.csv", "--limit", 5000, "--seen",
+                     "excluded", "--baselines", "scorer", "--on-unknown-item", "miss", "--out", made / "ranked"],
+                ],
+            )  # fmt: skip
+            values[kind] = float(_metric(ranked, "scorer"))
+        best = max(values, key=values.__getitem__)
+        shown = ", ".join(f"{kind} {value:.4f}" for kind, value in values.items())
+        self._say(f"  NDCG@10 on validation rows: {shown}; {best} is taken")
+        return best
+
+    def _tune(self, artifact: Path, tokenizer: Path) -> Path:
+        """The tuned model's folder."""
+        at, asked = self._at, self._asked
+        run, tuning = at / "run", asked.recipe.tuning
+        data = ["--train", at / "data" / "train.csv", "--valid", at / "data" / "valid.csv"]
+        start = ["--tokenizer", tokenizer] if asked.model is None else ["--model", asked.model]
+        command = [
+            "tune",
+            "--recipe",
+            asked.recipe_name,
+            "--artifact",
+            artifact,
+            *start,
+            *data,
+            "--device",
+            asked.device,
+        ]
+        batch = int(tuning.get("batch", 128))
+        if "tune" not in self._folder.done:
+            shutil.rmtree(at / "speed", ignore_errors=True)
+        available, users = int(self._result("data")["rows"]["train"]), int(self._result("data")["users"])
+        few = ["--epochs", 1, "--train-users", users_of(_MEASURED_STEPS * batch, available, users), "--valid-rows", 16]
+        measured = self._stage(
+            "speed", f"how fast this machine tunes: {_MEASURED_STEPS} steps", [[*command, *few, "--out", at / "speed"]]
+        )
+        rate = max(1e-3, float(measured["examples_per_second"] or 1e-3))
+        plan = TuningPlan.of(available, users, rate, asked.minutes)
+        steps = plan.steps(batch)
+        warmup = min(int(tuning.get("warmup_steps", 20)), max(1, steps // 10))
+        sizes = ["--epochs", plan.epochs, "--warmup-steps", warmup, "--valid-rows", _VALID_ROWS]
+        sizes += ["--save-every", max(10, min(200, steps // 20))]
+        if plan.users:
+            sizes += ["--train-users", plan.users]
+        if not (run / "run.json").exists():
+            shutil.rmtree(run, ignore_errors=True)
+        go_on = ["--resume"] if (run / "run.json").exists() else []
+        of = "a small Llama from scratch" if asked.model is None else f"an adapter for {asked.model}"
+        record = self._stage("tune", f"{of}: {plan.told()}", [[*command, *sizes, *go_on, "--out", run]])
+        losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
+        self._say(f"  validation loss by epoch: {', '.join(f'{loss:.3f}' for loss in losses)}")
+        if (run / "model").is_dir():
+            return run / "model"
+        if "merge" not in self._folder.done:
+            shutil.rmtree(at / "model", ignore_errors=True)
+        self._stage(
+            "merge", "the adapter goes into its model", [["tune", "merge", "--run", run, "--out", at / "model"]]
+        )
+        return at / "model"
+
+    def _choose(self, artifact: Path, model: Path) -> int:
+        """The number of beams that the validation rows choose; gamma is written to ``chosen/gamma.json``."""
+        at = self._at
+        command = ["evaluate", "--artifact", artifact, "--model", model, "--device", self._asked.device, "--rows",
+                   at / "data" / "valid.csv", *_SETTINGS, "--gammas", _GAMMAS, "--beams", _BEAMS,
+                   "--on-unknown-item", "miss"]  # fmt: skip
+        words = self._decoding("choose", "valid", command)
+        chosen = self._stage(
+            "choose",
+            f"gamma (how much of the item scorer) and beams, by validation rows: {words.told}",
+            [[*command, "--limit", words.rows, "--out", at / "chosen"]],
+        )
+        gamma = chosen.get("gamma")
+        if gamma is None:
+            raise DataError(
+                f"{at / 'data' / 'valid.csv'}: no row has a history and an item of the catalogue to choose by"
+            )
+        beams = int(re.search(r"beams=(\d+)", gamma["setting"])[1])  # type: ignore[index]  # every name has them
+        self._say(f"  gamma {gamma['served']}, {beams} beams: NDCG@{gamma['k']} {max(gamma['ndcg']):.4f}")
+        if gamma["served"] == 1:
+            self._say(
+                "  gamma 1 is the item scorer alone: as far as it is tuned, the model adds nothing (more --minutes)"
+            )
+        return beams
+
+    def _shop(self, tokenizer: Path, scorer: str, beams: int) -> None:
+        chosen = ["--gamma-from", self._at / "chosen" / "gamma.json", "--alpha", 0, "--beams", beams]
+        self._stage(
+            "shop",
+            "the catalogue to serve, with what was chosen",
+            [self._build(tokenizer, self._at / "shop", "--scorer", scorer, *chosen)],
+        )
+
+    def _judge(self, model: Path) -> None:
+        """Test rows, by the served setting and by every baseline."""
+        at = self._at
+        command = ["evaluate", "--artifact", at / "shop", "--model", model, "--device", self._asked.device, "--rows",
+                   at / "data" / "test.csv", *_SETTINGS, "--on-unknown-item", "miss"]  # fmt: skip
+        chosen = ["--gamma-from", at / "chosen" / "gamma.json"]
+        words = self._decoding("judge", "test", [*command, *chosen])
+        names = ",".join(["scorer", *self._asked.baselines])
+        self._stage(
+            "judge",
+            f"test rows, newer than all others, which nothing has seen: {words.told}; then {names}",
+            [[*command, *chosen, "--limit", words.rows, "--baselines", names, "--train",
+              at / "data" / "train_interactions.csv", "--draw", "targets", "--reference", self._asked.baselines[0],
+              "--out", at / "judged"]],
+        )  # fmt: skip
+
+    def _serve(self, arguments: Sequence[str]) -> None:
+        """One answer over HTTP."""
+        history = _first_history(self._at / "data" / "test.csv")
+        started = time.perf_counter()
+        if "serve" not in self._folder.done:
+            self._say(f"\nserve: does it answer over HTTP?\n  $ {_shown(['serve', *arguments])}")
+            answer = ask_server([*arguments, "--device", self._asked.device], history, self._at / "serve.log")
+            result = {name: getattr(answer, name) for name in ("history", "titles", "source", "milliseconds")}
+            self._folder.keep("serve", result, time.perf_counter() - started)
+        answered = self._result("serve")
+        self._say(f"  after {_listed(answered['history'])}")
+        self._say(f"  comes {_listed(answered['titles'])} ({answered['milliseconds']:.0f} ms, {answered['source']})")
+
+    @property
+    def report(self) -> Path:
+        """Where the report goes."""
+        return self._at / REPORT_FILE
+
+    def _decoding(self, stage: str, part: str, command: Sequence[object]) -> _Rows:
+        """How many rows of a part to decode, from the time that a few of them take."""
+        name = f"speed-{stage}"
+        available = int(self._result("data")["rows"][part])
+        if available <= LEAST_ROWS:  # that many are decoded however long it takes
+            return _Rows(rows=max(1, available), told=f"all {available:,} rows")
+        measured = self._stage(
+            f"speed of {stage}",
+            f"how fast this machine searches: {min(available, _MEASURED_ROWS)} rows",
+            [[*command, "--limit", _MEASURED_ROWS, "--out", self._at / name]],
+        )
+        seconds = max(1e-4, float(measured["cost"]["seconds_per_row"]) / _AT_ONCE)
+        rows = rows_within(stage, available, seconds, self._asked.minutes)
+        return _Rows(rows=rows, told=told_rows(rows, available, seconds))
+
+    def _stage(self, name: str, words: str, commands: Sequence[Sequence[object]]) -> Mapping[str, Any]:
+        """Run the commands of a stage unless they are done; what the last one printed."""
+        if name in self._folder.done:
+            self._say(f"\n{name}: done before, in {_time(self._folder.done[name]['seconds'])}")
+            return self._result(name)
+        self._say(f"\n{name}: {words}")
+        started, result = time.perf_counter(), dict[str, Any]()
+        for arguments in commands:
+            argv = [str(each) for each in arguments]
+            self._say(f"  $ {_shown(argv)}")
+            result = dict(self._command(argv))
+        seconds = time.perf_counter() - started
+        self._folder.keep(name, result, seconds)
+        self._say(f"  {_time(seconds)}")
+        return result
+
+    def _result(self, stage: str) -> Mapping[str, Any]:
+        result: Mapping[str, Any] = self._folder.done[stage]["result"]
+        return result
+
+    def _table(self, facts: Mapping[str, Any], names: Sequence[str] = ()) -> None:
+        for name in names or [each for each in facts if each not in {"out", "multi", "split"}]:
+            self._say(f"  {name.replace('_', ' '):<26}{shown_fact(facts[name])}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """How many rows, and that in words."""
+
+    rows: int
+    told: str
+
+
+def shown_fact(value: object) -> str:
+    """A value of a report, for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{shown_fact(each)} {name}" for name, each in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _metric(results: Mapping[str, Any], name: str) -> float:
+    """NDCG@10 by title of a method of results.json."""
+    (method,) = (each for each in results["methods"] if each["name"] == name)
+    return float(method["titles"]["NDCG@10"]["value"])
+
+
+def _first_history(rows: Path) -> list[str]:
+    """The longest of the first hundred histories, its last five items."""
+    with rows.open(encoding="utf-8", newline="") as file:
+        histories = [row["history_item_ids"].split() for row, _ in zip(csv.DictReader(file), range(100), strict=False)]
+    return max(histories, key=len)[-5:]
+
+
+def has_many_events(rows: int) -> bool:
+    """Whether rows of so many events cannot each hold a whole history."""
+    return rows > _MANY_EVENTS
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _shown(argv: Sequence[str]) -> str:
+    return shlex.join(["igd", *argv])
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return "; ".join(titles)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

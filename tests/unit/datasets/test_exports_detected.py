@@ -1,0 +1,148 @@
+"""Two exports as shops write them: which columns are what is found out, and what is not clear is said, not guessed."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from igd_core.datasets.column_names import plain_name
+from igd_core.datasets.export_detection import detect
+from igd_core.datasets.sources import Reading, Source
+from igd_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from igd_core.datasets.export_detection import Detected
+
+WORDS = ["Red", "Quiet", "Last", "Golden", "Broad"]
+NOUNS = ["House", "River", "Planet", "Dragon", "Garden", "Boat"]
+TITLES = [f"{word} {noun}" for word in WORDS for noun in NOUNS]
+ITEMS = "sku;Produktname;Preis;Tags;Farbe\n" + "".join(
+    f"A-{at};{title};{at},99;{'old|red' if at % 2 else 'new'};blau\n" for at, title in enumerate(TITLES)
+)
+EVENTS = "Beleg,Kunde,Artikel,Zeit,Menge\n" + "".join(
+    f"{9000 + at},k{at % 40},A-{at % 30},2024-01-{1 + at // 30:02} 10:{at % 60:02}:00,{1 + at % 3}\n"
+    for at in range(300)
+)
+
+
+def found(tmp_path: Path, items: str | bytes, events: str | bytes, said: Mapping[str, str] | None = None) -> Detected:
+    paths = tmp_path / "items", tmp_path / "log"
+    for path, content in zip(paths, (items, events), strict=True):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    sources = [Source(path=path, name=path.name) for path in paths]
+    return detect(sources[0], sources[1], (Reading(), Reading()), (said or {}, said or {}), {})
+
+
+def test_columns_of_any_name_are_told_by_their_cells(tmp_path: Path) -> None:
+    detected = found(tmp_path, ITEMS, EVENTS)
+    assert detected.unclear == ()
+    assert detected.items.columns == {"item_id": "sku", "title": "Produktname"}
+    assert detected.items.attributes == {
+        "Preis": {"decimal": "comma"},
+        "Tags": {"type": "list-of-text", "separator": "|"},
+    }
+    assert detected.events.columns == {"user_id": "Kunde", "item_id": "Artikel", "timestamp": "Zeit"}
+    assert (detected.items.delimiter, detected.events.delimiter) == (";", ",")
+    assert detected.events.timezone == "UTC"
+    told = "\n".join(detected.told)
+    assert "items: csv with semicolons, 30 rows" in told
+    assert "100% of the rows name an item of 'sku'" in told
+    assert "taken for UTC" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "words", "zone"),
+    [("1700000000", "seconds since 1970", None), ("1700000000000", "milliseconds since 1970", None),
+     ("2024-01-31T10:00:00Z", "text with a zone", None), ("2024-01-31", "a day without a time", "UTC")],
+)  # fmt: skip
+def test_the_unit_of_times_is_said(tmp_path: Path, written: str, words: str, zone: str | None) -> None:
+    events = "user_id,item_id,timestamp\n" + "".join(f"u{at % 3},A-{at},{written}\n" for at in range(9))
+    detected = found(tmp_path, ITEMS, events)
+    assert words in "\n".join(detected.told)
+    assert detected.events.timezone == zone
+
+
+def test_parquet_and_json_lines_are_looked_at_in_the_same_way(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    table = {"id": range(30), "name": TITLES, "tags": [["a"]] * 30, "about": ["words " * 80] * 30}
+    pyarrow.parquet.write_table(pa.table(table), sink)
+    lines = [{"member": f"m{at % 5}", "product": at % 30, "ts": 1_700_000_000_000 + at, "stars": 4.5, "event": "buy"}
+             for at in range(90)]  # fmt: skip
+    detected = found(tmp_path, sink.getvalue(), "\n".join(map(json.dumps, lines)))
+    assert detected.unclear == ()
+    assert detected.items.columns == {"item_id": "id", "title": "name"}
+    assert detected.items.attributes == {"about": {"type": "ignore"}}
+    assert detected.events.columns == {
+        "user_id": "member", "item_id": "product", "timestamp": "ts", "rating": "stars", "kind": "event"
+    }  # fmt: skip
+
+
+def test_two_columns_that_could_be_the_item_are_named_and_a_person_settles_it(tmp_path: Path) -> None:
+    items = "sku,ean,title\n" + "".join(f"A{at},E{at},{title}\n" for at, title in enumerate(TITLES))
+    events = "user,sku,ean,time\n" + "".join(
+        f"u{at % 7},A{at % 30},E{at % 30},{1_700_000_000 + at}\n" for at in range(60)
+    )
+    unclear = "\n".join(found(tmp_path, items, events).unclear)
+    assert "items: the item's id could be column 'sku' or 'ean'" in unclear
+    assert "log: the item's id could be column 'sku' or 'ean'" in unclear
+    assert "--columns item_id=NAME" in unclear
+    settled = found(tmp_path, items, events, {"item_id": "ean"})
+    assert settled.unclear == ()
+    assert (settled.items.columns["item_id"], settled.events.columns["item_id"]) == ("ean", "ean")
+
+
+def test_of_two_ids_the_one_that_the_events_name_is_taken(tmp_path: Path) -> None:
+    items = "sku,ean,title\n" + "".join(f"A{at},E{at},{title}\n" for at, title in enumerate(TITLES))
+    events = "user,ref,time\n" + "".join(f"u{at % 7},E{at % 30},{1_700_000_000 + at}\n" for at in range(60))
+    detected = found(tmp_path, items, events)
+    assert detected.unclear == ()
+    assert (detected.items.columns["item_id"], detected.events.columns["item_id"]) == ("ean", "ref")
+
+
+def test_small_numbers_of_other_columns_are_not_taken_for_item_ids(tmp_path: Path) -> None:
+    items = "id,title,stock\n" + "".join(f"{at},{title},{at * 3}\n" for at, title in enumerate(TITLES))
+    events = "user_id,product_id,quantity,date\n" + "".join(
+        f"{at % 9},{at % 30},{at % 4},2024-03-{1 + at % 28:02}\n" for at in range(200)
+    )
+    detected = found(tmp_path, items, events)
+    assert detected.unclear == ()
+    assert detected.events.columns == {"item_id": "product_id", "timestamp": "date"}
+    assert detected.items.columns == {"item_id": "id"}
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "words"),
+    [
+        (ITEMS, "who,Artikel,day\nx,A-1,31.01.2024\ny,A-2,01.02.2024\n", "no column looks like the time"),
+        (ITEMS, "user,Artikel,date\nx,A-1,31.01.2024\ny,A-2,01.02.2024\n",
+         "column 'date' holds '31.01.2024', which is no time"),
+        (ITEMS, "user,Artikel,created_at,order_date\nx,A-1,2024-01-01,2024-01-01\nx,A-2,2024-01-01,2024-01-01\n",
+         "the time could be column 'created_at' or 'order_date'"),
+        (ITEMS, "a,Artikel,time\n" + "".join(f"{at},A-{at % 30},2024-01-01\n" for at in range(60)),
+         "no column looks like the person"),
+        (ITEMS, "user,thing,time\nx,Z-1,2024-01-01\nx,Z-2,2024-01-01\n", "log: no column looks like the item's id"),
+        ("sku,short,long\n" + "".join(f"A-{at},{t},{t} of them\n" for at, t in enumerate(TITLES)), EVENTS,
+         "items: the item's title could be column 'short' or 'long'"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_twice_is_said_by_name(tmp_path: Path, items: str, events: str, words: str) -> None:
+    assert words in "\n".join(found(tmp_path, items, events).unclear)
+
+
+def test_another_delimiter_than_those_known_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"items: one column alone, 'sku\^title\^price': .*--delimiter CHAR"):
+        found(tmp_path, "sku^title^price\nA^Red House^3\n", EVENTS)
+
+
+def test_names_of_columns_are_compared_without_case_accents_and_signs() -> None:
+    assert [plain_name(name) for name in ("Título ", "SKU", "productId", "Ordered at", "e-mail")] == [
+        "titulo", "sku", "product_id", "ordered_at", "e_mail"
+    ]  # fmt: skip
