@@ -47,12 +47,13 @@ def check_sizes(counts: Counts, parts: Mapping[str, PartRecord], *, scorer: Scor
         if not 0 <= value <= most:
             raise ArtifactError(f"manifest.json: counts.{name} is {value}; 0 to {most} can be")
     most_entries = min(MAX_COUNT, counts.items * MAX_ENTRIES)
-    if scorer is not None and scorer.entries is not None and not 0 <= scorer.entries <= most_entries:
-        raise ArtifactError(f"manifest.json: scorer.entries is {scorer.entries}; 0 to {most_entries} can be")
-    if scorer is not None and scorer.network is not None and counts.items > MAX_ITEMS:
-        raise ArtifactError(
-            f"manifest.json: counts.items is {counts.items}; a scorer's network knows {MAX_ITEMS} at most"
-        )
+    for kind in () if scorer is None else scorer.kinds:
+        if kind.entries is not None and not 0 <= kind.entries <= most_entries:
+            raise ArtifactError(f"manifest.json: scorer.entries is {kind.entries}; 0 to {most_entries} can be")
+        if kind.network is not None and counts.items > MAX_ITEMS:
+            raise ArtifactError(
+                f"manifest.json: counts.items is {counts.items}; a scorer's network knows {MAX_ITEMS} at most"
+            )
     scorer_values = 0 if scorer is None else scorer.num_values(counts.items)
     tries = 3 * counts.nodes + counts.edges + 2 * counts.leaves + counts.items + counts.depth + 4
     most_bytes = {

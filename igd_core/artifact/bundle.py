@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.ids import ItemIndex
+    from igd_core.scorers.blended import BlendedScorer
     from igd_core.scorers.record import ScorerPart
     from igd_core.scorers.sasrec import SASRecScorer
     from igd_core.scorers.sparse import SparseScorer
@@ -53,7 +54,7 @@ class Artifact:
     leaf_of_item: NDArray[np.int32]
     leaf_prior: NDArray[np.float64]
     shares_path: bytes
-    scorer: SparseScorer | SASRecScorer | None = None
+    scorer: SparseScorer | SASRecScorer | BlendedScorer | None = None
     shared_titles: SharedTitles | None = None
 
     @staticmethod
@@ -118,7 +119,7 @@ class Artifact:
         return template.num_left_out(history, self.trie, self.leaf_of_item, max_tokens=room)
 
 
-def _scorer(manifest: Manifest, part: ScorerPart | None) -> SparseScorer | SASRecScorer | None:
+def _scorer(manifest: Manifest, part: ScorerPart | None) -> SparseScorer | SASRecScorer | BlendedScorer | None:
     if manifest.scorer is None or part is None:
         return None
     return manifest.scorer.scorer(part, sha256=manifest.parts[SCORER_PART].sha256)

@@ -26,8 +26,6 @@ from igd_core.catalogue.items import Catalogue
 from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
-from igd_core.scorers.network import NetworkPart, NetworkRecord
-from igd_core.scorers.rows import SparseRows
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from igd_core.scorers.record import ScorerPart
+    from igd_core.scorers.record import ScorerPart, ScorerRecord
 
 _MANIFEST = "manifest.json"
 _METADATA_PREFIX = "meta."
@@ -107,7 +105,9 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
     catalogue = _items_from_parquet(directory / "items.parquet", manifest)
     if len(catalogue) != manifest.counts.items:
         raise ArtifactError(f"items.parquet: {len(catalogue)} items, the manifest counts {manifest.counts.items}")
-    scorer = None if manifest.scorer is None else _load_scorer(directory / SCORER_PART, manifest, verify=verify)
+    scorer = None
+    if manifest.scorer is not None:
+        scorer = _load_scorer(directory / SCORER_PART, manifest.scorer, manifest.counts.items, verify=verify)
     try:
         return Artifact.assemble(manifest, catalogue, trie, gains, scorer)
     except CatalogueError as error:
@@ -224,27 +224,15 @@ def _load_gains(path: Path, manifest: Manifest, *, verify: bool) -> InfoGainTabl
     return gains
 
 
-def _load_scorer(path: Path, manifest: Manifest, *, verify: bool) -> ScorerPart:
-    network = None if manifest.scorer is None else manifest.scorer.network
-    part = _load_rows(path, manifest) if network is None else _load_network(path, network, manifest.counts.items)
-    if verify and (fault := part.fault(manifest.counts.items)) is not None:
-        raise ArtifactError(f"{path.name}: {fault} is not a scorer's of {manifest.counts.items} items")
+def _load_scorer(path: Path, record: ScorerRecord, num_items: int, *, verify: bool) -> ScorerPart:
+    layout = record.tensors_of_all(num_items)
+    arrays = _map_tensors(
+        path, {name: dtype for name, (dtype, _) in layout.items()}, {name: shape for name, (_, shape) in layout.items()}
+    )
+    part = record.part_of_all(arrays, num_items)
+    if verify and (fault := part.fault(num_items)) is not None:
+        raise ArtifactError(f"{path.name}: {fault} is not a scorer's of {num_items} items")
     return part
-
-
-def _load_network(path: Path, network: NetworkRecord, num_items: int) -> NetworkPart:
-    shapes = network.shapes(num_items)
-    return NetworkPart(network=network, tensors=_map_tensors(path, dict.fromkeys(shapes, "F32"), shapes))
-
-
-def _load_rows(path: Path, manifest: Manifest) -> SparseRows:
-    rows = SparseRows(**_map_tensors(path, {"scorer_start": "I32", "scorer_item": "I32", "scorer_weight": "F32"}))
-    entries = 0 if manifest.scorer is None else manifest.scorer.entries
-    for name, array in rows.arrays().items():
-        expected = manifest.counts.items + 1 if name == "scorer_start" else entries
-        if len(array) != expected:
-            raise ArtifactError(f"{path.name}: {name} has {len(array)} entries, the manifest counts {expected}")
-    return rows
 
 
 def _items_to_parquet(catalogue: Catalogue) -> bytes:

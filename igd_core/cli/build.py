@@ -12,7 +12,7 @@ from pydantic import Field
 from igd_core.artifact.options import BuildOptions
 from igd_core.checked_settings import Directory, File
 from igd_core.cli.attributes import AttributeFlags, ItemsFlags, add_attribute_arguments, attribute_rules
-from igd_core.cli.build_scorer import ScorerFlags, check_scorer_flags, scorer_maker, with_chosen_gamma
+from igd_core.cli.build_scorer import ScorerFlags, check_scorer_flags, scorer_makers, with_chosen_gamma
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
@@ -101,8 +101,8 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
         chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
         sequences: list[NDArray[np.int32]] = []
         if options.scorer is not None:
-            maker = scorer_maker(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
-            options = options.replaced(scorer=options.scorer.replaced(maker=maker))
+            makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
+            options = options.replaced(scorer=options.scorer.replaced(makers=makers))
             sequences = _sequences(interactions_file, items.catalogue, asked, reading)
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)

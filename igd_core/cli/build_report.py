@@ -32,6 +32,8 @@ def print_report(report: Mapping[str, object]) -> None:
                 print(f"  {_line(example)}")
             continue
         shown_value = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
+        if isinstance(value, tuple):
+            shown_value = ", ".join(f"{each:g}" for each in value)
         print(f"{name.replace('_', ' '):<26}{shown_value}")
 
 
@@ -98,10 +100,12 @@ def summary(artifact: Artifact) -> dict[str, object]:
 
 def _of_scorer(scorer: ScorerRecord) -> dict[str, object]:
     """Its kind and size, and how it is mixed with the model where a request does not say."""
+    kinds = [(each, f"_{each.kind}" if place else "") for place, each in enumerate(scorer.kinds)]
     return {
-        "scorer": scorer.kind,
-        **({} if scorer.entries is None else {"scorer_entries": scorer.entries}),
-        **({} if scorer.network is None else {"scorer_network": asdict(scorer.network)}),
+        "scorer": scorer.name,
+        **{f"scorer_entries{suffix}": each.entries for each, suffix in kinds if each.entries is not None},
+        **{f"scorer_network{suffix}": asdict(each.network) for each, suffix in kinds if each.network is not None},
+        **({} if scorer.share is None else {"scorer_shares": scorer.shares}),
         "gamma": scorer.gamma,
         "mixture": scorer.mixture,
     }

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from igd_core.artifact.options import BuildOptions
-from igd_core.checked_settings import CheckedSettings, CountOrNone, File, settings_in
+from igd_core.checked_settings import CheckedSettings, CountOrNone, File, comma_separated, settings_in
 from igd_core.cli.flags import given_by_name
 from igd_core.errors import InputError
 from igd_core.scorers.gamma_file import read_gamma
-from igd_core.scorers.options import USUAL_MOST, Maker, ScorerOptions
+from igd_core.scorers.options import KINDS, USUAL_MOST, Maker, ScorerOptions
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Collection
 
     from igd_core.catalogue.items import Catalogue
     from igd_core.datasets.sources import Reading
 
 _ALONE = {"scorer_ridge": "ease", "scorer_epochs": "sasrec", "scorer_seed": "sasrec", "scorer_file": "given"}
 """Flags of one kind."""
+_OF_ANY = ("scorer_epochs", "scorer_seed", "scorer_file")
+"""Flags of a kind wherever it stands; the others are of the first kind, that of --scorer."""
 _NOT_OF_SASREC = ("scorer_decay", "scorer_backoff", "scorer_entries")
 
 
@@ -59,16 +62,29 @@ def check_scorer_flags(args: argparse.Namespace) -> None:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
             raise InputError(f"scorer: {flags} need --scorer KIND")
         return
-    for name in names:
-        if _ALONE.get(name, kind) != kind:
-            raise InputError(f"{name}: {kind} has none; --scorer {_ALONE[name]} has")
-        if kind == "sasrec" and name in _NOT_OF_SASREC:
-            raise InputError(f"{name}: sasrec has none; it learns what counts")
-    if kind == "given" and "scorer_file" not in names:
-        raise InputError("scorer_file: --scorer given needs --scorer-file FILE with the weights")
+    _check_kinds(kind, comma_separated(said.get("scorer_also") or ()), names)
     for name in ("gamma", "mixture"):
         if gamma_from is not None and name in names:
             raise InputError(f"gamma_from: {gamma_from} says {name} too; give one of them")
+
+
+def _check_kinds(kind: str, also: object, names: Collection[str]) -> None:
+    """``names`` are the flags that were given; ``also`` are the further kinds."""
+    kinds = [kind, *(also if isinstance(also, tuple | list) else ())]  # a file may hold anything
+    for each in kinds[1:]:
+        if each not in KINDS:
+            raise InputError(f"scorer_also: {each!r} is not one of {', '.join(KINDS)}")
+    if "scorer_share" in names and len(kinds) == 1:
+        raise InputError("scorer_share: --scorer-also KIND is needed; one kind alone has no share")
+    for name in names:
+        if _ALONE.get(name, kind) not in (kinds if name in _OF_ANY else [kind]):
+            raise InputError(f"{name}: {kind} has none; --scorer {_ALONE[name]} has")
+        if kind == "sasrec" and name in _NOT_OF_SASREC:
+            raise InputError(f"{name}: sasrec has none; it learns what counts")
+    if kind in kinds[1:] or len(set(kinds)) < len(kinds):
+        raise InputError(f"scorer_also: {', '.join(map(str, kinds))}: each kind can be there once")
+    if "given" in kinds and "scorer_file" not in names:
+        raise InputError("scorer_file: given needs --scorer-file FILE with the weights")
 
 
 def with_chosen_gamma(options: ScorerOptions | None, flags: ScorerFlags) -> ScorerOptions | None:
@@ -80,19 +96,19 @@ def with_chosen_gamma(options: ScorerOptions | None, flags: ScorerFlags) -> Scor
     if options is None or flags.gamma_from is None:
         return options
     chosen = read_gamma(flags.gamma_from)
-    chosen.require_for(options.kind, where=f"gamma_from: {flags.gamma_from}")
+    chosen.require_for("+".join(options.kinds), where=f"gamma_from: {flags.gamma_from}")
     return options.replaced(gamma=chosen.gamma, mixture=chosen.mixture)
 
 
-def scorer_maker(
+def scorer_makers(
     options: ScorerOptions,
     flags: ScorerFlags,
     catalogue: Catalogue,
     reading: Reading,
     *,
     on_unknown: Literal["error", "drop"],
-) -> Maker | None:
-    """What trains or brings the scorer; None where it is counted from the interactions.
+) -> dict[str, Maker]:
+    """What trains or brings the kinds that are not counted from the interactions.
 
     Args:
         options: of the scorer.
@@ -104,16 +120,18 @@ def scorer_maker(
     Raises:
         DataError: what is wrong with --scorer-file.
     """
+    makers: dict[str, Maker] = {}
     if flags.scorer_file is not None:
         from igd_core.datasets.item_weights_file import read_item_weights
         from igd_core.scorers.given import GivenWeights
 
         weights = read_item_weights(flags.scorer_file, catalogue, on_unknown=on_unknown, reading=reading)
-        return GivenWeights(item_ids=catalogue.item_ids, weights=weights, most=options.most or USUAL_MOST)
-    if options.kind == "sasrec":
+        most = (options.most if options.kind == "given" else None) or USUAL_MOST
+        makers["given"] = GivenWeights(item_ids=catalogue.item_ids, weights=weights, most=most)
+    if "sasrec" in options.kinds:
         from igd_core.evaluation.sasrec import SASRecSettings
         from igd_core.evaluation.sasrec_part import SASRecTraining
 
         epochs = {} if flags.scorer_epochs is None else {"epochs": flags.scorer_epochs}
-        return SASRecTraining(seed=flags.scorer_seed or 0, settings=SASRecSettings(**epochs))
-    return None
+        makers["sasrec"] = SASRecTraining(seed=flags.scorer_seed or 0, settings=SASRecSettings(**epochs))
+    return makers

@@ -134,7 +134,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
         name = "gammas" if any(asked.gammas) else "gamma_from"
         raise InputError(f"{name}: the artifact holds no item scorer; `igd build --scorer` makes one")
     if chosen is not None and artifact.manifest.scorer is not None:
-        chosen.require_for(artifact.manifest.scorer.kind, where=f"gamma_from: {asked.gamma_from}")
+        chosen.require_for(artifact.manifest.scorer.name, where=f"gamma_from: {asked.gamma_from}")
     reading = reading_of(args, unknown="miss counts them as misses")
     with opened([asked.rows]) as (rows_file,):
         rows = read_rows(

@@ -243,7 +243,7 @@ class EvaluationJob:
         chosen = choose_gamma(ranks, lengths, self.rows.target_leaf(self.artifact), k=k, seed=seed)
         if chosen is None or scorer is None:
             return None
-        content = chosen.to_json(scorer=scorer.kind, artifact=self.artifact.version, rows_sha256=self.rows.sha256)
+        content = chosen.to_json(scorer=scorer.name, artifact=self.artifact.version, rows_sha256=self.rows.sha256)
         write_json(self.out / GAMMA_FILE, content)
         return chosen
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field
 
-from igd_core.checked_settings import CheckedSettings, Flag, Share
+from igd_core.checked_settings import CheckedSettings, Flag, Share, Words
 from igd_core.scorers.gamma import checked_gamma
 
 ScorerKind: TypeAlias = Literal["transitions", "neighbours", "ease", "sasrec", "given"]
 KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
+MOST_KINDS = 4
+"""In one scorer."""
 Mixture: TypeAlias = Literal["log-linear", "linear"]
 MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
 MAX_ENTRIES, USUAL_MOST = 10_000, 200
@@ -30,13 +32,23 @@ Maker: TypeAlias = Callable[..., Any]
 class ScorerOptions(CheckedSettings):
     """Choices of a scorer that become part of the artifact.
 
-    ``maker`` trains the network of ``sasrec``, or brings the weights of ``given``; kinds that are counted have none.
+    ``makers`` train the network of ``sasrec``, and bring the weights of ``given``; kinds that are counted have none.
     """
 
     kind: Annotated[ScorerKind, Flag(name="scorer")] = Field(
         description="make an item scorer of the interactions as well: what followed what, what the same people chose, "
         "EASE (what best predicts one choice from the others), a SASRec that is trained here, or the weights of "
         "--scorer-file"
+    )
+    also: Annotated[Words[ScorerKind], Flag(name="scorer_also", metavar="KIND,...")] = Field(
+        default=(),
+        max_length=MOST_KINDS - 1,
+        description="further kinds, each with its defaults: the scorer's distribution is the mean of all",
+    )
+    share: Annotated[float, Field(gt=0, lt=1), Flag(name="scorer_share", metavar="S")] | None = Field(
+        default=None,
+        description="of the kind of --scorer in that mean; those of --scorer-also have the rest in equal parts "
+        "(default: all have equal ones)",
     )
     decay: Annotated[Share, Flag(metavar="D")] | None = Field(
         default=None,
@@ -60,4 +72,9 @@ class ScorerOptions(CheckedSettings):
     mixture: Annotated[Mixture, Flag(name="mixture")] = Field(
         default="log-linear", description="how it is mixed with the model, of requests that name none"
     )
-    maker: Annotated[Maker, Flag(exists=False)] | None = Field(default=None, exclude=True)
+    makers: Annotated[Mapping[str, Maker], Flag(exists=False)] = Field(default_factory=dict, exclude=True)
+
+    @property
+    def kinds(self) -> tuple[ScorerKind, ...]:
+        """Every kind, that of ``kind`` first."""
+        return (self.kind, *self.also)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from igd_core.errors import CatalogueError
+from igd_core.scorers.blended import BlendedPart, BlendedScorer, name_prefix
 from igd_core.scorers.counting import neighbour_rows, transition_rows
 from igd_core.scorers.ease import ease_rows
 from igd_core.scorers.gamma import Gamma, checked_gamma
@@ -18,6 +19,7 @@ from igd_core.scorers.options import (
     MIN_BACKOFF,
     MIN_RIDGE,
     MIXTURES,
+    MOST_KINDS,
     USUAL_DECAY,
     USUAL_MOST,
     USUAL_RIDGE,
@@ -30,14 +32,15 @@ from igd_core.scorers.sasrec import SASRecScorer
 from igd_core.scorers.sparse import SparseScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
 
-ScorerPart: TypeAlias = SparseRows | NetworkPart
+KindPart: TypeAlias = SparseRows | NetworkPart
+ScorerPart: TypeAlias = KindPart | BlendedPart
 """What a scorer's file holds."""
 
 
@@ -47,14 +50,11 @@ def check_options(options: ScorerOptions) -> None:
     Raises:
         CatalogueError: a kind without what makes it, or a setting that this kind does not have.
     """
-    if (options.maker is None) == (options.kind in _MADE):
-        raise CatalogueError(
-            f"scorer.maker is {options.maker!r}; {' and '.join(_MADE)} need one, other kinds have none"
-        )
-    if options.kind == "sasrec":
-        ScorerRecord.of(options, network=_SMALLEST)
-    else:
-        ScorerRecord.of(options, 0)
+    for kind in options.kinds:
+        if (kind in options.makers) != (kind in _MADE):
+            known = sorted(options.makers)
+            raise CatalogueError(f"scorer.makers are of {known}; {' and '.join(_MADE)} need one, other kinds have none")
+    ScorerRecord.of(options, *(_SMALLEST if kind == "sasrec" else 0 for kind in options.kinds))
 
 
 def make_part(options: ScorerOptions, catalogue: Catalogue, sequences: Sequence[NDArray[np.int32]]) -> ScorerPart:
@@ -69,77 +69,53 @@ def make_part(options: ScorerOptions, catalogue: Catalogue, sequences: Sequence[
         CatalogueError: more items than this kind can take.
         InputError: too little to train on.
     """
-    if options.maker is not None:
-        made: ScorerPart = options.maker(catalogue, sequences)
-        return made
     most = USUAL_MOST if options.most is None else options.most
-    if options.kind == "ease":
-        ridge = USUAL_RIDGE if options.ridge is None else options.ridge
+    ridge = USUAL_RIDGE if options.ridge is None else options.ridge
+    parts = [_made(options, options.kind, catalogue, sequences, (most, ridge))]
+    parts += [_made(options, kind, catalogue, sequences, (USUAL_MOST, USUAL_RIDGE)) for kind in options.also]
+    return parts[0] if len(parts) == 1 else BlendedPart(parts=tuple(parts))
+
+
+def _made(
+    options: ScorerOptions,
+    kind: ScorerKind,
+    catalogue: Catalogue,
+    sequences: Sequence[NDArray[np.int32]],
+    counting: tuple[int, float],
+) -> KindPart:
+    most, ridge = counting
+    if kind in options.makers:
+        made: KindPart = options.makers[kind](catalogue, sequences)
+        return made
+    if kind == "ease":
         return ease_rows(sequences, num_items=len(catalogue), most=most, ridge=ridge)
-    count = {"transitions": transition_rows, "neighbours": neighbour_rows}[options.kind]
+    count = {"transitions": transition_rows, "neighbours": neighbour_rows}[kind]
     return count(sequences, num_items=len(catalogue), most=most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScorerRecord:
-    """The scorer of an artifact. What a kind does not have is left out.
+class KindRecord:
+    """A scorer of one kind. What that kind does not have is left out.
 
     Attributes:
         kind: ``transitions``, ``neighbours``, ``ease``, ``sasrec``, or ``given``, weights that somebody brought.
         decay: what an earlier item of a history counts of the one after it, 0..1; all but ``sasrec``.
         backoff: what popularity counts as beside the weights, 1e-6 to 1e6; all but ``sasrec``.
-        gamma: weight of the scorer in a search when a request names none, 0..1; or by the interactions of the
-            history, ``[[0, 0.8], [5, 0.5]]``: 0.8 of up to four, 0.5 from five on.
-        mixture: how a search mixes it with the model when a request names none: ``log-linear`` or ``linear``.
         entries: of its arrays; all but ``sasrec``.
         ridge: how strongly the weights of ``ease`` were drawn to 0, 1e-3 to 1e6.
         network: of ``sasrec``: width, layers, heads, length, temperature and background.
     """
 
     kind: ScorerKind
-    gamma: Gamma
-    mixture: Mixture
     decay: float | None = None
     backoff: float | None = None
     entries: int | None = None
     ridge: float | None = None
     network: NetworkRecord | None = None
 
-    @classmethod
-    def of(
-        cls, options: ScorerOptions, entries: int | None = None, *, network: NetworkRecord | None = None
-    ) -> ScorerRecord:
-        """What the manifest says of weights with so many entries, or of a network.
-
-        Raises:
-            CatalogueError: a setting that this kind does not have.
-        """
-        settings = {
-            "decay": USUAL_DECAY.get(options.kind) if options.decay is None else options.decay,
-            "backoff": 1.0 if options.backoff is None and options.kind != "sasrec" else options.backoff,
-            "ridge": USUAL_RIDGE if options.ridge is None and options.kind == "ease" else options.ridge,
-        }
-        return cls(
-            kind=options.kind,
-            gamma=options.gamma,
-            mixture=options.mixture,
-            entries=entries,
-            network=network,
-            **settings,
-        )
-
-    @classmethod
-    def of_part(cls, options: ScorerOptions, part: ScorerPart) -> ScorerRecord:
-        """What the manifest says of what was made."""
-        if isinstance(part, NetworkPart):
-            return cls.of(options, network=part.network)
-        return cls.of(options, len(part.scorer_item))
-
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise CatalogueError(f"scorer.kind is {self.kind!r}; one of {', '.join(KINDS)}")
-        if self.mixture not in MIXTURES:
-            raise CatalogueError(f"scorer.mixture is {self.mixture!r}; one of {', '.join(MIXTURES)}")
         for name, kinds in _HAVE.items():
             if self.kind not in kinds and getattr(self, name) is not None:
                 raise CatalogueError(f"scorer.{name} is {getattr(self, name)!r}; {self.kind} has none")
@@ -151,10 +127,6 @@ class ScorerRecord:
             value = getattr(self, name)
             if self.kind in _HAVE[name] and (type(value) not in {int, float} or not least <= value <= most):  # NaN too
                 raise CatalogueError(f"scorer.{name} is {value!r}; {least:g} to {most:g} can be")
-        try:
-            object.__setattr__(self, "gamma", checked_gamma(self.gamma))  # JSON has lists
-        except ValueError as error:
-            raise CatalogueError(f"scorer.gamma {error}") from None
 
     def _check_network(self) -> None:
         network: object = self.network
@@ -163,17 +135,22 @@ class ScorerRecord:
         elif not isinstance(network, NetworkRecord):
             raise CatalogueError(f"scorer.network is {network!r}; the sizes of a network are needed")
 
-    def to_json(self) -> dict[str, Any]:
-        """What the manifest holds: all but what this kind does not have."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def num_values(self, num_items: int) -> int:
-        """How many numbers of four bytes its file holds for so many items."""
+    def tensors(self, num_items: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each array of its part, by name."""
         if self.network is not None:
-            return sum(math.prod(shape) for shape in self.network.shapes(num_items).values())
-        return num_items + 1 + 2 * (self.entries or 0)
+            return {name: ("F32", shape) for name, shape in self.network.shapes(num_items).items()}
+        entries = (self.entries or 0,)
+        return {
+            "scorer_start": ("I32", (num_items + 1,)),
+            "scorer_item": ("I32", entries),
+            "scorer_weight": ("F32", entries),
+        }
 
-    def scorer(self, part: ScorerPart, *, sha256: str) -> SparseScorer | SASRecScorer:
+    def part(self, arrays: Mapping[str, NDArray[Any]]) -> KindPart:
+        """What its file holds, of arrays as `tensors` says."""
+        return SparseRows(**arrays) if self.network is None else NetworkPart(network=self.network, tensors=arrays)
+
+    def scorer_of(self, part: KindPart, *, sha256: str) -> SparseScorer | SASRecScorer:
         """The scorer of these arrays, whose file has that hash.
 
         Raises:
@@ -186,6 +163,142 @@ class ScorerRecord:
             fingerprint = f"{self.kind} {float(self.decay)!r} {float(self.backoff)!r} {sha256}"
             return SparseScorer(rows=part, decay=self.decay, backoff=self.backoff, fingerprint=fingerprint)
         raise CatalogueError(f"scorer: arrays of another kind than {self.kind}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerRecord(KindRecord):
+    """The scorer of an artifact: one kind, or the mean of several.
+
+    Attributes:
+        gamma: weight of the scorer in a search when a request names none, 0..1; or by the interactions of the
+            history, ``[[0, 0.8], [5, 0.5]]``: 0.8 of up to four, 0.5 from five on.
+        mixture: how a search mixes it with the model when a request names none: ``log-linear`` or ``linear``.
+        also: further kinds, three at most; none is there twice.
+        share: of the first kind in the mean; each of the others has an equal part of the rest.
+    """
+
+    gamma: Gamma
+    mixture: Mixture
+    also: tuple[KindRecord, ...] = ()
+    share: float | None = None
+
+    @classmethod
+    def of(cls, options: ScorerOptions, *sizes: int | NetworkRecord) -> ScorerRecord:
+        """What the manifest says of weights with so many entries, or of a network, for each kind.
+
+        Raises:
+            CatalogueError: a setting that a kind does not have.
+        """
+        said = {"decay": options.decay, "backoff": options.backoff, "ridge": options.ridge}
+        first, *others = [_settings(kind, size) for kind, size in zip(options.kinds, sizes, strict=True)]
+        first |= {name: value for name, value in said.items() if value is not None}
+        share = options.share
+        if others and share is None:
+            share = 1 / (1 + len(others))
+        return cls(
+            **first,
+            gamma=options.gamma,
+            mixture=options.mixture,
+            also=tuple(KindRecord(**other) for other in others),
+            share=share,
+        )
+
+    @classmethod
+    def of_part(cls, options: ScorerOptions, part: ScorerPart) -> ScorerRecord:
+        """What the manifest says of what was made."""
+        parts = part.parts if isinstance(part, BlendedPart) else (part,)
+        return cls.of(
+            options, *(each.network if isinstance(each, NetworkPart) else len(each.scorer_item) for each in parts)
+        )
+
+    def __post_init__(self) -> None:
+        KindRecord.__post_init__(self)  # slots make another class of this one, which super() does not know
+        if self.mixture not in MIXTURES:
+            raise CatalogueError(f"scorer.mixture is {self.mixture!r}; one of {', '.join(MIXTURES)}")
+        said: Sequence[Any] = self.also
+        also = [KindRecord(**each) if isinstance(each, dict) else each for each in said]  # JSON
+        object.__setattr__(self, "also", tuple(also))
+        kinds = [self.kind, *(each.kind for each in also)]
+        if len(kinds) > MOST_KINDS or len(set(kinds)) < len(kinds):
+            raise CatalogueError(f"scorer.also: {', '.join(kinds)}; {MOST_KINDS} kinds at most, each once")
+        share: object = self.share
+        if also and (type(share) is not float or not 0.0 < share < 1.0):
+            raise CatalogueError(f"scorer.share is {share!r}; above 0 and below 1 can be")
+        if not also and share is not None:
+            raise CatalogueError(f"scorer.share is {share!r}; a scorer of one kind has none")
+        try:
+            object.__setattr__(self, "gamma", checked_gamma(self.gamma))  # JSON has lists
+        except ValueError as error:
+            raise CatalogueError(f"scorer.gamma {error}") from None
+
+    @property
+    def kinds(self) -> tuple[KindRecord, ...]:
+        """What is said of each kind, the first one first."""
+        return (self, *self.also)
+
+    @property
+    def name(self) -> str:
+        """Its kinds, as people are told: ``ease+sasrec``."""
+        return "+".join(each.kind for each in self.kinds)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of each kind in the mean; they sum to 1."""
+        share = 1.0 if self.share is None else self.share
+        return (share, *((1.0 - share) / len(self.also) for _ in self.also))
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest holds: all but what this kind does not have."""
+        also = {"also": [_without_none(each) for each in asdict(self)["also"]]} if self.also else {}
+        return {name: value for name, value in _without_none(asdict(self)).items() if name != "also"} | also
+
+    def num_values(self, num_items: int) -> int:
+        """How many numbers of four bytes its file holds for so many items."""
+        return sum(math.prod(shape) for _, shape in self.tensors_of_all(num_items).values())
+
+    def tensors_of_all(self, num_items: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each array of its file, by name."""
+        return {
+            f"{name_prefix(place)}{name}": layout
+            for place, each in enumerate(self.kinds)
+            for name, layout in each.tensors(num_items).items()
+        }
+
+    def part_of_all(self, arrays: Mapping[str, NDArray[Any]], num_items: int) -> ScorerPart:
+        """What its file holds, of arrays as `tensors_of_all` says."""
+        parts = tuple(
+            each.part({name: arrays[f"{name_prefix(place)}{name}"] for name in each.tensors(num_items)})
+            for place, each in enumerate(self.kinds)
+        )
+        return BlendedPart(parts=parts) if self.also else parts[0]
+
+    def scorer(self, part: ScorerPart, *, sha256: str) -> SparseScorer | SASRecScorer | BlendedScorer:
+        """The scorer of these arrays, whose file has that hash.
+
+        Raises:
+            CatalogueError: they are another kind's.
+        """
+        if not isinstance(part, BlendedPart):
+            if self.also:
+                raise CatalogueError(f"scorer: arrays of another kind than {self.name}")
+            return self.scorer_of(part, sha256=sha256)
+        if len(part.parts) != len(self.kinds):
+            raise CatalogueError(f"scorer: arrays of {len(part.parts)} kinds for {self.name}")
+        scorers = tuple(each.scorer_of(of, sha256=sha256) for each, of in zip(self.kinds, part.parts, strict=True))
+        told = " ".join(f"{share!r} {each.fingerprint}" for share, each in zip(self.shares, scorers, strict=True))
+        return BlendedScorer(scorers=scorers, shares=self.shares, fingerprint=f"{self.name} {told}")
+
+
+def _settings(kind: ScorerKind, size: int | NetworkRecord) -> dict[str, Any]:
+    """What a `KindRecord` is told of a kind that has its defaults."""
+    if isinstance(size, NetworkRecord):
+        return {"kind": kind, "network": size}
+    ridge = {"ridge": USUAL_RIDGE} if kind == "ease" else {}
+    return {"kind": kind, "decay": USUAL_DECAY.get(kind), "backoff": 1.0, "entries": size, **ridge}
+
+
+def _without_none(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if value is not None}
 
 
 _MADE: tuple[ScorerKind, ...] = ("sasrec", "given")

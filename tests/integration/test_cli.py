@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from factories import EOS, make_catalogue
 
+from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
 from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
+from igd_core.ids import ItemIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,9 +119,44 @@ def test_weights_of_ones_own_rank_what_they_speak_for_first(
         assert json.loads(capsys.readouterr().out)["items"][0]["item_id"] == ids[favourite]
 
 
+def test_several_kinds_are_one_scorer_whose_shares_are_told(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [*_build_arguments(data_dir, model_dir, tmp_path / "made"), "--scorer", "ease"]
+    more = ["--scorer-also", "transitions,sasrec", "--scorer-share", "0.5", "--scorer-epochs", "1", "--gamma", "1"]
+    assert main([*made, *more, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["scorer"], report["scorer_shares"]) == ("ease+transitions+sasrec", [0.5, 0.25, 0.25])
+    assert report["scorer_entries"] > 0
+    assert report["scorer_entries_transitions"] > 0
+    assert report["scorer_network_sasrec"]["layers"] == 2
+    loaded = load_artifact(tmp_path / "made")
+    assert loaded.scorer is not None
+    mass = loaded.scorer.mass([ItemIndex(4)])
+    counted = loaded.catalogue.frequency + 1
+    of_title: dict[str, float] = defaultdict(float)
+    for title, share in zip(
+        loaded.catalogue.titles, mass.mass + mass.background * counted / counted.sum(), strict=True
+    ):
+        of_title[title] += share
+    asked = ["--history", loaded.catalogue.item_ids[4], "--beams", "60", "--alpha", "0"]
+    assert main(_recommend_arguments(tmp_path / "made", model_dir, *asked)) == 0
+    for found in json.loads(capsys.readouterr().out)["items"]:
+        assert found["score"] == pytest.approx(math.log(of_title[found["title"]]), abs=1e-6)
+    assert main([*made[:-1], "transitions", "--force", "--scorer-also", "ease"]) == 0
+    assert "transitions+ease" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--scorer-also", "ease"], "need --scorer KIND"),
+        (["--scorer", "ease", "--scorer-share", "0.5"], "scorer_share: --scorer-also KIND is needed"),
+        (["--scorer", "ease", "--scorer-also", "eas"], "scorer_also: 'eas' is not one of transitions, neighbours"),
+        (["--scorer", "ease", "--scorer-also", "transitions,ease"], "scorer_also: ease, transitions, ease: each kind"),
+        (["--scorer", "ease", "--scorer-also", "sasrec", "--scorer-share", "1"], "scorer_share: 1"),
+        (["--scorer", "ease", "--scorer-also", "given"], "scorer_file: given needs --scorer-file FILE"),
+        (["--scorer", "transitions", "--scorer-also", "ease", "--scorer-ridge", "5"], "scorer_ridge: transitions has"),
         (["--scorer-decay", "0.5"], "need --scorer KIND"),
         (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
         (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 1e-06..1e+06"),
@@ -127,7 +166,7 @@ def test_weights_of_ones_own_rank_what_they_speak_for_first(
         (["--scorer", "sasrec", "--scorer-decay", "1"], "scorer_decay: sasrec has none"),
         (["--scorer", "ease", "--scorer-epochs", "2"], "scorer_epochs: ease has none; --scorer sasrec has"),
         (["--scorer", "sasrec", "--scorer-epochs", "0"], "scorer_epochs: 0 is not in 1..10000"),
-        (["--scorer", "given"], "scorer_file: --scorer given needs --scorer-file FILE"),
+        (["--scorer", "given"], "scorer_file: given needs --scorer-file FILE"),
         (["--scorer", "ease", "--scorer-file", "w.csv"], "scorer_file: ease has none; --scorer given has"),
         (["--scorer", "given", "--scorer-file", "none.csv"], "none.csv"),
         (["--gamma-from", "gamma.json"], "need --scorer KIND"),

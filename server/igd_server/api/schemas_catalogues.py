@@ -84,7 +84,7 @@ class Attribute(_Response):
 class ScorerInfo(_Response):
     """The item scorer of a catalogue's version, which requests mix in with `gamma`."""
 
-    kind: str = Field(description="What it knows of items.", examples=["transitions"])
+    kind: str = Field(description="What it knows of items; several kinds with `+` between.", examples=["transitions"])
     gamma: float | list[tuple[int, float]] = Field(
         description="Used when neither request nor variant names one: a number, or `[[0, 0.8], [5, 0.5]]` for "
         "histories of 0 and of 5 interactions on."
@@ -95,7 +95,7 @@ class ScorerInfo(_Response):
     def of(record: ScorerRecord) -> "ScorerInfo":
         """What the manifest says of it."""
         gamma = list(record.gamma) if isinstance(record.gamma, tuple) else record.gamma
-        return ScorerInfo(kind=record.kind, gamma=gamma, mixture=record.mixture)
+        return ScorerInfo(kind=record.name, gamma=gamma, mixture=record.mixture)
 
 
 class RefusedVersion(_Response):

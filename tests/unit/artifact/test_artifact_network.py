@@ -43,7 +43,7 @@ def random_network(catalogue: Catalogue, sequences: Sequence[NDArray[np.int32]])
 
 
 def built(tokenizer: TitleTokenizer, *, people: int = 2, **options: Any) -> Artifact:
-    made = BuildOptions(name="small", scorer=ScorerOptions(kind="sasrec", maker=random_network, **options))
+    made = BuildOptions(name="small", scorer=ScorerOptions(kind="sasrec", makers={"sasrec": random_network}, **options))
     sequences = [np.array([0, 1], np.int32)] * people
     return build_artifact(make_catalogue(NUM_ITEMS), tokenizer, made, sequences=sequences)
 
@@ -144,3 +144,36 @@ def test_a_network_of_more_items_than_can_be_served_is_refused(scored: Artifact)
     lying = replace(scored.manifest, counts=replace(scored.manifest.counts, items=100_001))
     with pytest.raises(ArtifactError, match=r"counts\.items is 100001; a scorer's network knows 100000 at most"):
         Manifest.from_bytes(lying.to_bytes())
+
+
+def test_a_mean_of_kinds_is_loaded_as_it_was_saved_and_its_share_is_in_the_version(
+    tokenizer: TitleTokenizer, scored: Artifact, tmp_path: Path
+) -> None:
+    made = [built(tokenizer, gamma=0.25, also=("transitions", "ease"), share=share) for share in (0.5, 0.25)]
+    assert len({scored.version, *(each.version for each in made)}) == 3
+    save_artifact(made[0], tmp_path / "bundle")
+    loaded = load_artifact(tmp_path / "bundle")
+    assert_same_artifact(loaded, made[0])
+    assert loaded.scorer is not None
+    assert made[0].scorer is not None
+    assert loaded.scorer.fingerprint == made[0].scorer.fingerprint
+    assert np.array_equal(loaded.scorer.mass(HISTORY).mass, made[0].scorer.mass(HISTORY).mass)
+    save_artifact(loaded, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        ("also1.scorer_item", at(0, NUM_ITEMS), "also1.scorer_item is not a scorer's of 24 items"),
+        ("also1.scorer_start", lambda values: values[:-1].copy(), r"also1.scorer_start is \[24\], expected \[25\]"),
+        ("item", lambda values: values * np.float32("nan"), "item is not a scorer's of 24 items"),
+    ],
+)
+def test_of_a_mean_each_array_is_checked(
+    tokenizer: TitleTokenizer, tmp_path: Path, array: str, change: Callable[[Any], Any], message: str
+) -> None:
+    save_artifact(built(tokenizer, also=("transitions",)), tmp_path / "bundle")
+    reseal_arrays(tmp_path / "bundle", "scorer.safetensors", **{array: change})
+    with pytest.raises(ArtifactError, match=rf"scorer.safetensors: {message}"):
+        load_artifact(tmp_path / "bundle")

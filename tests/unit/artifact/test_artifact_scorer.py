@@ -179,7 +179,7 @@ def test_arrays_that_are_no_scorers_are_refused_by_name(bundle: Path, array: str
 @pytest.mark.parametrize("array", ["scorer_start", "scorer_item", "scorer_weight"])
 def test_arrays_of_other_lengths_are_refused(bundle: Path, array: str) -> None:
     reseal_arrays(bundle, "scorer.safetensors", **{array: lambda values: values[:-1]})
-    with pytest.raises(ArtifactError, match=rf"scorer.safetensors: {array} has \d+ entries, the manifest counts \d+"):
+    with pytest.raises(ArtifactError, match=rf"scorer.safetensors: {array} is \[\d+\], expected \[\d+\]"):
         load_artifact(bundle, verify=False)
 
 

@@ -126,8 +126,8 @@ def test_a_tensor_that_is_not_a_networks_is_named(part: NetworkPart) -> None:
 def test_the_fingerprint_tells_networks_apart(part: NetworkPart) -> None:
     made = set()
     for network in (part.network, replace(part.network, temperature=2.0), replace(part.network, background=0.5)):
-        options = ScorerOptions(kind="sasrec", maker=lambda _catalogue, _sequences: part)
-        record = ScorerRecord.of(options, network=network)
+        options = ScorerOptions(kind="sasrec", makers={"sasrec": lambda _catalogue, _sequences: part})
+        record = ScorerRecord.of(options, network)
         assert record.to_json()["network"] == asdict(network)
         made |= {record.scorer(replace(part, network=network), sha256=sha256).fingerprint for sha256 in ("a", "b")}
     assert len(made) == 6
@@ -137,13 +137,13 @@ def test_a_kind_gets_its_own_arrays_and_settings_alone(part: NetworkPart) -> Non
     def maker(_catalogue: object, _sequences: object) -> NetworkPart:
         return part
 
-    check_options(ScorerOptions(kind="sasrec", maker=maker))
+    check_options(ScorerOptions(kind="sasrec", makers={"sasrec": maker}))
     for name in ("decay", "backoff", "ridge"):
         with pytest.raises(CatalogueError, match=rf"scorer\.{name} is 0\.5; sasrec has none"):
-            check_options(ScorerOptions(kind="sasrec", maker=maker, **{name: 0.5}))  # type: ignore[arg-type]
+            check_options(ScorerOptions(kind="sasrec", makers={"sasrec": maker}, **{name: 0.5}))  # type: ignore[arg-type]
     with pytest.raises(CatalogueError, match=r"scorer\.network is None; the sizes of a network are needed"):
-        ScorerRecord.of(ScorerOptions(kind="sasrec", maker=maker))
-    with pytest.raises(CatalogueError, match=r"scorer\.maker is None; sasrec and given need one"):
+        ScorerRecord(kind="sasrec", gamma=0.0, mixture="linear")
+    with pytest.raises(CatalogueError, match=r"scorer\.makers are of \[\]; sasrec and given need one"):
         check_options(ScorerOptions(kind="sasrec"))
     with pytest.raises(CatalogueError, match="arrays of another kind than transitions"):
         ScorerRecord.of(ScorerOptions(kind="transitions"), 3).scorer(part, sha256="")

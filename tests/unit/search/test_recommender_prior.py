@@ -36,31 +36,39 @@ if TYPE_CHECKING:
 
 ALL = 150
 HISTORY = [ItemIndex(3), ItemIndex(8), ItemIndex(21)]
+SEQUENCES = [np.arange(start, ALL, step, dtype=np.int32) for start, step in ((0, 1), (1, 5), (0, 7), (3, 5))]
+
+
+def random_network(catalogue: Catalogue, _sequences: Sequence[NDArray[np.int32]]) -> NetworkPart:
+    rng = np.random.default_rng(3)
+    network = NetworkRecord(width=8, layers=1, heads=2, length=2, temperature=0.7, background=0.05)
+    shapes = network.shapes(len(catalogue))
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return NetworkPart(network=network, tensors=tensors)
 
 
 @pytest.fixture(scope="module")
 def scored(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
     """The 150 films, with a scorer counted from sequences that go by steps of 1, 5 and 7."""
-    sequences = [np.arange(start, ALL, step, dtype=np.int32) for start, step in ((0, 1), (1, 5), (0, 7), (3, 5))]
     options = BuildOptions(name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="transitions"))
-    return build_artifact(artifact.catalogue, tokenizer, options, sequences=sequences)
+    return build_artifact(artifact.catalogue, tokenizer, options, sequences=SEQUENCES)
 
 
 @pytest.fixture(scope="module")
 def dense(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
     """The same films, with a network of random weights, which gives every item a share."""
 
-    def maker(catalogue: Catalogue, _sequences: Sequence[NDArray[np.int32]]) -> NetworkPart:
-        rng = np.random.default_rng(3)
-        network = NetworkRecord(width=8, layers=1, heads=2, length=2, temperature=0.7, background=0.05)
-        shapes = network.shapes(len(catalogue))
-        tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-        return NetworkPart(network=network, tensors=tensors)
+    options = ScorerOptions(kind="sasrec", makers={"sasrec": random_network})
+    return build_artifact(artifact.catalogue, tokenizer, BuildOptions(name="films", scorer=options))
 
-    options = BuildOptions(
-        name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="sasrec", maker=maker)
-    )
-    return build_artifact(artifact.catalogue, tokenizer, options)
+
+@pytest.fixture(scope="module")
+def mean(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
+    """The same films, with the mean of transitions, EASE and that network."""
+    makers = {"sasrec": random_network}
+    options = ScorerOptions(kind="transitions", also=("ease", "sasrec"), share=0.4, makers=makers)
+    built = BuildOptions(name="films", scorer=options)
+    return build_artifact(artifact.catalogue, tokenizer, built, sequences=SEQUENCES)
 
 
 def ask(artifact: Artifact, query: Query, scorer: ItemScorer | None = None) -> Recommendation:
@@ -115,7 +123,7 @@ def everything(**more: Any) -> Query:
 
 @pytest.mark.parametrize("gamma", [0.25, 0.9, 1.0])
 @pytest.mark.parametrize("mixture", ["log-linear", "linear"])
-@pytest.mark.parametrize("kind", ["scored", "dense"])
+@pytest.mark.parametrize("kind", ["scored", "dense", "mean"])
 def test_over_children_scores_are_the_mixture_of_two_distributions_over_items(
     kind: str, gamma: float, mixture: Mixture, request: pytest.FixtureRequest
 ) -> None:
