@@ -19,13 +19,13 @@ from igd_core.cli.attributes import RowPolicies, add_attribute_arguments
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.layout import EventsFlags, Layout, layout_of, layout_text, read_layout, rules_of
 from igd_core.cli.reading import add_reading_arguments
-from igd_core.errors import DataError, InputError
+from igd_core.errors import DataError, InputError, ModelError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from igd_core.datasets.export_detection import Detected
     from igd_core.start.run import Asked
@@ -90,13 +90,12 @@ def run(args: argparse.Namespace) -> int:
     from igd_core.tuning.recipes import read_recipe
 
     require_modules("torch", "transformers", "yaml", "uvicorn")
-    asked = read(args, StartFlags)
-    _check_baselines(asked)
-    recipe = read_recipe(asked.recipe or (_SCRATCH if asked.model is None else _ADAPTER))
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
+    asked = _with_baselines(read(args, StartFlags), say)
+    recipe = read_recipe(asked.recipe or (_SCRATCH if asked.model is None else _ADAPTER))
     layout, detected = _looked_at(args, asked)
     folder = StartFolder.opened(asked.out, _made_of(asked, layout), again=asked.again, edited=_edited(asked, layout))
     notes = ["What the exports were taken for. Edit it, and give it back: --layout FILE.", *detected.told]
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
         raise DataError(shown_unclear(detected.unclear))
     say(f"  where this is wrong, edit {asked.out / LAYOUT_FILE} and give it back with --layout")
-    start = Start(_asked_of(asked, recipe, detected), folder, command=_command, say=say)
+    start = Start(_asked_of(asked, recipe, detected, say), folder, command=_command, say=say)
     try:
         start.data()
         if asked.look:
@@ -125,14 +124,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_baselines(asked: StartFlags) -> None:
+def _with_baselines(asked: StartFlags, say: Callable[[str], None]) -> StartFlags:
+    """The same, with baselines that there are; ItemKNN needs a library, and is left out unless it was asked for."""
     from igd_core.evaluation.baselines import BASELINES
 
     for name in asked.baselines:
         if name not in BASELINES:
             raise InputError(f"baselines: {name!r} is not one of {', '.join(BASELINES)}")
-    if "itemknn" in asked.baselines:
+    if "itemknn" not in asked.baselines:
+        return asked
+    try:
         require_modules("implicit")
+    except ModuleNotFoundError:
+        if "baselines" in asked.model_fields_set:
+            raise
+        say("ItemKNN is left out: implicit is not installed (pip install 'igd-recommender[eval]')")
+        return asked.replaced(baselines=tuple(name for name in asked.baselines if name != "itemknn"))
+    return asked
 
 
 def _looked_at(args: argparse.Namespace, asked: StartFlags) -> tuple[Layout, Detected]:
@@ -189,14 +197,17 @@ def _edited(asked: StartFlags, layout: Layout) -> dict[str, Any] | None:
     return None if there == layout else there.to_json()
 
 
-def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected) -> Asked:
+def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected, say: Callable[[str], None]) -> Asked:
     from igd_core.engines.embedded.checkpoint import resolve_checkpoint
     from igd_core.start.run import Asked, has_many_events
 
     model = recipe.model if asked.model is None else asked.model
     if model == "smollm2":
         model = str(smollm2_dir())
-    tokenizer = asked.tokenizer or (smollm2_dir() if model is None else Path(resolve_checkpoint(model)))
+    if asked.tokenizer is not None:
+        tokenizer = asked.tokenizer
+    else:
+        tokenizer = _large_vocabulary(say) if model is None else Path(resolve_checkpoint(model))
     return Asked(
         items=asked.items,
         events=asked.events,
@@ -211,6 +222,17 @@ def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected) -> Asked:
         device=asked.device,
         on_unspellable=asked.on_unspellable,
     )
+
+
+def _large_vocabulary(say: Callable[[str], None]) -> Path:
+    """The tokenizer to cut down for a model from scratch: SmolLM2's, or what of it comes with the package."""
+    from igd_core.tuning.shipped import shipped_model
+
+    try:
+        return smollm2_dir()
+    except ModelError as error:
+        say(f"The vocabulary is the demo's: titles take more tokens than with SmolLM2's. {error}")
+        return shipped_model(_SCRATCH)
 
 
 def _command(argv: Sequence[str]) -> Mapping[str, Any]:

@@ -135,7 +135,8 @@ class _Opened:
             if rows >= MOST_ROWS:
                 break
         if not rows:
-            raise DataError(f"{file.name}: no rows below the header that can be read")
+            _tell_why_none(source, reading)
+            raise DataError(f"{file.name}: no rows below the header")
         data = [batch.data for batch in batches]
         table = replace(
             batches[0],
@@ -155,6 +156,15 @@ class _Opened:
             written += f" with {_DELIMITERS.get(self.file.delimiter, repr(self.file.delimiter))}"
         more = " or more" if len(self.table) >= MOST_ROWS else ""
         return f"{self.file.name}: {written}, {len(self.table):,} rows{more}"
+
+
+def _tell_why_none(source: Source, reading: Reading) -> None:
+    """Raise what is wrong with the rows of a file of which none can be read."""
+    file = open_table(source, replace(reading, columns={}, on_bad_row="error"))
+    faults = file.faults()
+    for _ in file.batches(file.columns, faults):
+        pass
+    faults.check()
 
 
 def _items(

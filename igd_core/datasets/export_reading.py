@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from igd_core.catalogue.items import Catalogue, item_id_fault
 from igd_core.datasets.faults import SHOWN_ROWS, shown
 from igd_core.datasets.interactions import Interactions
@@ -16,10 +19,13 @@ from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.items_file import ItemsFile
+
+_MOST_UNKNOWN = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +105,10 @@ def _read_events(events: EventsExport, catalogue: Catalogue) -> InteractionsFile
 
 
 def _faults_of_events(items: ItemsExport, events: EventsExport) -> InputError | None:
-    """What is wrong with the events beside items that cannot be used: their ids suffice to look."""
+    """What is wrong with the events beside items that cannot be used: their ids suffice to look.
+
+    Where so many of the ids are lost that events of them abound, unknown items say nothing of the events.
+    """
     try:
         file = open_table(items.file, replace(items.reading, on_bad_row="skip"))
         ids = dict.fromkeys(
@@ -108,7 +117,19 @@ def _faults_of_events(items: ItemsExport, events: EventsExport) -> InputError | 
             for each in batch.ids("item_id").to_pylist()
             if each is not None and not item_id_fault(each)
         )
+        if _unknown_share(events, list(ids)) > _MOST_UNKNOWN:
+            events = replace(events, on_unknown="drop")
         _read_events(events, Catalogue.build(item_ids=list(ids), titles=["?"] * len(ids)))
     except DataError as error:
         return None if str(items.file) in str(error) else error
     return None
+
+
+def _unknown_share(events: EventsExport, ids: Sequence[str]) -> float:
+    """Share of the events whose item is none of ``ids``."""
+    file = open_table(events.file, replace(events.reading, on_bad_row="skip"))
+    known, rows, unknown = pa.array(ids, pa.string()), 0, 0
+    for batch in file.batches(["item_id"], file.faults()):
+        rows += len(batch)
+        unknown += len(batch) - int(pc.sum(pc.is_in(batch.ids("item_id"), value_set=known)).as_py() or 0)
+    return unknown / max(1, rows)

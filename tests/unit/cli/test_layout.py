@@ -105,6 +105,17 @@ def test_what_is_wrong_with_both_exports_is_told_at_once_by_row_and_value(
     assert (made["items"], made["bad_rows"], made["items_skipped"]) == (10, 8, 1)
 
 
+def test_rows_that_a_broken_quote_swallowed_do_not_make_all_events_faults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [*ITEMS[:3], 'B1;"never closed;1,50;a', *ITEMS[3:], 'B2;clo"sed;1,50;a']
+    assert prepare(tmp_path, items, [*EVENTS, "k1,A1,never,buy"]) == 2
+    told = capsys.readouterr().err
+    assert "items.txt: row 4: has a quote in the wrong place" in told
+    assert "log.txt: row 62: timestamp 'never' is no time" in told
+    assert "is not in the catalogue" not in told
+
+
 def test_odd_titles_are_counted_and_shown_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = [EOS, "<b>Bold</b>", "https://shop.example/x", "CafÃ© au lait", "???", "n/a", "A7", "x" * 201]
     items = [ITEMS[0], *(f"A{at};{title};1,50;a" for at, title in enumerate(odd)), *ITEMS[9:]]

@@ -142,6 +142,13 @@ def test_another_delimiter_than_those_known_is_said(tmp_path: Path) -> None:
         found(tmp_path, "sku^title^price\nA^Red House^3\n", EVENTS)
 
 
+def test_a_file_of_which_no_row_can_be_read_is_refused_by_its_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="log: row 2: has 3 cells where the header has 4 columns"):
+        found(tmp_path, ITEMS, "user,item,time,price\nu1,A-1,2024-01-01\n")
+    with pytest.raises(DataError, match="log: no rows below the header"):
+        found(tmp_path, ITEMS, "user,item,time,price\n")
+
+
 def test_names_of_columns_are_compared_without_case_accents_and_signs() -> None:
     assert [plain_name(name) for name in ("Título ", "SKU", "productId", "Ordered at", "e-mail")] == [
         "titulo", "sku", "product_id", "ordered_at", "e_mail"
