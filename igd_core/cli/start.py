@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         say("\nstopped; the same command goes on from here")
         raise
     write_report(start.report, folder, outcome, detected.told)
-    say(f"\n{outcome.verdict.told()}\n\nreport: {start.report}")
+    say(f"\n{outcome.told()}\n\nreport: {start.report}")
     say(f"serve it: {shlex.join(['igd', 'serve', *outcome.serve])}")
     if args.json:
         told = {"verdict": outcome.verdict.told(), **asdict(outcome.verdict), "report": str(start.report)}

@@ -31,7 +31,8 @@ class ColumnProfile:
 
     Attributes:
         name: as the file has it.
-        cells: ``(rows,)`` text of every row, trimmed; null where a cell is empty. None for a column of lists.
+        cells: ``(rows,)`` text of every row, trimmed; null where a cell is empty. None for lists, and for cells of
+            several parts.
         filled: share of cells that are not empty.
         distinct: distinct filled cells over filled cells.
         sample: some filled cells, evenly drawn.
@@ -47,9 +48,10 @@ class ColumnProfile:
     def of(table: SourceTable, name: str) -> ColumnProfile:
         """The profile of one column of ``table``."""
         column = table.column(name)
-        if pa.types.is_list(column.type):
+        try:
+            cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        except pa.ArrowException:  # lists, and what has parts
             return ColumnProfile(name=name, cells=None, filled=1.0, distinct=0.0, sample=())
-        cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
         cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
         filled = pc.drop_null(cells)
         step = max(1, len(filled) // _SAMPLED)
@@ -63,7 +65,7 @@ class ColumnProfile:
 
     @property
     def is_list(self) -> bool:
-        """Whether its cells are lists already, as Parquet and JSON have them."""
+        """Whether its cells are lists or have parts already, as Parquet and JSON have them."""
         return self.cells is None
 
     @property

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igd_core.catalogue.attribute_types import IGNORE
 from igd_core.datasets.arrays import joined
+from igd_core.datasets.attribute_cells import UnusableColumn, read_cells
+from igd_core.datasets.attribute_schema import SHOWN
 from igd_core.datasets.column_profiles import ColumnProfile
 from igd_core.datasets.export_columns import find_roles
 from igd_core.datasets.source_table import SourceTable, listed
@@ -177,7 +180,7 @@ def _items(
         if name in of:
             told.append(_line(name, _WHAT[of[name]]))
             continue
-        rule = {} if name in rules else _rule(profile, said)
+        rule = {} if name in rules else _rule(profile, opened.table, said)
         if rule:
             attributes[name] = rule
         told.append(_line(name, _attribute_words(rule, profile, given=name in rules)))
@@ -191,10 +194,10 @@ def _items(
     )
 
 
-def _rule(profile: ColumnProfile, said: Reading) -> dict[str, Any]:
+def _rule(profile: ColumnProfile, table: SourceTable, said: Reading) -> dict[str, Any]:
     """What the attribute schema has to say of a column."""
-    if profile.is_description:
-        return {"type": "ignore"}
+    if profile.is_description or (profile.is_list and not _is_attribute(table, profile.name)):
+        return {"type": IGNORE}
     if said.decimal is None and (decimal := profile.decimal) is not None:
         return {"decimal": decimal}
     if (separator := profile.separator) is not None:
@@ -202,11 +205,20 @@ def _rule(profile: ColumnProfile, said: Reading) -> dict[str, Any]:
     return {}
 
 
+def _is_attribute(table: SourceTable, name: str) -> bool:
+    """Whether an attribute can hold what the column holds."""
+    try:
+        read_cells(table.column(name), SHOWN)
+    except UnusableColumn:
+        return False
+    return True
+
+
 def _attribute_words(rule: Mapping[str, Any], profile: ColumnProfile, *, given: bool) -> str:
     if given:
         return "attribute, as the layout or a flag says"
-    if rule.get("type") == "ignore":
-        return "left out: long texts"
+    if rule.get("type") == IGNORE:
+        return "left out: its cells have parts, which no filter can name" if profile.is_list else "left out: long texts"
     if "separator" in rule:
         return f"attribute: lists, their values separated by {rule['separator']!r}"
     if "decimal" in rule:

@@ -109,12 +109,13 @@ def _chosen(done: Mapping[str, Any]) -> str:
     gamma, record = done["choose"]["gamma"], done["tune"]
     scorers = [name.removeprefix("scorer ") for name in done if name.startswith("scorer ")]
     losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
+    by_gamma = ", ".join(f"{of:g}: {ndcg:.4f}" for of, ndcg in zip(gamma["gammas"], gamma["ndcg"], strict=True))
     return _facts(
         [
             ("item scorer", f"{done['shop']['scorer']}, of {', '.join(scorers)}"),
             ("gamma", gamma["served"]),
             ("setting of the search", gamma["setting"]),
-            ("NDCG on validation rows by gamma", dict(zip(map(str, gamma["gammas"]), gamma["ndcg"], strict=True))),
+            (f"NDCG@{gamma['k']} on validation rows, by gamma", by_gamma),
             ("weights tuned", record["trained_parameters"]),
             ("rows tuned on", record["rows"]["train"]["rows"]),
             ("validation loss by epoch", ", ".join(f"{loss:.3f}" for loss in losses)),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _GAMMAS = "0,0.3,0.6,0.8,1"
 _BEAMS = "10,40"
 _MEASURED_STEPS = 3
-_MEASURED_ROWS = 20
+_MEASURED_ROWS = 10
 _AT_ONCE = 2
 """Rows that `igd evaluate` decodes at once: each then takes that many times as long as a row does."""
 _WHOLE_HISTORIES, _MANY_EVENTS = 1000, 200_000
@@ -90,10 +90,19 @@ class Outcome:
     Attributes:
         verdict: on the test rows.
         serve: arguments of ``igd serve``.
+        test_rows: that there are, of which the verdict's were drawn.
     """
 
     verdict: Verdict
     serve: tuple[str, ...]
+    test_rows: int
+
+    def told(self) -> str:
+        """The verdict in words, and what would give a surer one."""
+        told, more = self.verdict.told(), self.test_rows - self.verdict.rows
+        if self.verdict.says == "too few rows" and more:
+            return f"{told}\n{more:,} more test rows are there already: more --minutes use them"
+        return told
 
 
 class Start:
@@ -155,7 +164,7 @@ class Start:
         verdict = judge(read_ranks(at / "judged"))
         serve = ("--artifact", str(at / "shop"), "--model", str(model))
         self._serve(serve)
-        return Outcome(verdict=verdict, serve=serve)
+        return Outcome(verdict=verdict, serve=serve, test_rows=int(self._result("data")["rows"]["test"]))
 
     def _tokens(self) -> Path:
         """The tokenizer that the catalogue is built with."""

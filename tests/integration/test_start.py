@@ -117,6 +117,17 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     assert made["verdict"] in again
     assert json.loads((shop / "out" / "start.json").read_text())["done"] == stages
 
+    # Killed before the tuning was noted as done: it is taken up, and rows that were decoded are not decoded again.
+    content = json.loads((shop / "out" / "start.json").read_text())
+    for stage in ("tune", "choose", "judge"):
+        del content["done"][stage]
+    (shop / "out" / "start.json").write_text(json.dumps(content))
+    assert start() == 0
+    resumed = capsys.readouterr().out
+    assert resumed.count("$ igd") == 3
+    assert " --resume --out " in resumed
+    assert made["verdict"] in resumed
+
     assert start("--minutes", "3") == 2
     assert "minutes: was 0.02 when this run began, now 3.0" in capsys.readouterr().err
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -83,6 +85,22 @@ def test_parquet_and_json_lines_are_looked_at_in_the_same_way(tmp_path: Path) ->
     assert detected.events.columns == {
         "user_id": "member", "item_id": "product", "timestamp": "ts", "rating": "stars", "kind": "event"
     }  # fmt: skip
+
+
+def test_cells_of_several_parts_are_left_out_and_cells_of_any_type_are_looked_at(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    rows = len(TITLES)
+    columns = {
+        "id": range(rows), "name": TITLES, "price": [Decimal("9.99")] * rows, "size": [{"w": 1}] * rows,
+        "none": pa.nulls(rows), "new": [True] * rows, "since": [date(2020, 1, 1)] * rows, "parts": [[{"a": 1}]] * rows,
+        "seen": [datetime(2020, 1, 1, tzinfo=UTC)] * rows, "tags": [["a"]] * rows,
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pa.table(columns), sink)
+    detected = found(tmp_path, sink.getvalue(), EVENTS.replace(",A-", ","))
+    assert detected.unclear == ()
+    assert detected.items.columns == {"item_id": "id", "title": "name"}
+    assert detected.items.attributes == {"size": {"type": "ignore"}, "parts": {"type": "ignore"}}
+    assert "size                    left out: its cells have parts" in "\n".join(detected.told)
 
 
 def test_two_columns_that_could_be_the_item_are_named_and_a_person_settles_it(tmp_path: Path) -> None:
