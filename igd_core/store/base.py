@@ -7,7 +7,7 @@ nothing survives), `files` (one machine, no service needed) and `redis` (many se
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 from igd_core.store.trials import Trial
 
@@ -21,12 +21,38 @@ if TYPE_CHECKING:
     from igd_core.store.trials import Verdict
 
 
+RecordList: TypeAlias = Literal["impressions", "links"]
+"""Lists of bytes of a user: what answers showed, and under which other keys something was stored for the user."""
+RECORD_LISTS: tuple[RecordList, ...] = get_args(RecordList)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """How much of a user a store has deleted; false if nothing.
+
+    Attributes:
+        events: that made the history.
+        other_events: that did not.
+        impressions: answers that were on record.
+        links: names of what was stored under other keys.
+    """
+
+    events: int = 0
+    other_events: int = 0
+    impressions: int = 0
+    links: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there was anything."""
+        return any((self.events, self.other_events, self.impressions, self.links))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryLimits:
     """Bounds on what is stored of one user.
 
     Attributes:
-        max_events: older events are deleted.
+        max_events: older events are deleted; of those that make no history as many are kept.
         ttl_s: a history is deleted this many seconds after its user's last event.
     """
 
@@ -207,8 +233,37 @@ class HistoryStore(Protocol):
         """Events by ``(timestamp_ms, event_id)``, oldest first; none for an unknown user."""
         ...
 
-    async def forget(self, user_id: str) -> bool:
-        """Delete everything stored about a user; returns whether there was anything."""
+    async def append_others(self, user_id: str, events: Sequence[Event]) -> int:
+        """The same for events that make no history, which so push nothing out of it."""
+        ...
+
+    async def other_events(self, user_id: str) -> Sequence[Event]:
+        """Those events by ``(timestamp_ms, event_id)``, oldest first."""
+        ...
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete everything stored about a user, records included; returns how much there was."""
+        ...
+
+
+class RecordStore(Protocol):
+    """Lists of bytes of each user."""
+
+    async def add_records(
+        self, name: RecordList, records: Mapping[str, Sequence[bytes]], *, keep: int, ttl_s: float
+    ) -> None:
+        """Add to the lists of users, by user id; after an error some may be added, or added twice.
+
+        Args:
+            name: which list of each user.
+            records: what to add, oldest first.
+            keep: older records beyond so many of a user are deleted.
+            ttl_s: seconds for which a record is kept.
+        """
+        ...
+
+    async def records(self, name: RecordList, user_id: str) -> Sequence[bytes]:
+        """A user's list, oldest first; none for an unknown user."""
         ...
 
 
@@ -227,9 +282,24 @@ class ResultStore(Protocol):
         """Store each value under its key for ``ttl_s`` seconds, in one call; after an error some may be stored."""
         ...
 
+    async def drop(self, keys: Sequence[str]) -> int:
+        """Delete what is stored under these keys; returns of how many there was something."""
+        ...
 
-class Store(ArtifactStore, HistoryStore, ResultStore, Protocol):
-    """Artifacts, histories and results. All methods raise StoreUnavailable if the store cannot answer in time."""
+
+class Store(ArtifactStore, HistoryStore, RecordStore, ResultStore, Protocol):
+    """Artifacts, histories, records and results. All methods raise StoreUnavailable if no answer comes in time."""
+
+    async def identity(self) -> str:
+        """A random name of this store's content, made when first asked for: 32 hexadecimal digits."""
+        ...
+
+    def users(self) -> AsyncIterator[Sequence[str]]:
+        """Ids of all users of whom events or impressions are stored, page by page; some may come more than once.
+
+        Who is there from the first page to the last comes; who is added or forgotten meanwhile may.
+        """
+        ...
 
     async def ping(self) -> None:
         """Return if the store answers."""

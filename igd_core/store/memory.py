@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from igd_core.store.base import StoredVersion, StoreOptions
+from igd_core.store.base import RECORD_LISTS, Forgotten, StoredVersion, StoreOptions
 from igd_core.store.bundles import Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
     not_stored,
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from igd_core.store.base import RecordList
     from igd_core.store.events import Event
     from igd_core.store.trials import Verdict
+
+    _Histories = OrderedDict[str, tuple[float, dict[str, Event]]]
 
 MAX_RESULTS = 100_000
 
@@ -78,6 +82,11 @@ class MemoryResults:
         for key, value in values.items():
             await self.put(key, value, ttl_s)
 
+    async def drop(self, keys: Sequence[str]) -> int:
+        """Delete what is stored under these keys."""
+        now, found = self._clock(), [self._results.pop(require_result_key(key), None) for key in set(keys)]
+        return sum(each is not None and each[0] > now for each in found)
+
 
 class MemoryStore(MemoryResults):
     """Implements `igd_core.store.base.Store`."""
@@ -90,7 +99,11 @@ class MemoryStore(MemoryResults):
         self._listeners: set[asyncio.Queue[str | None]] = set()
         self._stored = 0
         # The user with the oldest last event comes first.
-        self._histories: OrderedDict[str, tuple[float, dict[str, Event]]] = OrderedDict()
+        self._histories: _Histories = OrderedDict()
+        self._others: _Histories = OrderedDict()
+        # A record is the time at which it ends, and its bytes.
+        self._records: dict[RecordList, dict[str, list[tuple[float, bytes]]]] = {name: {} for name in RECORD_LISTS}
+        self._identity = uuid.uuid4().hex
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
         """Store a copy of the artifact's files."""
@@ -228,31 +241,60 @@ class MemoryStore(MemoryResults):
 
     async def append(self, user_id: str, events: Sequence[Event]) -> int:
         """Add events to a user's history."""
-        require_user_id(user_id)
-        for event in events:
-            require_event(event)
-        if not events:
-            return 0
-        self._forget_the_expired()
-        _, known = self._histories.pop(user_id, (0.0, {}))
-        before = len(known)
-        for event in events:
-            known.setdefault(event.event_id, event)
-        limits = self._options.history
-        latest = sorted(known.values(), key=lambda event: (event.timestamp_ms, event.event_id))[-limits.max_events :]
-        self._histories[user_id] = (self._clock() + limits.ttl_s, {event.event_id: event for event in latest})
-        return len(known) - before
+        return self._append(self._histories, user_id, events)
 
     async def history(self, user_id: str) -> Sequence[Event]:
         """A user's events, oldest first."""
-        ends, events = self._histories.get(require_user_id(user_id), (0.0, {}))
-        return list(events.values()) if ends > self._clock() else []
+        return self._events(self._histories, user_id)
 
-    async def forget(self, user_id: str) -> bool:
-        """Delete a user's history."""
-        had_any = bool(await self.history(user_id))
-        self._histories.pop(user_id, None)
-        return had_any
+    async def append_others(self, user_id: str, events: Sequence[Event]) -> int:
+        """Add events that make no history."""
+        return self._append(self._others, user_id, events)
+
+    async def other_events(self, user_id: str) -> Sequence[Event]:
+        """Those events, oldest first."""
+        return self._events(self._others, user_id)
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete everything about a user."""
+        forgotten = Forgotten(
+            events=len(await self.history(user_id)),
+            other_events=len(await self.other_events(user_id)),
+            **{name: len(await self.records(name, user_id)) for name in RECORD_LISTS},
+        )
+        for events in (self._histories, self._others):
+            events.pop(user_id, None)
+        for lists in self._records.values():
+            lists.pop(user_id, None)
+        return forgotten
+
+    async def add_records(
+        self, name: RecordList, records: Mapping[str, Sequence[bytes]], *, keep: int, ttl_s: float
+    ) -> None:
+        """Add to lists of users; lists that have ended are dropped a few at a time."""
+        now = self._clock()
+        lists = self._records[name]
+        for user_id, added in records.items():
+            live = [each for each in lists.pop(require_user_id(user_id), []) if each[0] > now]
+            lists[user_id] = [*live, *((now + ttl_s, record) for record in added)][-keep:]
+        while lists:
+            user_id, oldest = next(iter(lists.items()))
+            if oldest and oldest[-1][0] > now:
+                return
+            del lists[user_id]
+
+    async def records(self, name: RecordList, user_id: str) -> Sequence[bytes]:
+        """A user's list, oldest first."""
+        now = self._clock()
+        return [record for ends, record in self._records[name].get(require_user_id(user_id), []) if ends > now]
+
+    async def identity(self) -> str:
+        """The name of this object's content."""
+        return self._identity
+
+    async def users(self) -> AsyncIterator[Sequence[str]]:
+        """All users, on one page."""
+        yield list(dict.fromkeys([*self._histories, *self._others, *self._records["impressions"]]))
 
     async def ping(self) -> None:
         """Memory always answers."""
@@ -293,10 +335,30 @@ class MemoryStore(MemoryResults):
         now = self._clock()
         return tuple(sorted(holder for (held, holder), ends in shelf.holds.items() if held == version and ends > now))
 
-    def _forget_the_expired(self) -> None:
+    def _append(self, kept: _Histories, user_id: str, events: Sequence[Event]) -> int:
+        require_user_id(user_id)
+        for event in events:
+            require_event(event)
+        if not events:
+            return 0
+        self._forget_the_expired(kept)
+        _, known = kept.pop(user_id, (0.0, {}))
+        before = len(known)
+        for event in events:
+            known.setdefault(event.event_id, event)
+        limits = self._options.history
+        latest = sorted(known.values(), key=lambda event: (event.timestamp_ms, event.event_id))[-limits.max_events :]
+        kept[user_id] = (self._clock() + limits.ttl_s, {event.event_id: event for event in latest})
+        return len(known) - before
+
+    def _events(self, kept: _Histories, user_id: str) -> Sequence[Event]:
+        ends, events = kept.get(require_user_id(user_id), (0.0, {}))
+        return list(events.values()) if ends > self._clock() else []
+
+    def _forget_the_expired(self, kept: _Histories) -> None:
         now = self._clock()
-        while self._histories:
-            user_id, (ends, _) = next(iter(self._histories.items()))
+        while kept:
+            user_id, (ends, _) = next(iter(kept.items()))
             if ends > now:
                 return
-            del self._histories[user_id]
+            del kept[user_id]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
 from igd_core.errors import InputError
+from igd_core.event_kinds import is_kind
 from igd_core.ids import MAX_ITEM_ID_CHARS
-from igd_core.store.events import MAX_EVENT_ID_CHARS, MAX_USER_ID_CHARS
+from igd_core.store.events import (
+    MAX_EVENT_ID_CHARS,
+    MAX_POSITION,
+    MAX_REQUEST_ID_CHARS,
+    MAX_USER_ID_CHARS,
+    MAX_VALUE,
+)
 
 if TYPE_CHECKING:
     from igd_core.store.events import Event
@@ -94,6 +102,14 @@ def require_event(event: Event) -> Event:
     _require_text("item_id", event.item_id, MAX_ITEM_ID_CHARS)
     if not -MAX_TIMESTAMP_MS <= event.timestamp_ms <= MAX_TIMESTAMP_MS:
         raise InputError(f"timestamp_ms: {event.timestamp_ms} is out of range")
+    if not is_kind(event.kind):
+        raise InputError(f"kind: {event.kind[:80]!r} is no name of a kind")
+    if event.value is not None and not (math.isfinite(event.value) and abs(event.value) <= MAX_VALUE):
+        raise InputError(f"value: {event.value} is not within {MAX_VALUE:g} of 0")
+    if event.position is not None and not 1 <= event.position <= MAX_POSITION:
+        raise InputError(f"position: {event.position} is not in 1 to {MAX_POSITION}")
+    if event.request_id is not None:
+        _require_text("request_id", event.request_id, MAX_REQUEST_ID_CHARS)
     return event
 
 

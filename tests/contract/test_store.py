@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,8 +20,9 @@ from stores import another_version, cluster_url, event, one_node_cluster, until,
 
 from igd_core.artifact import BuildOptions, build_artifact, load_artifact, save_artifact
 from igd_core.errors import ArtifactError, InputError, StoreUnavailable
+from igd_core.event_kinds import KIND
 from igd_core.scorers.options import ScorerOptions
-from igd_core.store.base import HistoryLimits, Store, StoreOptions
+from igd_core.store.base import Forgotten, HistoryLimits, Store, StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore
 from igd_core.store.open import open_store
@@ -641,9 +643,18 @@ async def test_the_latest_events_are_kept_and_late_ones_sorted_in(view: OpenView
 
 
 EVENTS = st.builds(
-    lambda number, at: Event(event_id=f"{number}", item_id=f"item {number}", timestamp_ms=at),
+    lambda number, at, said: Event(event_id=f"{number}", item_id=f"item {number}", timestamp_ms=at, **said),
     st.integers(0, 10**6),
     st.integers(-3, 3) | st.integers(-(2**53), 2**53),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "kind": st.from_regex(KIND, fullmatch=True),
+            "value": st.floats(-1e12, 1e12),
+            "position": st.integers(1, 10_000),
+            "request_id": st.text("abc-._ /", min_size=1, max_size=20),
+        },
+    ),
 )
 
 
@@ -698,9 +709,9 @@ async def test_a_history_is_forgotten_some_time_after_the_last_event(view: OpenV
 async def test_forgetting_deletes_everything_of_one_user(store: Store) -> None:
     await store.append("ann", [event(1), event(2)])
     await store.append("ann2", [event(1)])
-    assert await store.forget("ann") is True
+    assert await store.forget("ann")
     assert await store.history("ann") == []
-    assert await store.forget("ann") is False
+    assert not await store.forget("ann")
     assert await store.append("ann", [event(1)]) == 1
     assert await store.history("ann2") == [event(1)]
 
@@ -713,7 +724,7 @@ async def test_any_printable_text_may_be_a_user_or_an_item(store: Store, text: s
     made = Event(event_id=text[:128], item_id=text, timestamp_ms=-1)
     assert await store.append(text, [made]) == 1
     assert await store.history(text) == [made]
-    assert await store.forget(text) is True
+    assert await store.forget(text)
 
 
 @pytest.mark.parametrize("user", ["", "a\nb", "\x00", "\ud800", "x" * 257, "\x9b"])
@@ -732,6 +743,15 @@ async def test_users_that_cannot_be_get_no_further(store: Store, user: str) -> N
         ("item_id", Event(event_id="e", item_id="x" * 257, timestamp_ms=0)),
         ("item_id", Event(event_id="e", item_id="\udcff", timestamp_ms=0)),
         ("timestamp_ms", Event(event_id="e", item_id="i", timestamp_ms=2**53 + 1)),
+        ("kind", Event(event_id="e", item_id="i", timestamp_ms=0, kind="Buy")),
+        ("kind", Event(event_id="e", item_id="i", timestamp_ms=0, kind="buy\n")),
+        ("kind", Event(event_id="e", item_id="i", timestamp_ms=0, kind="b" * 33)),
+        ("value", Event(event_id="e", item_id="i", timestamp_ms=0, value=float("nan"))),
+        ("value", Event(event_id="e", item_id="i", timestamp_ms=0, value=1.1e12)),
+        ("position", Event(event_id="e", item_id="i", timestamp_ms=0, position=0)),
+        ("position", Event(event_id="e", item_id="i", timestamp_ms=0, position=10_001)),
+        ("request_id", Event(event_id="e", item_id="i", timestamp_ms=0, request_id="a\x1fb")),
+        ("request_id", Event(event_id="e", item_id="i", timestamp_ms=0, request_id="x" * 161)),
     ],
 )
 async def test_one_event_that_cannot_be_kept_refuses_them_all(store: Store, field: str, bad: Event) -> None:
@@ -742,7 +762,70 @@ async def test_one_event_that_cannot_be_kept_refuses_them_all(store: Store, fiel
 
 async def test_no_events_are_none(store: Store) -> None:
     assert await store.append("ann", []) == 0
-    assert await store.forget("ann") is False
+    assert not await store.forget("ann")
+
+
+async def test_events_that_make_no_history_are_apart_and_bounded_by_themselves(view: OpenView) -> None:
+    store = view(HistoryLimits(max_events=5))
+    await store.append("ann", [event(number) for number in range(5)])
+    seen = [replace(event(number), kind="view", position=number) for number in range(1, 21)]
+    assert await store.append_others("ann", seen) == 20
+    assert await store.append_others("ann", seen[-2:]) == 0
+    assert await store.other_events("ann") == seen[-5:]
+    assert await store.history("ann") == [event(number) for number in range(5)], "a view pushed out a choice"
+    assert await store.forget("ann") == Forgotten(events=5, other_events=5)
+    assert await store.other_events("ann") == []
+
+
+# Records
+
+
+async def test_records_are_kept_in_order_within_their_bounds(view: OpenView) -> None:
+    store = view()
+    await store.add_records("impressions", {"ann": [b"1", b"2 "], "bob": [b"\x00\n"], "nobody": []}, keep=3, ttl_s=60)
+    await store.add_records("links", {"ann": [b"other"]}, keep=3, ttl_s=60)
+    await store.add_records("impressions", {"ann": [b"3", b"4"]}, keep=3, ttl_s=60)
+    assert await view().records("impressions", "ann") == [b"2 ", b"3", b"4"]
+    assert await store.records("impressions", "bob") == [b"\x00\n"]
+    assert await store.records("impressions", "nobody") == []
+    assert await store.forget("ann") == Forgotten(impressions=3, links=1)
+    assert await store.records("impressions", "ann") == await store.records("links", "ann") == []
+    assert await store.records("impressions", "bob") == [b"\x00\n"]
+
+
+async def test_a_record_ends_though_younger_ones_are_added(store: Store) -> None:
+    await store.add_records("impressions", {"ann": [b"brief"]}, keep=9, ttl_s=0.05)
+    await store.add_records("impressions", {"ann": [b"long"], "bob": [b"long"]}, keep=9, ttl_s=60)
+
+    async def brief_has_ended() -> bool:
+        return await store.records("impressions", "ann") == [b"long"]
+
+    await until(brief_has_ended)
+    await store.add_records("impressions", {"ann": [b"longer"]}, keep=9, ttl_s=60)
+    assert await store.records("impressions", "ann") == [b"long", b"longer"]
+    assert await store.forget("ann") == Forgotten(impressions=2)
+
+
+async def test_every_user_is_found_and_no_other(view: OpenView) -> None:
+    store = view()
+    users = {f"user-{number}" for number in range(1100)} | {"a:b", "{x}", "*", "é"}
+    for at in range(0, len(users), 50):
+        await asyncio.gather(*(store.append(user, [event(1)]) for user in sorted(users)[at : at + 50]))
+    await store.append_others("only views", [event(1)])
+    await store.add_records("impressions", {"only shown": [b"x"]}, keep=1, ttl_s=60)
+    await store.add_records("links", {"only linked": [b"x"]}, keep=1, ttl_s=60)
+    await store.put("history:nobody", b"", 60)
+    found = [user async for page in view().users() for user in page]
+    assert set(found) == users | {"only views", "only shown"}
+
+
+async def test_a_store_has_one_name_that_no_other_has(view: OpenView, kind: str, tmp_path: Path) -> None:
+    names = await asyncio.gather(*(view().identity() for _ in range(3)))
+    assert len(set(names)) == 1
+    assert re.fullmatch("[0-9a-f]{32}", names[0])
+    other = MemoryStore() if kind == "memory" else open_store(f"file://{tmp_path}/other")
+    assert await other.identity() != names[0]
+    await other.close()
 
 
 # Results
@@ -780,6 +863,9 @@ async def test_many_results_are_kept_as_one_is(store: Store) -> None:
     await until(brief_have_ended)
     with pytest.raises(InputError, match="key"):
         await store.put_all({"a": b"", "a b": b""}, 60)
+    assert await store.drop(["k-1", "k-2", "k-2", "unknown", "brief"]) == 2
+    assert (await store.get("k-1"), await store.get("k-3")) == (None, b"\x03" * 3)
+    assert await store.drop([]) == 0
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a\n", "é", "x" * 257])

@@ -48,10 +48,17 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "prune": lambda store: store.prune("small", keep=1),
     "append": lambda store: store.append("ann", [event(1)]),
     "history": lambda store: store.history("ann"),
+    "append_others": lambda store: store.append_others("ann", [event(1)]),
+    "other_events": lambda store: store.other_events("ann"),
+    "add_records": lambda store: store.add_records("links", {"ann": [b"x"], "bob": [b"y"]}, keep=5, ttl_s=60),
+    "records": lambda store: store.records("links", "ann"),
+    "identity": lambda store: store.identity(),
+    "users": lambda store: anext(aiter(store.users())),
     "forget": lambda store: store.forget("ann"),
     "get": lambda store: store.get("key"),
     "put": lambda store: store.put("key", b"value", 5),
     "put_all": lambda store: store.put_all({"key": b"value", "other": b"value"}, 5),
+    "drop": lambda store: store.drop(["other"]),
     "ping": lambda store: store.ping(),
 }
 
@@ -273,6 +280,8 @@ async def test_the_permissions_that_the_documentation_names_are_enough(
     await store.roll_back("small", version)
     await store.append("bob", [event(number) for number in range(600)])
     await store.begin_trial("small", version, "me", 5)
+    await store.append_others("bob", [event(1)])
+    await store.add_records("impressions", {"bob": [b"x"]}, keep=5, ttl_s=60)
     check_documented(server.cli("keys", "*").splitlines(), server)
     other = open_store(f"redis://ann:pw@127.0.0.1:{server.port}/0", options=replace(OPTIONS, prefix="other"))
     with pytest.raises(StoreError, match="permissions"):

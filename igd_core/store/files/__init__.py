@@ -2,7 +2,7 @@
 
 ::
 
-    ROOT/store.sqlite                              versions, pointers, holds, histories
+    ROOT/store.sqlite                              versions, pointers, holds, histories, records
     ROOT/artifacts/CATALOGUE/VERSION.SOMETHING/    a bundle; valid once a row of the database names it
 
 For the processes of one machine: SQLite's locks do not work on network file systems.
@@ -17,6 +17,7 @@ from igd_core.store.base import StoreOptions
 from igd_core.store.files.artifacts import FilesArtifacts
 from igd_core.store.files.database import Database
 from igd_core.store.files.histories import FilesHistories
+from igd_core.store.files.records import FilesRecords
 from igd_core.store.memory import MemoryResults
 
 if TYPE_CHECKING:
@@ -26,17 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["FilesStore"]
 
 
-class FilesStore(FilesArtifacts, FilesHistories, MemoryResults):
+class FilesStore(FilesArtifacts, FilesHistories, FilesRecords, MemoryResults):
     """Implements `igd_core.store.base.Store`; results are in this process's memory, and lost with it."""
 
     def __init__(
         self, root: Path, options: StoreOptions | None = None, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """Opens nothing yet. ``clock`` gives seconds since 1970; holds, histories and results expire by it."""
+        """Opens nothing yet. ``clock`` gives seconds since 1970; holds, histories, records and results expire by it."""
         options = options or StoreOptions()
         self._database = Database(root / "store.sqlite", timeout_s=options.timeout_s)
         FilesArtifacts.__init__(self, root / "artifacts", self._database, clock, chunk_bytes=options.chunk_bytes)
         FilesHistories.__init__(self, self._database, clock, options.history)
+        FilesRecords.__init__(self, self._database, clock)
         MemoryResults.__init__(self, clock)
 
     async def ping(self) -> None:

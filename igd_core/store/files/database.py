@@ -38,6 +38,21 @@ CREATE TABLE IF NOT EXISTS trials (
     catalogue TEXT, version TEXT, state TEXT NOT NULL, holder TEXT NOT NULL, detail TEXT NOT NULL,
     allowed INTEGER NOT NULL, ends_at REAL NOT NULL, PRIMARY KEY (catalogue, version)) WITHOUT ROWID
 """
+_RECORDS = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS other_users (user_id TEXT PRIMARY KEY, ends_at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS other_users_by_end ON other_users (ends_at);
+CREATE TABLE IF NOT EXISTS other_events (
+    user_id TEXT, event_id TEXT, item_id TEXT NOT NULL, timestamp_ms INTEGER NOT NULL,
+    PRIMARY KEY (user_id, event_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, list TEXT NOT NULL, user_id TEXT NOT NULL, ends_at REAL NOT NULL,
+    data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS records_by_user ON records (user_id, list, sequence);
+CREATE INDEX IF NOT EXISTS records_by_end ON records (ends_at);
+CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL);
+COMMIT;
+"""
 _LAYOUT = 1
 # Added later; harmless to other releases of this layout.
 _ADDED = "CREATE TABLE IF NOT EXISTS pasts (catalogue TEXT PRIMARY KEY, past TEXT NOT NULL) WITHOUT ROWID"
@@ -146,9 +161,9 @@ class Database:
             raise StoreError(f"{self._path}: layout {layout}; this release reads {_LAYOUT}")
         if layout == 0:
             connection.executescript(SCHEMA)
-        for name, made in (("pasts", _ADDED), ("trials", _TRIALS)):
+        for name, made in (("pasts", _ADDED), ("trials", _TRIALS), ("identity", _RECORDS)):
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
-                connection.execute(made)
+                connection.executescript(made)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -9,6 +9,7 @@ from igd_core.store.redis.address import RedisAddress
 from igd_core.store.redis.artifacts import RedisArtifacts
 from igd_core.store.redis.histories import RedisHistories, RedisResults
 from igd_core.store.redis.link import Link
+from igd_core.store.redis.records import RedisRecords
 
 if TYPE_CHECKING:
     from igd_core.store.base import StoreOptions
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore", "open_redis"]
 
 
-class RedisStore(RedisArtifacts, RedisHistories, RedisResults):
+class RedisStore(RedisArtifacts, RedisHistories, RedisRecords, RedisResults):
     """Implements `igd_core.store.base.Store`."""
 
     def __init__(self, address: RedisAddress, options: StoreOptions) -> None:
@@ -27,6 +28,7 @@ class RedisStore(RedisArtifacts, RedisHistories, RedisResults):
         self._probe = f"{options.prefix}:catalogues"
         RedisArtifacts.__init__(self, link, bulk, options.prefix, chunk_bytes=options.chunk_bytes)
         RedisHistories.__init__(self, link, options.prefix, options.history)
+        RedisRecords.__init__(self, link, options.prefix)
         RedisResults.__init__(self, link, options.prefix)
 
     async def ping(self) -> None:

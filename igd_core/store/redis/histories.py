@@ -1,7 +1,8 @@
 """Users' events, and answers to give again, in Redis.
 
-A history is one hash, ``EVENT_ID -> TIMESTAMP_MS ITEM_ID``: with up to 512 short fields Redis keeps it as one packed
-list, and each id is there once; a sorted set beside a hash takes 1.5 to 3 times as much (docs/how-to/redis.md).
+A history is one hash, ``EVENT_ID -> TIMESTAMP_MS ITEM_ID``, where what else an event says follows its item: with up to
+512 short fields Redis keeps it as one packed list, and each id is there once; a sorted set beside a hash takes 1.5 to 3
+times as much (docs/how-to/redis.md).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
+from igd_core.store.base import RECORD_LISTS, Forgotten
 from igd_core.store.events import Event
 from igd_core.store.names import require_event, require_result_key, require_user_id
-from igd_core.store.redis.scripts import APPEND
+from igd_core.store.redis.scripts import APPEND, FORGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,14 +32,41 @@ class RedisHistories:
         """Keys begin with ``prefix``."""
         self._link = link
         self._histories = f"{prefix}:history:"
+        self._others = f"{prefix}:events:"
+        self._lists = {name: f"{prefix}:{name}:" for name in RECORD_LISTS}
         self._limits = limits
 
     async def append(self, user_id: str, events: Sequence[Event]) -> int:
         """Add events to a user's history."""
-        key = self._histories + require_user_id(user_id)
+        return await self._append(self._histories, user_id, events)
+
+    async def history(self, user_id: str) -> Sequence[Event]:
+        """A user's events, oldest first."""
+        return await self._events(self._histories, user_id)
+
+    async def append_others(self, user_id: str, events: Sequence[Event]) -> int:
+        """Add events that make no history."""
+        return await self._append(self._others, user_id, events)
+
+    async def other_events(self, user_id: str) -> Sequence[Event]:
+        """Those events, oldest first."""
+        return await self._events(self._others, user_id)
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete everything about a user."""
+        require_user_id(user_id)
+
+        async def forgotten(start: str) -> int:
+            return int(await self._link.run(FORGET, [start + user_id], []))
+
+        records = {name: await forgotten(start) for name, start in self._lists.items()}
+        return Forgotten(events=await forgotten(self._histories), other_events=await forgotten(self._others), **records)
+
+    async def _append(self, start: str, user_id: str, events: Sequence[Event]) -> int:
+        key = start + require_user_id(user_id)
         fields: list[str | int] = []
         for event in map(require_event, events):
-            fields += [event.event_id, f"{event.timestamp_ms} {event.item_id}"]
+            fields += [event.event_id, f"{event.timestamp_ms} {event.packed()}"]
         if not fields:
             return 0
         new, count = await self._link.run(APPEND, [key], [max(1, round(self._limits.ttl_s * 1000)), *fields])
@@ -45,14 +74,9 @@ class RedisHistories:
             await self._trim(key)
         return int(new)
 
-    async def history(self, user_id: str) -> Sequence[Event]:
-        """A user's events, oldest first."""
-        events = await self._all(self._histories + require_user_id(user_id))
+    async def _events(self, start: str, user_id: str) -> list[Event]:
+        events = await self._all(start + require_user_id(user_id))
         return events[-self._limits.max_events :]
-
-    async def forget(self, user_id: str) -> bool:
-        """Delete a user's history."""
-        return bool(await self._link.call("DEL", self._histories + require_user_id(user_id)))
 
     async def _all(self, key: str) -> list[Event]:
         fields = await self._link.call("HGETALL", key)
@@ -75,8 +99,8 @@ class RedisHistories:
             return
 
 
-def _event(event_id: str, timestamp_ms: str, item_id: str) -> Event:
-    return Event(event_id=event_id, item_id=item_id, timestamp_ms=int(timestamp_ms))
+def _event(event_id: str, timestamp_ms: str, packed: str) -> Event:
+    return Event.unpacked(event_id, int(timestamp_ms), packed)
 
 
 class RedisResults:
@@ -100,6 +124,11 @@ class RedisResults:
         """Store each value for ``ttl_s`` seconds."""
         if values:
             await self._link.calls([self._set(key, value, ttl_s) for key, value in values.items()])
+
+    async def drop(self, keys: Sequence[str]) -> int:
+        """Delete what is stored under these keys."""
+        names = {self._results + require_result_key(key) for key in keys}
+        return sum([int(await self._link.call("DEL", name)) for name in names])
 
     def _set(self, key: str, value: bytes, ttl_s: float) -> tuple[str | bytes | float, ...]:
         return "SET", self._results + require_result_key(key), value, "PX", max(1, round(ttl_s * 1000))

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from redis import exceptions as errors
 from redis.asyncio import Redis
@@ -43,6 +43,8 @@ _UNAVAILABLE_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNKILLABLE
 # Trying again at once would not help.
 _LASTING = (errors.OutOfMemoryError, errors.AuthenticationError, errors.AuthorizationError)
 
+Run: TypeAlias = "tuple[Sequence[str], Sequence[str | bytes | float]]"
+"""Keys and arguments of one run of a script."""
 _Send = Callable[["Redis | RedisCluster"], Awaitable[Any]]
 
 
@@ -112,6 +114,51 @@ class Link:
                 return await client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
 
         return await self._bounded(evaluate)
+
+    async def run_all(self, script: Script, runs: Sequence[Run]) -> None:
+        """Run a script several times at once, for keys and arguments of which no run needs another's outcome."""
+        if len(runs) == 1 or self._address.kind == "cluster":  # where each node would get a pipeline of its own
+            outcomes = await asyncio.gather(*(self.run(script, *each) for each in runs), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            return
+
+        async def send(client: Redis | RedisCluster) -> None:
+            left = list(runs)
+            for command, text in (("EVALSHA", script.sha), ("EVAL", script.text)):
+                pipeline = cast("Redis", client).pipeline(transaction=False)
+                for keys, arguments in left:
+                    pipeline.execute_command(command, text, len(keys), *keys, *arguments)
+                answers = await pipeline.execute(raise_on_error=False)
+                for answer in answers:
+                    if isinstance(answer, Exception) and not isinstance(answer, errors.NoScriptError):
+                        raise answer
+                unknown = [isinstance(answer, errors.NoScriptError) for answer in answers]
+                left = [run for run, is_unknown in zip(left, unknown, strict=True) if is_unknown]
+                if not left:
+                    return
+
+        await self._bounded(send)
+
+    async def scan(self, pattern: str, at_once: int) -> AsyncGenerator[list[bytes], None]:
+        """Keys of a pattern, about ``at_once`` of all keys' at a time; each key that stays, at least once."""
+        for node in await self._bounded(_primaries):
+            cursor = 0
+            while True:
+                options = {} if node is None else {"target_nodes": node}
+
+                async def send(client: Redis | RedisCluster, cursor: int = cursor, options: Any = options) -> Any:  # noqa: ANN401
+                    return await client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", at_once, **options)
+
+                found, keys = await self._bounded(send)
+                if keys:
+                    yield keys
+                cursor = int(
+                    next(iter(found.values())) if isinstance(found, dict) else found
+                )  # a cluster's names nodes
+                if not cursor:
+                    break
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
         """Messages published on a channel from now on, until this is closed; reconnects when needed."""
@@ -183,6 +230,14 @@ class Link:
         kind = StoreUnavailable if _is_unavailable(error) else StoreError
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         return kind(f"{self._address.label}: {reason}")
+
+
+async def _primaries(client: Redis | RedisCluster) -> list[Any]:
+    """The nodes of a cluster that hold keys; of one server, None stands for it."""
+    if isinstance(client, Redis):
+        return [None]
+    await client.initialize()
+    return list(client.get_primaries())
 
 
 def _is_unavailable(error: Exception) -> bool:

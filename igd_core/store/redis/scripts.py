@@ -194,3 +194,33 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {new, redis.call('HLEN', KEYS[1])}
 """
 )
+
+# Each record begins with the time at which it ends, milliseconds since 1970 and a space.
+RECORD = Script(
+    text="""
+-- KEYS: a list of a user. ARGV: how many records are kept, milliseconds for which they are, then the records.
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local ends = string.format('%.0f ', now_ms + ARGV[2])
+for i = 3, #ARGV do redis.call('RPUSH', KEYS[1], ends .. ARGV[i]) end
+redis.call('LTRIM', KEYS[1], -ARGV[1], -1)
+local oldest = redis.call('LINDEX', KEYS[1], 0)
+while oldest and tonumber(string.match(oldest, '^%d+')) <= now_ms do
+  redis.call('LPOP', KEYS[1])
+  oldest = redis.call('LINDEX', KEYS[1], 0)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+)
+
+FORGET = Script(
+    text="""
+-- KEYS: a hash or a list of a user. Deletes it, and answers how much was in it.
+local kind, count = redis.call('TYPE', KEYS[1]).ok, 0
+if kind == 'hash' then count = redis.call('HLEN', KEYS[1]) end
+if kind == 'list' then count = redis.call('LLEN', KEYS[1]) end
+redis.call('DEL', KEYS[1])
+return count
+"""
+)

@@ -200,7 +200,7 @@ async def test_histories_and_holds_end_by_the_clock_and_survive_its_jumps(
     assert await store.history("ann") == [event(1)]
     clock.now += 3600 + 60
     assert await store.history("ann") == []
-    assert await store.forget("ann") is False
+    assert not await store.forget("ann")
 
 
 async def test_expired_histories_are_deleted_as_others_grow(store: FilesStore, clock: Clock, tmp_path: Path) -> None:
