@@ -207,10 +207,17 @@ ROWS: dict[str, list[Panel]] = {
                 "{{variant}}": 'sum by (variant) (increase(igd_attributed_events_total{job=~"$job"}[$__range])) / '
                 'sum by (variant) (increase(igd_recommendations_total{job=~"$job"}[$__range]))'
             },
-            note="Events that name the answer which showed their item, over the time that is shown. To tell a tenth "
-            "more from chance takes some 1,600 clicks a variant (5 %, 80 %).",
+            note="Events of a kind of success that name the answer which showed their item, over the time that is "
+            "shown. To tell a tenth more from chance takes some 1,600 clicks a variant (5 %, 80 %).",
         ),
         Panel(title="Events", unit="ops", queries={"{{outcome}}": rate("igd_events_total", "outcome")}),
+        Panel(title="Events by kind", unit="ops", queries={"{{kind}}": rate("igd_event_kinds_total", "kind")}),
+        Panel(
+            title="Answers put on record",
+            unit="ops",
+            queries={"{{outcome}}": rate("igd_impressions_total", "outcome")},
+            note="Nothing unless IGD_IMPRESSIONS is true. lost: the store did not take them.",
+        ),
     ],
     "Quality": [
         Panel(

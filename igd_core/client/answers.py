@@ -92,12 +92,15 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A user chose an item.
+    """A user did something with an item.
 
     Attributes:
         timestamp: when; without a time zone it is local time.
-        event_id: an event sent twice counts once; without an id, user, item and time identify it.
+        event_id: an event sent twice counts once; without an id, user, item, time and kind identify it.
         request_id: of the recommendation that showed the item.
+        kind: ``view``, ``click``, ``cart``, ``buy``, ``rating``, ``skip``, or as the server is told; None: ``click``.
+        value: of the kind's own meaning, such as stars or a price.
+        position: rank at which the item was shown, from 1.
     """
 
     user_id: str
@@ -105,6 +108,59 @@ class Event:
     timestamp: datetime
     event_id: str | None = None
     request_id: str | None = None
+    kind: str | None = None
+    value: float | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownEvent:
+    """An event that the server has on record; ``history``: whether it is in the list that histories are made of."""
+
+    event_id: str
+    item_id: str
+    timestamp: datetime
+    kind: str
+    history: bool
+    value: float | None = None
+    position: int | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impression:
+    """What an answer showed; ``items`` are (item id, score) in the order of their ranks."""
+
+    request_id: str
+    timestamp: datetime
+    catalogue: str
+    version: str
+    source: str
+    items: tuple[tuple[str, float], ...]
+    variant: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the server has stored of a user, oldest first.
+
+    Attributes:
+        answers: how many cached answers and notes are linked to the user.
+    """
+
+    user_id: str
+    events: tuple[KnownEvent, ...]
+    impressions: tuple[Impression, ...]
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """How much of a user the server has deleted."""
+
+    events: int = 0
+    impressions: int = 0
+    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +209,30 @@ def recommended_of(body: Mapping[str, Any]) -> Recommended:
 def recorded_of(body: Mapping[str, Any]) -> Recorded:
     """Parse an answer of ``POST /v1/events``."""
     return _of(Recorded, {**body, "warnings": _warnings(body)})
+
+
+def known_of(body: Mapping[str, Any]) -> Known:
+    """Parse an answer of ``POST /v1/users:known``."""
+    events = tuple(
+        _of(KnownEvent, {**each, "timestamp": datetime.fromisoformat(each["timestamp"])}) for each in body["events"]
+    )
+    impressions = tuple(
+        _of(
+            Impression,
+            {
+                **each,
+                "timestamp": datetime.fromisoformat(each["timestamp"]),
+                "items": tuple((item["item_id"], item["score"]) for item in each["items"]),
+            },
+        )
+        for each in body["impressions"]
+    )
+    return _of(Known, {**body, "events": events, "impressions": impressions})
+
+
+def forgotten_of(body: Mapping[str, Any]) -> Forgotten:
+    """Parse an answer of ``POST /v1/users:forget``; a server that says nothing has told no numbers."""
+    return _of(Forgotten, body.get("forgotten") or {})
 
 
 def _warnings(body: Mapping[str, Any]) -> tuple[Warned, ...]:

@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from igd_core.client.answers import problem_of, recommended_of, recorded_of, sent_event, sent_filter
+from igd_core.client.answers import (
+    forgotten_of,
+    known_of,
+    problem_of,
+    recommended_of,
+    recorded_of,
+    sent_event,
+    sent_filter,
+)
 from igd_core.errors import ApiProblem, InputError, ServerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from igd_core.client.answers import Event, Recommended, Recorded
+    from igd_core.client.answers import Event, Forgotten, Known, Recommended, Recorded
 
 _BUSY = (429, 503)
 _FIRST_PAUSE_S = 0.1
@@ -118,15 +126,24 @@ class RecommendationClient:
         body = await self._call("POST", "v1/events", {"events": [sent_event(event) for event in events]})
         return recorded_of(body)
 
-    async def forget(self, user_id: str) -> None:
-        """Delete everything stored about a user.
+    async def known(self, user_id: str) -> Known:
+        """Everything that is stored of a user; the key needs the scope ``users`` or ``admin``.
+
+        Raises:
+            ApiProblem: the server answered with a problem.
+            ServerUnreachable: there was no answer in time.
+        """
+        return known_of(await self._call("POST", "v1/users:known", {"user_id": user_id}))
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete everything stored about a user; returns how much there was.
 
         Raises:
             ApiProblem: the server answered with a problem.
             ServerUnreachable: there was no answer in time.
         """
         # In the body: proxies neither log nor shorten it there, and no error message here contains it.
-        await self._call("POST", "v1/users:forget", {"user_id": user_id})
+        return forgotten_of(await self._call("POST", "v1/users:forget", {"user_id": user_id}))
 
     async def catalogues(self) -> list[dict[str, Any]]:
         """The catalogues being served, as from ``GET /v1/catalogues``.

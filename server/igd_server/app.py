@@ -137,9 +137,15 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     main = _new_app(lifespan=lifespan)
     main.include_router(recommendations_router(settings, services.recommendations))
     main.include_router(
-        events_router(deployment, histories=services.histories, attribution=services.attribution, metrics=metrics)
+        events_router(
+            deployment,
+            histories=services.histories,
+            kinds=services.kinds,
+            attribution=services.attribution,
+            metrics=metrics,
+        )
     )
-    main.include_router(users_router(services.histories))
+    main.include_router(users_router(services.people))
     main.include_router(items_router(deployment, timeout_s=settings.default_timeout_ms / 1000))
     main.include_router(catalogues_router(deployment))
     main.include_router(operations_router(deployment, None if apart else metrics))

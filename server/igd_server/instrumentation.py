@@ -48,7 +48,7 @@ def observed_store(store: Store, *, metrics: Metrics, tracing: Tracing) -> Store
         return call
 
     calls = {operation: observed(operation) for operation in _OPERATIONS}
-    return cast("Store", SimpleNamespace(**calls, changes=store.changes, close=store.close))
+    return cast("Store", SimpleNamespace(**calls, changes=store.changes, users=store.users, close=store.close))
 
 
 class _Wrapped:

@@ -10,6 +10,10 @@ from igd_server.recommend.attribution import Attribution
 from igd_server.recommend.background import Background
 from igd_server.recommend.cache import ResultCache
 from igd_server.recommend.histories import Histories
+from igd_server.recommend.impressions import Impressions
+from igd_server.recommend.kinds import EventKinds
+from igd_server.recommend.links import Links
+from igd_server.recommend.people import People
 from igd_server.recommend.service import RecommendationService, ServiceParts
 from igd_server.recommend.store_guard import StoreGuard
 
@@ -28,6 +32,8 @@ class RequestServices:
 
     histories: Histories
     attribution: Attribution
+    kinds: EventKinds
+    people: People
     recommendations: RecommendationService
     background: Background
 
@@ -45,25 +51,34 @@ class RequestServices:
             store, timeout_s=settings.store_timeout_ms / 1000, on_giving_up=metrics.observe_store_given_up
         )
         background = Background(max_waiting=_MAX_WAITING_JOBS)
-        histories = Histories(guard)
+        kinds = EventKinds.of(settings)
+        histories = Histories(guard, kinds=kinds)
+        links = Links(guard, background, ttl_s=max(settings.attribution_ttl_s, settings.result_ttl_s))
+        impressions = Impressions(guard, background, settings, metrics=metrics)
+        results = ResultCache(guard, background, ttl_s=settings.result_ttl_s, max_local=settings.local_results)
         attribution = Attribution(
             guard,
             background,
             ttl_s=settings.attribution_ttl_s,
             metrics=metrics,
             variants=bool(settings.variants),
+            links=links,
         )
         parts = ServiceParts(
             catalogues=catalogues,
             histories=histories,
-            results=ResultCache(guard, background, ttl_s=settings.result_ttl_s, max_local=settings.local_results),
+            results=results,
             attribution=attribution,
+            impressions=impressions,
+            links=links,
             slots=slots,
             metrics=metrics,
         )
         return cls(
             histories=histories,
             attribution=attribution,
+            kinds=kinds,
+            people=People(store=guard, results=results, attribution=attribution, impressions=impressions, links=links),
             recommendations=RecommendationService(settings, parts),
             background=background,
         )

@@ -18,6 +18,7 @@ from igd_core.engines.forward_choice import ForwardChoice
 from igd_core.engines.open import EngineName
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError
+from igd_core.event_kinds import HISTORY_KINDS, KIND, KINDS, MAX_KINDS, SUCCESS_KINDS, UNSAID_KIND
 from igd_core.search.normalisation import Normalise
 from igd_server.api.schemas import MAX_BATCH, MAX_HISTORY, MAX_TIMEOUT_MS
 from igd_server.variants import Variant
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 PREFIX = "IGD_"
+KindName = Annotated[str, Field(pattern=KIND)]
 CatalogueName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _READ_BY_THE_CORE = frozenset({"IGD_HOME"})
@@ -227,6 +229,32 @@ class Settings(CheckedSettings):
         le=30 * 86_400,
         description="seconds for which an event may name the answer that it follows",
     )
+    event_kinds: Annotated[Listed[KindName], BeforeValidator(comma_separated), Flag(metavar="NAME,...")] = Field(
+        default=KINDS,
+        max_length=MAX_KINDS,
+        description="kinds that events may have; others are refused. ``click``, the kind of an event that names none, "
+        "is always one: docs/how-to/events.md",
+    )
+    history_kinds: Annotated[Listed[KindName], BeforeValidator(comma_separated), Flag(metavar="NAME,...")] = Field(
+        default=HISTORY_KINDS,
+        max_length=MAX_KINDS,
+        description="of these, those that make a history; the others are kept beside it",
+    )
+    success_kinds: Annotated[Listed[KindName], BeforeValidator(comma_separated), Flag(metavar="NAME,...")] = Field(
+        default=SUCCESS_KINDS,
+        max_length=MAX_KINDS,
+        description="of these, those that count as a success of the answer that an event names",
+    )
+    impressions: bool = Field(
+        default=False,
+        description="whether what answers show is put on record, by user, for ``igd export``: docs/how-to/events.md",
+    )
+    impressions_per_user: int = Field(
+        default=100, ge=1, le=10_000, description="answers that are kept on record of a user, the latest"
+    )
+    impressions_ttl_days: float = Field(
+        default=30.0, gt=0, le=3650, description="days for which an answer is kept on record"
+    )
     variants: Annotated[Listed[Variant], BeforeValidator(_json), Flag(metavar="JSON")] = Field(
         default=(),
         max_length=16,
@@ -315,6 +343,16 @@ class Settings(CheckedSettings):
             raise ValueError(f"vllm: given, with engine {self.engine!r} (--engine vllm, or leave it out)")
         if self.engine == "vllm" and self.device != "auto":
             raise ValueError(f"device: {self.device!r} with engine 'vllm', which runs on what it was installed for")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_are_known(self) -> Self:
+        if UNSAID_KIND not in self.event_kinds:
+            raise ValueError(f"event_kinds: without {UNSAID_KIND!r}, which events are that name no kind")
+        for name in ("history_kinds", "success_kinds"):
+            unknown = [kind for kind in getattr(self, name) if kind not in self.event_kinds]
+            if unknown and name in self.model_fields_set:  # a default is of those that there are
+                raise ValueError(f"{name}: {unknown[0]!r} is not in event_kinds: {', '.join(self.event_kinds)}")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ import pytest
 from film_apps import running
 from films import film_artifact
 from igd_server.http.keys import KeyFile, make_key, write_keys
+from patience import PATIENCE_S
 from sockets import listening
 
 from igd_core.client import Event, Item, RecommendationClient, Recommended
@@ -77,15 +78,33 @@ async def test_an_answer_comes_back_whole(serve: Serve) -> None:
 
 
 async def test_events_are_recorded_once_asked_for_and_forgotten(serve: Serve) -> None:
-    async with serve() as (url, _), RecommendationClient(url) as client:
-        events = [Event(user_id="a/b c", item_id=item, timestamp=datetime(2026, 1, 1, tzinfo=UTC)) for item in "12"]
+    async with serve(impressions=True) as (url, _), RecommendationClient(url) as client:
+        noon = datetime(2026, 1, 1, tzinfo=UTC)
+        events = [
+            Event(user_id="a/b c", item_id="1", timestamp=noon),
+            Event(user_id="a/b c", item_id="2", timestamp=noon, kind="buy", value=12.5, position=3),
+        ]
         first = await client.record(events)
         again = await client.record(events)
         known = await client.recommend(user_id="a/b c", k=2)
-        await client.forget("a/b c")
+        async with asyncio.timeout(PATIENCE_S):
+            while not (on_record := await client.known("a/b c")).impressions:  # noqa: ASYNC110 - written behind the answer
+                await asyncio.sleep(0.01)
+        forgotten = await client.forget("a/b c")
+        nothing = await client.known("a/b c")
         unknown = await client.recommend(user_id="a/b c", k=2)
     assert ((first.accepted, first.duplicates), (again.accepted, again.duplicates)) == ((2, 0), (0, 2))
     assert (known.source, unknown.source) == ("model", "popularity")
+    assert {(each.timestamp, each.history) for each in on_record.events} == {(noon, True)}
+    assert {each.item_id: (each.kind, each.value, each.position) for each in on_record.events} == {
+        "1": ("click", None, None),
+        "2": ("buy", 12.5, 3),
+    }
+    (shown,) = on_record.impressions
+    assert shown.items == tuple((item.item_id, item.score) for item in known.items)
+    assert (shown.request_id, shown.source) == (known.request_id, known.source)
+    assert (forgotten.events, forgotten.impressions) == (2, 1)
+    assert (nothing.events, nothing.impressions, nothing.answers) == ((), (), 0)
 
 
 async def test_a_batch_gives_each_request_its_answer_or_its_problem(serve: Serve) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, PlainValidator
 
-from igd_core.store.events import MAX_EVENT_ID_CHARS
+from igd_core.event_kinds import KIND, UNSAID_KIND
+from igd_core.store.events import MAX_EVENT_ID_CHARS, MAX_POSITION, MAX_REQUEST_ID_CHARS, MAX_VALUE
 from igd_core.timestamps import EARLIEST_S, NotAnInstant, instant_of
 from igd_server.api.schemas import PRINTABLE, AnyUserId, ItemId, RequestWarning, UserId, _Request, _Response
 
@@ -42,8 +43,8 @@ class UserEvent(_Request):
 
     event_id: Annotated[str, Field(min_length=1, max_length=MAX_EVENT_ID_CHARS, pattern=PRINTABLE)] | None = Field(
         default=None,
-        description="Unique within the user: an event that is sent again is not recorded again. Made of user, item "
-        "and timestamp when absent.",
+        description="Unique within the user: an event that is sent again is not recorded again. Made of user, item, "
+        "timestamp and kind when absent.",
     )
     user_id: UserId
     item_id: Annotated[ItemId, Field(pattern=PRINTABLE)] = Field(
@@ -53,8 +54,22 @@ class UserEvent(_Request):
         description="When it happened: ISO 8601 with a zone, or a number since 1970 whose size tells its unit "
         "(seconds, milliseconds, microseconds or nanoseconds). From 1990 to one day ahead of the server's clock."
     )
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,160}$")] | None = Field(
-        default=None, description="Of the answer that showed the item: counts as a success of that answer's variant."
+    kind: Annotated[str, Field(pattern=KIND)] | None = Field(
+        default=None,
+        description=f"What the user did: one of the kinds that the server knows (`IGD_EVENT_KINDS`); `{UNSAID_KIND}` "
+        "when absent.",
+        examples=["buy"],
+    )
+    value: Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE)] | None = Field(
+        default=None, description="Of the kind's own meaning, such as stars of a rating or the price of a purchase."
+    )
+    position: Annotated[int, Field(ge=1, le=MAX_POSITION)] | None = Field(
+        default=None, description="The rank at which the item was shown, from 1."
+    )
+    request_id: Annotated[str, Field(pattern=rf"^[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}$")] | None = Field(
+        default=None,
+        description="Of the answer that showed the item: an event of some kinds (`IGD_SUCCESS_KINDS`) counts as a "
+        "success of that answer's variant.",
     )
 
 
@@ -71,6 +86,19 @@ class EventsRequest(_Request):
                         {"event_id": "c-18", "user_id": "u-2", "item_id": "50", "timestamp": 1769860801500},
                     ]
                 },
+                {
+                    "events": [
+                        {
+                            "user_id": "u-1",
+                            "item_id": "172",
+                            "timestamp": "2026-01-31T12:05:00Z",
+                            "kind": "buy",
+                            "value": 12.99,
+                            "position": 3,
+                            "request_id": "018d5c0a-7f",
+                        }
+                    ]
+                },
             ]
         }
     )
@@ -78,8 +106,8 @@ class EventsRequest(_Request):
     events: Annotated[list[UserEvent], Field(min_length=1, max_length=MAX_EVENTS)]
 
 
-class ForgetRequest(_Request):
-    """The user to forget."""
+class UserRequest(_Request):
+    """The user who is meant."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u-1"}]})
 

@@ -37,12 +37,14 @@ _CALLER = "igd.caller"
 # closed until they think of it.
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
 _OPEN_BELOW = ("/web/", "/docs/")
-_SCOPES_BELOW: tuple[tuple[str, Scope], ...] = (
-    ("/v1/admin", "admin"),
-    ("/v1/events", "events"),
-    ("/v1/users", "events"),
-    ("/v1/", "recommend"),
+_SCOPES_BELOW: tuple[tuple[str, tuple[Scope, ...]], ...] = (
+    ("/v1/admin", ("admin",)),
+    ("/v1/events", ("events",)),
+    ("/v1/users:forget", ("events", "users")),
+    ("/v1/users", ("users", "admin")),
+    ("/v1/", ("recommend",)),
 )
+_TO_FORGET: tuple[Scope, ...] = ("events", "users")
 
 _log = logging.getLogger("igd.server")
 
@@ -197,8 +199,9 @@ class AccessMiddleware:
     (on loopback, of which 0.15 ms are this process's).
 
     Probes, the page and the API's documentation are open to all. ``/v1/admin`` needs the scope ``admin``;
-    ``/v1/events`` and ``/v1/users`` need ``events``; the rest of ``/v1`` needs ``recommend``; ``/metrics`` needs
-    ``metrics``, a scope of its own so that a scraper's key can roll nothing back. Anything else needs ``admin``.
+    ``/v1/events`` needs ``events``; to forget a user needs ``events`` or ``users``, to read what is known of one
+    ``users`` or ``admin``; the rest of ``/v1`` needs ``recommend``; ``/metrics`` needs ``metrics``, a scope of its own
+    so that a scraper's key can roll nothing back. Anything else needs ``admin``.
     """
 
     def __init__(
@@ -223,7 +226,7 @@ class AccessMiddleware:
             path = scope["path"]
             if path not in self._open and not path.startswith(_OPEN_BELOW):
                 try:
-                    await self._admit(scope, _scope_needed(path))
+                    await self._admit(scope, _scopes_for(scope["method"], path))
                 except Refused as refused:
                     found = refused.finding
                     if self._metrics is not None and found.kind is not RATE_LIMITED:
@@ -232,14 +235,14 @@ class AccessMiddleware:
                     return
         await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Connection, needed: Scope) -> None:
+    async def _admit(self, scope: Connection, enough: tuple[Scope, ...]) -> None:
         key = self._access.authenticate(scope["headers"])
         if key is None:
             name = name_of_address(scope["client"][0] if scope.get("client") else "")
         else:
             name = f"key-{key.id}"
             context_of(scope).facts["key"] = key.id
-            _require(key, needed)
+            _require(key, enough)
         caller = scope[_CALLER] = _Caller(name=name, limiter=self._limiter, metrics=self._metrics)
         await caller.charge(1)
 
@@ -258,16 +261,19 @@ async def charge(scope: Connection, requests: int) -> None:
     await cast("_Caller", scope[_CALLER]).charge(requests)
 
 
-def _scope_needed(path: str) -> Scope:
+def _scopes_for(method: str, path: str) -> tuple[Scope, ...]:
+    """The scopes of which one is enough."""
     if path == "/metrics":
-        return "metrics"
-    return next((scope for prefix, scope in _SCOPES_BELOW if path.startswith(prefix)), "admin")
+        return ("metrics",)
+    if method == "DELETE" and path.startswith("/v1/users"):
+        return _TO_FORGET
+    return next((scopes for prefix, scopes in _SCOPES_BELOW if path.startswith(prefix)), ("admin",))
 
 
-def _require(key: StoredKey, scope: Scope) -> None:
-    if scope not in key.scopes:
-        challenge = f'Bearer realm="igd", error="insufficient_scope", scope="{scope}"'
-        detail = f"the key {key.id} has not the scope {scope!r}"
+def _require(key: StoredKey, enough: tuple[Scope, ...]) -> None:
+    if key.scopes.isdisjoint(enough):
+        challenge = f'Bearer realm="igd", error="insufficient_scope", scope="{enough[0]}"'
+        detail = f"the key {key.id} has not the scope {' or '.join(map(repr, enough))}"
         raise Refused(Finding(kind=FORBIDDEN, detail=detail, headers={"WWW-Authenticate": challenge}))
 
 

@@ -29,7 +29,7 @@ from igd_core.whole_files import sync, sync_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Scope: TypeAlias = Literal["recommend", "events", "admin", "metrics"]
+Scope: TypeAlias = Literal["recommend", "events", "users", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """The scopes of a key; none includes another."""
 

@@ -27,7 +27,7 @@ from igd_server.observe.coverage import Coverage
 from igd_server.observe.gauges import AdmissionGauges, ReaderGauges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prometheus_client.registry import Collector
 
@@ -183,6 +183,20 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._event_kinds = Counter(
+            "igd_event_kinds",
+            "Events that were recorded, by kind; sent again, they count again.",
+            ("kind",),
+            registry=registry,
+        )
+        self._impressions = Counter(
+            "igd_impressions",
+            "Answers with a user, where these are put on record: recorded, lost (the store did not take them).",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("recorded", "lost"):
+            self._impressions.labels(outcome)
         self._attributed = Counter(
             "igd_attributed_events",
             "Events on an item of the answer they name; one an item and answer.",
@@ -345,6 +359,15 @@ class Metrics:
     def observe_events(self, outcome: EventOutcome, number: int) -> None:
         """Count the events of one request."""
         self._events.labels(outcome).inc(number)
+
+    def observe_event_kinds(self, numbers: Mapping[str, int]) -> None:
+        """Count events that were recorded, by kind: one of the kinds that the server is told of."""
+        for kind, number in numbers.items():
+            self._event_kinds.labels(kind).inc(number)
+
+    def observe_impressions(self, outcome: str, number: int) -> None:
+        """Count answers that were put on record, or should have been."""
+        self._impressions.labels(outcome).inc(number)
 
     def observe_attributed(self, *, variant: str, catalogue: str) -> None:
         """Count an event on an item of the recommendation that it names."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 from igd_core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from igd_server.recommend.background import Background
+    from igd_server.recommend.links import Links
     from igd_server.recommend.store_guard import StoreGuard
 
 
@@ -57,21 +58,43 @@ class Attribution:
         ttl_s: float,
         metrics: AttributionMetrics,
         variants: bool = False,
+        links: Links | None = None,
     ) -> None:
-        """``ttl_s``: seconds for which an event may name a recommendation; ``variants``: whether there are variants."""
+        """``ttl_s``: seconds for which an event may name a recommendation; ``variants``: whether there are variants.
+
+        ``links`` learn whose the notes in the store are.
+        """
         self._store = store
         self._background = background
         self._ttl_s = ttl_s
         self._metrics = metrics
         self._wanted_until = math.inf if variants else -math.inf  # time of the event loop
+        self._links = links
         self._notes: dict[str, bytes] = {}
-        self._recent: OrderedDict[str, bytes] = OrderedDict()  # not in the store
+        self._recent: OrderedDict[str, tuple[bytes, str | None]] = OrderedDict()  # not in the store; with their users
 
-    def remember(self, request_id: str, *, variant: str, catalogue: str, marks: bytes) -> None:
-        """Note the items of an answer, as `marks_of` encodes them."""
+    def remember(
+        self, request_id: str, *, variant: str, catalogue: str, marks: bytes, user_id: str | None = None
+    ) -> None:
+        """Note the items of an answer to a user, as `marks_of` encodes them."""
         if not marks:
             return
-        self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack())
+        self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack(), user_id)
+
+    @staticmethod
+    def name_of(request_id: str) -> str:
+        """What the note of an answer is called in the store."""
+        return _key(request_id)
+
+    def forget(self, user_id: str, names: Collection[str]) -> set[str]:
+        """Drop notes that are not in the store yet, of a user or by name; returns the names of those."""
+        here = {name for name in names if name in self._notes}
+        for name in here:
+            del self._notes[name]
+        for name in [name for name, (_, user) in self._recent.items() if user == user_id or name in names]:
+            here.add(name)
+            del self._recent[name]
+        return here
 
     def attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
         """Count events on ``item_ids`` that name the recommendation ``request_id``."""
@@ -81,17 +104,17 @@ class Attribution:
             recent, self._recent = self._recent, OrderedDict()
             if (named := _key(request_id)) in recent:
                 recent.move_to_end(named)
-            for key, note in list(recent.items())[-_MAX_NOTES // 2 :]:
-                self._keep(key, note)
+            for key, (note, user_id) in list(recent.items())[-_MAX_NOTES // 2 :]:
+                self._keep(key, note, user_id)
         if not self._background.offer(_LANE, lambda: self._attribute(request_id, item_ids)):
             self._metrics.observe_attribution_dropped()
 
     def _is_wanted(self) -> bool:
         return _now() < self._wanted_until
 
-    def _keep(self, key: str, note: bytes) -> None:
+    def _keep(self, key: str, note: bytes, user_id: str | None) -> None:
         if not self._is_wanted():
-            self._recent[key] = note
+            self._recent[key] = (note, user_id)
             if len(self._recent) > _MAX_RECENT:
                 self._recent.popitem(last=False)
             return
@@ -100,6 +123,8 @@ class Attribution:
             self._metrics.observe_attribution_dropped()
             return
         self._notes[key] = note
+        if self._links is not None:
+            self._links.note(user_id, key)
 
     async def _write(self) -> None:
         await asyncio.sleep(_GATHER_S)

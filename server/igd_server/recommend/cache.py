@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from igd_core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from igd_server.recommend.background import Background
     from igd_server.recommend.store_guard import StoreGuard
@@ -88,7 +88,7 @@ class ResultCache:
         if not self._ttl_s:
             return None
         try:
-            value = await self._store.get(_name(key), by=by)
+            value = await self._store.get(name_of(key), by=by)
         except StoreError:
             return None
         found = None if value is None else _unpacked(value)
@@ -108,7 +108,22 @@ class ResultCache:
         self._keep_local(key, now, ranking)
         is_first = not self._unwritten
         if len(self._unwritten) < _MAX_UNWRITTEN and (not is_first or self._background.offer(_LANE, self._write)):
-            self._unwritten[_name(key)] = _packed(now, ranking)
+            self._unwritten[name_of(key)] = _packed(now, ranking)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are given again at all."""
+        return self._ttl_s > 0
+
+    def forget(self, names: Collection[str]) -> set[str]:
+        """Drop answers of this process by their names in the store (`name_of`); returns those that were here."""
+        here = {name for name in names if name in self._unwritten}
+        for name in here:
+            del self._unwritten[name]
+        for key in [key for key in self._local if name_of(key) in names]:
+            here.add(name_of(key))
+            self._drop(key)
+        return here
 
     async def _write(self) -> None:
         await asyncio.sleep(_GATHER_S)
@@ -134,7 +149,8 @@ class ResultCache:
             self._local_bytes -= _size(dropped[1])
 
 
-def _name(key: str) -> str:
+def name_of(key: str) -> str:
+    """What an answer is called in the store."""
     return f"result:{key}"
 
 

@@ -1,4 +1,4 @@
-"""Users' histories in the store: record events, read item ids, forget users."""
+"""Users' histories in the store: record events, read item ids."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from igd_core.errors import QueryError
+from igd_core.event_kinds import UNSAID_KIND
 from igd_core.store.events import Event
 from igd_core.timestamps import iso_of, latest_us
-from igd_server.api.user_ids import forms_of
+from igd_server.recommend.kinds import EventKinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,37 +35,40 @@ class Recorded:
 class Histories:
     """Histories in the store. All methods raise StoreUnavailable if the store does not answer."""
 
-    def __init__(self, store: StoreGuard, *, clock: Callable[[], float] = time.time) -> None:
-        """``clock`` gives seconds since 1970."""
+    def __init__(
+        self, store: StoreGuard, *, kinds: EventKinds | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """``kinds``: those of events, as `EventKinds` has them; ``clock`` gives seconds since 1970."""
         self._store = store
+        self._kinds = kinds or EventKinds()
         self._clock = clock
 
     async def record(self, events: Sequence[UserEvent]) -> Recorded:
         """Store all events. After an error some may be stored; sending all of them again records none twice.
 
         Raises:
-            QueryError: a timestamp too far ahead; nothing is stored.
+            QueryError: a timestamp too far ahead, a kind that this server does not know; nothing is stored.
         """
         latest = latest_us(self._clock()) // 1000
-        by_user: dict[str, list[Event]] = {}
+        by_user: dict[tuple[str, bool], list[Event]] = {}
         for position, event in enumerate(events):
             if event.timestamp > latest:
                 raise QueryError(
                     f"events[{position}].timestamp",
                     f"{iso_of(event.timestamp)} is more than a day ahead of the server's clock",
                 )
-            by_user.setdefault(event.user_id, []).append(
-                Event(event_id=_event_id(event), item_id=event.item_id, timestamp_ms=event.timestamp)
-            )
+            kind = self._kinds.checked(event.kind, f"events[{position}].kind")
+            by_user.setdefault((event.user_id, kind in self._kinds.history), []).append(_stored(event, kind))
         places = asyncio.Semaphore(_USERS_AT_ONCE)
 
-        async def append(user_id: str, of_user: Sequence[Event]) -> int:
+        async def append(user_id: str, makes_history: bool, of_user: Sequence[Event]) -> int:
             async with places:
-                return await self._store.append(user_id, of_user)
+                add = self._store.append if makes_history else self._store.append_others
+                return await add(user_id, of_user)
 
         # Wait for every append, so that one failure does not abandon the others half-way.
         outcomes = await asyncio.gather(
-            *(append(user_id, of_user) for user_id, of_user in by_user.items()), return_exceptions=True
+            *(append(*whose, of_user) for whose, of_user in by_user.items()), return_exceptions=True
         )
         accepted = 0
         for outcome in outcomes:
@@ -75,16 +79,22 @@ class Histories:
 
     async def item_ids(self, user_id: str, *, by: float) -> list[str]:
         """The user's items, oldest first; ``by``: a time of the event loop after which they come too late."""
-        return [event.item_id for event in await self._store.history(user_id, by=by)]
-
-    async def forget(self, user_id: str) -> None:
-        """Delete everything stored under the user's id, and under other forms of the same id."""
-        for form in forms_of(user_id):
-            await self._store.forget(form)
+        return self._kinds.item_ids(await self._store.history(user_id, by=by))
 
 
-def _event_id(event: UserEvent) -> str:
-    if event.event_id is not None:
-        return event.event_id
-    same = json.dumps([event.user_id, event.item_id, event.timestamp])
+def _stored(event: UserEvent, kind: str) -> Event:
+    return Event(
+        event_id=event.event_id or _event_id(event, kind),
+        item_id=event.item_id,
+        timestamp_ms=event.timestamp,
+        kind=kind,
+        value=event.value,
+        position=event.position,
+        request_id=event.request_id,
+    )
+
+
+def _event_id(event: UserEvent, kind: str) -> str:
+    """Of user, item and time; and of the kind, unless it is that of all events before they had kinds."""
+    same = json.dumps([event.user_id, event.item_id, event.timestamp, *([] if kind == UNSAID_KIND else [kind])])
     return hashlib.sha256(same.encode()).hexdigest()[:32]

@@ -20,6 +20,7 @@ from igd_server.api.problems import finding_of
 from igd_server.api.schemas import RequestWarning
 from igd_server.recommend.admission import Overloaded
 from igd_server.recommend.answers import Answer, ranking_of
+from igd_server.recommend.cache import name_of
 from igd_server.recommend.resolve import Asked, resolve, timeout_s_of, variant_of
 from igd_server.recommend.single_flight import SingleFlight
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from igd_server.recommend.attribution import Attribution
     from igd_server.recommend.cache import ResultCache
     from igd_server.recommend.histories import Histories
+    from igd_server.recommend.impressions import Impressions
+    from igd_server.recommend.links import Links
     from igd_server.settings import Settings
 
 ServedOf: TypeAlias = "Callable[[str | None], ServedCatalogue]"
@@ -74,6 +77,8 @@ class ServiceParts:
     histories: Histories
     results: ResultCache
     attribution: Attribution
+    impressions: Impressions
+    links: Links
     slots: Slots
     metrics: Metrics
 
@@ -161,7 +166,7 @@ class RecommendationService:
         return Answer(asked=asked, source="popularity", ranking=ranking_of(popular.items, asked.served))
 
     def _observe(self, answer: Answer) -> None:
-        """Count the answer, and note its items for attribution."""
+        """Count the answer, and note what it showed to whom."""
         asked, served, metrics = answer.asked, answer.asked.served, self._parts.metrics
         variant = "" if asked.variant is None else asked.variant.name
         metrics.observe_answer(answer.source, variant=variant, catalogue=served.name)
@@ -170,9 +175,13 @@ class RecommendationService:
             metrics.observe_untuned(variant=variant, catalogue=served.name)
             asked.warnings.append(RequestWarning(code="model-untuned", detail=untuned))
         metrics.observe_items(served, answer.ranking.rows)
+        user_id = asked.request.user_id
         self._parts.attribution.remember(
-            asked.request_id, variant=variant, catalogue=served.name, marks=answer.ranking.marks
+            asked.request_id, variant=variant, catalogue=served.name, marks=answer.ranking.marks, user_id=user_id
         )
+        self._parts.impressions.note(answer, variant=variant)
+        if user_id is not None and answer.source == "model" and self._parts.results.keeps:
+            self._parts.links.note(user_id, name_of(asked.resolved.key()))
 
     async def _stored_history(self, asked: Asked) -> list[str] | None:
         """The user's item ids; None if the request itself gives the history."""

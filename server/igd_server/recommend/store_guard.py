@@ -14,11 +14,11 @@ from igd_core.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from igd_core.store.base import HistoryStore, ResultStore
+    from igd_core.store.base import Forgotten, HistoryStore, RecordList, RecordStore, ResultStore
     from igd_core.store.events import Event
     from igd_server.observe.metrics import GivenUp
 
-    class GuardedStore(HistoryStore, ResultStore, Protocol):
+    class GuardedStore(HistoryStore, RecordStore, ResultStore, Protocol):
         """What requests need from a store."""
 
 
@@ -34,8 +34,8 @@ _GRACE_S = 0.005  # a store with a time-out of its own reports first, and knows 
 class StoreGuard:
     """Histories and answers in a store that may be slow, hang or be gone.
 
-    Reads and writes fail separately: a full store, or a replica, still answers reads. All methods belong to one event
-    loop and raise StoreUnavailable if the store does not answer.
+    Reads and writes fail separately: a full store, or a replica, still answers reads; and records that nobody waits for
+    keep no event out. All methods belong to one event loop and raise StoreUnavailable if the store does not answer.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class StoreGuard:
         self._on_giving_up = on_giving_up
         self._reading = _Circuit()
         self._writing = _Circuit()
+        self._recording = _Circuit()
 
     async def history(self, user_id: str, *, by: float | None = None) -> Sequence[Event]:
         """A user's events, oldest first; ``by``: a time of the event loop after which they come too late."""
@@ -60,8 +61,34 @@ class StoreGuard:
         """Record events; after an error some may be recorded. Returns how many were new."""
         return await self._guarded("append", self._writing, lambda: self._store.append(user_id, events))
 
-    async def forget(self, user_id: str) -> bool:
-        """Delete everything stored about a user; returns whether there was anything."""
+    async def append_others(self, user_id: str, events: Sequence[Event]) -> int:
+        """Record events that make no history, likewise."""
+        return await self._guarded("append_others", self._writing, lambda: self._store.append_others(user_id, events))
+
+    async def other_events(self, user_id: str) -> Sequence[Event]:
+        """Those events of a user, oldest first."""
+        return await self._guarded("other_events", self._reading, lambda: self._store.other_events(user_id))
+
+    async def add_records(
+        self, name: RecordList, records: Mapping[str, Sequence[bytes]], *, keep: int, ttl_s: float
+    ) -> None:
+        """Add to lists of users; after an error some may be added."""
+        await self._guarded(
+            "add_records",
+            self._recording,
+            lambda: self._store.add_records(name, records, keep=keep, ttl_s=ttl_s),
+        )
+
+    async def records(self, name: RecordList, user_id: str) -> Sequence[bytes]:
+        """A list of a user, oldest first."""
+        return await self._guarded("records", self._reading, lambda: self._store.records(name, user_id))
+
+    async def drop(self, keys: Sequence[str]) -> int:
+        """Delete what is stored under these keys; returns of how many there was something."""
+        return await self._guarded("drop", self._writing, lambda: self._store.drop(keys)) if keys else 0
+
+    async def forget(self, user_id: str) -> Forgotten:
+        """Delete everything stored about a user; returns how much there was."""
         return await self._guarded("forget", self._writing, lambda: self._store.forget(user_id))
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:

@@ -1,8 +1,11 @@
 """``POST /v1/events``."""
 
+from collections import Counter
+
 from fastapi import APIRouter, Request, Response
 
 from igd_core.errors import IGDError
+from igd_core.event_kinds import UNSAID_KIND
 from igd_server.api.problems import (
     INTERNAL_ERROR,
     STORE_UNAVAILABLE,
@@ -17,6 +20,7 @@ from igd_server.http.routes.json_routes import DirectRoute
 from igd_server.observe.metrics import Metrics
 from igd_server.recommend.attribution import Attribution
 from igd_server.recommend.histories import Histories
+from igd_server.recommend.kinds import EventKinds
 from igd_server.recommend.resolve import unknown_items
 
 _EVENTS_A_REQUEST = 10
@@ -24,7 +28,7 @@ _EVENTS_A_REQUEST = 10
 
 
 def events_router(
-    deployment: Deployment, *, histories: Histories, attribution: Attribution, metrics: Metrics
+    deployment: Deployment, *, histories: Histories, kinds: EventKinds, attribution: Attribution, metrics: Metrics
 ) -> APIRouter:
     """The one route."""
     router = APIRouter(tags=["users"], route_class=DirectRoute, dependencies=KEYED)
@@ -33,7 +37,8 @@ def events_router(
         "/v1/events",
         summary="Record what users did",
         description="All events are recorded, or the answer is an error. After one, or without an answer, send all of "
-        "them again: none is recorded twice.",
+        "them again: none is recorded twice. An event of a kind that makes a history (`IGD_HISTORY_KINDS`) joins the "
+        "user's; the others are kept beside it.",
         response_model=EventsRecorded,
         response_model_exclude_none=True,
         responses=problems(*BODY, *ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE),
@@ -49,9 +54,11 @@ def events_router(
         metrics.observe_events("accepted", recorded.accepted)
         metrics.observe_events("duplicate", recorded.duplicates)
         context.facts |= {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+        named = [event.kind or UNSAID_KIND for event in body.events]
+        metrics.observe_event_kinds(Counter(named))
         taken: dict[str, list[str]] = {}
-        for event in body.events:
-            if event.request_id is not None:
+        for event, kind in zip(body.events, named, strict=True):
+            if event.request_id is not None and kind in kinds.success:
                 taken.setdefault(event.request_id, []).append(event.item_id)
         for request_id, item_ids in taken.items():
             attribution.attribute(request_id, item_ids)

@@ -52,7 +52,7 @@ async def test_an_id_that_a_url_would_shorten_is_refused_wherever_a_user_is_name
     async with run() as running:
         refused = [await clicked(running, user_id), await running.recommend(user_id=user_id)]
         batch = await running.client.post("/v1/recommendations:batch", json={"requests": [{"user_id": user_id}]})
-        assert await forget(running, user_id) == 204, "an earlier release may have stored something"
+        assert await forget(running, user_id) == 200, "an earlier release may have stored something"
     assert [answer.status_code for answer in refused] == [422, 422]
     assert [answer.json()["field"] for answer in refused] == ["events[0].user_id", "user_id"]
     assert "may not be '.' or '..'" in refused[0].json()["detail"]
@@ -72,7 +72,7 @@ async def test_any_other_dots_and_slashes_are_kept_and_forgotten(run: Run, user_
         assert (await clicked(running, user_id)).status_code == 200
         assert await source(running, user_id) == "model"
         deleted = await running.client.delete(f"/v1/users/{quote(user_id, safe='')}")
-        assert deleted.status_code == 204
+        assert deleted.status_code == 200
         assert await source(running, user_id) == "popularity"
 
 
@@ -82,10 +82,10 @@ async def test_ids_that_read_the_same_are_one_user(run: Run, sent: str, asked: s
         assert (await clicked(running, sent)).json()["accepted"] == 1
         assert (await clicked(running, asked)).json()["duplicates"] == 1
         assert await source(running, asked) == "model"
-        assert await forget(running, asked) == 204
+        assert await forget(running, asked) == 200
         assert await source(running, sent) == "popularity"
         await clicked(running, sent)
-        assert (await running.client.delete(f"/v1/users/{quote(asked)}")).status_code == 204
+        assert (await running.client.delete(f"/v1/users/{quote(asked)}")).status_code == 200
         assert await source(running, sent) == "popularity"
 
 
@@ -105,7 +105,7 @@ async def test_what_an_earlier_release_stored_as_it_came_is_forgotten(run: Run, 
         async with run() as running:
             store = stores[0]
             await store.append(stored, [Event(event_id="e", item_id="1", timestamp_ms=1)])
-            assert await forget(running, unicodedata.normalize("NFC", stored)) == 204
+            assert await forget(running, unicodedata.normalize("NFC", stored)) == 200
             assert await store.history(stored) == []
 
 

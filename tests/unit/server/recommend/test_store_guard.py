@@ -9,6 +9,7 @@ from igd_server.recommend.store_guard import StoreGuard
 from virtual_time import run_in_virtual_time
 
 from igd_core.errors import StoreError, StoreUnavailable
+from igd_core.store.base import Forgotten
 from igd_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ class Moody:
         await self._mood("append")
         return 1
 
-    async def forget(self, _: str) -> bool:
+    async def forget(self, _: str) -> Forgotten:
         await self._mood("forget")
-        return True
+        return Forgotten(events=1)
+
+    async def add_records(self, *_: object, **__: object) -> None:
+        await self._mood("add_records")
 
 
 def guarded(store: Moody, given_up: list[tuple[str, str]] | None = None) -> StoreGuard:
@@ -83,7 +87,7 @@ def test_what_the_store_answers_comes_back() -> None:
         assert await guard.get("other") is None
         assert await guard.history("u") == ["u"]  # type: ignore[comparison-overlap]
         assert await guard.append("u", []) == 1
-        assert await guard.forget("u") is True
+        assert await guard.forget("u") == Forgotten(events=1)
 
     run_in_virtual_time(scenario())
 
@@ -153,6 +157,19 @@ def test_a_store_that_takes_no_writes_is_still_read() -> None:
         assert store.asked == ["append"] * 5
         store.error = None
         assert await guard.history("u") == ["u"]  # type: ignore[comparison-overlap]
+
+    run_in_virtual_time(scenario())
+
+
+def test_records_that_the_store_does_not_take_keep_no_event_out() -> None:
+    async def scenario() -> None:
+        store = Moody(error=StoreUnavailable("gone"))
+        guard = guarded(store)
+        for _ in range(6):
+            await seconds_until_refused(guard.add_records("impressions", {"u": [b""]}, keep=1, ttl_s=1.0))
+        assert store.asked == ["add_records"] * 5
+        store.error = None
+        assert await guard.append("u", []) == 1
 
     run_in_virtual_time(scenario())
 
