@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from igd_core.checked_settings import Directory, File
-from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments
+from igd_core.checked_settings import Directory, File, Words
+from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments, attribute_rules
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.layout import EventsFlags
-from igd_core.cli.reading import add_reading_arguments, tell
+from igd_core.cli.reading import add_reading_arguments, reading_of, tell
 from igd_core.datasets.options import AmazonOptions, Preparation
+from igd_core.errors import DataError
+from igd_core.event_kinds import HISTORY_KINDS, is_kind
 from igd_core.models import igd_home
 
 if TYPE_CHECKING:
@@ -52,6 +55,17 @@ class FilesFlags(PrepareFlags, EventsFlags, ItemsFlags):
     out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the interactions file's name")
 
 
+class StoreFlags(PrepareFlags, ItemsFlags):
+    """What is prepared of an export of a store."""
+
+    export: Directory = Field(description="what `igd export` wrote")
+    kinds: Words[str] = Field(default=HISTORY_KINDS, description="kinds of events that make a history")
+    position_power: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=1.0, description="an item shown at rank r is looked at with probability r ** -N"
+    )
+    out: Directory | None = Field(default=None, description="default: IGD_HOME/data/ and the export's name")
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd data`; each leaf sets ``run``, a function of the parsed arguments that returns the exit code."""
     data = subparsers.add_parser("data", help="turn raw data into items and (history, target) rows")
@@ -75,6 +89,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_attribute_arguments(files)
     add_reading_arguments(files)
     files.set_defaults(run=_prepare_files)
+
+    store = sources.add_parser("store", parents=[shared], help="events and impressions that `igd export` wrote")
+    add_flags(store, StoreFlags)
+    add_attribute_arguments(store)
+    add_reading_arguments(store)
+    store.set_defaults(run=_prepare_store)
 
 
 def _prepare_movielens(args: argparse.Namespace) -> int:
@@ -132,6 +152,40 @@ def _prepare_files(args: argparse.Namespace) -> int:
     if layout.events.kinds:
         left_out["other_kinds"] = found.other_kinds
     return _report(out, summary | left_out, as_json=args.json)
+
+
+def _prepare_store(args: argparse.Namespace) -> int:
+    from igd_core.datasets.export_format import StoreExport
+    from igd_core.datasets.items_file import read_items
+    from igd_core.datasets.prepared import write_prepared
+    from igd_core.datasets.store_export import read_export
+
+    asked = read(args, StoreFlags)
+    if wrong := [kind for kind in asked.kinds if not is_kind(kind)]:
+        raise DataError(f"kinds: {wrong[0]!r} is no name of a kind")
+    reading = replace(reading_of(args), attributes=attribute_rules(args, asked.items))
+    items = read_items(asked.items, title_column=asked.title_column, on_empty=asked.on_empty_title, reading=reading)
+    tell(items.notes)
+    export = StoreExport.open(asked.export)
+    found = read_export(
+        export,
+        items.catalogue,
+        kinds=asked.kinds,
+        power=asked.position_power,
+        drop_unknown=asked.on_unknown_item == "drop",
+    )
+    out = asked.out or igd_home() / "data" / (asked.export.resolve().name or "store")
+    summary = write_prepared(out, items.catalogue, found.interactions, asked, force=asked.force)
+    of_store: dict[str, object] = {
+        "store": export.manifest["store"],
+        "exported": export.manifest["finished_at"],
+        "events": found.events,
+        "other_events": found.other_events,
+        "events_dropped": found.dropped,
+        "shown": found.shown,
+        "items_skipped": len(items.skipped),
+    }
+    return _report(out, summary | of_store, as_json=args.json)
 
 
 def _report(out: Path, summary: dict[str, object], *, as_json: bool) -> int:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from igd_core.datasets.exposure import Exposure
+
 Seconds: TypeAlias = "NDArray[np.int64] | NDArray[np.float64]"
 """Seconds since 1970; int64 when the source holds only whole seconds."""
 
@@ -25,6 +27,7 @@ class Interactions:
         item: ``(n,)`` int32, `ItemIndex`.
         timestamp: ``(n,)`` int64 or float64, seconds since 1970, finite.
         rating: ``(n,)`` float64, NaN where missing; None when the source has no ratings.
+        exposure: what was shown with each; None when the source does not know.
     """
 
     user_ids: Sequence[str]
@@ -32,6 +35,7 @@ class Interactions:
     item: NDArray[np.int32]
     timestamp: Seconds
     rating: NDArray[np.float64] | None = None
+    exposure: Exposure | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -44,4 +48,5 @@ class Interactions:
             item=self.item[chosen],
             timestamp=self.timestamp[chosen],
             rating=None if self.rating is None else self.rating[chosen],
+            exposure=None if self.exposure is None else self.exposure.take(chosen),
         )

@@ -4,7 +4,8 @@ items.csv               item_id, title, attributes (several values of a cell joi
 items.schema.json       the attributes' types: igd_core/datasets/attribute_schema.py
 train_interactions.csv  user_id, item_id, timestamp[, rating]: all of training, for the prior
 train.csv, valid.csv,   user_id, history_item_ids (separated by spaces, oldest first), item_id, timestamp[, rating]:
-test.csv                the targets that have a history
+test.csv                the targets that have a history; from a store with impressions also propensity,
+                        negative_item_ids and negative_propensities: igd_core/datasets/exposure.py
 dataset.json            how it was made, and counts
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from igd_core.catalogue.items import Catalogue, MetadataValue
+    from igd_core.datasets.exposure import Exposure
     from igd_core.datasets.interactions import Interactions
     from igd_core.datasets.options import Preparation
 
@@ -166,7 +169,20 @@ def _columns(data: Interactions | HistoryRows, catalogue: Catalogue) -> dict[str
         columns["timestamp"] = data.timestamp.tolist()
     if data.rating is not None:
         columns["rating"] = ["" if rating != rating else rating for rating in data.rating.tolist()]  # noqa: PLR0124 - NaN
+    if data.exposure is not None and isinstance(data, HistoryRows):
+        columns |= _exposure_columns(data.exposure, catalogue)
     return columns
+
+
+def _exposure_columns(exposure: Exposure, catalogue: Catalogue) -> dict[str, Sequence[object]]:
+    ids = [catalogue.item_ids[i] for i in exposure.negative_item.tolist()]
+    shares = [f"{share:.6g}" for share in exposure.negative_propensity.tolist()]
+    spans = list(itertools.pairwise(exposure.negative_start.tolist()))
+    return {
+        "propensity": ["" if math.isnan(share) else f"{share:.6g}" for share in exposure.propensity.tolist()],
+        "negative_item_ids": [" ".join(ids[a:b]) for a, b in spans],
+        "negative_propensities": [" ".join(shares[a:b]) for a, b in spans],
+    }
 
 
 def _line(cells: Iterable[object]) -> str:

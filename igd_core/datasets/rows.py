@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
+    from igd_core.datasets.exposure import Exposure
     from igd_core.datasets.interactions import Interactions, Seconds
 
 
@@ -30,6 +31,7 @@ class HistoryRows:
         user: ``(n,)`` int32, index into `user_ids`; None with it.
         timestamp: ``(n,)`` of the target, seconds since 1970, or None.
         rating: ``(n,)`` float64 of the target, NaN where missing, or None.
+        exposure: what was shown with the target, or None.
     """
 
     history_start: NDArray[np.int64]
@@ -39,6 +41,7 @@ class HistoryRows:
     user: NDArray[np.int32] | None = None
     timestamp: Seconds | None = None
     rating: NDArray[np.float64] | None = None
+    exposure: Exposure | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -58,6 +61,7 @@ class HistoryRows:
             user=None if self.user is None else self.user[chosen],
             timestamp=None if self.timestamp is None else self.timestamp[chosen],
             rating=None if self.rating is None else self.rating[chosen],
+            exposure=None if self.exposure is None else self.exposure.take(chosen),
         )
 
 
@@ -104,6 +108,7 @@ def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_h
         user=rows.user,
         timestamp=rows.timestamp,
         rating=rows.rating,
+        exposure=rows.exposure,
     )
 
 
