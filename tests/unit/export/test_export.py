@@ -190,7 +190,7 @@ async def test_an_export_that_stopped_goes_on_where_it_did(opened: Opened, tmp_p
     for user in users:
         await store.append(user, [event(1)])
     with pytest.raises(StoreUnavailable):
-        await exported(Failing(store, 20), tmp_path / "out")  # type: ignore[arg-type]
+        await exported(Failing(store, 20), tmp_path / "out")
     with pytest.raises(DataError, match="not finished"):
         StoreExport.open(tmp_path / "out")
     assert not list((tmp_path / "out").glob("*/.part-*")), "half a part is left"
@@ -202,7 +202,7 @@ async def test_an_export_that_stopped_goes_on_where_it_did(opened: Opened, tmp_p
     rest = Failing(store, 1000)
     with pytest.raises(DataError, match=r"parts: 4; the export begun in .* has 3"):
         await exported(store, tmp_path / "out", parts=4)
-    manifest = await exported(rest, tmp_path / "out")  # type: ignore[arg-type]
+    manifest = await exported(rest, tmp_path / "out")
     assert finished.isdisjoint(rest.asked), "what was there is read again"
     assert sorted(row["user_id"] for row in rows(tmp_path / "out", "events")) == sorted(users)
     assert manifest["events"]["rows"] == 30
@@ -221,7 +221,7 @@ async def test_exports_of_two_stores_are_not_mixed(opened: Opened, tmp_path: Pat
     await store.append("ann", [event(2)])
     assert (await exported(store, tmp_path / "out", force=True))["events"]["rows"] == 2
     with pytest.raises(StoreUnavailable):
-        await exported(Failing(other, 0), await _one_user(other, tmp_path))  # type: ignore[arg-type]
+        await exported(Failing(other, 0), await _one_user(other, tmp_path))
     with pytest.raises(DataError, match="holds an export of another store"):
         await exported(store, tmp_path / "begun")
     (tmp_path / "full").mkdir()
