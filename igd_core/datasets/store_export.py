@@ -11,6 +11,7 @@ but for those that the user chose from the same answer, whenever, or had chosen 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,7 @@ def _steps_of(
             counts.unknown[event["item_id"]] = counts.unknown.get(event["item_id"], 0) + 1
     counts.events += len(kept)
     begins = steps((event["item_id"], event["kind"]) for event in kept)
-    return [_step(kept[a:b], item_of) for a, b in zip(begins, [*begins[1:], len(kept)], strict=True)]
+    return [_step(kept[a:b], item_of) for a, b in itertools.pairwise([*begins, len(kept)])]
 
 
 def _step(events: Sequence[Mapping[str, Any]], item_of: Mapping[str, int]) -> _Step:
