@@ -54,7 +54,7 @@ class StartFlags(EventsFlags, RowPolicies):
         default=None, description="what the columns are: OUT/layout.toml of an earlier run, edited; flags go before it"
     )
     look: bool = Field(default=False, description="say what the exports hold, and stop")
-    again: bool = Field(default=False, description="begin anew where --out holds a run of other exports or flags")
+    again: bool = Field(default=False, description="do anew what --out holds of other exports or flags; the rest stays")
     recipe: Annotated[str, Flag(metavar="NAME|FILE", shows_default=False)] | None = Field(
         default=None, description=f"how the model is built and tuned (default: {_SCRATCH}, or with --model {_ADAPTER})"
     )
@@ -181,7 +181,7 @@ def _made_of(asked: StartFlags, layout: Layout) -> dict[str, Any]:
     flags = asked.to_json()
     for name in ("out", "layout", "look", "again", "on_empty_title", "on_unknown_item", "kinds"):
         del flags[name]  # the last three stand in the layout
-    for name in ("items", "events"):
+    for name in ("items", "events", *(["recipe"] if asked.recipe and Path(asked.recipe).is_file() else [])):
         flags[name] = {"file": flags[name], "sha256": Source.of(Path(flags[name])).sha256()}
     return {**flags, "layout": layout.to_json()}
 

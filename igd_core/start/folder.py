@@ -18,11 +18,29 @@ START_FILE = "start.json"
 LAYOUT_FILE = "layout.toml"
 REPORT_FILE = "report.html"
 _FORMAT = "igd-start"
-_MADE = (
-    "data", "whole", "tokenizer", "scorers", "speed", "speed-choose", "speed-judge", "run", "model", "chosen", "shop",
-    "judged", "serve.log", REPORT_FILE, "gain.png",
-)  # fmt: skip
-"""What a start writes beside its two small files."""
+_STAGES = (
+    ("data", ("data",)),
+    ("tokens", ("whole", "tokenizer")),
+    ("scorer", ("scorers",)),
+    ("titles", ("gain.png",)),
+    ("speed", ("speed",)),
+    ("tune", ("run",)),
+    ("merge", ("model",)),
+    ("speed of choose", ("speed-choose",)),
+    ("choose", ("chosen",)),
+    ("shop", ("shop",)),
+    ("speed of judge", ("speed-judge",)),
+    ("judge", ("judged",)),
+    ("serve", ("serve.log", REPORT_FILE)),
+)
+"""The stages in their order, and what each writes; ``scorer`` is one for each kind."""
+_FIRST = {
+    **dict.fromkeys(("model", "recipe", "tokenizer", "on_unspellable"), "tokens"),
+    "device": "speed",
+    "minutes": "tune",
+    "baselines": "judge",
+}
+"""The first stage that a flag changes, where that is not the first of all."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +66,7 @@ class StartFolder:
         Args:
             path: of the folder.
             asked: what this run is made of.
-            again: whether a run of something else is thrown away.
+            again: whether stages that were done with something else are done anew.
             edited: the layout in the folder, where it says something else than ``asked`` does.
 
         Raises:
@@ -63,18 +81,30 @@ class StartFolder:
                 raise InputError(f"out: {path} holds something else; choose another folder")
             path.mkdir(parents=True, exist_ok=True)
             return StartFolder(path=path, asked=asked)._written()
-        differs = _difference(before["asked"], asked)
-        if differs is None:
-            return StartFolder(path=path, asked=asked, done=before["done"])
-        if before["done"] and not again:
-            raise InputError(f"{differs}; --again begins anew in {path}, another --out keeps both")
-        for name in _MADE:
-            made = path / name
+        folder = StartFolder(path=path, asked=asked, done=before["done"])
+        differing = _differing(before["asked"], asked)
+        if not differing:
+            return folder
+        name = min(differing, key=lambda name: _place(_FIRST.get(name, "data")))
+        first = _place(_FIRST.get(name, "data"))
+        begun = [stage for stage in folder.done if _place(stage) >= first] or any(
+            (path / made).exists() for _, names in _STAGES[first:] for made in names
+        )
+        if begun and not again:
+            told = _told(name, before["asked"].get(name), asked.get(name))
+            raise InputError(f"{told}; --again does anew in {path} what follows from it, another --out keeps both")
+        folder._forget(first)
+        return folder._written()
+
+    def _forget(self, first: int) -> None:
+        """Remove what the stages from the place ``first`` on have made."""
+        for name in [stage for stage in self.done if _place(stage) >= first]:
+            del self.done[name]
+        for made in (self.path / name for _, names in _STAGES[first:] for name in names):
             if made.is_dir():
                 shutil.rmtree(made)
             else:
                 made.unlink(missing_ok=True)
-        return StartFolder(path=path, asked=asked)._written()
 
     def keep(self, stage: str, result: Mapping[str, Any], seconds: float) -> None:
         """Note that a stage is done."""
@@ -100,16 +130,23 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first thing that is not as it was, in words."""
-    for name in [*now, *(name for name in before if name not in now)]:
-        old, new = before.get(name), now.get(name)
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict) and "sha256" in old and old.get("file") == new.get("file"):
-            return f"{name}: {new['file']} has changed since this run began"
-        return f"{name}: was {_short(old)} when this run began, now {_short(new)}"
-    return None
+def _place(stage: str) -> int:
+    """Of a stage in `_STAGES`."""
+    name = "scorer" if stage.startswith("scorer ") else stage
+    return [each for each, _ in _STAGES].index(name)
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what is not as it was."""
+    names = [*now, *(name for name in before if name not in now)]
+    return [name for name in names if before.get(name) != now.get(name)]
+
+
+def _told(name: str, old: object, new: object) -> str:
+    """What is not as it was, in words."""
+    if isinstance(old, dict) and isinstance(new, dict) and "sha256" in old and old.get("file") == new.get("file"):
+        return f"{name}: {new['file']} has changed since this run began"
+    return f"{name}: was {_short(old)} when this run began, now {_short(new)}"
 
 
 def _short(value: object) -> str:

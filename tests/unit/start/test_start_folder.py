@@ -28,7 +28,7 @@ def test_a_stage_that_is_done_is_known_to_the_next_run_of_the_same(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"minutes": 30.0}, "minutes: was 5.0 when this run began, now 30.0; --again begins anew"),
+        ({"minutes": 30.0}, "minutes: was 5.0 when this run began, now 30.0; --again does anew"),
         ({"items": {"file": "a.csv", "sha256": "2"}}, "items: a.csv has changed since this run began"),
         ({"items": {"file": "b.csv", "sha256": "1"}}, "items: was 'a.csv' when this run began, now 'b.csv'"),
         ({"layout": {"items": {"delimiter": ";"}}}, "layout: was "),
@@ -36,16 +36,36 @@ def test_a_stage_that_is_done_is_known_to_the_next_run_of_the_same(tmp_path: Pat
     ],
 )
 def test_what_is_not_the_same_is_named_and_nothing_is_lost(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    opened(tmp_path / "out").keep("data", {}, 1)
-    (tmp_path / "out" / "data").mkdir()
+    folder = opened(tmp_path / "out")
+    for stage in ("data", "scorer ease", "speed", "tune"):
+        folder.keep(stage, {}, 1)
+    (tmp_path / "out" / "run").mkdir()
     before = (tmp_path / "out" / START_FILE).read_bytes()
     with pytest.raises(InputError) as refused:
         opened(tmp_path / "out", **changes)
     assert words in str(refused.value)
     assert (tmp_path / "out" / START_FILE).read_bytes() == before
     (tmp_path / "out" / "mine.txt").touch()
-    assert opened(tmp_path / "out", again=True, **changes).done == {}
+    kept = list(opened(tmp_path / "out", again=True, **changes).done)
+    left = {"minutes": ["data", "scorer ease", "speed"], "device": ["data", "scorer ease"]}
+    assert kept == left.get(next(iter(changes)), [])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.txt", START_FILE]
+
+
+def test_what_no_stage_that_is_done_depends_on_may_change(tmp_path: Path) -> None:
+    folder = opened(tmp_path / "out")
+    for stage in ("data", "tokens", "scorer ease", "speed"):
+        folder.keep(stage, {}, 1)
+    (tmp_path / "out" / "data").mkdir()
+    changed = opened(tmp_path / "out", minutes=60.0, baselines=["popular"])
+    assert list(changed.done) == ["data", "tokens", "scorer ease", "speed"]
+    assert changed.asked["minutes"] == 60.0
+    assert (tmp_path / "out" / "data").is_dir()
+    (tmp_path / "out" / "run").mkdir()  # of a tuning that was cut off
+    with pytest.raises(InputError, match=r"minutes: was 60\.0 when this run began, now 90\.0"):
+        opened(tmp_path / "out", minutes=90.0, baselines=["popular"])
+    with pytest.raises(InputError, match='model: was null when this run began, now "other"'):
+        opened(tmp_path / "out", minutes=60.0, baselines=["popular"], model="other")
 
 
 def test_before_any_stage_is_done_anything_may_change(tmp_path: Path) -> None:
