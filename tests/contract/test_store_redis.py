@@ -16,7 +16,7 @@ from redis_server import RedisServer, free_port
 from stores import another_version, event, until, version_of
 
 from igd_core.errors import ArtifactError, InputError, StoreError, StoreUnavailable
-from igd_core.store.base import HistoryLimits, StoreOptions
+from igd_core.store.base import Forgotten, HistoryLimits, StoreOptions
 from igd_core.store.open import open_store
 from igd_core.store.redis import link as link_module
 from igd_core.store.redis import subscription as subscription_module
@@ -295,10 +295,15 @@ async def test_a_key_of_somebody_else_is_an_error_that_trying_again_does_not_hel
 ) -> None:
     server.cli("set", "igd:history:ann", "text")
     server.cli("hset", "igd:history:bob", "e1", "no number")
-    for user in ("ann", "bob"):
+    server.cli("hset", "igd:events:bob", "e1", "1 item\x1fbuy\x1fa lot")
+    server.cli("rpush", "igd:links:bob", "no number")
+    for call in (store.history("ann"), store.history("bob"), store.other_events("bob"), store.records("links", "bob")):
         with pytest.raises(StoreError) as caught:
-            await store.history(user)
+            await call
         assert not isinstance(caught.value, StoreUnavailable)
+        assert "bob" not in str(caught.value), "a user's id in the log"
+    assert await store.forget("bob") == Forgotten(events=1, other_events=1, links=1)
+    assert server.cli("keys", "*bob*") == ""
 
 
 async def test_events_are_recorded_even_if_old_ones_cannot_be_deleted(server: RedisServer) -> None:

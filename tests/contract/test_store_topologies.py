@@ -145,6 +145,10 @@ async def test_a_cluster_holds_everything_and_tells_all_listeners(
     await asyncio.gather(*(store.append(f"user-{n}", [event(n)]) for n in range(60)))
     assert [await store.history(f"user-{n}") for n in range(60)] == [[event(n)] for n in range(60)]
     assert all(int(node.cli("dbsize")) > 5 for node in cluster)
+    everyone = {user async for page in store.users() for user in page}
+    assert everyone >= {f"user-{n}" for n in range(60)}, "a node was not asked"
+    await store.add_records("links", {f"user-{n}": [b"%d" % n] for n in range(60)}, keep=1, ttl_s=60)
+    assert [await store.records("links", f"user-{n}") for n in range(60)] == [[b"%d" % n] for n in range(60)]
     version = await store.current("small")
     assert version is not None
     for node in cluster:

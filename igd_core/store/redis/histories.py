@@ -83,7 +83,7 @@ class RedisHistories:
         try:
             events = [_event(event_id.decode(), *data.decode().split(" ", 1)) for event_id, data in fields.items()]
         except (ValueError, TypeError):
-            raise StoreError(f"{key!r} holds no history") from None
+            raise StoreError("a history cannot be read: its key holds something else") from None  # whose, no log says
         return sorted(events, key=lambda event: (event.timestamp_ms, event.event_id))
 
     async def _trim(self, key: str) -> None:

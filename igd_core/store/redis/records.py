@@ -44,7 +44,7 @@ class RedisRecords:
             found = [each.split(b" ", 1) for each in await self._records_link.call("LRANGE", key, 0, -1)]
             return [record for ends_ms, record in found if int(ends_ms) > now_ms]
         except ValueError:
-            raise StoreError(f"{key!r} holds no records") from None
+            raise StoreError(f"a user's {name} cannot be read: their key holds something else") from None
 
     async def identity(self) -> str:
         """The name of what is stored under the prefix."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NOON_MS = 1_769_860_800_000
 USER = "ann/é 1"
+PATIENT_MS = int(PATIENCE_S * 1000)
 
 
 async def known(running: Running, user_id: str) -> dict[str, Any]:
@@ -169,6 +170,28 @@ async def test_a_cached_answer_goes_with_the_user_it_was_made_for(run: Run) -> N
         assert (await running.client.post("/v1/users:forget", json=body)).json()["forgotten"]["answers"] >= 1
         await click(running, USER, "1")
         assert not (await running.recommend(user_id=USER, k=3)).json()["cached"]
+
+
+async def test_a_redis_that_hangs_keeps_no_answer_and_what_it_does_not_take_is_counted_and_logged(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path) as server:
+        async with run(store=server.url, store_timeout_ms=50, impressions=True) as running:
+            server.pause()
+            # Each with a history of its own, so that the model is asked; without its answer in time, popularity would.
+            for item_id in ("1", "2", "3"):
+                answer = (await running.recommend(user_id=USER, history=[item_id], k=2, timeout_ms=PATIENT_MS)).json()
+                assert (answer["source"], answer["cached"]) == ("model", False)
+
+            async def three_are_lost() -> bool:
+                text = (await running.client.get("/metrics")).text
+                return 'igd_impressions_total{outcome="lost"} 3.0' in text
+
+            await until(three_are_lost)
+            server.resume()
+    lines = [record for record in caplog.records if record.message == "impressions_lost"]
+    assert len(lines) == 1, "said again and again"
+    assert USER not in str(lines[0].fields)  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
