@@ -36,19 +36,14 @@ class TablePart:
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[tuple[Any, ...]] = []
         self._rows = 0
-        self._times: list[int] = []
+        self._first: int | None = None
+        self._last: int | None = None
 
     def add(self, row: tuple[Any, ...], timestamp_ms: int) -> None:
         """Add a row, in the order of the columns."""
         self._waiting.append(row)
-        self._times = (
-            [min(timestamp_ms, *self._times), max(timestamp_ms, *self._times)]
-            if self._times
-            else [
-                timestamp_ms,
-                timestamp_ms,
-            ]
-        )
+        self._first = timestamp_ms if self._first is None else min(self._first, timestamp_ms)
+        self._last = timestamp_ms if self._last is None else max(self._last, timestamp_ms)
         if len(self._waiting) >= _ROWS_AT_ONCE:
             self._flush()
 
@@ -60,7 +55,11 @@ class TablePart:
         """
         self._path.unlink(missing_ok=True)  # of a part that was not finished
         self._flush()
-        report: dict[str, Any] = {"path": self._name, "rows": self._rows, "times_ms": self._times}
+        report: dict[str, Any] = {
+            "path": self._name,
+            "rows": self._rows,
+            "times_ms": [] if self._first is None else [self._first, self._last],
+        }
         if self._writer is None:
             return report
         self._writer.close()

@@ -37,7 +37,7 @@ class Impression:
     scores: tuple[float, ...]
 
     def packed(self) -> bytes:
-        """As a store keeps it: 90 bytes, and about 20 an item."""
+        """As a store keeps it: 400 bytes with ten items whose ids have eight characters."""
         return json.dumps([_FORMAT, *astuple(self)], separators=(",", ":"), ensure_ascii=False).encode()
 
     @staticmethod

@@ -21,6 +21,7 @@ from igd_core.artifact import load_artifact
 from igd_core.errors import IGDError, InputError
 from igd_core.store.base import StoreOptions
 from igd_core.store.events import Event
+from igd_core.store.impressions import Impression
 from igd_core.store.redis import RedisStore
 from igd_core.store.redis.address import RedisAddress
 from igd_core.store.redis.link import Link
@@ -55,6 +56,8 @@ async def bench_memory(url: str, artifact: Path) -> list[dict[str, Any]]:
     for count in _EVENTS:
         grown = await redis.growth(partial(_write_histories, count=count))
         results.append(_result(f"user with {count} events", grown / _MADE))
+    results.append(_result("user with 10 views", await redis.growth(_write_views) / _MADE))
+    results.append(_result("answer on record", await redis.growth(_write_impressions) / _MADE / 10))
     for size in _ANSWER_BYTES:
         grown = await redis.growth(partial(_write_answers, size=size))
         results.append(_result(f"answer of {size} bytes", grown / _MADE))
@@ -74,6 +77,44 @@ async def _write_histories(store: RedisStore, *, count: int) -> None:
             for _ in range(count)
         ]
         await store.append(f"user-{count:03d}-{user:08d}", events)
+
+
+async def _write_views(store: RedisStore) -> None:
+    """Ten views for each user, which say the answer that showed the item and the rank."""
+    rng = random.Random(1)
+    for user in range(_MADE):
+        views = [
+            Event(
+                event_id=f"{rng.getrandbits(128):032x}",
+                item_id=f"{rng.randrange(10**8):08d}",
+                timestamp_ms=1_700_000_000_000 + rng.randrange(10**10),
+                kind="view",
+                position=rank,
+                request_id=f"{rng.getrandbits(128):032x}",
+            )
+            for rank in range(1, 11)
+        ]
+        await store.append_others(f"user-{user:08d}", views)
+
+
+async def _write_impressions(store: RedisStore) -> None:
+    """Ten answers for each user, each of ten items with ids of 8 characters."""
+    rng = random.Random(2)
+    for user in range(_MADE):
+        answers = [
+            Impression(
+                request_id=f"{rng.getrandbits(128):032x}",
+                timestamp_ms=1_700_000_000_000 + rng.randrange(10**10),
+                catalogue="films",
+                version="0123456789abcdef",
+                variant="control",
+                source="model",
+                item_ids=tuple(f"{rng.randrange(10**8):08d}" for _ in range(10)),
+                scores=tuple(-10 * rng.random() for _ in range(10)),
+            ).packed()
+            for _ in range(10)
+        ]
+        await store.add_records("impressions", {f"user-{user:08d}": answers}, keep=100, ttl_s=86_400)
 
 
 async def _write_answers(store: RedisStore, *, size: int) -> None:

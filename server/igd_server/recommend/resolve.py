@@ -45,6 +45,7 @@ class Asked:
         store_by: the store's answer must be there before it.
         warnings: what was ignored, and why the model did not answer.
         resolved: the resolved query; `resolve` sets it once the history is known.
+        key: of its answer by the model, once that is asked for.
     """
 
     request: RecommendationRequest
@@ -58,6 +59,7 @@ class Asked:
     store_by: float
     warnings: list[RequestWarning] = field(default_factory=list)
     resolved: ResolvedQuery = field(init=False)
+    key: str | None = None
 
 
 def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> Variant | None:

@@ -180,8 +180,8 @@ class RecommendationService:
             asked.request_id, variant=variant, catalogue=served.name, marks=answer.ranking.marks, user_id=user_id
         )
         self._parts.impressions.note(answer, variant=variant)
-        if user_id is not None and answer.source == "model" and self._parts.results.keeps:
-            self._parts.links.note(user_id, name_of(asked.resolved.key()))
+        if user_id is not None and asked.key is not None and answer.source == "model" and self._parts.results.keeps:
+            self._parts.links.note(user_id, name_of(asked.key))
 
     async def _stored_history(self, asked: Asked) -> list[str] | None:
         """The user's item ids; None if the request itself gives the history."""
@@ -199,7 +199,7 @@ class RecommendationService:
     async def _asked_before_or_now(self, asked: Asked) -> Answer:
         observe = self._parts.metrics.observe_cache
         require_adapter(asked.resolved.adapter, asked.served.model.adapters)
-        key = asked.resolved.key()
+        key = asked.key = asked.resolved.key()
         kept = self._parts.results.local(key)
         if kept is not None:
             observe("local")
