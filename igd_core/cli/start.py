@@ -83,11 +83,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at the exports, run the stages, and say what came of them."""
-    from igd_core.start.folder import LAYOUT_FILE, StartFolder
-    from igd_core.start.report import write_report
-    from igd_core.start.run import Start
-    from igd_core.tuning.recipes import read_recipe
+    """Check what is asked, and begin or go on."""
+    from igd_core.start.folder import alone
 
     require_modules("torch", "transformers", "yaml", "uvicorn")
 
@@ -95,6 +92,17 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
     asked = _with_baselines(read(args, StartFlags), say)
+    with alone(asked.out):
+        return _start(args, asked, say)
+
+
+def _start(args: argparse.Namespace, asked: StartFlags, say: Callable[[str], None]) -> int:
+    """Look at the exports, run the stages, and say what came of them."""
+    from igd_core.start.folder import LAYOUT_FILE, StartFolder
+    from igd_core.start.report import write_report
+    from igd_core.start.run import Start
+    from igd_core.tuning.recipes import read_recipe
+
     recipe = read_recipe(asked.recipe or (_SCRATCH if asked.model is None else _ADAPTER))
     layout, detected = _looked_at(args, asked)
     folder = StartFolder.opened(asked.out, _made_of(asked, layout), again=asked.again, edited=_edited(asked, layout))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +14,7 @@ from igd_core.errors import InputError
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 START_FILE = "start.json"
@@ -41,6 +44,27 @@ _FIRST = {
     "baselines": "judge",
 }
 """The first stage that a flag changes, where that is not the first of all."""
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Within the block nobody else starts in this folder, which is made if it is not there.
+
+    Raises:
+        InputError: somebody does already, or it is no folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"out: {path} is a file, not a folder") from None
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"out: {path}: another igd start is at work in it") from None
+    finally:
+        os.close(lock)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from igd_core.errors import InputError
-from igd_core.start.folder import LAYOUT_FILE, START_FILE, StartFolder
+from igd_core.start.folder import LAYOUT_FILE, START_FILE, StartFolder, alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +90,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
             opened(tmp_path, again=True)
     with pytest.raises(InputError, match="is a file"):
         opened(tmp_path / "notes.txt")
+
+
+def test_two_starts_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
+    with (
+        alone(tmp_path / "out"),
+        pytest.raises(InputError, match="another igd start is at work"),
+        alone(tmp_path / "out"),
+    ):
+        pass
+    with alone(tmp_path / "out"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"), alone(tmp_path / "file"):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
