@@ -124,7 +124,7 @@ def test_days_and_times_say_when_a_key_ends(igd: Igd, path: Path) -> None:
     [
         (
             ("--name", "a", "--scopes", "recommend,root"),
-            "--scopes: 'root' is none of recommend, events, admin, metrics",
+            "--scopes: 'root' is none of recommend, events, users, admin, metrics",
         ),
         (("--name", "a", "--scopes", ""), "--scopes: '' is none of"),
         (("--name", "", "--scopes", "admin"), "name: String should have at least 1 character"),
