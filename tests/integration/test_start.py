@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ITEMS, PEOPLE = 24, 30
+ITEMS, PEOPLE = 24, 20
 RECIPE = """
 tokenizer: pruned
 build: {max_history: 5}
@@ -87,6 +87,7 @@ class Pictures(HTMLParser):
         self.text += data
 
 
+@pytest.mark.timeout(1200)  # it does all that there is, a server included: minutes on a machine that others keep busy
 def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothing(
     start: Callable[..., int], shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,7 +138,7 @@ def test_looking_says_what_the_exports_hold_and_an_edited_layout_is_followed(
 ) -> None:
     assert start("--look", out="look") == 0
     said = capsys.readouterr().out
-    assert re.search(r"users +30\n +first +2024-01-01T00:07:00", said)
+    assert re.search(r"users +20\n +first +2024-01-01T00:07:00", said)
     layout = shop / "look" / "layout.toml"
     layout.write_text(layout.read_text().replace('timezone = "UTC"', 'timezone = "+02:00"'))
     assert start("--look", out="look") == 2
