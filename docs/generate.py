@@ -49,7 +49,13 @@ PAGES = ROOT / "docs" / "reference"
 WORDS = tomllib.loads((ROOT / "docs" / "words.toml").read_text(encoding="utf-8"))
 _BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MIB = 1 << 20
-_KINDS = {"Counter": "counter", "Gauge": "gauge", "GaugeMetricFamily": "gauge", "Histogram": "histogram"}
+_KINDS = {
+    "Counter": "counter",
+    "CounterMetricFamily": "counter",
+    "Gauge": "gauge",
+    "GaugeMetricFamily": "gauge",
+    "Histogram": "histogram",
+}
 _LEVELS = {"exception": "error"}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.parts import Outcome, Part
 from igd_core.engines.fake import FakeEngine
 from igd_core.ids import ROOT, ItemIndex, LeafIndex, NodeId
 from igd_core.search.beam import BeamSearch, Hypothesis
@@ -152,6 +153,18 @@ async def search(
         await session.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A pass that lasts until its part is set."""
+
+    running: threading.Event
+    most_tokens: int = 0
+
+    def run(self, parts: Sequence[threading.Event]) -> list[Outcome[None]]:
+        self.running.set()
+        return [Outcome(error=None if part.wait(20) else TimeoutError("nobody let go")) for part in parts]
+
+
 @asynccontextmanager
 async def busy(subject: Subject) -> AsyncIterator[None]:
     """While inside, calls of a tree engine's model wait; the fake engine has no queue."""
@@ -160,11 +173,7 @@ async def busy(subject: Subject) -> AsyncIterator[None]:
         return
     release, running = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        running.set()
-        assert release.wait(20)
-
-    call = asyncio.ensure_future(subject.engine._thread.call(Turn(), 0, hold))
+    call = asyncio.ensure_future(subject.engine._thread.call(Turn(), 0, Part(passes=_Hold(running), what=release)))
     await asyncio.to_thread(running.wait, 20)
     try:
         yield

@@ -124,6 +124,13 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(title="Model calls a recommendation", queries={"mean": mean("igd_decoding_rounds")}),
         Panel(title="Tokens", unit="cps", queries={"{{kind}}": rate("igd_model_tokens_total", "kind")}),
+        Panel(
+            title="A pass of the model",
+            queries={
+                "people": f"{rate('igd_pass_recommendations_total')} / {rate('igd_passes_total')}",
+                "tokens": f"{rate('igd_pass_tokens_total')} / {rate('igd_passes_total')}",
+            },
+        ),
     ],
     "Caches and store": [
         Panel(

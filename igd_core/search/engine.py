@@ -25,6 +25,10 @@ class EngineStats:
         healthy: whether the engine can answer.
         forward: how the model is run, where an engine has several ways: ``own`` or ``transformers``.
         why_forward: why it is not ``own``; empty if it is, or was not asked for.
+        passes: passes of the model so far, where the engine runs them itself.
+        pass_sessions: sessions that they computed something for, summed; over ``passes`` it is their mean.
+        pass_tokens: tokens fed in them.
+        passes_split: passes for several sessions that failed, and were run for each by itself.
     """
 
     waiting: int = 0
@@ -34,6 +38,10 @@ class EngineStats:
     healthy: bool = True
     forward: str = ""
     why_forward: str = ""
+    passes: int = 0
+    pass_sessions: int = 0
+    pass_tokens: int = 0
+    passes_split: int = 0
 
 
 class Engine(Protocol):

@@ -109,6 +109,10 @@ class _Line(Generic[T]):
             heapq.heappop(self.heap)
         return self.heap[0][-1]
 
+    def first(self, fits: Callable[[Ticket[T]], bool]) -> Ticket[T] | None:
+        found = (place for place in self.heap if place[-1].waiting and fits(place[-1]))
+        return min(found, default=(None,))[-1]
+
 
 class FairQueue(Generic[T]):
     """Waiting entries, by caller. Not for concurrent use by several threads."""
@@ -149,17 +153,33 @@ class FairQueue(Generic[T]):
         self.remove(ticket)
         return caller, ticket
 
+    def pop_beside(self, fits: Callable[[Ticket[T]], bool]) -> tuple[str, Ticket[T]] | None:
+        """Remove the first entry that can be served together with the last popped one; None if none ``fits``.
+
+        Those that do not fit keep their places, and virtual time stays where the popped one's turn has put it.
+        """
+        chosen = self._first(None, fits)
+        if chosen is None:
+            return None
+        _, caller, ticket = chosen
+        self.remove(ticket)
+        return caller, ticket
+
     def best(self) -> tuple[float, Ticket[T]] | None:
         """What `pop` would return, and its rank, without taking it."""
         chosen = self._first(None)
         return None if chosen is None else (chosen[0], chosen[2])
 
-    def _first(self, may: Callable[[str], bool] | None) -> tuple[float, str, Ticket[T]] | None:
+    def _first(
+        self, may: Callable[[str], bool] | None, fits: Callable[[Ticket[T]], bool] | None = None
+    ) -> tuple[float, str, Ticket[T]] | None:
         best: tuple[float, float, int] | None = None
         chosen: tuple[float, str, Ticket[T]] | None = None
         for caller, line in self._lines.items():
-            if may is None or may(caller):
-                ticket = line.head()
+            if may is not None and not may(caller):
+                continue
+            ticket = line.head() if fits is None else line.first(fits)
+            if ticket is not None:
                 rank = self.accounts.rank(caller, ticket.turn.left)
                 key = (rank, ticket.turn.deadline, ticket.order)
                 if best is None or key < best:

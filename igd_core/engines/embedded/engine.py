@@ -1,7 +1,8 @@
 """The embedded engine: the model in this process, and all nodes of a round in one forward pass (`token_tree`).
 
 A round's new nodes, of all beams and the forced chains below them, are one sequence of tokens, and no node is computed
-twice. So forced tokens cost no calls of their own.
+twice. So forced tokens cost no calls of their own. Rounds of several sessions that wait at the same moment share a pass
+where the forward joins them (`rounds`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import numpy as np
 import torch
 
 from igd_core.engines.embedded.checkpoint import context_tokens
+from igd_core.engines.embedded.children import best_children
 from igd_core.engines.embedded.integrity import named, tensors_not_finite
+from igd_core.engines.embedded.parts import Part
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
-from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
+from igd_core.engines.embedded.rounds import MOST_TOKENS, JointRounds
+from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree
 from igd_core.engines.embedded.worker import ModelThread
 from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.tuned_prompt import warn_of_other_prompts
@@ -25,14 +29,15 @@ from igd_core.ids import ROOT, NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
 from igd_core.search.identity import ModelIdentity, require_adapter
-from igd_core.search.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, require_finite
-from igd_core.search.session import ChildScores, Scoring, SessionStats
+from igd_core.search.scores import RowSettings, TrieWeights, child_scores
+from igd_core.search.session import Scoring, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.session import ChildScores
 
 DEFAULT_CACHE_BYTES = 256 << 20
 
@@ -44,13 +49,14 @@ class _Version:
 
 
 class TreeEngine:
-    """Runs a transformers checkpoint on the CPU or one GPU; one forward pass at a time."""
+    """Runs a transformers checkpoint on the CPU or one GPU; one pass at a time, of one session or several."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        most_tokens: int = MOST_TOKENS,
         identity: ModelIdentity | None = None,
     ) -> None:
         """Start the model's thread.
@@ -58,6 +64,7 @@ class TreeEngine:
         Args:
             checkpoint: loaded with ``load_checkpoint``.
             cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
+            most_tokens: of several sessions in one pass; 0 gives each a pass of its own.
             identity: of the folders it was loaded from; without one the model counts as different from every other.
         """
         self._checkpoint = checkpoint
@@ -68,6 +75,9 @@ class TreeEngine:
         self._versions: dict[str, _Version] = {}
         self._prefixes = PrefixCache(cache_bytes)
         self._thread = ModelThread("igd-model")
+        self._rounds: dict[str | None, JointRounds[Mapping[NodeId, ChildScores]]] = {
+            adapter: JointRounds(checkpoint.forward_of(adapter), most_tokens) for adapter in (None, *checkpoint.adapted)
+        }
         self._opened = 0
         self._open_sessions = 0
         self._lost_device: str | None = None
@@ -121,7 +131,7 @@ class TreeEngine:
 
     def stats(self) -> EngineStats:
         """Queue, sessions, versions and cache."""
-        forward = self._checkpoint.forward_of(None)
+        forward, counts = self._checkpoint.forward_of(None), self._thread.counts
         return EngineStats(
             waiting=self._thread.waiting,
             sessions=self._open_sessions,
@@ -130,6 +140,10 @@ class TreeEngine:
             healthy=not self._thread.closed and self._lost_device is None,
             forward=forward.name,
             why_forward=forward.why,
+            passes=counts.passes,
+            pass_sessions=counts.parts,
+            pass_tokens=counts.tokens,
+            passes_split=sum(rounds.split for rounds in self._rounds.values()),
         )
 
     @property
@@ -164,6 +178,22 @@ class _Prompt:
     turn: Turn
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """Nodes of a session to score; ``wanted``: which of them by the model. A `rounds.Round`."""
+
+    session: TreeSession
+    scored: list[NodeId]
+    new: NewTokens
+    wanted: list[bool]
+
+    def growth(self) -> Growth:
+        return self.session._growth(self.new, self.wanted)
+
+    def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores]:
+        return self.session._children(self.scored, self.wanted, logits)
+
+
 class TreeSession:
     """A prompt, and the nodes computed under it."""
 
@@ -173,6 +203,7 @@ class TreeSession:
         self._prompt = prompt
         self._tree: TokenTree | None = None
         self._closed = False
+        self._share_s = 0.0  # of the passes that it was in
         self.stats = SessionStats(prompt_tokens=len(prompt.ids))
 
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
@@ -188,8 +219,7 @@ class TreeSession:
             raise EngineError("the session is closed")
         self._engine._require_working()
         try:
-            prompt = self._prompt
-            timed = await self._engine._thread.call(prompt.turn, prompt.order, lambda: self._forward(nodes))
+            timed = await self._engine._thread.call(self._prompt.turn, self._prompt.order, self._part(nodes))
         except torch.AcceleratorError as error:
             self._engine._lost_device = str(error).splitlines()[0]
             raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
@@ -197,6 +227,7 @@ class TreeSession:
             raise EngineError(f"the model failed: {error}") from error
         self.stats.queue_s += timed.queue_s
         self.stats.model_s += timed.run_s
+        self._share_s += timed.share_s
         return timed.value
 
     async def close(self) -> None:
@@ -205,36 +236,47 @@ class TreeSession:
             self._closed = True
             self._tree = None
             self._engine._open_sessions -= 1
-            self._engine._thread.finished(self._prompt.turn, self.stats.model_s)
+            self._engine._thread.finished(self._prompt.turn, self._share_s)
 
-    @torch.inference_mode()
-    def _forward(self, nodes: Sequence[NodeId]) -> dict[NodeId, ChildScores]:
-        """Compute and score the nodes; runs on the model's thread."""
-        if self._closed:
-            raise EngineError("the session is closed")
-        trie, leaves = self._version.artifact.trie, self._prompt.scoring.leaves
-        scored = [link for node in nodes for link in leaves.forced_chain(trie, node)]
+    def _part(self, nodes: Sequence[NodeId]) -> Part[_Round, Mapping[NodeId, ChildScores]]:
+        """The nodes and the forced chains below them, as a part of a pass."""
+        trie, scoring = self._version.artifact.trie, self._prompt.scoring
+        scored = [link for node in nodes for link in scoring.leaves.forced_chain(trie, node)]
         fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
         new = NewTokens(
             nodes=[NodeId(node) for node in fed.tolist()],
             parents=[NodeId(node) for node in trie.parents(fed).tolist()],
             tokens=trie.edge_token[fed - 1].tolist(),
         )
-        wanted = [self._prompt.scoring.wants(trie, node) for node in scored]
-        first_round = self._tree is None
+        wanted = [scoring.wants(trie, node) for node in scored]
+        begins = self._tree is None
+        return Part(
+            passes=self._engine._rounds[scoring.adapter],
+            what=_Round(session=self, scored=scored, new=new, wanted=wanted),
+            tokens=len(fed) + (len(self._prompt.ids) if begins else 0),
+            begins=begins,
+        )
+
+    def _growth(self, new: NewTokens, wanted: list[bool]) -> Growth:
+        """What a pass has to feed; runs on the model's thread."""
+        if self._closed:
+            raise EngineError("the session is closed")
         tree = self._tree = self._tree or self._start()
-        before = tree.length
-        logits = tree.compute(new, wanted)
+        return Growth(tree=tree, new=new, wanted=wanted)
+
+    def _children(self, scored: list[NodeId], wanted: list[bool], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
+        """The nodes' children by the logits of those that are wanted; runs on the model's thread."""
+        tree = self._tree
+        if tree is None:
+            raise EngineError("the session is closed")
+        trie, scoring = self._version.artifact.trie, self._prompt.scoring
         self.stats.rounds += 1
-        self.stats.model_tokens += tree.length - before
-        asked = [node for node, is_wanted in zip(scored, wanted, strict=True) if is_wanted]
-        unscored = {
-            node: self._prompt.scoring.unscored_child(trie, node)
-            for node, is_wanted in zip(scored, wanted, strict=True)
-            if not is_wanted
-        }
+        self.stats.model_tokens = tree.length - self.stats.cached_tokens
+        pairs = list(zip(scored, wanted, strict=True))
+        asked = [node for node, is_wanted in pairs if is_wanted]
+        unscored = {node: scoring.unscored_child(trie, node) for node, is_wanted in pairs if not is_wanted}
         ranked = self._rank(asked, logits) if asked else {}
-        if first_round and asked:  # reuse a prompt's cache only if it led to finite scores
+        if self.stats.rounds == 1 and asked:  # reuse a prompt's cache only if it led to finite scores
             self._remember(tree)
         return ranked | unscored
 
@@ -260,41 +302,6 @@ class TreeSession:
         )
         children = child_scores(logits, self._version.weights, settings)
         try:
-            return _split_rows(scored, children, scoring, self._version.artifact)
+            return best_children(scored, children, scoring, self._version.artifact)
         except ModelFault as fault:
             raise self._engine._explained(fault, scoring.adapter) from None
-
-
-def _split_rows(
-    nodes: list[NodeId], children: ScoredChildren, scoring: Scoring, artifact: Artifact
-) -> dict[NodeId, ChildScores]:
-    """Drop children that the filter bars, and keep the best of each row.
-
-    Raises:
-        ModelFault: a score is not finite; one NaN among a row's logits makes all its scores NaN.
-    """
-    row, edges = children.row, children.edge
-    logprobs = children.logprob.double().cpu().numpy()
-    scores = children.score.double().cpu().numpy()
-    require_finite(scores)
-    if not scoring.leaves.admits_all:
-        is_open = scoring.leaves.open_nodes(artifact.trie, edges + 1)
-        row, edges, logprobs, scores = row[is_open], edges[is_open], logprobs[is_open], scores[is_open]
-    bounds = np.searchsorted(row, np.arange(len(nodes) + 1))
-    result = {}
-    for node, begin, end in zip(nodes, bounds[:-1], bounds[1:], strict=True):
-        found = scoring.mixed(node, edges[begin:end], scores[begin:end])
-        best = _best(found, scoring.keep)
-        result[node] = ChildScores(edges=edges[begin + best], logprobs=logprobs[begin + best], scores=found[best])
-    return result
-
-
-def _best(
-    scores: np.ndarray[tuple[int], np.dtype[np.float64]], keep: int
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Positions of the ``keep`` highest scores, highest first, ties in order."""
-    candidates = np.arange(len(scores))
-    if len(scores) > keep:
-        worst_kept = np.partition(scores, len(scores) - keep)[len(scores) - keep]
-        candidates = np.flatnonzero(scores >= worst_kept)
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:keep]

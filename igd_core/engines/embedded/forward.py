@@ -6,7 +6,7 @@ The other way is the project's own forward (`llama`), for the architectures it k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from transformers import DynamicCache
@@ -42,13 +42,17 @@ class Fed:
 class Running(Protocol):
     """A prompt and what is fed below it, with their keys and values."""
 
-    def feed(self, fed: Fed) -> torch.Tensor:
-        """Compute new tokens in one pass, and keep their keys and values: ``(wanted, vocabulary)`` logits."""
-        ...
-
     def layers(self, length: int) -> Layers:
         """Keys and values of the first ``length`` tokens; never written to again."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What is fed to one run in a pass."""
+
+    running: Running
+    fed: Fed
 
 
 class Forward(Protocol):
@@ -64,8 +68,21 @@ class Forward(Protocol):
         """Why it is not the project's own forward; empty if it is, or if another was asked for."""
         ...
 
+    @property
+    def joins(self) -> bool:
+        """Whether `feed` computes the tokens of several runs in one pass."""
+        ...
+
     def begin(self, prefix: PromptKV | None) -> Running:
         """Start with the keys and values of an earlier prompt, or with nothing."""
+        ...
+
+    def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Compute new tokens of each run, and keep their keys and values: for each ``(wanted, vocabulary)`` logits.
+
+        Args:
+            feeds: of different runs, all begun by this forward; several only if it `joins`.
+        """
         ...
 
 
@@ -73,6 +90,7 @@ class TransformersForward:
     """Transformers' own modules, for every architecture."""
 
     name: Literal["transformers"] = "transformers"
+    joins = False
 
     def __init__(self, model: PreTrainedModel, *, why: str = "") -> None:
         self._model = model
@@ -83,29 +101,32 @@ class TransformersForward:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
             cache.update(keys, values, layer)
-        return _TransformersRun(self._model, cache)
+        return _TransformersRun(cache)
 
+    def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Compute each by itself."""
+        return [self._fed(feed.fed, cast("_TransformersRun", feed.running).cache) for feed in feeds]
 
-class _TransformersRun:
-    def __init__(self, model: PreTrainedModel, cache: DynamicCache) -> None:
-        self._model = model
-        self._cache = cache
-
-    def feed(self, fed: Fed) -> torch.Tensor:
+    def _fed(self, fed: Fed, cache: DynamicCache) -> torch.Tensor:
         device = self._model.device
         output = self._model(
             input_ids=torch.tensor([fed.tokens], device=device),
             attention_mask=additive(fed.visible, self._model.dtype)[None, None].to(device),
             position_ids=torch.tensor([fed.positions], device=device),
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=fed.rows.to(device),
         )
         logits: torch.Tensor = output.logits[0]
         return logits
 
+
+@dataclass(frozen=True, slots=True)
+class _TransformersRun:
+    cache: DynamicCache
+
     def layers(self, length: int) -> Layers:
-        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self._cache)
+        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self.cache)
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,7 +7,9 @@ round. Here:
 - keys and values are written in place, in room that grows by half;
 - attention reads shared heads where they lie (grouped queries);
 - oneDNN applies SiLU, the product with the gate and the addition to the residual while it writes a product's result;
-- the last layer computes what follows its keys and values only for the tokens whose logits are wanted: one of a prompt.
+- the last layer computes what follows its keys and values only for the tokens whose logits are wanted: one of a prompt;
+- tokens of several prompts and trees share a pass: all products and norms run over the rows of all of them, so that
+  weights are read once; attention runs for each over its own keys, by the call that it would make alone.
 
 The weights are those of transformers' modules (`packed_linear`), not copies of them. Whether a checkpoint runs rightly
 this way is not believed but tried when it is loaded (`self_test`).
@@ -15,8 +17,9 @@ this way is not believed but tried when it is loaded (`self_test`).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,10 +28,12 @@ from igd_core.engines.embedded.forward import additive
 from igd_core.engines.embedded.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
     from transformers import PreTrainedModel
 
-    from igd_core.engines.embedded.forward import Fed, Layers, Running
+    from igd_core.engines.embedded.forward import Fed, Feed, Layers, Running
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -94,16 +99,31 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One prompt or tree of a pass, for all layers.
+
+    Attributes:
+        tokens: its rows among those of the pass.
+        mask: ``(new, before + new)`` float, added to attention scores.
+        kept: its keys and values, with room for the new ones.
+    """
+
+    tokens: slice
+    mask: torch.Tensor
+    kept: KeyValues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
     """What all layers of one pass share.
 
     Attributes:
-        mask: ``(new, before + new)`` float, added to attention scores.
+        parts: what it consists of, row after row.
         cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
-        rows: the tokens whose logits are wanted.
+        rows: ``(wanted,)`` int64; the tokens whose logits are wanted.
     """
 
-    mask: torch.Tensor
+    parts: Sequence[_Part]
     cos: torch.Tensor
     sin: torch.Tensor
     rows: torch.Tensor
@@ -131,6 +151,7 @@ class LlamaForward:
 
     name: Literal["own"] = "own"
     why = ""
+    joins = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Share the weights of ``model``, for which `why_not_own` has nothing to say."""
@@ -152,45 +173,80 @@ class LlamaForward:
 
     def begin(self, prefix: PromptKV | None) -> Running:
         """Start with room for keys and values."""
-        return _LlamaRun(self, prefix)
+        return KeyValues(self, prefix)
 
-    def run(self, fed: Fed, kept: KeyValues) -> torch.Tensor:
-        """Compute new tokens behind those of ``kept``, which has room for them: ``(wanted, vocabulary)`` logits."""
-        angles = torch.tensor(fed.positions, dtype=torch.float32)[:, None, None] * self._frequencies
+    def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Compute new tokens behind those of each run: for each ``(wanted, vocabulary)`` logits.
+
+        Every step but attention works row by row, so no result depends on what else is in the pass; on one machine to
+        the bit, where oneDNN adds up a row in the same order however many there are.
+        """
+        kept = [cast("KeyValues", feed.running) for feed in feeds]
+        for each, feed in zip(kept, feeds, strict=True):
+            each.reserve(len(feed.fed.tokens))
+        logits = self._run([feed.fed for feed in feeds], kept)
+        for each, feed in zip(kept, feeds, strict=True):
+            each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
+        return logits
+
+    def _run(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
+        starts = [0, *itertools.accumulate(len(fed.tokens) for fed in feds)]
+        positions = [position for fed in feds for position in fed.positions]
+        angles = torch.tensor(positions, dtype=torch.float32)[:, None, None] * self._frequencies
         shared = _Pass(
-            mask=additive(fed.visible, torch.float32),
+            parts=[
+                _Part(tokens=slice(start, end), mask=additive(fed.visible, torch.float32), kept=each)
+                for fed, each, (start, end) in zip(feds, kept, itertools.pairwise(starts), strict=True)
+            ],
             cos=angles.cos() * self._rotation_scale,
             sin=angles.sin() * self._rotation_scale,
-            rows=fed.rows,
+            rows=torch.cat([start + fed.rows for start, fed in zip(starts[:-1], feds, strict=True)]),
         )
-        hidden: torch.Tensor = self._embed(torch.tensor(fed.tokens))
+        hidden: torch.Tensor = self._embed(torch.tensor([token for fed in feds for token in fed.tokens]))
         for number, layer in enumerate(self._layers):
-            attended = self._attend(layer, layer.before_attention(hidden), shared, kept.slots(number, len(fed.tokens)))
+            attended = self._attend(number, layer.before_attention(hidden), shared)
             if number == len(self._layers) - 1:
                 attended, hidden = attended[shared.rows], hidden[shared.rows]
             hidden = layer.mlp(layer.output.plus(attended, hidden))
         logits: torch.Tensor = self._head(self._norm(hidden))
-        return logits
+        return list(logits.split([len(fed.rows) for fed in feds]))
 
-    def _attend(self, layer: _Layer, normed: torch.Tensor, shared: _Pass, slots: _Slots) -> torch.Tensor:
-        """Heads of all new tokens, ``(new, heads * head_dim)``; writes their keys and values into ``slots``."""
-        new = len(normed)
+    def _attend(self, number: int, normed: torch.Tensor, shared: _Pass) -> torch.Tensor:
+        """Heads of all new tokens in a layer, ``(new, heads * head_dim)``; keeps their keys and values."""
+        layer, new = self._layers[number], len(normed)
         query = layer.query(normed).view(new, -1, self.head_dim)
         key = layer.key(normed).view(new, -1, self.head_dim)
         if layer.normed_query is not None and layer.normed_key is not None:
             query, key = layer.normed_query(query), layer.normed_key(key)
         heads = query.shape[1]
-        turned = _rotated(torch.cat([query, key], dim=1), shared)
-        slots.new_keys.copy_(turned[:, heads:].transpose(0, 1))
-        slots.new_values.copy_(layer.value(normed).view(new, -1, self.head_dim).transpose(0, 1))
-        attended = scaled_dot_product_attention(
-            turned[:, :heads].transpose(0, 1)[None],
-            slots.keys[None],
-            slots.values[None],
-            attn_mask=shared.mask,
-            enable_gqa=True,
-        )
-        return attended[0].transpose(0, 1).reshape(new, heads * self.head_dim)
+        turned = _rotated(torch.cat([query, key], dim=1), shared).transpose(0, 1)
+        value = layer.value(normed).view(new, -1, self.head_dim).transpose(0, 1)
+        attended = [
+            _attended(
+                part.kept.slots(number, len(part.mask)),
+                turned[:heads, part.tokens],
+                turned[heads:, part.tokens],
+                value[:, part.tokens],
+                part.mask,
+            )
+            for part in shared.parts
+        ]
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _attended(
+    slots: _Slots, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Heads of one part's new tokens, ``(new, heads * head_dim)``; writes their keys and values into ``slots``.
+
+    ``query`` is ``(heads, new, head_dim)``, ``key`` and ``value`` are ``(kv_heads, new, head_dim)``.
+    """
+    slots.new_keys.copy_(key)
+    slots.new_values.copy_(value)
+    found = scaled_dot_product_attention(
+        query[None], slots.keys[None], slots.values[None], attn_mask=mask, enable_gqa=True
+    )
+    return found[0].transpose(0, 1).flatten(1)
 
 
 def _rotated(heads: torch.Tensor, shared: _Pass) -> torch.Tensor:
@@ -253,19 +309,3 @@ class KeyValues:
         if self._both is None:
             raise RuntimeError("nothing has been fed")
         return self._both
-
-
-class _LlamaRun:
-    def __init__(self, forward: LlamaForward, prefix: PromptKV | None) -> None:
-        self._forward = forward
-        self._kept = KeyValues(forward, prefix)
-
-    def feed(self, fed: Fed) -> torch.Tensor:
-        new = len(fed.tokens)
-        self._kept.reserve(new)
-        logits = self._forward.run(fed, self._kept)
-        self._kept.length += new  # last: a pass that fails leaves nothing half written
-        return logits
-
-    def layers(self, length: int) -> Layers:
-        return self._kept.layers(length)

@@ -1,7 +1,7 @@
 """A prompt and a tree of tokens below it, each computed once; all calls of the model go through this.
 
 A round's new tokens are one sequence. A 4-D mask lets each see the prompt and its own ancestors; its position is its
-depth; its keys and values stay in the cache.
+depth; its keys and values stay in the cache. Several trees may grow in one pass (`grow`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from igd_core.engines.embedded.forward import Fed
+from igd_core.engines.embedded.forward import Fed, Feed
 from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class TokenTree:
 
     def __init__(self, forward: Forward, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
         """Begin with the cache of an earlier prompt: ``prefix`` is a proper prefix of this one."""
+        self._forward = forward
         self._running = forward.begin(prefix)
         self._prompt = prompt_ids
         self._length = 0 if prefix is None else len(prefix.ids)
@@ -53,27 +54,20 @@ class TokenTree:
         return self._length
 
     def compute(self, new: NewTokens, wanted: Sequence[bool]) -> torch.Tensor:
-        """Feed the rest of the prompt, unless it has been fed, and ``new``, in one forward pass.
-
-        Args:
-            new: the nodes to compute.
-            wanted: whether to return the logits of each of the last ``len(wanted)`` tokens fed (the prompt's among
-                them).
-
-        Returns:
-            ``(number wanted, vocabulary)`` logits, in the order of the tokens.
-        """
-        prompt = self._prompt[self._length :]  # empty once it has been fed
-        tokens = [*prompt, *new.tokens]
-        visible, positions = self._place(len(prompt), new)
-        rows = torch.arange(len(tokens) - len(wanted), len(tokens))[torch.tensor(wanted)]
-        logits = self._running.feed(Fed(tokens=tokens, positions=positions, visible=visible, rows=rows))
-        self._length += len(tokens)
-        return logits
+        """`grow` this tree alone: ``(number wanted, vocabulary)`` logits."""
+        return grow([Growth(tree=self, new=new, wanted=wanted)])[0]
 
     def prompt_layers(self) -> Layers:
         """Keys and values of the prompt alone, once it has been computed, in the form of `PromptKV`."""
         return self._running.layers(len(self._prompt))
+
+    def _feed(self, new: NewTokens, wanted: Sequence[bool]) -> Feed:
+        """The rest of the prompt, unless it has been fed, and ``new``."""
+        prompt = self._prompt[self._length :]  # empty once it has been fed
+        tokens = [*prompt, *new.tokens]
+        visible, positions = self._place(len(prompt), new)
+        rows = torch.arange(len(tokens) - len(wanted), len(tokens))[torch.tensor(wanted)]
+        return Feed(running=self._running, fed=Fed(tokens=tokens, positions=positions, visible=visible, rows=rows))
 
     def _place(self, prompt_tokens: int, new: NewTokens) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
@@ -94,3 +88,39 @@ class TokenTree:
             columns += slots
         visible[rows, columns] = True
         return visible, positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """What a pass adds to a tree: the rest of its prompt, unless it has been fed, and new nodes.
+
+    Attributes:
+        tree: what grows.
+        new: the nodes to compute.
+        wanted: whether the logits of each of the last ``len(wanted)`` tokens fed are wanted (the prompt's among them).
+    """
+
+    tree: TokenTree
+    new: NewTokens
+    wanted: Sequence[bool]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to feed."""
+        return max(0, len(self.tree._prompt) - self.tree.length) + len(self.new.nodes)
+
+
+def grow(growths: Sequence[Growth]) -> list[torch.Tensor]:
+    """Feed what is new of several trees in one forward pass; if it fails, all trees stay as they were.
+
+    Args:
+        growths: at least one, of different trees of one forward; several only if the forward joins them.
+
+    Returns:
+        For each ``(number wanted, vocabulary)`` logits, in the order of its tokens.
+    """
+    feeds = [growth.tree._feed(growth.new, growth.wanted) for growth in growths]
+    logits = growths[0].tree._forward.feed(feeds)
+    for growth, feed in zip(growths, feeds, strict=True):
+        growth.tree._length += len(feed.fed.tokens)
+    return logits

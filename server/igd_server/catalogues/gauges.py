@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
 
     from igd_core.search.engine import EngineStats
     from igd_core.search.identity import ModelIdentity
@@ -23,7 +25,7 @@ class DeploymentGauges(Collector):
         self._deployment = deployment
         self._on_model = on_model
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """A sample of each gauge; those of the engine only if there is one."""
         ready = self._deployment.why_not_ready() is None
         yield GaugeMetricFamily(
@@ -80,7 +82,7 @@ def _model(identity: ModelIdentity) -> GaugeMetricFamily:
     return info
 
 
-def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
+def _engine(stats: EngineStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("igd_engine_queue", "Model calls waiting.", stats.waiting)
     yield GaugeMetricFamily("igd_engine_sessions", "Recommendations being decoded.", stats.sessions)
     yield GaugeMetricFamily(
@@ -96,3 +98,17 @@ def _engine(stats: EngineStats) -> Iterator[GaugeMetricFamily]:
     )
     info.add_metric((stats.forward,), 1)
     yield info
+    yield CounterMetricFamily(
+        "igd_passes", "Passes of the model that the embedded engine has run; 0 for other engines.", stats.passes
+    )
+    yield CounterMetricFamily(
+        "igd_pass_recommendations",
+        "Recommendations that those passes computed something for, summed; over the passes it is people a pass.",
+        stats.pass_sessions,
+    )
+    yield CounterMetricFamily("igd_pass_tokens", "Tokens that those passes fed.", stats.pass_tokens)
+    yield CounterMetricFamily(
+        "igd_passes_split",
+        "Passes for several recommendations that failed, so that each was run by itself.",
+        stats.passes_split,
+    )

@@ -149,6 +149,10 @@ async def test_metrics_count_requests_by_template_and_what_the_model_did(run: Ru
         "igd_engine_queue_seconds_count 1.0",
         "igd_model_seconds_count 1.0",
         "igd_engine_queue 0.0",
+        "igd_passes_total 0.0",  # the fake engine has none
+        "igd_pass_recommendations_total 0.0",
+        "igd_pass_tokens_total 0.0",
+        "igd_passes_split_total 0.0",
         "igd_engine_sessions 0.0",
         "igd_prefix_cache_bytes 0.0",
         "igd_ready 1.0",

