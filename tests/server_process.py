@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from films import film_artifact
 
@@ -42,8 +42,8 @@ class ServerProcess:
     stderr: str = ""
     _reader: threading.Thread | None = None
 
-    @staticmethod
-    def start(*flags: str, clock: Path | None = None, program: Path | None = None, **variables: str) -> ServerProcess:
+    @classmethod
+    def start(cls, *flags: str, clock: Path | None = None, program: Path | None = None, **variables: str) -> Self:
         """Start `igd serve`, or a ``program`` that takes the same arguments.
 
         ``clock`` holds the seconds by which the process's wall clock is ahead, now and whenever it is asked.
@@ -53,7 +53,7 @@ class ServerProcess:
             start = ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
         command = [sys.executable, *start, "serve", "--port", "0", *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
-        server = ServerProcess(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+        server = cls(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
         server._reader = threading.Thread(target=server._read, daemon=True)
         server._reader.start()
         return server

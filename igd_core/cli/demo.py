@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"catalogue: {artifact.manifest.counts.items} films, version {artifact.version}, in {out}")
     if args.no_serve:
         return 0
-    from igd_server.process import serve
+    from igd_server.launch import launch
     from igd_server.settings import read_settings
 
     say(f"serving: open http://{args.host}:{args.port}/ once it says ready; Ctrl-C stops")
-    serve(read_settings(artifact=str(out), model=str(model), host=args.host, port=args.port))
-    return 0
+    return launch(read_settings(artifact=str(out), model=str(model), host=args.host, port=args.port))

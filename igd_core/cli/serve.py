@@ -34,7 +34,6 @@ def _serve(args: argparse.Namespace) -> int:
     if args.print_config:
         print_config(settings)
         return 0
-    from igd_server.process import serve
+    from igd_server.launch import launch
 
-    serve(settings)
-    return 0
+    return launch(settings)

@@ -178,6 +178,13 @@ class Settings(CheckedSettings):
         description="address to listen on; another needs ``IGD_KEYS_FILE`` or ``IGD_OPEN_ACCESS=true``",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="processes that serve the port together, each with a model of its own; more than 1 need "
+        "``IGD_OPERATIONS_PORT`` and a store that they share: docs/how-to/deploy.md#several-processes-on-one-machine",
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30, description="longest request body")
     body_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="seconds that a request's head may take to arrive, and then its body"
@@ -363,6 +370,36 @@ class Settings(CheckedSettings):
         if self.variants and not sum(variant.weight for variant in self.variants):
             raise ValueError("variants: all weights are 0")
         return self
+
+    @model_validator(mode="after")
+    def _replicas_can_share(self) -> Self:
+        complaint = self._why_not_several() if self.replicas > 1 else None
+        if complaint is not None:
+            raise ValueError(f"replicas: {self.replicas} {complaint}")
+        return self
+
+    def _why_not_several(self) -> str | None:
+        """What several processes would each have for themselves, though an operator means it of the whole server."""
+        faults = {
+            "without operations_port, where metrics and probes of all of them are (IGD_OPERATIONS_PORT)": (
+                self.operations_port is None
+            ),
+            "with engine 'vllm', which fills a card from one process: docs/how-to/deploy.md#scaling-out": (
+                self.engine == "vllm"
+            ),
+            "with store memory://, of which each would have its own, with other histories: give file:/// or redis:// "
+            "(IGD_STORE)": self.store.startswith("memory"),
+            "with rate_limit, which they count together only in Redis (IGD_STORE)": (
+                self.rate_limit is not None and not self.store.startswith("redis")
+            ),
+            "with max_connections, which none can count for all: let a proxy bound connections": (
+                self.max_connections is not None
+            ),
+            f"with max_running {self.max_running}, which they divide: one each at least": (
+                self.max_running < self.replicas
+            ),
+        }
+        return next((fault for fault, found in faults.items() if found), None)
 
     @model_validator(mode="after")
     def _closed_unless_told(self) -> Self:

@@ -53,11 +53,17 @@ class JsonFormatter(logging.Formatter):
     Tracebacks in records of other libraries appear without messages, which may quote what a client sent.
     """
 
+    def __init__(self, *, replica: int | None = None) -> None:
+        """``replica``: the number of this process, where several serve together."""
+        super().__init__()
+        self._always = {} if replica is None else {"replica": replica}
+
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
+            **self._always,
         }
         error = record.exc_info[1] if record.exc_info else None
         if record.name.startswith("igd."):
@@ -80,10 +86,13 @@ def log_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
     _log.error("loop_error", extra={"fields": fields})
 
 
-def log_to_stderr(level: str) -> None:
-    """Send this process's log to stderr: ours from ``level`` on, other libraries' from warnings on."""
+def log_to_stderr(level: str, *, replica: int | None = None) -> None:
+    """Send this process's log to stderr: ours from ``level`` on, other libraries' from warnings on.
+
+    ``replica``: the number of this process, where several serve together; each line has it.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(replica=replica))
     # Information that each record would collect and that no line shows.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):

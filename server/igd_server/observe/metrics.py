@@ -29,6 +29,7 @@ from igd_server.observe.gauges import AdmissionGauges, ReaderGauges
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from prometheus_client import Metric
     from prometheus_client.registry import Collector
 
     from igd_core.search.identity import ModelIdentity
@@ -401,6 +402,10 @@ class Metrics:
     def observe_swap(self, catalogue: str, seconds: float) -> None:
         """Count a version that took over."""
         self._swaps.labels(catalogue).observe(seconds)
+
+    def families(self) -> Iterable[Metric]:
+        """All metrics as they are now."""
+        return self._registry.collect()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that the scraper's Accept header asks for, and that format's media type."""

@@ -1,0 +1,191 @@
+"""One replica as its supervisor sees it: its process, whether it serves, and what it says on its operations port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+
+from igd_server.replicas.orders import READY, Orders
+from igd_server.replicas.shares import environment_of, share_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from igd_server.http.turns import Board
+    from igd_server.replicas.changes import Changes
+    from igd_server.settings import Settings
+
+PROGRAM = (sys.executable, "-P", "-m", "igd_server.replicas")
+"""``-P``: modules of the folder that the server is started in are not ours."""
+
+_ASK_S = 1.5
+_CANNOT_START = 71
+_AFTER_GRACE_S = 10.0  # background writes and spans come after grace_s
+
+_log = logging.getLogger("igd.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a replica's process ended.
+
+    Attributes:
+        code: its exit code; -9 if signal 9 ended it.
+        served_s: for how long it had served; None if it never did.
+        told: whether it was told to (`Replica.leave`).
+    """
+
+    code: int
+    served_s: float | None = None
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What every replica is started with.
+
+    Attributes:
+        settings: of the whole server.
+        listener: the port's socket.
+        folder: for Unix sockets; nobody else may enter it.
+        program: the command; tests have others.
+    """
+
+    settings: Settings
+    listener: socket.socket
+    folder: Path
+    program: Sequence[str] = PROGRAM
+
+    @property
+    def board_path(self) -> Path:
+        """Of the file for `igd_server.http.turns.Board`."""
+        return self.folder / "connections"
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """A replica's place: one process after another.
+
+    Attributes:
+        number: from 1.
+        serves: whether its process takes connections.
+        lives: how many processes there have been.
+    """
+
+    number: int
+    start: Start
+    changes: Changes
+    board: Board
+    serves: bool = False
+    lives: int = 0
+    _leaving: bool = False
+    _process: asyncio.subprocess.Process | None = None
+    _client: httpx.AsyncClient | None = field(default=None, repr=False)
+
+    async def live(self) -> Ended:
+        """Start a process, and wait until it ends."""
+        self.lives += 1
+        path = self.start.folder / f"{self.number}.{self.lives}"
+        mine, theirs = socket.socketpair()
+        settings = self.start.settings
+        listener = self.start.listener.fileno()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.start.program,
+                stdin=theirs.fileno(),
+                pass_fds=(listener,),
+                env=environment_of(settings, self.number, os.environ),
+                start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which tells the others
+            )
+        except OSError as error:
+            mine.close()
+            fields = {"replica": self.number, "detail": error.strerror or str(error)}
+            _log.error("replica_not_started", extra={"fields": fields})
+            return Ended(code=_CANNOT_START)
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=mine)
+        orders = Orders(
+            settings=share_of(settings, self.number),
+            number=self.number,
+            listener=listener,
+            operations=str(path),
+            board=str(self.start.board_path),
+        )
+        writer.write(orders.line())
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=_ASK_S)
+        return await self._watch(self._process, reader, writer, path)
+
+    async def _watch(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        path: Path,
+    ) -> Ended:
+        """Note when it serves, and how it ends."""
+        since: float | None = None
+        try:
+            if await reader.readline() == READY:
+                since = time.monotonic()
+                self.serves = not self._leaving
+                self.changes.tell()
+            code = await process.wait()
+        finally:
+            told, self._leaving, self.serves = self._leaving, False, False
+            self.board.write(self.number, None)
+            writer.close()
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - a name in a folder of ours
+            client, self._client, self._process = self._client, None, None
+            if client is not None:
+                await client.aclose()
+            self.changes.tell()
+        return Ended(code=code, served_s=None if since is None else time.monotonic() - since, told=told)
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    def leave(self) -> None:
+        """Have its process take no more connections, answer what it has begun, and end; `live` then starts another."""
+        self._leaving, self.serves = True, False
+        self.changes.tell()
+        self.stop(signal.SIGHUP)
+
+    def stop(self, number: signal.Signals) -> None:
+        """Send its process a signal that ends it, and kill it if it has not ended some time after its grace period."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(number)
+        at_most_s = self.start.settings.grace_s + _AFTER_GRACE_S
+        asyncio.get_running_loop().call_later(at_most_s, _kill, process)
+
+    async def ask(
+        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, content: bytes = b""
+    ) -> httpx.Response | None:
+        """Its operations port's answer; None if there is none in time."""
+        client = self._client
+        if client is None:
+            return None
+        try:
+            return await client.request(method, path, headers=headers, content=content)
+        except (httpx.HTTPError, RuntimeError):  # the client is closed when the process ends
+            return None
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
