@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
 from igd_core.limits import Beams, Temperature
 from igd_core.scorers.gamma import Gamma, checked_gamma
@@ -22,6 +22,10 @@ _SHARE: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
 def _gamma(value: object) -> Gamma:
     """A number, or a number for each length of history; wrong ones are said in a sentence, not once for each kind."""
     return checked_gamma(value) if isinstance(value, (list, tuple)) else _SHARE.validate_python(value)
+
+
+def _as_it_is(gamma: Gamma) -> Any:  # noqa: ANN401 - pydantic warns of steps that it writes by their type
+    return gamma
 
 
 class Variant(BaseModel):
@@ -51,7 +55,7 @@ class Variant(BaseModel):
     forced_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     normalise: Normalise | None = None
     temperature: Temperature | None = None
-    gamma: Annotated[Gamma, PlainValidator(_gamma)] | None = None
+    gamma: Annotated[Gamma, PlainValidator(_gamma), PlainSerializer(_as_it_is)] | None = None
     mixture: Mixture | None = None
     catalogue: str | None = None
     adapter: str | None = None

@@ -163,7 +163,7 @@ class Supervisor:
         """Nobody serves, and who was to serve cannot start: end as that one did, and say no more than it has."""
         self._code = ended.code if ended.code > 0 else 128 - ended.code
         if ended.code < 0:
-            fields = {"replica": replica.number, "exit_code": ended.code, "restart_in_s": None}
+            fields = {"replica": replica.number, "exit_code": ended.code}
             _log.error("replica_ended", extra={"fields": fields})
         self._begin_to_stop()
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import igd_server
 from film_apps import ask, running
 from igd_server.api.problems import ProblemKind
+from igd_server.replicas.operations import ReplicaMetrics
 from igd_server.settings import PREFIX, Settings
+from prometheus_client import generate_latest
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact
@@ -59,6 +61,9 @@ async def test_every_metric_is_documented_with_its_kind_unit_and_labels_and_no_o
     async with running(films, tokenizer, tmp_path) as apps:
         text = (await ask(apps, "/metrics")).text
         labels = {metric: set(names) for metric, names in _labels(apps.metrics._registry)}
+    of_several = ReplicaMetrics([1]).registry
+    text += generate_latest(of_several).decode()
+    labels |= {metric: set(names) for metric, names in _labels(of_several)}
     kinds = dict(re.findall(r"^# TYPE (igd_\S+(?<!_created)) (\S+)$", text, re.MULTILINE))
     documented = {row[0].strip("`"): row for row in rows("metrics.md")}
     assert set(documented) == set(kinds)
