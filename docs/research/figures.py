@@ -9,78 +9,27 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from docs.research import mixtures
+from docs.research import demo, mixtures, sets
 from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compared, family_drawn
 from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
+from docs.research.tables import between, by_seed, effect, plain, table, verdict
 from igd_core.evaluation.bootstrap import Interval, Resampling
 from igd_core.evaluation.compare import Question, Trial, compare, pair
-from igd_core.evaluation.methods import DecodingSetting, with_chosen
 from igd_core.evaluation.pairing import on_same_rows
-from igd_core.scorers.gamma_file import ChosenGamma
-from igd_core.tuning.recipes import build_options, read_recipe
-from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from numpy.typing import NDArray
-
-    from igd_core.evaluation.ranks import RankedRun
 
 PAGES = Path(__file__).parent
-DEMO_BASELINES = {
-    "scorer": "the scorer alone",
-    "transitions": "last-item transitions",
-    "sasrec": "SASRec",
-    "itemknn": "ItemKNN",
-    "popular": "most-popular",
-}
-DEMO_LESS = ("scorer", "transitions", "sasrec", "popular")
-SERVED_SEEN: Literal["excluded"] = "excluded"
-"""The server leaves out what was seen."""
 _BLOCK = re.compile(r"(<!-- generated: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def plain(number: float) -> str:
-    """``.0531``."""
-    return f"{number:.4f}".removeprefix("0")
-
-
-def signed(number: float) -> str:
-    """``+.0072``."""
-    return f"{number:+.4f}".replace("0.", ".", 1)
-
-
-def between(interval: Interval) -> str:
-    """A value and its interval."""
-    return f"{plain(interval.value)} ({plain(interval.low)} to {plain(interval.high)})"
-
-
-def effect(interval: Interval) -> str:
-    """A difference and its interval; bold where that leaves 0 out."""
-    mark = "**" if interval.low > 0 or interval.high < 0 else ""
-    return f"{mark}{signed(interval.value)}{mark} ({signed(interval.low)} {signed(interval.high)})"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
-
-
-def verdict(interval: Interval, *, seeds: int | None = None) -> str:
-    """The rule of verdicts.md; ``seeds`` where another training could turn out otherwise."""
-    if interval.low <= 0 <= interval.high:
-        return "not\u00a0shown"  # one line in a narrow column
-    if interval.value < 0:
-        return "no: it costs"
-    return "likely" if seeds is not None and seeds < 3 else "yes"
 
 
 # verdicts.md.
@@ -171,7 +120,7 @@ def settings(name: str) -> str:
                 [values(test, SETTINGS[label], Question(metric=metric)).mean() for _, test in family.trials[b]]
                 for b in BETAS
             ]
-            rows.append([label if metric == "NDCG@10" else f"HR@10, {label}", *map(_by_seed, found)])
+            rows.append([label if metric == "NDCG@10" else f"HR@10, {label}", *map(by_seed, found)])
     return table(["NDCG@10", *(f"beta {b}" for b in BETAS)], rows)
 
 
@@ -248,149 +197,6 @@ def adapter() -> str:
     return table(["", "HR@1", "HR@5", "HR@10", "NDCG@10", "less alpha 0", "less popular"], rows)
 
 
-def served() -> str:
-    """The setting that the demo serves, as `igd evaluate` names it: its recipe's."""
-    recipe = read_recipe("ml-100k-small-llama")
-    options, scored = build_options(recipe), TuningSettings.read(recipe.tuning).scored
-    if options.scorer is None:
-        raise ValueError("the demo's recipe names no scorer")
-    setting = DecodingSetting(
-        alpha=options.alpha, length_penalty=0.0, beams=options.beams, seen=SERVED_SEEN, scored=scored
-    )
-    chosen = ChosenGamma(gamma=options.scorer.gamma, mixture=options.scorer.mixture, scorer=options.scorer.kind)
-    return with_chosen([setting], chosen)[0].name
-
-
-@cache
-def demo_runs() -> tuple[RankedRun, RankedRun]:
-    """The demo's evaluation and that of baselines, on the same rows."""
-    test, base = on_same_rows([runs()["demo-ml-test"], runs()["demo-ml-base"]]).runs
-    return test, base
-
-
-def demo_value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = None) -> NDArray[np.float64]:
-    """The metric of each row."""
-    test, base = demo_runs()
-    held = run or (test if method in {each.name for each in test.methods} else base)
-    return values(held, method, Question(metric=metric, seen=SERVED_SEEN))
-
-
-@cache
-def demo_drawn() -> Drawn:
-    """NDCG@10 of the demo's settings, and of what needs no model."""
-    test, _ = demo_runs()
-    if test.targets is None:
-        raise ValueError("demo-ml-test does not say which rows ask for the same title")
-    return Drawn({name: demo_value(name) for name in (*demo_settings(), *DEMO_BASELINES)}, test.targets)
-
-
-def demo_settings() -> list[str]:
-    """The settings of the demo's evaluation, gamma rising."""
-    return [each.name for each in demo_runs()[0].methods if each.name.startswith("alpha=")]
-
-
-def demo() -> str:
-    """The demo's model, with each gamma, and what needs no model."""
-    alone, *_ = demo_settings()
-    labels = {name: f"gamma {_gamma(name)}" for name in demo_settings()}
-    labels |= {alone: "gamma 0: the model alone", served(): f"**gamma {_gamma(served())}, served**"} | DEMO_BASELINES
-    less = (alone, *DEMO_LESS)
-    rows = []
-    for method, label in labels.items():
-        hits = [plain(demo_value(method, f"HR@{k}").mean()) for k in (1, 10)]
-        gained = ["" if method == each else effect(demo_drawn().less(method, each)) for each in less]
-        rows.append([label, *hits, between(demo_drawn().value(method)), *gained])
-    head = ["less the model alone", *(f"less {DEMO_BASELINES[each]}" for each in DEMO_LESS)]
-    return table(["", "HR@1", "HR@10", "NDCG@10", *head], rows)
-
-
-def demo_chosen() -> str:
-    """NDCG@10 of the demo's model on validation rows, with each gamma and width of the search."""
-    found: dict[str, dict[str, float]] = {}
-    for valid in (runs()["demo-ml-valid-narrow"], runs()["demo-ml-valid"]):
-        for each in valid.methods:
-            if each.name.startswith("alpha="):
-                setting, _, _ = each.name.partition(" gamma=")
-                beams = setting.rpartition("beams=")[2]
-                found.setdefault(_gamma(each.name), {})[beams] = float(demo_value(each.name, run=valid).mean())
-    widths = sorted({beams for held in found.values() for beams in held}, key=int)
-    best = max((value, gamma, beams) for gamma, held in found.items() for beams, value in held.items())
-    rows = []
-    for gamma in sorted(found, key=float):
-        told = [plain(found[gamma][beams]) if beams in found[gamma] else "" for beams in widths]
-        rows.append(
-            [
-                gamma,
-                *(f"**{cell}**" if best[1:] == (gamma, at) else cell for cell, at in zip(told, widths, strict=True)),
-            ]
-        )
-    rows.append(["the scorer alone", *([plain(float(demo_value("scorer", run=valid).mean()))] * len(widths))])
-    return table(["gamma", *(f"{beams} beams" for beams in widths)], rows)
-
-
-def demo_claims() -> str:
-    """What the demo's lists are better than."""
-    alone, *_ = demo_settings()
-    rows: list[list[str]] = []
-    for name, label in {alone: "the model alone", **{each: DEMO_BASELINES[each] for each in DEMO_LESS}}.items():
-        gained = demo_drawn().less(served(), name)
-        rows.append(
-            ["" if rows else "**The demo's lists** are better than", label, effect(gained), verdict(gained, seeds=1)]
-        )
-    return table(["claim", "than", "effect (interval)", "verdict"], rows)
-
-
-def mixed() -> str:
-    """Video Games: transitions mixed into a model's search."""
-    found, validated, chosen = mixtures.mixed(), mixtures.validated(), mixtures.chosen()
-    labels = {mixtures.CHILDREN: "gamma 0: the model alone", chosen: f"**gamma {_gamma(chosen)}, chosen**"}
-    labels |= DEMO_BASELINES
-    less = (mixtures.CHILDREN, *DEMO_LESS)
-    rows = []
-    for name in (chosen, mixtures.CHILDREN, *DEMO_LESS):
-        gained = ["" if name == each else effect(found.less(name, each)) for each in less]
-        valid = plain(validated[name]) if name in validated else ""
-        rows.append([labels[name], valid, between(found.value(name)), *gained])
-    head = ["less the model alone", *(f"less {DEMO_BASELINES[each]}" for each in less[1:])]
-    return table(["", "on validation rows", "NDCG@10", *head], rows)
-
-
-def mixture() -> str:
-    """The claims about a prior in the tree and about the loss over children."""
-    found, chosen = mixtures.mixed(), mixtures.chosen()
-    others = {mixtures.CHILDREN: "the model alone", **DEMO_BASELINES}
-    rows: list[list[str]] = []
-    for name in ("transitions", "scorer", mixtures.CHILDREN, "sasrec"):
-        gained = found.less(chosen, name)
-        first = "" if rows else f"**A model with transitions mixed in**, gamma {_gamma(chosen)}, is better than"
-        rows.append([first, f"{others[name]}, VG 2,000", effect(gained), "1", verdict(gained, seeds=1)])
-    for place, (name, (_, _, both)) in enumerate(mixtures.losses().items()):
-        gained = both.less("children", "vocabulary")
-        first = "" if place else "**The loss over children** less that over the vocabulary, each scored as tuned"
-        rows.append([first, f"small Llama, {name}", effect(gained), "1 and 3", verdict(gained, seeds=1)])
-    return table(["claim", "than, or where", "effect (interval)", "seeds", "verdict"], rows)
-
-
-def gammas() -> str:
-    """Video Games, validation rows: NDCG@10 by gamma."""
-    found = {_gamma(name): value for name, value in mixtures.validated().items() if name != "scorer"}
-    found = dict(sorted(found.items(), key=lambda held: float(held[0])))
-    head = ["gamma", *found, "the scorer alone"]
-    return table(head, [["NDCG@10", *map(plain, found.values()), plain(mixtures.validated()["scorer"])]])
-
-
-def losses() -> str:
-    """One seed tuned over children, less three over the vocabulary."""
-    rows = []
-    for name, (children, seeds, found) in mixtures.losses().items():
-        rows.append([name, plain(children), _by_seed(seeds), effect(found.less("children", "vocabulary"))])
-    return table(["NDCG@10, alpha 0", "over children, seed 0", "over the vocabulary, by seed", "difference"], rows)
-
-
-def _gamma(name: str) -> str:
-    return name.partition(" gamma=")[2].partition(" ")[0] or "0"
-
-
 def drawing() -> str:
     """One effect, drawn over rows and over titles; and SmolLM2 less the small Llama on the rows that both ranked."""
     family = FAMILIES["small-vg"]
@@ -428,12 +234,6 @@ def by_training() -> str:
     return table(["adapter, ML, alpha 0", "effect (interval)"], rows)
 
 
-def _by_seed(found: Sequence[float]) -> str:
-    if len(found) == 1:
-        return plain(found[0])
-    return f"{plain(float(np.mean(found)))} ({', '.join(map(plain, found))})"
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
     "paper": paper,
     "ours": ours,
@@ -441,13 +241,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "additions": additions,
     "weights": weights,
     "adapter": adapter,
-    "demo": demo,
-    "demo-chosen": demo_chosen,
-    "demo-claims": demo_claims,
-    "mixed": mixed,
-    "mixture": mixture,
-    "gammas": gammas,
-    "losses": losses,
+    "demo": demo.compared,
+    "demo-chosen": demo.chosen,
+    "demo-claims": demo.claims,
+    "sets": sets.claims,
+    "sets-every": sets.every,
+    "sets-gammas": sets.gammas,
+    "sets-groups": sets.groups,
+    "mixed": mixtures.mixed_block,
+    "mixture": mixtures.mixture,
+    "gammas": mixtures.gammas,
+    "losses": mixtures.losses_block,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},

@@ -3,6 +3,8 @@
 ``python -m docs.research.kept --unpack DIR`` writes each evaluation as the folder that ``igd compare`` reads;
 ``--add DIR`` takes the ranks of an ``igd evaluate`` run in, under the folder's name.
 
+``--add`` keeps of a run named in `SLICED` also what `igd evaluate` says of parts of its rows, in ``slices.json``.
+
 ``ranks.npz`` holds integers alone, no pickle: for each evaluation the rank of each row's target by each method
 (``(methods, rows)`` uint8, 0: not listed); for each sample of a file its rows (as steps from one to the next) and which
 of them ask for the same title; and an index in JSON. Evaluations of one sample share its arrays.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -39,7 +42,10 @@ SETTINGS = {
     "alpha 0, decisions alone": ALONE,
     "alpha 0.2, decisions alone": "alpha=0.2 lp=0 beams=10 forced=0",
 }
-WHOLE = ("demo-", "mixed-")
+SLICES = KEPT.with_name("slices.json")
+SLICED = re.compile(r"(sets-[a-z0-9]+|demo-ml)-test")
+"""Names of evaluations whose parts are kept too."""
+WHOLE = ("demo-", "mixed-", "sets-")
 """Begin the names of evaluations that are kept with every method."""
 BASELINES = ("sasrec", "transitions", "itemknn", "repeat", "popular")
 _NDCG = Question(draw="targets")
@@ -64,6 +70,23 @@ def runs() -> dict[str, RankedRun]:
             )
             for name, run in index.items()
         }
+
+
+@cache
+def slices(name: str) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Of a kept evaluation, by method, slicing and group: ``rows``, and HR@10 and NDCG@10 with their intervals."""
+    held: dict[str, dict[str, Any]] = json.loads(SLICES.read_text("utf-8"))
+    return held[name]
+
+
+def keep_slices(folders: Iterable[Path]) -> None:
+    """Take what `igd evaluate` says of parts of its rows into `SLICES`."""
+    held = json.loads(SLICES.read_text("utf-8")) if SLICES.exists() else {}
+    for folder in folders:
+        if SLICED.fullmatch(folder.name):
+            methods = json.loads((folder / "results.json").read_text("utf-8"))["methods"]
+            held[folder.name] = {each["name"]: each["slices"] for each in methods}
+    SLICES.write_text(json.dumps(held, indent=1, sort_keys=False) + "\n", "utf-8")
 
 
 def keep(every: Mapping[str, RankedRun]) -> None:
@@ -144,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unpack(args.unpack)
     else:
         keep((runs() if KEPT.exists() else {}) | {folder.name: read_ranks(folder) for folder in args.add})
+        keep_slices(args.add)
     return 0
 
 

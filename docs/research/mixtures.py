@@ -6,7 +6,9 @@ from functools import cache
 
 import numpy as np
 
+from docs.research.demo import LESS, NAMES
 from docs.research.kept import D3, Drawn, runs, values
+from docs.research.tables import between, by_seed, effect, gamma_of, plain, table, verdict
 
 CHILDREN = f"{D3} normalise=children"
 SEEDS = "012"
@@ -44,6 +46,53 @@ def losses() -> dict[str, tuple[float, list[float], Drawn]]:
         means = [float(each.mean()) for each in over]
         found[name] = (float(columns["children"].mean()), means, Drawn(columns, _targets(run)))
     return found
+
+
+def mixed_block() -> str:
+    """Video Games: transitions mixed into a model's search."""
+    found, on_valid, best = mixed(), validated(), chosen()
+    labels = {CHILDREN: "gamma 0: the model alone", best: f"**gamma {gamma_of(best)}, chosen**"}
+    labels |= NAMES
+    less = (CHILDREN, *LESS)
+    rows = []
+    for name in (best, CHILDREN, *LESS):
+        gained = ["" if name == each else effect(found.less(name, each)) for each in less]
+        valid = plain(on_valid[name]) if name in on_valid else ""
+        rows.append([labels[name], valid, between(found.value(name)), *gained])
+    head = ["less the model alone", *(f"less {NAMES[each]}" for each in less[1:])]
+    return table(["", "on validation rows", "NDCG@10", *head], rows)
+
+
+def mixture() -> str:
+    """The claims about a prior in the tree and about the loss over children."""
+    found, best = mixed(), chosen()
+    others = {CHILDREN: "the model alone", **NAMES}
+    rows: list[list[str]] = []
+    for name in ("transitions", "scorer", CHILDREN, "sasrec"):
+        gained = found.less(best, name)
+        first = "" if rows else f"**A model with transitions mixed in**, gamma {gamma_of(best)}, is better than"
+        rows.append([first, f"{others[name]}, VG 2,000", effect(gained), "1", verdict(gained, seeds=1)])
+    for place, (name, (_, _, both)) in enumerate(losses().items()):
+        gained = both.less("children", "vocabulary")
+        first = "" if place else "**The loss over children** less that over the vocabulary, each scored as tuned"
+        rows.append([first, f"small Llama, {name}", effect(gained), "1 and 3", verdict(gained, seeds=1)])
+    return table(["claim", "than, or where", "effect (interval)", "seeds", "verdict"], rows)
+
+
+def gammas() -> str:
+    """Video Games, validation rows: NDCG@10 by gamma."""
+    found = {gamma_of(name): value for name, value in validated().items() if name != "scorer"}
+    found = dict(sorted(found.items(), key=lambda held: float(held[0])))
+    head = ["gamma", *found, "the scorer alone"]
+    return table(head, [["NDCG@10", *map(plain, found.values()), plain(validated()["scorer"])]])
+
+
+def losses_block() -> str:
+    """One seed tuned over children, less three over the vocabulary."""
+    rows = []
+    for name, (children, seeds, found) in losses().items():
+        rows.append([name, plain(children), by_seed(seeds), effect(found.less("children", "vocabulary"))])
+    return table(["NDCG@10, alpha 0", "over children, seed 0", "over the vocabulary, by seed", "difference"], rows)
 
 
 def _targets(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -50,7 +50,7 @@ def asked() -> Asked:
 def figures(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with its page in view of a test."""
     monkeypatch.syspath_prepend(str(ROOT))
-    for name in ("kept", "families", "mixtures", "figures"):
+    for name in ("kept", "families", "mixtures", "demo", "sets", "figures"):
         monkeypatch.setattr(_module(name), "runs", lambda: asked)
     return _module("figures")
 
@@ -70,14 +70,14 @@ def test_every_figure_of_ranks_is_what_the_command_writes_and_every_kept_run_is_
 
 
 def test_the_figures_that_readme_and_verdicts_quote_are_those_of_the_ranks(figures: ModuleType) -> None:
-    found, served = figures.demo_drawn(), figures.served()
-    listed = {name: figures.plain(found.value(name).value) for name in (served, *figures.DEMO_BASELINES)}
-    less = {name: figures.effect(found.less(served, name)).replace("**", "") for name in figures.DEMO_LESS}
+    found, served = figures.demo.drawn(), figures.demo.served()
+    listed = {name: figures.plain(found.value(name).value) for name in (served, *figures.demo.NAMES)}
+    less = {name: figures.effect(found.less(served, name)).replace("**", "") for name in figures.demo.LESS}
     readme, verdicts = (
         (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/research/verdicts.md")
     )
     row = (
-        f"NDCG@10 on {len(figures.demo_runs()[0].targets):,} later choices | **{listed[served]}**; "
+        f"NDCG@10 on {len(figures.demo.both()[0].targets):,} later choices | **{listed[served]}**; "
         f"SASRec {listed['sasrec']}, last-item transitions {listed['transitions']}, most-popular {listed['popular']}"
     )
     assert row in readme

@@ -1,0 +1,178 @@
+"""Each data set: the served setting, as validation rows chose it, beside rankers that need no language model.
+
+A set NAME has these kept evaluations, all of its test runs on the same rows: ``sets-NAME-valid`` and ``sets-NAME-test``
+of the model with its scorer; ``sets-NAME-base`` of most-popular, last-item transitions and ItemKNN; ``sets-NAME-ease``
+of EASE alone, as ``scorer``; ``sets-NAME-both`` of the mean of transitions and EASE, likewise; ``sets-NAME-sasrec``, if
+it was run. ML-100K is the demo's, with ``sets-ml-mean`` of the mean of EASE and
+SASRec, as ``scorer``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from docs.research import demo
+from docs.research.kept import Drawn, runs, slices, values
+from docs.research.tables import between, effect, gamma_of, plain, table, verdict
+from igd_core.evaluation.compare import Question
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from igd_core.evaluation.bootstrap import Interval
+    from igd_core.evaluation.ranks import RankedRun
+
+NAMES = {"vg": "Video Games", "cds": "CDs and Vinyl", "office": "Office (semantic IDs)"}
+RANKERS = {
+    "popular": "most-popular",
+    "transitions": "last-item transitions",
+    "itemknn": "ItemKNN",
+    "ease": "EASE",
+    "both": "mean of transitions and EASE",
+    "mean": "mean of EASE and SASRec",
+    "sasrec": "SASRec",
+}
+ALONE, SERVED = "the model alone", "served"
+METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
+_AS_SCORER = ("ease", "both", "mean")
+_HELD = {name: name for name in (*_AS_SCORER, "sasrec")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What was kept of one set.
+
+    Attributes:
+        label: as the page calls it.
+        setting: that is served, as `igd evaluate` names it.
+        chosen: NDCG@10 on validation rows by gamma, and of the scorer alone.
+        methods: for each method the run that ranked it, and its name there.
+        seen: whether lists may hold what was seen.
+    """
+
+    label: str
+    setting: str
+    chosen: dict[str, float]
+    methods: dict[str, tuple[RankedRun, str]]
+    seen: Literal["allowed", "excluded"]
+
+    def values(self, method: str, metric: str) -> NDArray[np.float64]:
+        """Of each row."""
+        run, name = self.methods[method]
+        return values(run, name, Question(metric=metric, draw="targets", seen=self.seen))
+
+    def drawn(self) -> Drawn:
+        """NDCG@10 of every method, drawn together."""
+        return _drawn(self.label)
+
+    @property
+    def best(self) -> str:
+        """The ranker with the highest NDCG@10 on the test rows: a choice in its favour."""
+        return max(self._rankers(), key=lambda name: float(self.values(name, "NDCG@10").mean()))
+
+    def _rankers(self) -> list[str]:
+        return [name for name in RANKERS if name in self.methods]
+
+
+def found() -> dict[str, Found]:
+    """Every set, by name; those first whose lists gain most."""
+    return {"ml": _ml(), **{name: _found(name) for name in NAMES}}
+
+
+@cache
+def _found(name: str) -> Found:
+    valid, test = runs()[f"sets-{name}-valid"], runs()[f"sets-{name}-test"]
+    chosen = {each.name: float(values(valid, each.name).mean()) for each in valid.methods if each.name != "popular"}
+    setting = max((each for each in chosen if each != "scorer"), key=lambda each: chosen[each])
+    alone = next(each.name for each in test.methods if each.name.startswith("alpha=") and gamma_of(each.name) == "0")
+    methods = {SERVED: (test, setting), ALONE: (test, alone)}
+    for ranker in RANKERS:
+        run = f"sets-{name}-{_HELD.get(ranker, 'base')}"
+        if run in runs():
+            methods[ranker] = (runs()[run], "scorer" if ranker in _AS_SCORER else ranker)
+    return Found(label=NAMES[name], setting=setting, chosen=chosen, methods=methods, seen="allowed")
+
+
+@cache
+def _ml() -> Found:
+    test, base = demo.both()
+    methods = {SERVED: (test, demo.served()), ALONE: (test, demo.settings()[0]), "ease": (test, "scorer")}
+    methods |= {"mean": (runs()["sets-ml-mean"], "scorer")}
+    known = {each.name for each in base.methods}
+    methods |= {name: (base, name) for name in RANKERS if name not in methods and name in known}
+    return Found(label="MovieLens-100K, the demo", setting=demo.served(), chosen={}, methods=methods, seen="excluded")
+
+
+@cache
+def _drawn(label: str) -> Drawn:
+    held = next(each for each in found().values() if each.label == label)
+    targets = held.methods[SERVED][0].targets
+    if targets is None:
+        raise ValueError(f"{label}: the sample does not say which rows ask for the same title")
+    return Drawn({name: held.values(name, "NDCG@10") for name in held.methods}, targets)
+
+
+def _rows(held: Found) -> int:
+    return len(held.values(SERVED, "NDCG@10"))
+
+
+def claims() -> str:
+    """For each set: the served setting, and what it gains on the best ranker, on its scorer's kind and the model."""
+    rows = []
+    for held in found().values():
+        drawn, best = held.drawn(), held.best
+        gained: Interval = drawn.less(SERVED, best)
+        rows.append(
+            [
+                held.label,
+                f"{_rows(held):,}",
+                plain(drawn.value(SERVED).value),
+                f"{RANKERS[best]}, {plain(drawn.value(best).value)}",
+                effect(gained),
+                effect(drawn.less(SERVED, ALONE)),
+                verdict(gained, seeds=1),
+            ]
+        )
+    head = ["set", "test rows", "served", "best ranker", "less it", "less the model alone", "better?"]
+    return table(head, rows)
+
+
+def every() -> str:
+    """Each method on each set."""
+    rows = []
+    for held in found().values():
+        labels = {SERVED: f"**served**, gamma {gamma_of(held.setting)}", ALONE: ALONE, **RANKERS}
+        for place, (name, label) in enumerate((name, labels[name]) for name in labels if name in held.methods):
+            told = [plain(float(held.values(name, metric).mean())) for metric in METRICS]
+            less = "" if name == SERVED else effect(held.drawn().less(SERVED, name))
+            rows.append(["" if place else held.label, label, *told, between(held.drawn().value(name)), less])
+    return table(["set", "", *METRICS, "NDCG@10 (interval)", "served less it"], rows)
+
+
+def gammas() -> str:
+    """NDCG@10 on validation rows, by gamma."""
+    told = {name: {gamma_of(each): v for each, v in _found(name).chosen.items() if each != "scorer"} for name in NAMES}
+    known = sorted({each for held in told.values() for each in held}, key=float)
+    rows = []
+    for name, held in told.items():
+        cells = [plain(held[each]) if each in held else "" for each in known]
+        top = max(held.values())
+        shown = [f"**{cell}**" if held.get(each) == top else cell for each, cell in zip(known, cells, strict=True)]
+        rows.append([NAMES[name], *shown, plain(_found(name).chosen["scorer"])])
+    return table(["NDCG@10, validation rows", *(f"gamma {each}" for each in known), "the scorer alone"], rows)
+
+
+def groups() -> str:
+    """Served lists by how often a target was chosen, and by the history's length."""
+    rows = []
+    for of in found().values():
+        kept, setting, alone = slices(of.methods[SERVED][0].path.name), of.setting, of.methods[ALONE][1]
+        for place, (group, held) in enumerate(kept[setting]["target popularity"].items()):
+            other = kept[alone]["target popularity"][group]["NDCG@10"]["value"]
+            scorer = kept["scorer"]["target popularity"][group]["NDCG@10"]["value"]
+            served = held["NDCG@10"]["value"]
+            rows.append(["" if place else of.label, group, f"{held['rows']:,}", *map(plain, (served, other, scorer))])
+    return table(["set", "targets", "rows", "served", "the model alone", "the scorer alone"], rows)
