@@ -41,7 +41,7 @@ class Orders:
     def line(self) -> bytes:
         """The line, inverse of `read`."""
         said = {
-            "settings": self.settings.to_json(),
+            "settings": self.settings.model_dump(mode="json", exclude_unset=True),
             "number": self.number,
             "listener": self.listener,
             "operations": self.operations,

@@ -28,7 +28,9 @@ def share_of(settings: Settings, number: int) -> Settings:
         each, rest = divmod(whole, settings.replicas)
         return max(_LEAST.get(name, 0), each + (number <= rest))
 
-    return settings.replaced(replicas=1, **{name: share(name) for name in DIVIDED})
+    # Defaults stay defaults: some checks are of what an operator said alone.
+    said = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return type(settings).model_validate(said | {"replicas": 1} | {name: share(name) for name in DIVIDED})
 
 
 def environment_of(

@@ -87,6 +87,13 @@ def test_orders_arrive_as_they_were_given() -> None:
     assert isinstance(orders.settings.keys_file, Path)
 
 
+def test_what_is_checked_of_an_operators_words_alone_is_not_checked_of_defaults() -> None:
+    """The default of ``history_kinds`` names kinds that this server has not."""
+    settings = share_of(several(event_kinds="click,buy"), 1)
+    orders = Orders(settings=settings, number=1, listener=5, operations="/run/o", board="/run/b")
+    assert Orders.read(json.loads(orders.line())).settings == settings
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [
