@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from igd_core.evaluation.ranks import RankedRun
 
 NAMES = {"vg": "Video Games", "cds": "CDs and Vinyl", "office": "Office (semantic IDs)"}
+SCORERS = {"ml": "EASE", "vg": "transitions", "cds": "transitions and EASE", "office": "transitions"}
+"""Of the served setting."""
 RANKERS = {
     "popular": "most-popular",
     "transitions": "last-item transitions",
@@ -122,13 +124,14 @@ def _rows(held: Found) -> int:
 def claims() -> str:
     """For each set: the served setting, and what it gains on the best ranker, on its scorer's kind and the model."""
     rows = []
-    for held in found().values():
+    for name, held in found().items():
         drawn, best = held.drawn(), held.best
         gained: Interval = drawn.less(SERVED, best)
         rows.append(
             [
                 held.label,
                 f"{_rows(held):,}",
+                f"{SCORERS[name]}, {gamma_of(held.setting)}",
                 plain(drawn.value(SERVED).value),
                 f"{RANKERS[best]}, {plain(drawn.value(best).value)}",
                 effect(gained),
@@ -136,7 +139,7 @@ def claims() -> str:
                 verdict(gained, seeds=1),
             ]
         )
-    head = ["set", "test rows", "served", "best ranker", "less it", "less the model alone", "better?"]
+    head = ["set", "test rows", "scorer, gamma", "served", "best ranker", "less it", "less the model alone", "better?"]
     return table(head, rows)
 
 
