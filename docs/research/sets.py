@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from igd_core.evaluation.ranks import RankedRun
 
 NAMES = {"vg": "Video Games", "cds": "CDs and Vinyl", "office": "Office (semantic IDs)"}
-SCORERS = {"ml": "EASE", "vg": "transitions", "cds": "transitions and EASE", "office": "transitions"}
+SCORERS = {"ml": "EASE", "vg": "transitions", "cds": "transitions and EASE", "office": "transitions and EASE"}
 """Of the served setting."""
 RANKERS = {
     "popular": "most-popular",
