@@ -19,6 +19,7 @@ from igd_core.engines.embedded.checkpoint import resolve_checkpoint
 from igd_core.engines.identity import FolderDigests
 from igd_core.engines.open import checkpoint_sha256
 from igd_core.errors import DataError, EngineError
+from igd_core.locked_folders import locked_folder
 from igd_core.progress import progress
 from igd_core.release import RELEASE
 
@@ -130,7 +131,7 @@ class BatchRun:
             IGDError: as ``answering`` raises it.
         """
         self._require_apart()
-        with self.folder.locked(), self.folder.written():
+        with locked_folder(self.folder.path), self.folder.written():
             files = InputFiles.of(self.request.rows, self.request.reading)
             options = dataclasses.replace(self.request.options, model=resolve_checkpoint(self.request.options.model))
             adapter = self.request.adapter

@@ -7,13 +7,13 @@ only if all of it is the same; what differs is refused by its name.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import DataError, ModelError
+from igd_core.locked_folders import LOCK_FILE
 from igd_core.whole_files import replaced_file, write_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT, FORMAT_VERSION = "igd-batch", 1
-_MANIFEST, _LOCK, _CLAIM = "manifest.json", ".lock", ".model-"
+_MANIFEST, _CLAIM = "manifest.json", ".model-"
 
 
 def digest_of(identity: Mapping[str, Any]) -> str:
@@ -50,26 +50,6 @@ class RunFolder:
         """Rows that got nothing, as JSON lines."""
         return self.path / "rejected.jsonl"
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing it; the folder is made if it is missing.
-
-        Raises:
-            DataError: another process is writing it, or it cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise DataError(f"out: {self.path}: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
-            raise DataError(f"out: {self.path}: another process is writing it") from None
-        finally:
-            os.close(lock)
-
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin a run, or go on with it; its result if it is complete, else None.
 
@@ -80,7 +60,7 @@ class RunFolder:
         """
         manifest = self.manifest()
         if manifest is None:
-            if other := sorted(path.name for path in self.path.iterdir() if path.name != _LOCK):
+            if other := sorted(path.name for path in self.path.iterdir() if path.name != LOCK_FILE):
                 raise DataError(f"out: {self.path} holds {other[0]!r}, and no run of igd batch; choose an empty folder")
         elif manifest["run"] == identity or manifest["result"] is not None or any(self.recommendations.glob("part-*")):
             _require_same(self.path, manifest["run"], identity)

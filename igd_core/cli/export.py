@@ -13,6 +13,7 @@ from pydantic import Field
 from igd_core.checked_settings import CheckedSettings, Directory, Flag
 from igd_core.cli.flags import add_flags, read
 from igd_core.errors import InputError
+from igd_core.locked_folders import locked_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +87,7 @@ async def _run(asked: ExportFlags) -> Mapping[str, Any]:
     folder = ExportFolder(asked.out)
     store = open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S, history=limits))
     try:
-        with folder.locked(), progress(desc="export", unit="part", total=asked.parts) as bar:
+        with locked_folder(folder.path), progress(desc="export", unit="part", total=asked.parts) as bar:
 
             def note(_: int) -> None:
                 bar.update()

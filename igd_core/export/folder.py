@@ -7,9 +7,7 @@ the parts, and ``parts/`` says what each finished part holds. All three go when 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import zlib
 from datetime import UTC, datetime
@@ -17,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.datasets.export_format import MANIFEST, SCHEMAS, read_manifest
 from igd_core.errors import DataError
+from igd_core.locked_folders import LOCK_FILE
 from igd_core.whole_files import sync, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-_LOCK, _RUN, _USERS, _PARTS, _LISTED = ".lock", "run.json", "users", "parts", "listed"
-_OURS = {_LOCK, _RUN, _USERS, _PARTS, MANIFEST, *SCHEMAS}
+_RUN, _USERS, _PARTS, _LISTED = "run.json", "users", "parts", "listed"
+_OURS = {LOCK_FILE, _RUN, _USERS, _PARTS, MANIFEST, *SCHEMAS}
 
 
 class ExportFolder:
@@ -33,26 +32,6 @@ class ExportFolder:
     def __init__(self, path: Path) -> None:
         """Look at nothing yet."""
         self.path = path
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing it; it is made if it is missing.
-
-        Raises:
-            DataError: another process is writing it, or it cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise DataError(f"out: {self.path}: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
-            raise DataError(f"out: {self.path}: another process is writing it") from None
-        finally:
-            os.close(lock)
 
     def begin(self, store: str, parts: int, *, force: bool) -> Mapping[str, Any]:
         """Begin an export of the store of this name, or go on with it; returns what ``run.json`` says.

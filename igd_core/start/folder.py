@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import InputError
+from igd_core.locked_folders import LOCK_FILE, locked_folder
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -51,20 +50,17 @@ def alone(path: Path) -> Iterator[None]:
     """Within the block nobody else starts in this folder, which is made if it is not there.
 
     Raises:
-        InputError: somebody does already, or it is no folder.
+        InputError: somebody does already, it is no folder, or it holds something else.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError(f"out: {path} is a file, not a folder") from None
-    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _require_ours(path)  # before a lock is left there
+    with locked_folder(path):
         yield
-    except BlockingIOError:
-        raise InputError(f"out: {path}: another igd start is at work in it") from None
-    finally:
-        os.close(lock)
+
+
+def _require_ours(path: Path) -> None:
+    ours = {LAYOUT_FILE, LOCK_FILE}
+    if _read(path / START_FILE) is None and path.exists() and not ours.issuperset(each.name for each in path.iterdir()):
+        raise InputError(f"out: {path} holds something else; choose another folder")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,8 +97,7 @@ class StartFolder:
         if edited is not None and (before is None or before["asked"]["layout"] != edited):
             raise InputError(f"layout: {path / LAYOUT_FILE} was edited; give it back with --layout, or remove it")
         if before is None:
-            if path.exists() and (not path.is_dir() or any(each.name != LAYOUT_FILE for each in path.iterdir())):
-                raise InputError(f"out: {path} holds something else; choose another folder")
+            _require_ours(path)
             path.mkdir(parents=True, exist_ok=True)
             return StartFolder(path=path, asked=asked)._written()
         folder = StartFolder(path=path, asked=asked, done=before["done"])

@@ -20,12 +20,12 @@ from igd_server.catalogues.heap import settle_collector
 from igd_server.http.draining import DrainableApp
 from igd_server.http.protocol import http_protocol
 from igd_server.http.slow_readers import ReaderLimits
-from igd_server.http.sockets import BACKLOG, listen, url_of
+from igd_server.http.sockets import BACKLOG, Server, listen, url_of
 from igd_server.http.turns import CountedConnections, Turns
 from igd_server.observe.logs import log_loop_error, log_to_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from starlette.types import ASGIApp
@@ -93,19 +93,6 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         raise apps.deployment.failure
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server without its own signal handling, of which a process can have only one."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def protocol(self) -> asyncio.Protocol:
-        """The protocol of a connection that others than uvicorn have taken."""
-        made: type[asyncio.Protocol] = self.config.http_protocol_class
-        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[call-arg]
-
-
 @dataclass(slots=True)
 class _Stop:
     """Why the process stops, and since when; whether new connections are still served for a while."""
@@ -142,9 +129,9 @@ class _Process:
         self._stop: _Stop | None = None
         self._stopping = asyncio.Event()
 
-    def _server(self, app: ASGIApp, *, lifespan: bool) -> _Server:
+    def _server(self, app: ASGIApp, *, lifespan: bool) -> Server:
         settings = self._settings
-        return _Server(
+        return Server(
             uvicorn.Config(
                 app,
                 http=http_protocol(
@@ -175,7 +162,7 @@ class _Process:
         if self._seat is not None:
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         urls = {"url": url_of(self._listener)}
-        others: list[tuple[_Server, asyncio.Task[None]]] = []
+        others: list[tuple[Server, asyncio.Task[None]]] = []
         if self._operations_listener is not None and self._apps.operations is not None:
             server = self._server(self._apps.operations, lifespan=False)
             others.append((server, asyncio.create_task(server.serve([self._operations_listener]))))

@@ -1,12 +1,34 @@
-"""Sockets to listen on, and their URLs."""
+"""Sockets to listen on, their URLs, and the server that takes their connections."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
 
 from igd_core.errors import InputError
 
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
 BACKLOG = 1024
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its own signal handling, of which a process can have only one."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+    def protocol(self) -> asyncio.Protocol:
+        """The protocol of a connection that others than uvicorn have taken."""
+        made: type[asyncio.Protocol] = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[call-arg]
 
 
 def listen(host: str, port: int, *, name: str) -> socket.socket:

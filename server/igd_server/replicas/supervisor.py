@@ -17,7 +17,7 @@ from prometheus_client import disable_created_metrics
 from igd_core.errors import InputError
 from igd_server.http.protocol import http_protocol
 from igd_server.http.slow_readers import ReaderLimits
-from igd_server.http.sockets import BACKLOG, listen, url_of
+from igd_server.http.sockets import BACKLOG, Server, listen, url_of
 from igd_server.http.turns import Board
 from igd_server.observe.logs import log_loop_error, log_to_stderr
 from igd_server.observe.metrics import Metrics
@@ -27,7 +27,7 @@ from igd_server.replicas.replica import PROGRAM, Replica, Start
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp
 
@@ -60,14 +60,6 @@ def supervise(settings: Settings, *, program: Sequence[str] = PROGRAM) -> int:
             raise InputError(f"TMPDIR: {folder} is too long a path for Unix sockets")
         start = Start(settings=settings, listener=listener, folder=folder, program=program)
         return asyncio.run(Supervisor(start).run(operations))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its own signal handling."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Supervisor:
@@ -121,7 +113,7 @@ class Supervisor:
             _log.info("stopped", extra={"fields": {"reason": self._stopped_by.name, "seconds": seconds}})
         return self._code
 
-    def _server(self, app: ASGIApp) -> _Server:
+    def _server(self, app: ASGIApp) -> Server:
         config = uvicorn.Config(
             wrapped(app, self._settings, self._metrics),
             http=self._protocol,
@@ -134,7 +126,7 @@ class Supervisor:
             backlog=BACKLOG,
             timeout_keep_alive=self._settings.keep_alive_s,
         )
-        return _Server(config)
+        return Server(config)
 
     # --- what is running ----------------------------------------------------------------------------------------------
 

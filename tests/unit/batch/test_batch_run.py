@@ -25,6 +25,7 @@ from igd_core.datasets.sources import Reading, Source
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.errors import DataError, EngineError, ModelError
 from igd_core.ids import ItemIndex
+from igd_core.locked_folders import locked_folder
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 
@@ -303,7 +304,7 @@ def test_machines_whose_scores_differ_do_not_share_a_run(tmp_path: Path) -> None
 
 
 def test_a_folder_is_written_by_one_process_and_holds_one_run(request_of: Any, tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "out").locked(), pytest.raises(DataError, match="another process is writing it"):
+    with locked_folder(tmp_path / "out"), pytest.raises(DataError, match="another process is writing it"):
         run(request_of(), tmp_path / "out")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine", encoding="utf-8")

@@ -19,6 +19,7 @@ from igd_core.datasets.items_file import read_items
 from igd_core.datasets.rows import HistoryRows
 from igd_core.export.folder import ExportFolder
 from igd_core.export.run import export
+from igd_core.locked_folders import locked_folder
 from igd_core.store.base import StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.impressions import Impression
@@ -62,7 +63,7 @@ def written(
         records = {user_id: [each.packed() for each in of_user] for user_id, of_user in impressions.items()}
         await store.add_records("impressions", records, keep=100, ttl_s=3600.0)
         folder = ExportFolder(tmp_path / "export")
-        with folder.locked():
+        with locked_folder(folder.path):
             await export(store, folder, parts=2)
         await store.close()
 

@@ -21,6 +21,7 @@ from igd_core.errors import DataError, StoreUnavailable
 from igd_core.event_kinds import KINDS
 from igd_core.export.folder import ExportFolder
 from igd_core.export.run import export
+from igd_core.locked_folders import locked_folder
 from igd_core.store.base import StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.impressions import Impression
@@ -76,7 +77,7 @@ async def note(store: Store, user_id: str, *impressions: Impression) -> None:
 
 async def exported(store: Store, folder: Path, **options: Any) -> Mapping[str, Any]:
     target = ExportFolder(folder)
-    with target.locked():
+    with locked_folder(target.path):
         return await export(store, target, **({"parts": 3} | options))
 
 

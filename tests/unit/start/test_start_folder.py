@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from igd_core.errors import InputError
+from igd_core.locked_folders import LOCK_FILE
 from igd_core.start.folder import LAYOUT_FILE, START_FILE, StartFolder, alone
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_two_starts_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
     with (
         alone(tmp_path / "out"),
-        pytest.raises(InputError, match="another igd start is at work"),
+        pytest.raises(InputError, match="another process is writing it"),
         alone(tmp_path / "out"),
     ):
         pass
@@ -104,4 +105,12 @@ def test_two_starts_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"), alone(tmp_path / "file"):
         pass
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [LOCK_FILE]
+    StartFolder.opened(tmp_path / "out", ASKED, again=False)
+
+
+def test_nothing_is_left_in_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds something else"), alone(tmp_path):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
