@@ -248,6 +248,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-every": sets.every,
     "sets-gammas": sets.gammas,
     "sets-groups": sets.groups,
+    "sets-mean": sets.mean_in_search,
     "mixed": mixtures.mixed_block,
     "mixture": mixtures.mixture,
     "gammas": mixtures.gammas,

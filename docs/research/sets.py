@@ -4,7 +4,7 @@ A set NAME has these kept evaluations, all of its test runs on the same rows: ``
 of the model with its scorer; ``sets-NAME-base`` of most-popular, last-item transitions and ItemKNN; ``sets-NAME-ease``
 of EASE alone, as ``scorer``; ``sets-NAME-both`` of the mean of transitions and EASE, likewise; ``sets-NAME-sasrec``, if
 it was run. ML-100K is the demo's, with ``sets-ml-mean`` of the mean of EASE and
-SASRec, as ``scorer``.
+SASRec, as ``scorer``, and ``sets-ml-mean-valid`` of that mean in its search.
 """
 
 from __future__ import annotations
@@ -166,6 +166,16 @@ def gammas() -> str:
         shown = [f"**{cell}**" if held.get(each) == top else cell for each, cell in zip(known, cells, strict=True)]
         rows.append([NAMES[name], *shown, plain(_found(name).chosen["scorer"])])
     return table(["NDCG@10, validation rows", *(f"gamma {each}" for each in known), "the scorer alone"], rows)
+
+
+def mean_in_search() -> str:
+    """ML-100K, validation rows: the mean of EASE and SASRec as the scorer of the demo's search, and alone."""
+    run = runs()["sets-ml-mean-valid"]
+    asked = Question(draw="targets", seen="excluded")
+    told = {each.name: float(values(run, each.name, asked).mean()) for each in run.methods if each.name != "popular"}
+    by_gamma = {f"gamma {gamma_of(name)}": value for name, value in told.items() if name != "scorer"}
+    shown = dict(sorted(by_gamma.items())) | {"the mean alone": told["scorer"]}
+    return table(["NDCG@10, 1,000 validation rows", *shown], [["ML-100K", *map(plain, shown.values())]])
 
 
 def groups() -> str:
