@@ -235,10 +235,11 @@ def _misfit(setting: Setting | None, found: Mapping[str, Any]) -> str:
     value, number = found["input"], setting.range if setting else None
     if number is not None and found["type"] in _OUT_OF_RANGE:
         return f"{value} is not in {number}"
+    if found["type"] in {"too_short", "too_long"}:
+        most = found["ctx"].get("max_length")
+        return "at least one value is needed" if most is None else f"{len(value)} values; {most} at most"
     if setting is not None and setting.choices:
         return f"{reprlib.repr(value)} is not one of {', '.join(setting.choices)}"
-    if found["type"] == "too_short":
-        return "at least one value is needed"
     kind = type(value).__name__
     said = f"{reprlib.repr(value)} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if number is None or found["type"] in _NEEDED:

@@ -34,7 +34,7 @@ def print_report(report: Mapping[str, object]) -> None:
         shown_value = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
         if isinstance(value, tuple):
             shown_value = ", ".join(f"{each:g}" for each in value)
-        print(f"{name.replace('_', ' '):<26}{shown_value}")
+        print(f"{name.replace('_', ' '):<25} {shown_value}")
 
 
 def _sharing(artifact: Artifact) -> dict[str, object]:

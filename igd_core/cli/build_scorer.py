@@ -11,7 +11,7 @@ from igd_core.checked_settings import CheckedSettings, CountOrNone, File, comma_
 from igd_core.cli.flags import given_by_name
 from igd_core.errors import InputError
 from igd_core.scorers.gamma_file import read_gamma
-from igd_core.scorers.options import KINDS, USUAL_MOST, Maker, ScorerOptions
+from igd_core.scorers.options import KINDS, MOST_KINDS, USUAL_MOST, Maker, ScorerOptions
 
 if TYPE_CHECKING:
     import argparse
@@ -74,6 +74,8 @@ def _check_kinds(kind: str, also: object, names: Collection[str]) -> None:
     for each in kinds[1:]:
         if each not in KINDS:
             raise InputError(f"scorer_also: {each!r} is not one of {', '.join(KINDS)}")
+    if len(kinds) > MOST_KINDS:
+        raise InputError(f"scorer_also: {len(kinds) - 1} values; {MOST_KINDS - 1} at most")
     if "scorer_share" in names and len(kinds) == 1:
         raise InputError("scorer_share: --scorer-also KIND is needed; one kind alone has no share")
     for name in names:

@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_table(facts: dict[str, object], inspection: Inspection, text_of: Callable[[int], str]) -> None:
+    from igd_core.cli.build_report import print_report
+
     shares = {
         "tokens a path": f"{inspection.tokens_per_path:.1f}",
         "zero-IG tokens": f"{inspection.zero_share_catalogue:.1%} of the catalogue's, "
@@ -78,8 +80,7 @@ def _print_table(facts: dict[str, object], inspection: Inspection, text_of: Call
         "decisions a path": f"{inspection.decisions_per_path:.1f}, at most {inspection.most_decisions}",
         "first tokens": str(inspection.first_tokens),
     }
-    for name, value in {**facts, **shares}.items():
-        print(f"{name.replace('_', ' '):<22}{value}")
+    print_report({**facts, **shares})
     print(f"\n{'token':<22}{'expected gain':>14}{'mean gain':>12}{'edges':>8}   (nats)")
     for token in inspection.decisive_tokens:
         shown = text_of(token.token_id)

@@ -138,8 +138,20 @@ def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile
         if len(names) == 1:
             found["item_id"] = names[0]
         else:
-            why = "" if names or not (ours and theirs) else ": no two columns of the files hold the same ids"
+            why = "" if names else _why_no_item(part, ours and theirs, items if part == "items" else events)
             roles.unclear.append(Unclear(part=part, role="item_id", columns=names, why=why))
+
+
+def _why_no_item(part: str, able: Sequence[str], profiles: Mapping[str, ColumnProfile]) -> str:
+    """Why no column of a file is the item's id; ``able`` are columns that can be, if both files have some."""
+    if able:
+        return ": no two columns of the files hold the same ids"
+    for name, each in profiles.items():
+        if says(name, "item_id", of_items=part == "items") and each.is_list:
+            return f": column {name!r} holds lists, where a row names one item"
+        if says(name, "item_id", of_items=part == "items") and each.is_fraction:
+            return f": column {name!r} holds {each.sample[0]!r}, which has a decimal point, as no id has"
+    return ""
 
 
 def _ids_of_items(items: Mapping[str, ColumnProfile]) -> list[str]:
@@ -192,6 +204,11 @@ def _user(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
     named = [name for name in able if says(name, "user_id")]
     if "user_id" in named:
         named = ["user_id"]
+    once = [name for name, each in events.items() if says(name, "user_id") and each.distinct == 1]
+    if not named and once:
+        why = f": in column {once[0]!r} nobody stands twice, and one event of a person tells nothing"
+        roles.unclear.append(Unclear(part="events", role="user_id", why=why))
+        return
     unnamed = [name for name in able if role_of(name) is None and len(set(events[name].sample)) > _MOST_KINDS]
     _settle("events", "user_id", named or unnamed, roles)
 

@@ -25,6 +25,7 @@ from igd_core.timestamps import Form
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from igd_core.catalogue.attribute_types import BaseType
     from igd_core.datasets.attribute_schema import ColumnRule
     from igd_core.datasets.export_columns import Roles
     from igd_core.datasets.sources import Reading, Source
@@ -39,6 +40,14 @@ _WHAT = {
     "timestamp": "time",
     "rating": "rating",
     "kind": "kind of event",
+}
+_TYPES: Mapping[BaseType, str] = {
+    "text": "text",
+    "integer": "numbers",
+    "number": "numbers",
+    "boolean": "true or false",
+    "date": "days",
+    "datetime": "times",
 }
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _NO_ZONE = frozenset({Form.LOCAL, Form.DAY})
@@ -183,7 +192,8 @@ def _items(
         rule = {} if name in rules else _rule(profile, opened.table, said)
         if rule:
             attributes[name] = rule
-        told.append(_line(name, _attribute_words(rule, profile, given=name in rules)))
+        words = "attribute, as the layout or a flag says" if name in rules else _attribute_words(rule, profile)
+        told.append(_line(name, words or f"attribute: {_type_words(opened.table, name, said)}"))
     return DetectedFile(
         name=opened.file.name,
         rows=len(opened.table),
@@ -196,7 +206,7 @@ def _items(
 
 def _rule(profile: ColumnProfile, table: SourceTable, said: Reading) -> dict[str, Any]:
     """What the attribute schema has to say of a column."""
-    if profile.is_description or (profile.is_list and not _is_attribute(table, profile.name)):
+    if profile.is_description or not _is_attribute(table, profile.name):
         return {"type": IGNORE}
     if said.decimal is None and (decimal := profile.decimal) is not None:
         return {"decimal": decimal}
@@ -214,20 +224,23 @@ def _is_attribute(table: SourceTable, name: str) -> bool:
     return True
 
 
-def _attribute_words(rule: Mapping[str, Any], profile: ColumnProfile, *, given: bool) -> str:
-    if given:
-        return "attribute, as the layout or a flag says"
+def _attribute_words(rule: Mapping[str, Any], profile: ColumnProfile) -> str | None:
+    """What is said of a column that needs a rule, or holds lists; None of another."""
     if rule.get("type") == IGNORE:
-        return "left out: its cells have parts, which no filter can name" if profile.is_list else "left out: long texts"
+        if profile.is_description:
+            return "left out: long texts"
+        what = "have parts, which" if profile.is_list else "are of a type that"
+        return f"left out: its cells {what} no filter can name"
     if "separator" in rule:
         return f"attribute: lists, their values separated by {rule['separator']!r}"
     if "decimal" in rule:
         return f"attribute: numbers with a decimal {rule['decimal']}"
-    if profile.is_list:
-        return "attribute: lists"
-    return (
-        "attribute: numbers" if profile.is_number else "attribute: text" if not profile.is_time else "attribute: times"
-    )
+    return "attribute: lists" if profile.is_list else None
+
+
+def _type_words(table: SourceTable, name: str, said: Reading) -> str:
+    """The type that a column's cells show, as they are read later."""
+    return _TYPES[read_cells(table.column(name), replace(SHOWN, decimal=said.decimal)).type.base]
 
 
 def _events(opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles, said: Reading) -> DetectedFile:
@@ -243,7 +256,8 @@ def _events(opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles
                 zone = "UTC"
                 words += ", taken for UTC (--timezone NAME says another)"
         elif of.get(name) == "item_id":
-            words += f": {roles.shared:.0%} of the rows name an item of {roles.items.get('item_id', 'the items')!r}"
+            if "item_id" in roles.items:
+                words += f": {roles.shared:.0%} of the rows name an item of {roles.items['item_id']!r}"
         elif of.get(name) == "kind":
             kinds = sorted(set(profile.sample))
             words += f": {listed(kinds)}; all of them count (--kinds NAME,... chooses)"

@@ -130,6 +130,10 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
     assert report["scorer_entries"] > 0
     assert report["scorer_entries_transitions"] > 0
     assert report["scorer_network_sasrec"]["layers"] == 2
+    assert main(["inspect", "--artifact", str(tmp_path / "made")]) == 0
+    shown = capsys.readouterr().out
+    assert f"scorer entries transitions {report['scorer_entries_transitions']}\n" in shown
+    assert "scorer shares             0.5, 0.25, 0.25\n" in shown
     loaded = load_artifact(tmp_path / "made")
     assert loaded.scorer is not None
     mass = loaded.scorer.mass([ItemIndex(4)])
@@ -155,6 +159,10 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
         (["--scorer", "ease", "--scorer-also", "eas"], "scorer_also: 'eas' is not one of transitions, neighbours"),
         (["--scorer", "ease", "--scorer-also", "transitions,ease"], "scorer_also: ease, transitions, ease: each kind"),
         (["--scorer", "ease", "--scorer-also", "sasrec", "--scorer-share", "1"], "scorer_share: 1"),
+        (
+            ["--scorer", "ease", "--scorer-also", "sasrec,given,neighbours,transitions", "--scorer-file", "w.csv"],
+            "scorer_also: 4 values; 3 at most",
+        ),
         (["--scorer", "ease", "--scorer-also", "given"], "scorer_file: given needs --scorer-file FILE"),
         (["--scorer", "transitions", "--scorer-also", "ease", "--scorer-ridge", "5"], "scorer_ridge: transitions has"),
         (["--scorer-decay", "0.5"], "need --scorer KIND"),

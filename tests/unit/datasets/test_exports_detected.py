@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -94,13 +94,20 @@ def test_cells_of_several_parts_are_left_out_and_cells_of_any_type_are_looked_at
         "id": range(rows), "name": TITLES, "price": [Decimal("9.99")] * rows, "size": [{"w": 1}] * rows,
         "none": pa.nulls(rows), "new": [True] * rows, "since": [date(2020, 1, 1)] * rows, "parts": [[{"a": 1}]] * rows,
         "seen": [datetime(2020, 1, 1, tzinfo=UTC)] * rows, "tags": [["a"]] * rows,
+        "opens": [time(9, 30)] * rows,
     }  # fmt: skip
     pyarrow.parquet.write_table(pa.table(columns), sink)
     detected = found(tmp_path, sink.getvalue(), EVENTS.replace(",A-", ","))
     assert detected.unclear == ()
     assert detected.items.columns == {"item_id": "id", "title": "name"}
-    assert detected.items.attributes == {"size": {"type": "ignore"}, "parts": {"type": "ignore"}}
-    assert "size                    left out: its cells have parts" in "\n".join(detected.told)
+    assert detected.items.attributes == {
+        "size": {"type": "ignore"},
+        "parts": {"type": "ignore"},
+        "opens": {"type": "ignore"},
+    }
+    told = "\n".join(detected.told)
+    assert "size                    left out: its cells have parts" in told
+    assert "opens                   left out: its cells are of a type that no filter can name" in told
 
 
 def test_two_columns_that_could_be_the_item_are_named_and_a_person_settles_it(tmp_path: Path) -> None:
@@ -146,6 +153,13 @@ def test_small_numbers_of_other_columns_are_not_taken_for_item_ids(tmp_path: Pat
          "the time could be column 'created_at' or 'order_date'"),
         (ITEMS, "a,Artikel,time\n" + "".join(f"{at},A-{at % 30},2024-01-01\n" for at in range(60)),
          "no column looks like the person"),
+        (ITEMS, "user,Artikel,time\n" + "".join(f"{at},A-{at % 30},2024-01-01\n" for at in range(60)),
+         "no column looks like the person: in column 'user' nobody stands twice"),
+        ("id,title\n" + "".join(f"{at},{title}\n" for at, title in enumerate(TITLES)),
+         "user,item,time\n" + "".join(f"{at % 9},{at % 30}.0,2024-01-01\n" for at in range(60)),
+         "log: no column looks like the item's id: column 'item' holds '0.0', which has a decimal point"),
+        (ITEMS, "".join(json.dumps({"user": at % 9, "item": ["A-1"], "time": "2024-01-01"}) + "\n" for at in range(60)),
+         "log: no column looks like the item's id: column 'item' holds lists"),
         (ITEMS, "user,thing,time\nx,Z-1,2024-01-01\nx,Z-2,2024-01-01\n", "log: no column looks like the item's id"),
         ("sku,short,long\n" + "".join(f"A-{at},{t},{t} of them\n" for at, t in enumerate(TITLES)), EVENTS,
          "items: the item's title could be column 'short' or 'long'"),
@@ -153,6 +167,26 @@ def test_small_numbers_of_other_columns_are_not_taken_for_item_ids(tmp_path: Pat
 )  # fmt: skip
 def test_what_is_missing_or_twice_is_said_by_name(tmp_path: Path, items: str, events: str, words: str) -> None:
     assert words in "\n".join(found(tmp_path, items, events).unclear)
+
+
+def test_attributes_are_told_as_they_are_read(tmp_path: Path) -> None:
+    items = "id,title,live,code,since,seen,note\n" + "".join(
+        f"A-{at},{title},{'true' if at % 2 else 'false'},0{at},2024-01-{1 + at % 28:02},2024-01-01T10:00:00Z,x{at}\n"
+        for at, title in enumerate(TITLES)
+    )
+    told = "\n".join(found(tmp_path, items, EVENTS).told)
+    for name, words in {
+        "live": "true or false", "code": "text", "since": "days", "seen": "times", "note": "text"
+    }.items():  # fmt: skip
+        assert f"  {name:<24}attribute: {words}\n" in told
+
+
+def test_what_the_events_are_counted_against_is_not_said_before_it_is_known(tmp_path: Path) -> None:
+    items = "sku,ean,title\n" + "".join(f"A{at},A{at},{title}\n" for at, title in enumerate(TITLES))
+    events = "user,ref,time\n" + "".join(f"u{at % 7},A{at % 30},{1_700_000_000 + at}\n" for at in range(60))
+    detected = found(tmp_path, items, events)
+    assert "items: the item's id could be column 'sku' or 'ean'" in "\n".join(detected.unclear)
+    assert "of the rows name" not in "\n".join(detected.told)
 
 
 def test_another_delimiter_than_those_known_is_said(tmp_path: Path) -> None:
