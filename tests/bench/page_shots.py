@@ -1,6 +1,6 @@
 """The screenshots of the page in docs/images: ``igd demo`` in one terminal, then ``python tests/bench/page_shots.py``.
 
-Needs Debian's ``chromium``. A history by title, alpha 0.5, and a token's numbers: light, dark, and on a phone.
+Needs Debian's ``chromium``. A history and a reason in words: light, dark, on a phone; and the tokens at alpha 0.5.
 """
 
 from __future__ import annotations
@@ -16,46 +16,35 @@ from browser import PHONE, chromium, visiting
 from playwright.async_api import expect
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser
 
-HISTORY = ("Star Wars (1977)", "The Empire Strikes Back (1980)", "Raiders of the Lost Ark (1981)")
-ALPHA = "0.5"
+HISTORY = "/#item=50&item=172&item=174"  # Star Wars, The Empire Strikes Back, Raiders of the Lost Ark
+TOKENS = f"{HISTORY}&alpha=0.5&tokens=1"
 PATIENCE_MS = 120_000
 MOST_BYTES = 450_000
+WIDE = {"width": 1280, "height": 960}
 SHOTS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "light": {"color_scheme": "light", "viewport": WIDE},
+    "dark": {"color_scheme": "dark", "viewport": WIDE},
     "phone": {"color_scheme": "light", **PHONE},
+    "tokens": {"color_scheme": "light", "viewport": WIDE},
 }
 
 
-async def fill(page: Page) -> None:
-    """Build the history, move alpha, and wait for both rankings."""
-    for title in HISTORY:
-        await page.locator("#search").fill(title)
-        await expect(page.locator("#found li").first).to_contain_text(title)
-        await page.keyboard.press("Enter")
-        await expect(page.locator("#history .title").last).to_have_text(title)
-    await page.locator("#alpha").fill(ALPHA)
-    await page.locator("#alpha").blur()
-    await expect(page.locator("#chosen-heading")).to_contain_text("Alpha 0.50")
-    await expect(page.locator("#baseline .move").first).to_be_visible()
-    await expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
-
-
 async def shoot(browser: Browser, origin: str, name: str, options: dict[str, Any], folder: Path) -> None:
-    async with visiting(browser, origin, **options) as visit:
+    async with visiting(browser, origin, path=TOKENS if name == "tokens" else HISTORY, **options) as visit:
         page = visit.page
-        await expect(page.locator("#controls")).to_be_visible()
-        await fill(page)
-        # Below the middle, so that the numbers leave the first items in sight.
-        token = page.locator("#chosen li").nth(7).locator(".token:not(.forced)").last
-        await (token.tap() if name == "phone" else token.hover())
-        await expect(page.get_by_role("tooltip")).to_be_visible()
+        await expect(page.locator("#chosen li")).to_have_count(10)
+        await expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+        if name == "tokens":
+            # Below the middle, so that the numbers leave the first items in sight.
+            await page.locator("#chosen li").nth(4).locator(".token:not(.forced)").last.hover()
+            await expect(page.get_by_role("tooltip")).to_be_visible()
+        else:
+            await page.locator("#chosen li").nth(1).get_by_role("button", name="Why this?").click()
+            await expect(page.locator("#chosen .why")).to_contain_text("ecause of")
         path = folder / f"page-{name}.png"
-        if name == "phone":  # what one screen holds; the whole page is many screens long
-            await token.evaluate("token => scrollTo(0, token.getBoundingClientRect().top + scrollY - 640)")
-        await page.screenshot(path=path, full_page=name != "phone")
+        await page.screenshot(path=path)
         visit.assert_kept_to_itself()
     size = path.stat().st_size
     print(f"{path}: {size} bytes")  # noqa: T201

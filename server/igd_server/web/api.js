@@ -54,6 +54,11 @@ export async function findItems(query, limit, signal) {
   return (await fetchJson(`v1/items?${parameters}`, { signal })).items;
 }
 
+/** One item, with its attributes; of the catalogue's, by id. */
+export function readItem(id) {
+  return fetchJson(`v1/items/${encodeURIComponent(id)}`, {});
+}
+
 export function recommend(body, signal) {
   return fetchJson("v1/recommendations", {
     method: "POST",

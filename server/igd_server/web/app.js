@@ -1,6 +1,9 @@
 // The page: a history and settings on one side, what the server makes of them on the other.
+import { actionsOf } from "./actions.js";
+import { applyAddress, keepUsual, readAddress, writeAddress } from "./address.js";
 import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
+import { describe, itemOf, knowItems } from "./items.js";
 import { showOthers } from "./others.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { sampleUsers } from "./samples.js";
@@ -8,7 +11,7 @@ import { searchField } from "./search.js";
 
 const RERANK_AFTER_MS = 180;
 const RANGED = ["integer", "number", "date", "datetime"]; // types of values that a range of makes sense
-const MOST_KEPT = 24;
+const MOST_KEPT = 48;
 const POLL_MS = { first: 1000, most: 5000 };
 
 const state = {
@@ -16,7 +19,9 @@ const state = {
   popular: [], // the most popular items: sample users' histories, and values to filter by
   samples: [], // users to try
   history: [], // items, oldest first
+  unknown: [], // ids in the address that the catalogue does not have
   running: null, // AbortController of the request being answered
+  step: null, // the address being followed
 };
 
 const tooltips = tokenTooltips(byId("rankings"));
@@ -48,8 +53,34 @@ async function start() {
   }
   showPage(true);
   showCatalogue();
+  await followAddress();
+}
+
+/** Show what the address says; the first sample user where it says nothing. */
+async function followAddress() {
+  const { isGiven, ids } = readAddress();
+  const step = (state.step = {});
+  applyAddress(showValues);
+  showSliders();
+  if (isGiven) {
+    const found = await Promise.all(ids.map((id) => itemOf(state.catalogue.version, id))).catch(fail);
+    if (!found || step !== state.step) return; // failed, or the address is another by now
+    state.history = found.filter((item) => item !== null);
+    state.unknown = ids.filter((_, index) => found[index] === null);
+  } else {
+    state.history = state.samples[0]?.history ?? [];
+    state.unknown = [];
+  }
+  showSample();
   showHistory();
   rank();
+}
+
+/** The sample user whose history this is, if it is one's. */
+function showSample() {
+  const ids = (items) => JSON.stringify(items.map((item) => item.item_id));
+  const at = state.samples.findIndex(({ history }) => ids(history) === ids(state.history));
+  byId("sample").value = at < 0 ? "" : `${at}`;
 }
 
 const isAboutKey = ({ status }) => status === 401 || status === 403;
@@ -85,7 +116,8 @@ function showCatalogue() {
   const { name, version, items, model, alpha, beams, attributes, scorer } = state.catalogue;
   byId("catalogue").replaceChildren(
     element("strong", {}, name),
-    ` ${items.toLocaleString("en")} items · version ${version} · ${model}`,
+    ` ${items.toLocaleString("en")} items`,
+    element("span", { class: "detail" }, ` · version ${version} · ${model}`),
   );
   const slider = byId("alpha");
   slider.step = Math.abs(alpha * 20 - Math.round(alpha * 20)) < 1e-9 ? "0.05" : "0.01";
@@ -95,22 +127,24 @@ function showCatalogue() {
   byId("gamma-field").hidden = !scorer;
   byId("own-gamma").checked = true;
   if (scorer) byId("scorer-name").textContent = `the scorer of ${scorer.kind}`;
-  showSliders();
   const filterable = attributes.map(({ name: attribute }) => element("option", {}, attribute));
   byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
+  keepUsual();
+  knowItems(version, state.popular);
   for (const field of document.querySelectorAll(".filter")) field.hidden = attributes.length === 0;
-  showValues();
   state.samples = sampleUsers(state.popular);
   const users = state.samples.map(({ label }, index) => element("option", { value: `${index}` }, label));
   byId("sample").replaceChildren(element("option", { value: "" }, "(pick one)"), ...users);
+  byId("next-sample").hidden = users.length < 2;
 }
 
 // ---- History
 
-/** `isSample`: it is a sample user's, and not changed by anybody. */
-function setHistory(history, { isSample = false, spoken }) {
+function setHistory(history, { spoken }) {
   state.history = history;
-  if (!isSample) byId("sample").value = "";
+  state.unknown = [];
+  writeAddress(history, { isNew: true });
+  showSample();
   showHistory();
   byId("said").textContent = spoken;
   rank();
@@ -121,9 +155,9 @@ function showHistory() {
   byId("history").replaceChildren(...history.map(historyItem));
   byId("clear").hidden = history.length === 0;
   const isLong = history.length > catalogue.max_history;
-  byId("history-note").textContent = isLong
-    ? `The model is shown the newest ${catalogue.max_history} at most.`
-    : history.length > 1 ? "Oldest first." : "";
+  const order = isLong ? `The model is shown the newest ${catalogue.max_history} at most.` : history.length > 1 ? "Oldest first." : "";
+  const unknown = state.unknown.length ? `Not in this catalogue: ${state.unknown.join(", ")}.` : "";
+  byId("history-note").textContent = [order, unknown].filter(Boolean).join(" ");
 }
 
 function historyItem(item, index) {
@@ -156,7 +190,12 @@ function act(action, index) {
 
 function pickSample() {
   const sample = state.samples[byId("sample").value];
-  if (sample) setHistory(sample.history, { isSample: true, spoken: `${sample.label}: ${sample.history.length} items.` });
+  if (sample) setHistory(sample.history, { spoken: `${sample.label}: ${sample.history.length} items.` });
+}
+
+function pickNextSample() {
+  byId("sample").value = `${(Number(byId("sample").value || -1) + 1) % state.samples.length}`;
+  pickSample();
 }
 
 // ---- Settings
@@ -210,7 +249,7 @@ function requestAt(alpha) {
   const forced_weight = byId("decisions").checked ? 0 : 1; // said each time: a variant of the server may have its own
   const k = Math.min(control("k"), state.catalogue.items); // more than there are would be refused
   const gamma = state.catalogue.scorer && !byId("own-gamma").checked ? { gamma: control("gamma") } : {};
-  return { history, k, alpha, forced_weight, ...gamma, beams: control("beams"), ...chosenFilter(), explain: true };
+  return { history, k, alpha, forced_weight, ...gamma, beams: control("beams"), ...chosenFilter(), ...(byId("tokens").checked && { explain: true }) };
 }
 
 /** Gamma as the answer has it: the server's own may depend on the length of the history. */
@@ -238,20 +277,24 @@ async function rank() {
   state.running?.abort();
   tooltips.hide();
   if (state.history.length === 0) {
+    writeAddress([], { isNew: false });
     showMessage("empty", "Nothing to go on yet", ["Add what somebody liked, or pick a sample user: the ranking follows at once."]);
     return;
   }
   const { signal } = (state.running = new AbortController());
   const body = requestAt(control("alpha"));
+  writeAddress(state.history, { isNew: false });
   showBusy();
   try {
     const answer = await recommend(body, signal);
     const isRanked = answer.source === "model" && answer.items.length > 0;
     showAnswer(answer, body);
-    if (isRanked && body.alpha > 0) await compare(answer, { ...body, alpha: 0 }, signal);
+    describe(byId("chosen").querySelector("ol"), answer, signal);
+    if (isRanked && body.explain && body.alpha > 0) await compare(answer, { ...body, alpha: 0 }, signal);
     else showBaseline(null);
     const ask = (other, source) => beside(answer.version, other, signal, source);
-    byId("others").hidden = byId("to-others").hidden = !isRanked;
+    byId("popular").hidden = !isRanked;
+    byId("others").hidden = !isRanked || !state.catalogue.scorer;
     if (isRanked && !signal.aborted) await showOthers(answer, body, { ...state, ask, signal });
   } catch (error) {
     if (!signal.aborted) await fail(error);
@@ -309,18 +352,27 @@ function showAnswer(answer, body) {
   else byId("message").replaceChildren();
   byId("answer").hidden = false;
   byId("rankings").hidden = !items.length;
-  byId("legend").hidden = !byModel || !items.length;
+  byId("legend").hidden = !byModel || !items.length || !body.explain;
   const alone = body.forced_weight === 0 ? ", decisions alone" : "";
   const mixed = answer.gamma ? `, gamma ${answer.gamma.toFixed(2)}` : "";
-  byId("chosen-heading").textContent = byModel ? `Alpha ${body.alpha.toFixed(2)}${mixed}${alone}` : "By popularity";
+  const how = body.explain ? `Alpha ${body.alpha.toFixed(2)}${mixed}${alone}` : "For this history";
+  byId("chosen-heading").textContent = byModel ? how : "By popularity";
   byId("baseline-heading").textContent = `Alpha 0${mixed}${alone || (mixed ? "" : ", plain beam search")}`;
   showGamma(answer);
-  showRanking(byId("chosen").querySelector("ol"), answer);
+  showRanking(byId("chosen").querySelector("ol"), answer, { actions: (item) => actions(item, answer, body) });
   byId("baseline").querySelector("ol").replaceChildren();
   showScale();
   showFacts(answer);
   byId("curl").textContent = asCurl(body);
   if (items.length) say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}. First: ${items[0].title}.`);
+}
+
+/** What can be done with a recommended item: add it, and ask why it is here. */
+function actions(item, answer, body) {
+  const { signal } = state.running;
+  const add = ({ item_id, title }) => setHistory([...state.history, { item_id, title }], { spoken: `${title} added.` });
+  const ask = (other) => beside(answer.version, other, signal);
+  return actionsOf(item, { answer, body, history: state.history, items: state.catalogue.items, add, ask, say, signal });
 }
 
 /** Beside `answer` the ranking at alpha 0, or `note` where there is none; without an answer, no comparison. */
@@ -390,6 +442,8 @@ searchField({
 });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("sample").addEventListener("change", pickSample);
+byId("next-sample").addEventListener("click", pickNextSample);
+window.addEventListener("popstate", followAddress);
 byId("clear").addEventListener("click", () => {
   setHistory([], { spoken: "History cleared." });
   byId("search").focus();
@@ -411,6 +465,9 @@ byId("gamma").addEventListener("input", () => {
 });
 byId("own-gamma").addEventListener("input", rankSoon);
 byId("decisions").addEventListener("input", rankSoon);
+byId("tokens").addEventListener("input", rank);
 byId("value").addEventListener("input", rankSoon);
 byId("copy").addEventListener("click", copyCurl);
+// On a phone the list comes first, and the settings when they are wanted.
+byId("settings").open = matchMedia("(min-width: 56.01rem)").matches;
 start();

@@ -13,13 +13,11 @@ const named = (kind) => NAMES[kind] ?? kind.charAt(0).toUpperCase() + kind.slice
  */
 export async function showOthers(answer, body, { catalogue, history, ask, signal }) {
   const { scorer } = catalogue;
-  byId("scorer").hidden = !scorer;
   byId("scorer-heading").textContent = scorer ? named(scorer.kind) : "";
   const alone = (gamma) => ((answer.gamma ?? 0) === gamma ? answer : ask({ ...body, gamma, explain: false }, "model"));
   const lists = {
     popular: () => mostPopular(body, { catalogue, history, ask }),
-    model: () => alone(0),
-    ...(scorer && { scorer: () => alone(1) }),
+    ...(scorer && { model: () => alone(0), scorer: () => alone(1) }),
   };
   for (const id of Object.keys(lists)) note(id, "Ranking…");
   for (const [id, ranked] of Object.entries(lists)) {

@@ -21,8 +21,8 @@ export function colourTokens(root) {
   return most;
 }
 
-/** Fill `list` with an answer's items; `brief`, with their titles alone. */
-export function showRanking(list, answer, { brief = false } = {}) {
+/** Fill `list` with an answer's items; `brief`, with their titles alone. `actions` gives the buttons of an item. */
+export function showRanking(list, answer, { brief = false, actions } = {}) {
   list.replaceChildren(
     ...answer.items.map((item) =>
       element(
@@ -34,6 +34,7 @@ export function showRanking(list, answer, { brief = false } = {}) {
           { class: "item" },
           titled(item.title),
           ...(brief ? [] : details(item, isModel(answer))),
+          actions ? element("div", { class: "actions" }, ...actions(item)) : null,
         ),
       ),
     ),
@@ -41,7 +42,7 @@ export function showRanking(list, answer, { brief = false } = {}) {
 }
 
 const details = (item, byModel) => [
-  element(
+  byModel && !item.explanation ? null : element(
     "span",
     { class: "score" },
     byModel ? fixed(item.score) : `${fixed(100 * item.score)} %`,
@@ -88,12 +89,13 @@ function tokenBar(item) {
   return element(
     "div",
     { class: "tokens", role: "toolbar", "aria-label": `Tokens of ${item.title}` },
-    ...item.explanation.map((token, index) => tokenButton(token, index === 0)),
+    ...item.explanation.map((token, index) => tokenButton(token, index === 0, index === item.explanation.length - 1)),
   );
 }
 
-function tokenButton(token, isFirst) {
-  const text = token.token.replace(UNPRINTABLE, marked);
+/** The last token of a path ends the title; its name, as `<|im_end|>`, is nobody's business. */
+function tokenButton(token, isFirst, isLast) {
+  const text = isLast ? " end" : token.token.replace(UNPRINTABLE, marked);
   const button = element(
     "span",
     {
