@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from igd_core.bench.random_nodes import random_nodes
-from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
+from igd_core.engines.vllm.question import NO_NODE, Ask, NodeQuestion, Round
+from igd_core.engines.vllm.session import round_params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _KEEP = 20
 
 
 async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) -> dict[str, object]:
-    """Median milliseconds of a step of 64 requests, their rows spread over ``artifacts``, with and without questions.
+    """Median milliseconds of a step of 64 rows, of one of ``artifacts`` after the other, with and without questions.
 
     Both kinds ask for as many log-probabilities of one token, from prompts that the cache holds up to the last block;
     the one without has the same processor in the engine, with nothing to do.
@@ -39,9 +39,11 @@ async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) ->
         with_ms: list[float] = []
         without_ms: list[float] = []
         for repeat in range(_REPEATS + 2):
-            questions = _questions(artifacts, rng)
-            asked = await _step_ms(engine, prompt, questions, f"with-{tokens}-{repeat}")
-            plain = await _step_ms(engine, prompt, [None] * ROWS, f"without-{tokens}-{repeat}")
+            artifact = artifacts[repeat % len(artifacts)]
+            nodes = random_nodes(artifact.trie, ROWS, rng).tolist()
+            asked = await _step_ms(engine, prompt, _round(artifact, nodes), f"with-{tokens}-{repeat}")
+            nothing = _round(artifact, [NO_NODE] * ROWS)
+            plain = await _step_ms(engine, prompt, nothing, f"without-{tokens}-{repeat}")
             if repeat >= 2:  # the first two fill the cache
                 with_ms.append(asked)
                 without_ms.append(plain)
@@ -52,37 +54,14 @@ async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) ->
     return result
 
 
-def _questions(artifacts: Sequence[Artifact], rng: np.random.Generator) -> list[NodeQuestion | None]:
-    """Questions at random depths of random paths."""
-    questions: list[NodeQuestion | None] = []
-    for row in range(ROWS):
-        artifact = artifacts[row % len(artifacts)]
-        node = int(random_nodes(artifact.trie, 1, rng)[0])
-        questions.append(NodeQuestion(version=artifact.version, node=node, alpha=0.2, temperature=1.0, keep=_KEEP))
-    return questions
+def _round(artifact: Artifact, nodes: Sequence[int]) -> Round:
+    common: dict[str, Any] = {"version": artifact.version, "alpha": 0.2, "temperature": 1.0, "keep": _KEEP}
+    return Round(asks=[Ask(path=[], forced=0, question=NodeQuestion(node=node, **common)) for node in nodes])
 
 
-async def _step_ms(engine: VLLMEngine, prompt: list[int], questions: Sequence[NodeQuestion | None], name: str) -> float:
-    from vllm import SamplingParams
+async def _step_ms(engine: VLLMEngine, prompt: list[int], asked: Round, name: str) -> float:
     from vllm.inputs import tokens_input
-    from vllm.sampling_params import RequestOutputKind
 
-    ticket = RoundTicket(round_id=name, size=len(questions)).to_extra_args()
-
-    async def ask(number: int, question: NodeQuestion | None) -> tuple[float, float]:
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            ignore_eos=True,
-            detokenize=False,
-            logprobs=_KEEP + 1,
-            flat_logprobs=True,
-            extra_args=ticket if question is None else ticket | question.to_extra_args(),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        async for output in engine.llm.generate(tokens_input(prompt), params, f"{name}-{number}"):
-            times = output.metrics
-        return times.scheduled_ts, times.last_token_ts
-
-    times = await asyncio.gather(*(ask(number, question) for number, question in enumerate(questions)))
-    return 1e3 * (max(end for _, end in times) - min(begin for begin, _ in times))
+    async for output in engine.llm.generate(tokens_input(prompt), round_params(asked), name):
+        times = output.metrics
+    return 1e3 * float(times.last_token_ts - times.scheduled_ts)

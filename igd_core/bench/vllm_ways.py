@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.vllm.engine import VLLMEngine
+    from igd_core.engines.vllm.question import Ask, NodeAnswer
     from igd_core.ids import NodeId
 
 
@@ -30,7 +31,7 @@ class Cost:
 
     Attributes:
         seconds: from the first request to the answer.
-        requests: sent to vLLM.
+        requests: in vLLM's scheduler, each a row of a batch. vLLM's own search sends them one by one, ours by rounds.
         rounds: how often the search waited for vLLM.
         generated_tokens: sampled, used or not.
         computed_tokens: prompt tokens that went through the model.
@@ -63,11 +64,12 @@ class _Seen:
     prompt_tokens: int
     prefixes: set[tuple[int, ...]] = field(default_factory=set)
 
-    def count(self, token_ids: Sequence[int], output: RequestOutput) -> None:
+    def count(self, path: Sequence[int], *, generated: int, cached: int) -> None:
+        """Count a request for the tokens of ``path`` after the prompt."""
         self.cost.requests += 1
-        self.cost.generated_tokens += len(output.outputs[0].token_ids)
-        self.cost.computed_tokens += len(token_ids) - (output.num_cached_tokens or 0)
-        path = tuple(token_ids[self.prompt_tokens :])
+        self.cost.generated_tokens += generated
+        self.cost.computed_tokens += self.prompt_tokens + len(path) - cached
+        path = tuple(path)
         self.prefixes.update(path[:end] for end in range(1, len(path) + 1))
 
     def finish(self, started: float) -> Cost:
@@ -81,10 +83,10 @@ class _CountedSession(VLLMSession):
 
     seen: _Seen
 
-    def _count(self, asks: Any, outputs: Any) -> None:  # noqa: ANN401 - the session's own
-        super()._count(asks, outputs)
-        for ask, output in zip(asks, outputs, strict=True):
-            self.seen.count(ask.token_ids, output)
+    def _count(self, asks: Sequence[Ask], answers: Sequence[NodeAnswer], output: RequestOutput) -> None:
+        super()._count(asks, answers, output)
+        for ask, answer in zip(asks, answers, strict=True):
+            self.seen.count(ask.path, generated=1, cached=answer.cached)
 
 
 class _TokenwiseSession(_CountedSession):
@@ -188,7 +190,8 @@ class _CountedClient:
     ) -> AsyncIterator[RequestOutput]:
         async for output in self._llm.generate(prompt, params, request_id, **more):
             if output.finished:
-                self._seen.count(prompt["prompt_token_ids"], output)
+                path = prompt["prompt_token_ids"][self._seen.prompt_tokens :]
+                self._seen.count(path, generated=len(output.outputs[0].token_ids), cached=output.num_cached_tokens or 0)
             yield output
 
 

@@ -53,7 +53,8 @@ from igd_core.engines.tuned_prompt import TunedPrompt  # noqa: E402
 from igd_core.engines.vllm.engine import VLLMEngine  # noqa: E402
 from igd_core.engines.vllm.metrics import VLLMMetrics  # noqa: E402
 from igd_core.engines.vllm.options import VLLMOptions  # noqa: E402
-from igd_core.engines.vllm.question import NodeQuestion, RoundTicket  # noqa: E402
+from igd_core.engines.vllm.question import Ask, NodeQuestion, Round, RoundAnswers  # noqa: E402
+from igd_core.engines.vllm.session import round_params  # noqa: E402
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError  # noqa: E402
 from igd_core.evaluation.decode import RowDecoder  # noqa: E402
 from igd_core.evaluation.methods import DecodingSetting, Seen  # noqa: E402
@@ -233,10 +234,16 @@ async def test_over_children_items_and_scores_are_the_embedded_engines_and_no_fo
         prompt = prompt_of(artifact, *rows)
         assert_same_answers(*[await search(each, artifact, prompt, **scoring) for each in (vllm, tree)])
     assert asked
-    assert {params.prompt_logprobs for params in asked} == {None}
-    questions = [NodeQuestion.from_extra_args(params.extra_args) for params in asked]
-    assert all(each is not None and each.over_children for each in questions)
-    assert all(each is not None and len(artifact.trie.children(NodeId(each.node))) > 1 for each in questions)
+    asks = [ask for params in asked for ask in rounds_of(params).asks]
+    assert {ask.forced for ask in asks} == {0}
+    assert all(ask.question.over_children for ask in asks)
+    assert all(len(artifact.trie.children(NodeId(ask.question.node))) > 1 for ask in asks)
+
+
+def rounds_of(params: SamplingParams) -> Round:
+    found = Round.from_extra_args(params.extra_args)
+    assert found is not None
+    return found
 
 
 async def test_over_children_the_probabilities_of_all_titles_sum_to_one(vllm: Subject, artifact: Artifact) -> None:
@@ -566,10 +573,11 @@ async def test_a_bad_request_fails_alone(vllm: Subject, artifact: Artifact) -> N
         async for _ in engine.llm.generate(tokens_input([5]), params, "bad"):
             pass
     nobodys = NodeQuestion(version="of another day", node=0, alpha=0.2, temperature=1.0, keep=2)
-    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=3, extra_args=nobodys.to_extra_args())
-    async for output in engine.llm.generate(tokens_input([5]), params, "unknown"):
-        values = [entry.logprob for entry in output.outputs[0].logprobs[0].values()]
-    assert sorted(values)[:-1] == [-np.inf] * (len(values) - 1), "no child shows"
+    asked = Round(asks=[Ask(path=[], forced=0, question=nobodys)])
+    async for output in engine.llm.generate(tokens_input([5]), round_params(asked), "unknown"):
+        found = RoundAnswers.from_params(output.kv_transfer_params)
+    assert found is not None
+    assert sorted(found.answers[0].logprobs.tolist()) == [-np.inf, -np.inf, 0.0], "no child shows"
     for outside in (-1, 10**6):  # vLLM checks them against its tokenizer only, and its worker would die of them
         with pytest.raises(EngineError, match=rf"the prompt holds token {outside}; the model has 0 to \d+"):
             await engine.open(artifact.version, [5, outside], Scoring())
@@ -623,20 +631,50 @@ async def test_cancelled_and_closed_calls_leave_nothing_running(vllm: Subject, a
     await engine_is_idle(engine)
 
 
-async def test_a_round_that_never_completes_can_be_given_up(vllm: Subject, artifact: Artifact) -> None:
+async def test_a_round_that_is_given_up_halfway_leaves_nothing_behind(vllm: Subject, artifact: Artifact) -> None:
+    """More rows than a step takes: some of its rows have ended, others run or wait, when nobody wants it any more."""
     engine = engine_of(vllm)
-    ticket = RoundTicket(round_id="half of it", size=2)
-    params = SamplingParams(max_tokens=1, detokenize=False, extra_args=ticket.to_extra_args())
+    version, prompt = artifact.version, prompt_of(artifact, 1, 2, 3)
+    question = NodeQuestion(version=version, node=0, alpha=0.2, temperature=1.0, keep=4)
+    asked = Round(asks=[Ask(path=[token % 200] * 30, forced=0, question=question) for token in range(400)])
 
-    async def half(request_id: str) -> None:
-        async for _ in engine.llm.generate(tokens_input([5]), params, request_id):
-            pass
+    async def whole(request_id: str) -> int:
+        async for output in engine.llm.generate(tokens_input(prompt), round_params(asked), request_id):
+            found = RoundAnswers.from_params(output.kv_transfer_params)
+        assert found is not None
+        return len(found.answers)
 
-    for number in range(2):  # the second time, the first one's half must not make it whole
+    assert await whole("whole") == 400
+    assert await engine.forget_prompts()
+    before = engine_steps()
+    for number, wait_s in enumerate((0.0, 0.02, 0.1, 0.2)):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(half(f"half-{number}"), 0.3)
+            await asyncio.wait_for(whole(f"given-up-{number}"), wait_s)
+    assert engine_steps() == before, "none of them was answered"
     assert len(await search(vllm, artifact, prompt_of(artifact, 1))) == 10
     await engine_is_idle(engine)
+
+
+async def test_a_round_is_one_message_each_way(
+    vllm: Subject, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(vllm)
+    client, sent = engine.llm.engine_core, []
+    add = client.add_request_async
+
+    async def recorded(request: Any) -> None:
+        sent.append(request)
+        await add(request)
+
+    monkeypatch.setattr(client, "add_request_async", recorded)
+    session = await engine.open(artifact.version, prompt_of(artifact, 71, 72), Scoring(keep=ALL))
+    scored = dict(await session.expand([ROOT]))
+    nodes = unscored_below(artifact, scored)
+    assert len(nodes) > 1
+    await session.expand(nodes)
+    assert [len(rounds_of(each.sampling_params).asks) for each in sent] == [1, len(nodes)]
+    assert session.stats.rounds == 2
+    await session.close()
 
 
 async def engine_is_idle(engine: VLLMEngine) -> None:

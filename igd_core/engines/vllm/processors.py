@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
-from igd_core.engines.vllm.question import NodeQuestion, check_params
+from igd_core.engines.vllm.question import EXTRA_ARG, NO_NODE, check_params
 from igd_core.search.scores import ChildChoice, RowMixing, RowSettings, TrieWeights, expose_children_
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.sample.logits_processor import BatchUpdate
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+    from igd_core.engines.vllm.question import NodeQuestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,9 @@ class TrieConstraint:
 
     def accept(self, params: SamplingParams) -> AcceptedQuestion | None:
         """The question of a request, if it has one. Never raises: an error here would end the worker."""
-        question = NodeQuestion.from_extra_args(params.extra_args)  # checked at admission
-        if question is None:
+        # Our scheduler's: made of a round that was checked at admission.
+        question: NodeQuestion | None = (params.extra_args or {}).get(EXTRA_ARG)
+        if question is None or question.node == NO_NODE:
             return None
         trie = self._tries.get(question.version)
         if trie is None or not _fits(question, trie):
@@ -101,11 +104,7 @@ def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
     if question.node >= len(trie.row_start) - 1:
         return False
     start, end = trie.row_start[question.node : question.node + 2].tolist()
-    return bool(
-        start < end
-        and all(place < end - start for place in question.listed[-1:])
-        and len(question.prior) in (0, end - start)
-    )
+    return bool(start < end and (question.listed[-1:] < end - start).all() and len(question.prior) in (0, end - start))
 
 
 def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[NodeQuestion]) -> torch.Tensor:
@@ -117,24 +116,26 @@ def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[Node
         temperature=np.array([question.temperature for question in questions], dtype=np.float32) if tempered else None,
         over_children=np.array([question.over_children for question in questions], dtype=np.bool_),
     )
-    listed = [(row, place) for row, question in enumerate(questions) for place in question.listed]
     choice = ChildChoice(
         keep=np.array([question.keep for question in questions], dtype=np.int64),
         only_listed=np.array([question.only_listed for question in questions], dtype=np.bool_),
-        listed_row=np.array([row for row, _ in listed], dtype=np.int64),
-        listed_child=np.array([place for _, place in listed], dtype=np.int64),
-        mixing=_mixing(trie, questions) if any(question.prior for question in questions) else None,
+        listed_row=np.repeat(np.arange(len(questions)), [len(question.listed) for question in questions]),
+        listed_child=np.concatenate([question.listed for question in questions]).astype(np.int64),
+        mixing=_mixing(trie, questions) if any(len(question.prior) for question in questions) else None,
     )
     return expose_children_(logits, trie, rows, choice)
 
 
 def _mixing(trie: TrieWeights, questions: list[NodeQuestion]) -> RowMixing:
     degrees = [int(trie.row_start[each.node + 1] - trie.row_start[each.node]) for each in questions]
-    priors = [each.prior or (0.0,) * degree for each, degree in zip(questions, degrees, strict=True)]
+    priors = [
+        each.prior if len(each.prior) else np.zeros(degree, dtype=np.float32)
+        for each, degree in zip(questions, degrees, strict=True)
+    ]
     return RowMixing(
         linear=np.array([each.prior_linear for each in questions], dtype=np.bool_),
         model=np.array([each.prior_model for each in questions], dtype=np.float32),
-        prior=np.concatenate(priors).astype(np.float32),
+        prior=np.concatenate(priors),
     )
 
 

@@ -1,7 +1,9 @@
-"""A session in vLLM: nodes become requests, and their outputs become scores."""
+"""A session in vLLM: the nodes of a round become one request, and its answers become scores."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import math
 from contextlib import suppress
@@ -12,8 +14,9 @@ import numpy as np
 
 from igd_core.catalogue.gain import decoding_weight
 from igd_core.engines.vllm.forced import digest
-from igd_core.engines.vllm.question import NodeQuestion, RoundTicket
+from igd_core.engines.vllm.question import NOT_COMPUTED, Ask, NodeQuestion, Round, RoundAnswers
 from igd_core.errors import EngineClosed, EngineError, ModelFault
+from igd_core.ids import ROOT, NodeId
 from igd_core.search.session import ChildScores, Scoring, SessionStats
 
 if TYPE_CHECKING:
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.vllm.forced import ForcedLogprobs
+    from igd_core.engines.vllm.question import NodeAnswer
     from igd_core.engines.vllm.shares import EngineShares
-    from igd_core.ids import NodeId
     from igd_core.search.fairness import Turn
 
 
@@ -37,22 +40,6 @@ class Prompt:
     scoring: Scoring
     order: int
     turn: Turn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ask:
-    """One request to vLLM.
-
-    Attributes:
-        chain: a node and the nodes that forced tokens lead to. The sampler's row has the scores of the last one, the
-            prompt's log-probabilities those of the others.
-        token_ids: prompt, path and chain.
-        params: sampling parameters for vLLM.
-    """
-
-    chain: list[NodeId]
-    token_ids: list[int]
-    params: SamplingParams
 
 
 class SessionEngine(Protocol):
@@ -97,6 +84,7 @@ class VLLMSession:
         self._digest = digest(prompt.ids, prompt.scoring.adapter)
         self._request_ids = (f"igd-{prompt.order}-{count}" for count in itertools.count())
         self._running: set[str] = set()
+        self._paths: dict[NodeId, list[int]] = {ROOT: []}
         self._closed = False
 
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
@@ -160,36 +148,31 @@ class VLLMSession:
         return chain[: decides + 1]
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
-        ticket = RoundTicket(round_id=f"{self._prompt.order}-{self.stats.rounds}", size=len(chains))
-        asks = [self._ask(chain, ticket) for chain in chains]
-        outputs = await self._run(asks)
-        self._count(asks, outputs)
+        asks = [self._ask(chain) for chain in chains]
+        output = await self._run(Round(asks=asks))
+        answers = RoundAnswers.from_params(output.kv_transfer_params)
+        if answers is None or len(answers.answers) != len(asks):
+            raise EngineError(f"vLLM ended a round early: {output.outputs[0].finish_reason}")
+        self._count(asks, answers.answers, output)
         scored: dict[NodeId, ChildScores] = {}
-        for ask, output in zip(asks, outputs, strict=True):
-            scored |= self._read_chain(ask, output)
-            scored[ask.chain[-1]] = self._read_children(ask.chain[-1], output)
+        for chain, ask, answer in zip(chains, asks, answers.answers, strict=True):
+            scored |= self._read_chain(chain, ask, answer)
+            scored[chain[-1]] = self._read_children(chain[-1], answer)
         return scored
 
-    def _ask(self, chain: list[NodeId], ticket: RoundTicket) -> _Ask:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+    def _ask(self, chain: list[NodeId]) -> Ask:
+        """Asks about the last node of ``chain``, and about the tokens that lead to it from the first one."""
+        wanted = next((place for place, node in enumerate(chain[:-1]) if self._wants(node)), len(chain) - 1)
+        return Ask(path=self._path(chain[-1]), forced=len(chain) - 1 - wanted, question=self._question(chain[-1]))
 
-        trie, node = self.artifact.trie, chain[-1]
-        question = self._question(node)
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            ignore_eos=True,
-            detokenize=False,
-            logprobs=question.keep + 1,
-            flat_logprobs=True,
-            prompt_logprobs=0 if any(map(self._wants, chain[:-1])) else None,
-            skip_reading_prefix_cache=False,  # vLLM's default becomes True with prompt_logprobs
-            extra_args=question.to_extra_args() | ticket.to_extra_args(),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        path = trie.edge_token[np.asarray(trie.edges_to(node), dtype=np.int64)].tolist()
-        return _Ask(chain=chain, token_ids=self._prompt.ids + path, params=params)
+    def _path(self, node: NodeId) -> list[int]:
+        """Token ids from the root to ``node``; a search asks about a node after its parent, so most are known."""
+        known = self._paths.get(node)
+        if known is None:
+            trie = self.artifact.trie
+            parent = NodeId(int(trie.parents(np.array([node]))[0]))
+            known = self._paths[node] = [*self._path(parent), int(trie.edge_token[node - 1])]
+        return known
 
     def _question(self, node: NodeId) -> NodeQuestion:
         scoring = self._prompt.scoring
@@ -206,92 +189,87 @@ class VLLMSession:
             temperature=scoring.temperature,
             over_children=scoring.over_children,
             keep=min(scoring.keep, len(open_places)),
-            listed=tuple((open_places if only_listed else barred).tolist()),
+            listed=(open_places if only_listed else barred).astype(np.int32),
             only_listed=only_listed,
             # What the filter bars has no mass; no number that travels is infinite.
-            prior=() if terms is None else tuple(np.maximum(terms.prior, -1e5).tolist()),
+            prior=np.empty(0, np.float32) if terms is None else np.maximum(terms.prior, -1e5).astype(np.float32),
             prior_model=1.0 if terms is None else terms.model,
             prior_linear=terms is not None and terms.linear,
         )
 
-    async def _run(self, asks: list[_Ask]) -> list[RequestOutput]:
-        """Run all ``asks`` in vLLM; on an error, none is left running."""
+    async def _run(self, asked: Round) -> RequestOutput:
+        """Run a round in vLLM; on an error, nothing of it is left running."""
         from vllm.exceptions import VLLMError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm, priority = self._engine.llm, self._engine.shares.priority(self._prompt.turn)
-        lora = self._engine.lora_request(self._prompt.scoring.adapter)
-        started: list[str] = []
+        llm, request_id = self._engine.llm, next(self._request_ids)
+        self._running.add(request_id)
+        ended = False
         try:
-            collectors = []
-            for ask in asks:
-                request_id = next(self._request_ids)
-                started.append(request_id)
-                self._running.add(request_id)
-                prompt = tokens_input(ask.token_ids)
-                added = llm.add_request(request_id, prompt, ask.params, lora_request=lora, priority=priority)
-                collectors.append(await added)
-            outputs = [await collector.get() for collector in collectors]
+            collector = await llm.add_request(
+                request_id,
+                tokens_input(self._prompt.ids),
+                round_params(asked),
+                lora_request=self._engine.lora_request(self._prompt.scoring.adapter),
+                priority=self._engine.shares.priority(self._prompt.turn),
+            )
+            output: RequestOutput = await collector.get()
+            ended = True
         except EngineDeadError as error:
             raise EngineClosed("vLLM's engine process has died") from error
         except VLLMError as error:
             raise EngineError(f"vLLM refused a request: {error}") from error
         finally:
-            await self.abort()
-            self._running.difference_update(started)
+            if not ended:
+                await self.abort()
+            self._running.discard(request_id)
         self._check_open()
-        for output in outputs:
-            if (reason := output.outputs[0].finish_reason) != "length":
-                raise EngineError(f"vLLM ended a request early: {reason}")
-        return outputs
+        return output
 
-    def _count(self, asks: list[_Ask], outputs: list[RequestOutput]) -> None:
-        stats = self.stats
+    def _count(self, asks: Sequence[Ask], answers: Sequence[NodeAnswer], output: RequestOutput) -> None:
+        stats, length = self.stats, len(self._prompt.ids)
         if not stats.rounds:
-            stats.cached_tokens = min(outputs[0].num_cached_tokens, len(self._prompt.ids))
+            stats.cached_tokens = min(answers[0].cached, length)
         stats.rounds += 1
-        tokens = sum(len(ask.token_ids) - output.num_cached_tokens for ask, output in zip(asks, outputs, strict=True))
+        tokens = sum(length + len(ask.path) - answer.cached for ask, answer in zip(asks, answers, strict=True))
         stats.model_tokens += tokens
         self._engine.shares.charge(self._prompt.turn, tokens)
-        times = [output.metrics for output in outputs if output.metrics is not None]
-        if times:
-            begun = min(each.queued_ts for each in times)
-            scheduled = min(each.scheduled_ts for each in times)
-            stats.queue_s += max(0.0, scheduled - begun)
-            stats.model_s += max(each.last_token_ts for each in times) - scheduled
+        times = output.metrics
+        if times is not None:
+            stats.queue_s += max(0.0, times.scheduled_ts - times.queued_ts)
+            stats.model_s += times.last_token_ts - times.scheduled_ts
 
-    def _read_chain(self, ask: _Ask, output: RequestOutput) -> dict[NodeId, ChildScores]:
+    def _read_chain(self, chain: list[NodeId], ask: Ask, answer: NodeAnswer) -> dict[NodeId, ChildScores]:
         """Scores of all but the chain's last node, if their rows were computed now or before."""
         scored = {}
-        forced, known, prompt_tokens = len(ask.chain) - 1, self._engine.forced, len(self._prompt.ids)
-        for place, (node, following) in enumerate(itertools.pairwise(ask.chain)):
+        known = self._engine.forced
+        for back in range(ask.forced, 0, -1):
+            node, following = chain[-1 - back], chain[-back]
             if not self._wants(node):
                 continue
-            token_at = len(ask.token_ids) - forced + place  # of the forced token; the row before it predicts it
-            path = ask.token_ids[prompt_tokens : token_at + 1]
-            logprob = _prompt_logprob(output, token_at) if token_at > output.num_cached_tokens else None
-            if logprob is None:
-                logprob = known.get(self._digest, path)
-            else:
-                if not math.isfinite(logprob):
+            path = ask.path[: len(ask.path) - back + 1]
+            found = float(answer.forced[-back])
+            logprob = known.get(self._digest, path) if found == NOT_COMPUTED else found
+            if found != NOT_COMPUTED:
+                if not math.isfinite(found):
                     raise self._fault(node)
-                known.put(self._digest, path, logprob)
+                known.put(self._digest, path, found)
             if logprob is not None:
                 scored[node] = self._scores(node, np.array([following - 1]), np.array([logprob]))
         return scored
 
-    def _read_children(self, node: NodeId, output: RequestOutput) -> ChildScores:
+    def _read_children(self, node: NodeId, answer: NodeAnswer) -> ChildScores:
         """Scores of the last node's children: the returned tokens that are open children; none may be missing."""
         trie, scoring = self.artifact.trie, self._prompt.scoring
-        flat = output.outputs[0].logprobs
-        edges = scoring.leaves.open_edges(trie, node)
-        found = dict(zip(flat.token_ids, flat.logprobs, strict=True))
-        tokens = trie.edge_token[edges]
-        returned = np.isin(tokens, np.fromiter(found, dtype=np.int64))
-        logprobs = np.array([found[token] for token in tokens[returned].tolist()])
-        if np.isnan(flat.logprobs).any():  # one NaN or infinity among a row's logits makes the whole row NaN
+        if np.isnan(answer.logprobs).any():  # one NaN or infinity among a row's logits makes the whole row NaN
             raise self._fault(node)
+        edges = scoring.leaves.open_edges(trie, node)
+        tokens, order = trie.edge_token[edges], np.argsort(answer.tokens, kind="stable")
+        place = np.searchsorted(answer.tokens, tokens, sorter=order)
+        at = order[np.minimum(place, len(order) - 1)]
+        returned = answer.tokens[at] == tokens
+        logprobs = answer.logprobs[at[returned]].astype(np.float64)
         if len(logprobs) != min(scoring.keep, len(edges)) or not np.isfinite(logprobs).all():
             raise EngineError(
                 f"vLLM returned {int(np.isfinite(logprobs).sum())} of {min(scoring.keep, len(edges))} children of node "
@@ -310,15 +288,25 @@ class VLLMSession:
         return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
 
 
-def _prompt_logprob(output: RequestOutput, token_at: int) -> float | None:
-    """Log-probability of one token of a request's prompt; None if vLLM has not computed it.
+def round_params(asked: Round) -> SamplingParams:
+    """VLLM's parameters of a round. What is the same for all was checked by vLLM's constructor once."""
+    params = copy.copy(_checked_params())
+    params.extra_args = asked.to_extra_args()
+    return params
 
-    Counted from the end: for rows from the cache, runner V2 returns nothing and V1 whatever was in memory. Either
-    happens also to a request that was preempted and found more in the cache when it resumed: the token id tells.
-    """
-    flat, tokens = output.prompt_logprobs, output.prompt_token_ids
-    tail = token_at - len(tokens)
-    if -tail > len(flat):
-        return None
-    at = flat.start_indices[tail]
-    return float(flat.logprobs[at]) if flat.token_ids[at] == tokens[token_at] else None
+
+@functools.cache
+def _checked_params() -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        ignore_eos=True,
+        detokenize=False,
+        flat_logprobs=True,
+        skip_reading_prefix_cache=False,  # vLLM's default becomes True with prompt_logprobs
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # each round has a copy of its own already
+    )

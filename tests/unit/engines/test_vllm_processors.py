@@ -23,7 +23,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
 from igd_core.engines.vllm.processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2  # noqa: E402
-from igd_core.engines.vllm.question import NodeQuestion  # noqa: E402
+from igd_core.engines.vllm.question import EXTRA_ARG, NO_NODE, Ask, NodeQuestion, Round  # noqa: E402
 from igd_core.search.scores import TrieWeights  # noqa: E402
 
 if TYPE_CHECKING:
@@ -99,16 +99,16 @@ def question(artifact: Artifact, rng: random.Random) -> NodeQuestion:
         temperature=rng.choice([1.0, 1.0, 0.5]),
         over_children=rng.random() < 0.4,
         keep=rng.randint(1, 6),
-        listed=tuple(listed),
+        listed=np.array(listed, dtype=np.int32),
         only_listed=only,
-        prior=tuple(-rng.random() for _ in range(degree)) if has_prior else (),
+        prior=np.array([-rng.random() for _ in range(degree if has_prior else 0)], dtype=np.float32),
         prior_model=0.5 if has_prior else 1.0,
         prior_linear=has_prior and rng.random() < 0.5,
     )
 
 
 def asking(asked: NodeQuestion) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=1, logprobs=asked.keep + 1, extra_args=asked.to_extra_args())
+    return SamplingParams(temperature=0.0, max_tokens=1, logprobs=asked.keep + 1, extra_args={EXTRA_ARG: asked})
 
 
 def ordinary() -> SamplingParams:
@@ -228,15 +228,19 @@ def test_v2_answers_every_row_of_a_request_that_has_several(artifacts: list[Arti
 def test_a_bad_request_is_refused_at_admission_and_a_good_one_is_not(
     processor: type[TrieProcessorV1 | TrieProcessorV2], artifacts: list[Artifact]
 ) -> None:
-    good = question(artifacts[0], random.Random(1))
-    processor.validate_params(asking(good))
+    good = Round(asks=[Ask(path=[], forced=0, question=question(artifacts[0], random.Random(1)))]).to_extra_args()
+    processor.validate_params(SamplingParams(temperature=0.0, max_tokens=1, extra_args=good))
     processor.validate_params(ordinary())
-    bad = SamplingParams(temperature=0.0, max_tokens=1, logprobs=30, extra_args={"igd": {"node": 3}})
     with pytest.raises(ValueError, match="has not exactly the fields"):
-        processor.validate_params(bad)
-    longer = SamplingParams(temperature=0.0, max_tokens=5, logprobs=30, extra_args=good.to_extra_args())
+        processor.validate_params(SamplingParams(temperature=0.0, max_tokens=1, extra_args={"igd": {"node": 3}}))
     with pytest.raises(ValueError, match="max_tokens: 5 with igd"):
-        processor.validate_params(longer)
+        processor.validate_params(SamplingParams(temperature=0.0, max_tokens=5, extra_args=good))
+
+
+def test_a_row_that_asks_nothing_is_left_as_it_is(artifacts: list[Artifact]) -> None:
+    nothing = NodeQuestion(version=artifacts[0].version, node=NO_NODE, alpha=0.2, temperature=1.0, keep=3)
+    logits = torch.randn(VOCAB)
+    assert torch.equal(alone(logits, asking(nothing), artifacts), logits)
 
 
 def unanswerable(artifact: Artifact) -> list[NodeQuestion]:
@@ -247,7 +251,7 @@ def unanswerable(artifact: Artifact) -> list[NodeQuestion]:
         NodeQuestion(version="of another day", node=0, **common),
         NodeQuestion(version=artifact.version, node=trie.num_nodes, **common),
         NodeQuestion(version=artifact.version, node=leaf, **common),
-        NodeQuestion(version=artifact.version, node=0, listed=(degree,), **common),
+        NodeQuestion(version=artifact.version, node=0, listed=np.array([degree], dtype=np.int32), **common),
     ]
 
 

@@ -1,23 +1,47 @@
-"""What travels to vLLM's worker with a request; needs no vLLM."""
+"""What travels to vLLM's engine with a round, and back; needs no vLLM."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_core.engines.vllm.forced import ForcedLogprobs, digest
-from igd_core.engines.vllm.question import NodeQuestion, RoundTicket, check_params
+from igd_core.engines.vllm.question import (
+    NO_NODE,
+    Ask,
+    NodeAnswer,
+    NodeQuestion,
+    Round,
+    RoundAnswers,
+    check_params,
+)
 
-GOOD = NodeQuestion(version="v1", node=3, alpha=0.2, temperature=1.0, keep=20, listed=(0, 4), only_listed=True)
+
+def ints(*values: int) -> Any:
+    return np.array(values, dtype=np.int32)
+
+
+def floats(*values: float) -> Any:
+    return np.array(values, dtype=np.float32)
+
+
+def good(**changed: Any) -> NodeQuestion:
+    values: dict[str, Any] = {"version": "v1", "node": 3, "alpha": 0.2, "temperature": 1.0, "keep": 20}
+    return NodeQuestion(**(values | {"listed": ints(0, 4), "only_listed": True} | changed))
+
+
+def extra_args(*asks: Ask) -> dict[str, Any]:
+    return Round(asks=asks or [Ask(path=[7, 8], forced=1, question=good())]).to_extra_args()
 
 
 def params(**changed: Any) -> Any:
-    """The parameters that a request with a question has, as far as they are checked."""
+    """The parameters that a request with a round has, as far as they are checked."""
     values: dict[str, Any] = {
         "n": 1,
         "max_tokens": 1,
@@ -30,40 +54,81 @@ def params(**changed: Any) -> Any:
         "allowed_token_ids": None,
         "bad_words": [],
         "structured_outputs": None,
+        "logprobs": None,
+        "prompt_logprobs": None,
         "logprob_token_ids": None,
         "thinking_token_budget": None,
-        "logprobs": GOOD.keep + 1,
-        "extra_args": GOOD.to_extra_args(),
+        "extra_args": extra_args(),
     }
     return SimpleNamespace(**(values | changed))
 
 
-@given(
+def as_lists(found: Any) -> dict[str, Any]:
+    values = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+TOKENS = st.integers(0, 2**31 - 1)
+NATS = st.floats(-1e6, 1e6, width=32)
+ROWS = st.builds(
+    Ask,
+    path=st.lists(TOKENS, max_size=4),
+    forced=st.just(0),
     question=st.builds(
         NodeQuestion,
-        version=st.text(min_size=1),
-        node=st.integers(0, 2**31 - 1),
-        alpha=st.floats(0, 1),
-        temperature=st.floats(0.01, 10),
-        over_children=st.booleans(),
+        version=st.just("v1"),
+        node=st.integers(NO_NODE, 2**31 - 1),
+        alpha=st.just(0.3),
+        temperature=st.just(0.7),
+        over_children=st.just(True),
         keep=st.integers(1, 400),
-        listed=st.sets(st.integers(0, 10**6)).map(lambda places: tuple(sorted(places))),
+        listed=st.sets(st.integers(0, 10**6)).map(lambda places: ints(*sorted(places))),
         only_listed=st.booleans(),
-        prior=st.lists(st.floats(-1e6, 0), max_size=4).map(tuple),
-        prior_model=st.floats(-1e6, 1),
+        prior=st.lists(NATS, max_size=4).map(lambda values: floats(*values)),
+        prior_model=NATS,
         prior_linear=st.booleans(),
+    ),
+)
+
+
+@given(asks=st.lists(ROWS, min_size=1, max_size=5), data=st.data())
+def test_a_round_survives_the_way_to_the_engine(asks: list[Ask], data: st.DataObject) -> None:
+    asks = [dataclasses.replace(ask, forced=data.draw(st.integers(0, len(ask.path)))) for ask in asks]
+    found = Round.from_extra_args(extra_args(*asks))
+    assert found is not None
+    for one, other in zip(found.asks, asks, strict=True):
+        assert (one.path, one.forced) == (other.path, other.forced)
+        assert as_lists(one.question) == as_lists(other.question)
+
+
+@given(
+    answers=st.lists(
+        st.builds(
+            NodeAnswer,
+            cached=st.integers(0, 10**6),
+            tokens=st.just(ints(5, 9, 2)),
+            logprobs=st.lists(NATS, min_size=3, max_size=3).map(lambda values: floats(*values)),
+            forced=st.lists(st.floats(width=32, allow_nan=False), max_size=3).map(lambda values: floats(*values)),
+        ),
+        min_size=1,
+        max_size=4,
     )
 )
-def test_a_question_survives_the_way_to_the_worker(question: NodeQuestion) -> None:
-    extra_args = json.loads(json.dumps(question.to_extra_args()))
-    assert NodeQuestion.from_extra_args(extra_args) == question
+def test_answers_survive_the_way_back(answers: list[NodeAnswer]) -> None:
+    found = RoundAnswers.from_params(RoundAnswers(answers=answers).to_params())
+    assert found is not None
+    assert [as_lists(each) for each in found.answers] == [as_lists(each) for each in answers]
 
 
-@pytest.mark.parametrize("extra_args", [None, {}, {"other": 1}])
-def test_requests_without_a_question_are_none_of_our_business(extra_args: dict[str, Any] | None) -> None:
-    assert NodeQuestion.from_extra_args(extra_args) is None
-    assert RoundTicket.from_extra_args(extra_args) is None
-    check_params(params(extra_args=extra_args, n=4, temperature=0.7, logprobs=None))
+@pytest.mark.parametrize("params", [None, {}, {"do_remote_prefill": True}])
+def test_an_output_without_answers_has_none(params: dict[str, Any] | None) -> None:
+    assert RoundAnswers.from_params(params) is None
+
+
+@pytest.mark.parametrize("given_args", [None, {}, {"other": 1}])
+def test_requests_without_a_round_are_none_of_our_business(given_args: dict[str, Any] | None) -> None:
+    assert Round.from_extra_args(given_args) is None
+    check_params(params(extra_args=given_args, n=4, temperature=0.7, logprobs=3))
 
 
 @pytest.mark.parametrize(
@@ -71,38 +136,69 @@ def test_requests_without_a_question_are_none_of_our_business(extra_args: dict[s
     [
         ("version", "", "igd.version: '' is not a version"),
         ("version", 7, "igd.version: 7 is not"),
-        ("node", -1, "igd.node: -1 is not an integer of at least 0"),
-        ("node", 1.5, r"igd.node: 1\.5 is not an integer"),
-        ("node", True, "igd.node: True is not an integer"),
         ("alpha", 1.01, r"igd.alpha: 1\.01 is not in 0\.0\.\.1\.0"),
         ("alpha", float("nan"), "igd.alpha: nan is not in"),
         ("alpha", "high", "igd.alpha: 'high' is not in"),
         ("over_children", 1, "igd.over_children: 1 is not true or false"),
         ("temperature", 0, "igd.temperature: 0 is not in"),
         ("temperature", float("inf"), "igd.temperature: inf is not in"),
-        ("keep", 0, "igd.keep: 0 is not an integer of at least 1"),
-        ("prior", "0", "igd.prior: a list of numbers is needed"),
-        ("prior", [0.5, float("nan")], "igd.prior: nan is not in"),
-        ("prior_model", float("-inf"), "igd.prior_model: -inf is not in"),
-        ("prior_linear", 1, "igd.prior_linear: 1 is not true or false"),
-        ("listed", "0", "igd.listed: a list of integers is needed"),
-        ("listed", [0, 1.0], "igd.listed: a list of integers is needed"),
-        ("listed", [2, 2], "igd.listed: .*each larger than the last"),
-        ("listed", [-1], "igd.listed: integers of at least 0"),
-        ("only_listed", 1, "igd.only_listed: 1 is not true or false"),
+        ("numbers", [1, 2], "igd.numbers: bytes of whole numbers"),
+        ("numbers", b"abc", "igd.numbers: bytes of whole numbers"),
+        ("numbers", b"", "igd.numbers: no node is asked about"),
+        ("numbers", bytes(8), "igd.numbers: row cut off at number 0"),
+        ("priors", "0", "igd.priors: bytes of whole numbers"),
+        ("priors", bytes(0), "igd: row cut off"),
+        ("priors", bytes(8), "igd.priors: 2 numbers; 1 are needed"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(field: str, value: object, message: str) -> None:
-    extra_args = GOOD.to_extra_args()
-    extra_args["igd"][field] = value
+    asked = extra_args()
+    asked["igd"][field] = value
     with pytest.raises(ValueError, match=message):
-        check_params(params(extra_args=extra_args))
+        check_params(params(extra_args=asked))
 
 
-@pytest.mark.parametrize("fields", [{}, {"version": "v1"}, "v1", [], {**GOOD.to_extra_args()["igd"], "beams": 3}])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"node": -2}, r"igd.node: -2 is not in -1\.\.inf"),
+        ({"keep": 0}, r"igd.keep: 0 is not in 1\.\.inf"),
+        ({"listed": ints(2, 2)}, "igd.listed: .*each larger than the last"),
+        ({"listed": ints(-1)}, "igd.listed: integers of at least 0"),
+        ({"prior": floats(0.5, float("nan"))}, "igd.prior: numbers from"),
+        ({"prior_model": float("-inf")}, "igd.prior: numbers from"),
+    ],
+)
+def test_a_bad_question_is_refused_by_name(changed: dict[str, Any], message: str) -> None:
+    asked = extra_args(Ask(path=[7], forced=0, question=good(**changed)))
+    with pytest.raises(ValueError, match=message):
+        check_params(params(extra_args=asked))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name"), [(2, 3, "forced"), (3, 4, "flags"), (4, -1, "path"), (6, -1, "prior")]
+)
+def test_a_bad_head_of_a_row_is_refused_by_name(place: int, value: int, name: str) -> None:
+    asked = extra_args()
+    numbers = np.frombuffer(asked["igd"]["numbers"], dtype="<i4").copy()
+    numbers[place] = value
+    asked["igd"]["numbers"] = numbers.tobytes()
+    with pytest.raises(ValueError, match=f"igd.{name}: {value} is not in"):
+        check_params(params(extra_args=asked))
+
+
+@pytest.mark.parametrize("cut", [4, 12, 36])
+def test_a_row_that_is_cut_off_is_refused(cut: int) -> None:
+    asked = extra_args()
+    asked["igd"]["numbers"] = asked["igd"]["numbers"][:-cut]
+    with pytest.raises(ValueError, match=r"igd.*row cut off"):
+        check_params(params(extra_args=asked))
+
+
+@pytest.mark.parametrize("fields", [{}, {"version": "v1"}, "v1", [], {**extra_args()["igd"], "beams": 3}])
 def test_missing_and_unknown_fields_are_refused(fields: object) -> None:
-    with pytest.raises(ValueError, match="has not exactly the fields alpha, keep, listed"):
-        NodeQuestion.from_extra_args({"igd": fields})
+    with pytest.raises(ValueError, match="has not exactly the fields alpha, numbers, over_children"):
+        Round.from_extra_args({"igd": fields})
 
 
 @pytest.mark.parametrize(
@@ -117,6 +213,8 @@ def test_missing_and_unknown_fields_are_refused(fields: object) -> None:
         ("logit_bias", {1: 5.0}),
         ("allowed_token_ids", [1]),
         ("bad_words", ["x"]),
+        ("logprobs", 20),
+        ("prompt_logprobs", 0),
         ("logprob_token_ids", [1]),
     ],
 )
@@ -124,20 +222,6 @@ def test_parameters_that_would_change_the_answer_are_refused(name: str, value: o
     check_params(params())
     with pytest.raises(ValueError, match=f"{name}: .* with igd, which needs"):
         check_params(params(**{name: value}))
-
-
-@pytest.mark.parametrize("logprobs", [None, 0, GOOD.keep])
-def test_every_child_and_the_rest_must_fit_the_answer(logprobs: int | None) -> None:
-    with pytest.raises(ValueError, match=r"logprobs: .* with igd\.keep 20, which needs one more"):
-        check_params(params(logprobs=logprobs))
-
-
-@pytest.mark.parametrize(
-    "fields", [{}, {"round_id": "1-0"}, {"round_id": 1, "size": 2}, {"round_id": "1-0", "size": 0}, "1-0"]
-)
-def test_a_bad_round_is_refused(fields: object) -> None:
-    with pytest.raises(ValueError, match=r"igd_round|igd\.size"):
-        check_params(params(extra_args={"igd_round": fields}))
 
 
 def test_forced_log_probabilities_are_kept_by_prompt_and_path_and_the_oldest_go_first() -> None:
