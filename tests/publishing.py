@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from igd_server.settings import Settings
 from patience import PATIENCE_S
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact
+from igd_core.artifact.counts import PartRecord
 from igd_core.catalogue.items import Catalogue
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import StoreUnavailable
 from igd_core.store.base import StoreOptions
 from igd_core.store.memory import MemoryStore
+from igd_core.store.published_models import ModelManifest
+from igd_core.store.publishing import ModelFolder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -62,6 +66,19 @@ async def publish(store: ArtifactStore, artifact: Artifact, directory: Path, *, 
     version = await add(store, artifact, directory, catalogue=catalogue)
     await store.activate(catalogue or artifact.manifest.name, version)
     return version
+
+
+def model_folder(directory: Path, weights: str, *, tokenizer_sha256: str) -> ModelFolder:
+    """A checkpoint for stores and fake engines: its weights are a text."""
+    files = {"config.json": b"{}", "model.safetensors": weights.encode()}
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    parts = {name: PartRecord(sha256=sha256(data).hexdigest(), bytes=len(data)) for name, data in files.items()}
+    manifest = ModelManifest(
+        name=directory.name, kind="checkpoint", base="", tokenizer_sha256=tokenizer_sha256, parts=parts
+    )
+    return ModelFolder(directory=directory, manifest=manifest)
 
 
 class BreakableStore(MemoryStore):

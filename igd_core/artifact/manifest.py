@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,11 +20,14 @@ FORMAT = "igd-artifact"
 FORMAT_VERSION = 1
 FORMAT_VERSION_WITH_SCORER = 2
 """Of those that hold a scorer, so that a release from before them refuses what it would serve without it."""
+FORMAT_VERSION_WITH_MODEL = 3
+"""Of those that name a published model, so that a release from before them refuses what it would serve with another."""
 MAX_MANIFEST_BYTES = 1 << 20
 PART_NAMES = ("trie.safetensors", "infogain.safetensors", "items.parquet")
 """Of every artifact."""
 SCORER_PART = "scorer.safetensors"
 VERSION_LENGTH = 16
+_VERSION = re.compile(rf"[0-9a-f]{{{VERSION_LENGTH}}}")
 _SCALARS = {
     "name": str,
     "tokenizer_sha256": str,
@@ -56,6 +60,8 @@ class Manifest:
         parts: the files, by name.
         scorer: the item scorer that the artifact holds; left out where it has none.
         beams: width of the search used when a request names none; left out where it is `DEFAULT_BEAMS`.
+        model: the published model to serve it with, by its version (`igd_core.store.published_models`); left out where
+            that is the server's own.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Manifest:
     parts: dict[str, PartRecord]
     scorer: ScorerRecord | None = None
     beams: int = DEFAULT_BEAMS
+    model: str | None = None
 
     @property
     def version(self) -> str:
@@ -84,9 +91,14 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The bytes of the manifest file."""
-        format_version = FORMAT_VERSION if self.scorer is None else FORMAT_VERSION_WITH_SCORER
-        body = {"format": FORMAT, "format_version": format_version, "version": self.version, **self._body()}
+        body = {"format": FORMAT, "format_version": self._format_version, "version": self.version, **self._body()}
         return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+
+    @property
+    def _format_version(self) -> int:
+        if self.model is not None:
+            return FORMAT_VERSION_WITH_MODEL
+        return FORMAT_VERSION if self.scorer is None else FORMAT_VERSION_WITH_SCORER
 
     def _body(self) -> dict[str, Any]:
         body = {**asdict(self), "template": self.template.to_json()}
@@ -96,6 +108,8 @@ class Manifest:
             body["scorer"] = self.scorer.to_json()
         if self.beams == DEFAULT_BEAMS:  # likewise
             del body["beams"]
+        if self.model is None:  # likewise
+            del body["model"]
         return body
 
     @staticmethod
@@ -109,8 +123,8 @@ class Manifest:
         if body.pop("format", None) != FORMAT:
             raise ArtifactError(f"manifest.json: not an {FORMAT}")
         found = body.pop("format_version", None)
-        if found not in (FORMAT_VERSION, FORMAT_VERSION_WITH_SCORER):
-            read = f"{FORMAT_VERSION} and {FORMAT_VERSION_WITH_SCORER}"
+        if found not in (FORMAT_VERSION, FORMAT_VERSION_WITH_SCORER, FORMAT_VERSION_WITH_MODEL):
+            read = f"{FORMAT_VERSION} to {FORMAT_VERSION_WITH_MODEL}"
             raise ArtifactError(f"manifest.json: format version {found!r}; this release reads {read}")
         version = body.pop("version", None)
         try:
@@ -164,6 +178,9 @@ def _check_scalars(body: dict[str, Any]) -> None:
     beams = body.get("beams", DEFAULT_BEAMS)
     if type(beams) is not int or not 1 <= beams <= MAX_BEAMS:
         raise ValueError(f"beams is {beams!r}")
+    model = body.get("model")
+    if model is not None and not (isinstance(model, str) and _VERSION.fullmatch(model)):
+        raise ValueError(f"model is {model!r}")
     template = body["template"]
     for token in (*template["prefix_ids"], *template.get("bullet_ids", ()), *template["suffix_ids"]):
         if not 0 <= token < body["vocab_size"]:

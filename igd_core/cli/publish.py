@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from igd_core.store.base import Store, StoredVersion
+    from igd_core.store.publishing import ModelChoice
     from igd_core.store.trials import Trial
 
 _TIMEOUT_S = 10.0
+_OWN = {"model": "own"}
+_VERSION = re.compile(r"[0-9a-f]{16}")
 
 
 class PruneFlags(CheckedSettings):
@@ -45,13 +49,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     publish = subparsers.add_parser(
         "publish", parents=[shared], help="put an artifact into a store, for servers to take"
     )
-    publish.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="what `igd build` wrote")
+    publish.add_argument(
+        "--artifact", type=Path, metavar="DIR", help="what `igd build` wrote (default: the catalogue's current version)"
+    )
     publish.add_argument("--catalogue", metavar="NAME", help="the name to publish it under (default: the artifact's)")
+    publish.add_argument(
+        "--model",
+        metavar="DIR|VERSION|own",
+        help="what servers serve it with: a checkpoint or LoRA adapter, a model that is in the store, or their own "
+        "(default: what the catalogue's current version names)",
+    )
+    publish.add_argument("--name", metavar="TEXT", help="of the model, for answers and metrics (default: its folder's)")
+    publish.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="the checkpoint that an adapter was tuned on (default: as its run says)",
+    )
     publish.add_argument("--no-activate", action="store_true", help="store it, and let servers stay where they are")
     publish.set_defaults(run=_run(_publish))
 
     versions = subparsers.add_parser("versions", parents=[shared], help="list the versions in a store")
     versions.add_argument("--catalogue", metavar="NAME", help="of this one (default: of all)")
+    versions.add_argument("--models", action="store_true", help="list the published models instead")
     versions.set_defaults(run=_run(_versions))
 
     rollback = subparsers.add_parser("rollback", parents=[shared], help="make servers return to an earlier version")
@@ -106,15 +126,37 @@ async def _opened(args: argparse.Namespace) -> AsyncIterator[Store]:
 
 
 async def _publish(store: Store, args: argparse.Namespace) -> None:
-    from igd_core.artifact import Manifest
-    from igd_core.store.bundles import MANIFEST
+    from igd_core.store.publishing import publish
 
-    version = await store.add(args.artifact, catalogue=args.catalogue)
-    catalogue = args.catalogue or Manifest.from_bytes((args.artifact / MANIFEST).read_bytes()).name
-    if not args.no_activate:
-        await store.activate(catalogue, version)
+    published = await publish(
+        store,
+        artifact=args.artifact,
+        catalogue=args.catalogue,
+        model=_chosen_model(args),
+        activate=not args.no_activate,
+    )
+    catalogue, version = published.catalogue, published.version
     _warn_if_refused(args.command, catalogue, version, await store.trial(catalogue, version))
-    await _report(store, catalogue, {"version": version}, as_json=args.json)
+    await _report(store, catalogue, {"version": version, "model": published.model}, as_json=args.json)
+
+
+def _chosen_model(args: argparse.Namespace) -> ModelChoice:
+    """What ``--model`` means; a folder goes before a version of the same name."""
+    from igd_core.engines.published import describe_model
+    from igd_core.store.publishing import ModelFolder
+
+    asked: str | None = args.model
+    folder = None if asked is None else Path(asked)
+    if folder is not None and folder.is_dir():
+        return ModelFolder(directory=folder, manifest=describe_model(folder, name=args.name, base=args.base))
+    for flag in ("name", "base"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"{flag}: --{flag} is of a model's folder, which --model must give")
+    if asked is None:
+        return "kept"
+    if asked != "own" and not _VERSION.fullmatch(asked):
+        raise InputError(f"model: {asked!r} is no folder, no version (16 hexadecimal digits) and not 'own'")
+    return asked
 
 
 def _warn_if_refused(command: str, catalogue: str, version: str, trial: Trial) -> None:
@@ -141,24 +183,55 @@ async def _allow(store: Store, args: argparse.Namespace) -> None:
 
 
 async def _prune(store: Store, args: argparse.Namespace) -> None:
+    from igd_core.store.published_models import prune_models
+
     asked = read(args, PruneFlags)
     deleted = await store.prune(asked.catalogue, keep=asked.keep)
+    models = await prune_models(store)
     kept = [stored.version for stored in await store.versions(asked.catalogue)]
-    await _report(store, asked.catalogue, {"deleted": list(deleted), "kept": kept}, as_json=args.json)
+    facts = {"deleted": list(deleted), "kept": kept, "deleted_models": list(models)}
+    await _report(store, asked.catalogue, facts, as_json=args.json)
+
+
+async def _models(store: Store, args: argparse.Namespace) -> None:
+    from igd_core.store.names import MODELS
+
+    users: dict[str, list[str]] = {}
+    for catalogue in await store.catalogues():
+        for stored in await store.versions(catalogue):
+            if stored.model is not None:
+                users.setdefault(stored.model, []).append(f"{catalogue}/{stored.version}")
+    models = await store.versions(MODELS)
+    if args.json:
+        print(json.dumps([{**_stored(model), "named_by": users.get(model.version, [])} for model in models]))
+        return
+    print(f"{'model':<18}{'stored':<18}{'MiB':>9}  named by")
+    for model in models:
+        named_by = ", ".join(users.get(model.version, [])) or "none"
+        size = f"{model.size_bytes / 2**20:.1f}"
+        print(f"{model.version:<18}{model.stored_at:%Y-%m-%d %H:%M}{size:>11}  {named_by}")
 
 
 async def _versions(store: Store, args: argparse.Namespace) -> None:
+    if args.models:
+        if args.catalogue is not None:
+            raise InputError("models: are of no catalogue; leave out --catalogue")
+        await _models(store, args)
+        return
     names = await store.catalogues() if args.catalogue is None else [args.catalogue]
     listed = {name: await store.versions(name) for name in names}
     if args.json:
         print(json.dumps({name: [_facts(stored) for stored in versions] for name, versions in listed.items()}))
         return
-    print(f"{'catalogue':<20}{'version':<18}{'stored':<18}{'MiB':>9}  use")
+    print(f"{'catalogue':<20}{'version':<18}{'stored':<18}{'MiB':>9}  {'model':<18}use")
     for name, versions in listed.items():
         for stored in versions:
             use = ", ".join(_uses(stored))
             size = f"{stored.size_bytes / 2**20:.1f}"
-            print(f"{name:<20}{stored.version:<18}{stored.stored_at:%Y-%m-%d %H:%M}{size:>11}  {use}".rstrip())
+            model = stored.model or "own"
+            print(
+                f"{name:<20}{stored.version:<18}{stored.stored_at:%Y-%m-%d %H:%M}{size:>11}  {model:<18}{use}".rstrip()
+            )
 
 
 def _uses(stored: StoredVersion) -> list[str]:
@@ -168,11 +241,18 @@ def _uses(stored: StoredVersion) -> list[str]:
     return [*marks, *(f"served by {holder}" for holder in stored.holders)]
 
 
-def _facts(stored: StoredVersion) -> dict[str, object]:
+def _stored(stored: StoredVersion) -> dict[str, object]:
     return {
         "version": stored.version,
         "stored_at": stored.stored_at.isoformat(),
         "size_bytes": stored.size_bytes,
+    }
+
+
+def _facts(stored: StoredVersion) -> dict[str, object]:
+    return {
+        **_stored(stored),
+        "model": stored.model,
         "current": stored.is_current,
         "previous": stored.is_previous,
         "holders": list(stored.holders),
@@ -188,4 +268,4 @@ async def _report(store: Store, catalogue: str, facts: dict[str, Any], *, as_jso
         return
     for name, value in report.items():
         shown = " ".join(value) if isinstance(value, list) else value
-        print(f"{name:<12}{shown or 'none'}")
+        print(f"{name.replace('_', ' '):<15}{shown or _OWN.get(name, 'none')}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # The files that loading may read: configuration, tokenizer, index and weights. Pickles and code are never read.
 _PATTERNS = ("*.json", "*.safetensors")
+_NOT_READ = ("manifest.json",)  # what a published model was stored with
 _CHUNK_BYTES = 4 << 20
 _MOST_THREADS = 8
 _LIBRARIES = {"tree": ("transformers", "torch", "peft"), "vllm": ("vllm", "torch")}
@@ -69,6 +70,20 @@ class FolderDigests:
         self._given_up.set()
         self._pool.shutdown(cancel_futures=True)
 
+    def files(self) -> dict[str, tuple[int, str]]:
+        """Size and sha256 of each file, by name; of several folders that share a name, the last one's.
+
+        Raises:
+            ModelError: a file cannot be read, or a folder has changed since hashing began.
+        """
+        found = {
+            path.name: (size, self._digests[path].result().hex())
+            for files in self._seen
+            for path, (size, *_) in files.items()
+        }
+        self.require_unchanged()
+        return found
+
     def result(self) -> list[str]:
         """One digest for each folder, in order; call it when everything is loaded.
 
@@ -103,7 +118,7 @@ class FolderDigests:
 def _state_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
     """Size, time of change and inode of each file that loading may read, by name."""
     try:
-        found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+        found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.name not in _NOT_READ)
         states = {path: path.stat() for path in found}
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from None

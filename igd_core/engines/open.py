@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import normalisations, read_tuned
-from igd_core.errors import InputError
+from igd_core.errors import InputError, ModelError
 from igd_core.search.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class EngineOptions:
         adapters: LoRA adapters by name.
         forward: how the embedded engine runs the model: ``auto``, ``own``, ``transformers``.
         vllm: further fields of ``VLLMOptions``.
+        name: of the model, for answers and metrics; None takes the directory's. Means nothing to vLLM.
     """
 
     model: str | Path
@@ -47,6 +48,7 @@ class EngineOptions:
     adapters: Adapters = field(default_factory=dict)
     forward: ForwardChoice = "auto"
     vllm: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,20 +89,42 @@ def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
         return digests.together()
 
 
-def _open_tree(options: EngineOptions) -> OpenEngine:
+def open_beside(options: EngineOptions, beside: Engine, *, merged: Path | None = None) -> OpenEngine:
+    """Start another model on the machine's share of an embedded engine that is running; takes seconds.
+
+    Args:
+        options: of the model.
+        beside: the running engine; both take turns on one thread.
+        merged: a LoRA adapter to merge into the model itself.
+
+    Raises:
+        InputError, ModelError: as `open_engine`; and vLLM runs the one model that it was started with.
+    """
+    if options.engine != "tree":
+        raise ModelError(f"engine {options.engine!r} runs the one model that it was started with")
+    return _open_tree(options, beside=beside, merged=merged)
+
+
+def _open_tree(options: EngineOptions, *, beside: Engine | None = None, merged: Path | None = None) -> OpenEngine:
     from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine
 
     # Resolve links first: if a link moves while the model is being loaded, files of two checkpoints must not mix.
     directory = resolve_checkpoint(options.model).resolve()
     adapters = {name: path.resolve() for name, path in options.adapters.items()}
-    with FolderDigests(directory, *adapters.values()) as digests:
+    merged = None if merged is None else merged.resolve()
+    with FolderDigests(directory, *([] if merged is None else [merged]), *adapters.values()) as digests:
         loaded = load_checkpoint(
-            directory, device=options.device, dtype=options.dtype, adapters=adapters, forward=options.forward
+            directory,
+            device=options.device,
+            dtype=options.dtype,
+            adapters=merged or adapters,
+            forward=options.forward,
         )
-        checkpoint = replace(loaded, model_id=Path(options.model).name)
-        tuned = read_tuned(directory, adapters)
+        checkpoint = replace(loaded, model_id=options.name or Path(options.model).name, owned=True)
+        tuned = read_tuned(directory if merged is None else merged, adapters)
         content, *content_of_adapters = digests.result()
+    content_of_merged = "" if merged is None else content_of_adapters.pop(0)
     dtype = str(checkpoint.model.dtype).removeprefix("torch.")
     identity = ModelIdentity(
         name=checkpoint.model_id,
@@ -108,9 +132,12 @@ def _open_tree(options: EngineOptions) -> OpenEngine:
         runtime=runtime_of("tree", dtype=dtype, device=checkpoint.model.device.type),
         checkpoint=content,
         adapters=dict(zip(adapters, content_of_adapters, strict=True)),
+        merged=content_of_merged,
         normalisations=normalisations(tuned),
     )
-    engine = TreeEngine(checkpoint, cache_bytes=options.cache_bytes, identity=identity)
+    engine = TreeEngine(
+        checkpoint, cache_bytes=options.cache_bytes, identity=identity, beside=cast("TreeEngine | None", beside)
+    )
     return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer, tuned=tuned)
 
 

@@ -30,6 +30,8 @@ class ModelIdentity:
         runtime: data type, kind of device, releases of libraries.
         checkpoint: sha256 over its files: weights, configuration and tokenizer.
         adapters: sha256 over each adapter's files, by the name that requests use.
+        merged: sha256 over the files of the adapter that is merged into the model itself; empty if none is. Its
+            fingerprint is that of the same adapter under a name.
         normalisations: what the model (under None) and its adapters were tuned for, if their files say so. The
             fingerprint covers those files.
         fingerprints: of the model itself under None, and of each adapter on it; 16 hexadecimal digits.
@@ -40,11 +42,12 @@ class ModelIdentity:
     runtime: str
     checkpoint: str
     adapters: Mapping[str, str] = field(default_factory=dict)
+    merged: str = ""
     normalisations: Mapping[str | None, Normalisation] = field(default_factory=dict)
     fingerprints: Mapping[str | None, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        made: dict[str | None, str] = {None: self._hash("")}
+        made: dict[str | None, str] = {None: self._hash(self.merged)}
         made |= {adapter: self._hash(content) for adapter, content in self.adapters.items()}
         object.__setattr__(self, "fingerprints", made)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 from igd_core.store.trials import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -92,6 +92,7 @@ class StoredVersion:
         is_previous: whether a roll-back would return to it.
         holders: names of the servers that serve it now.
         trial: how the first server that tried it fares, or fared.
+        model: the published model that it is served with; None for the server's own.
     """
 
     version: str
@@ -101,22 +102,25 @@ class StoredVersion:
     is_previous: bool
     holders: tuple[str, ...] = ()
     trial: Trial = field(default_factory=Trial)
+    model: str | None = None
 
 
 class ArtifactStore(Protocol):
-    """Artifact versions by catalogue, and for each catalogue a pointer to the version to serve.
+    """Artifact versions by catalogue, and for each catalogue a pointer to the version to serve; and published models.
+
+    Models are versions of `igd_core.store.names.MODELS`, which has no pointer.
 
     A version becomes visible when all its parts are stored; a pointer names only visible versions.
     """
 
     async def add(self, directory: Path, *, catalogue: str | None = None) -> str:
-        """Verify the artifact in ``directory`` and store it; returns its version.
+        """Verify the artifact or the published model in ``directory`` and store it; returns its version.
 
         If it is stored already, nothing changes, except that damaged parts are replaced.
 
         Args:
-            directory: an artifact as `save_artifact` wrote it.
-            catalogue: the name to store it under; by default the manifest's.
+            directory: an artifact as `save_artifact` wrote it, or what `published_models.staged` made.
+            catalogue: the name to store it under; by default the manifest's. Means nothing for a model.
 
         Raises:
             ArtifactError: truncated, altered or foreign.
@@ -202,8 +206,8 @@ class ArtifactStore(Protocol):
         """
         ...
 
-    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
-        """Delete all but the ``keep`` newest versions; never the current, the previous or a held one.
+    async def prune(self, catalogue: str, *, keep: int, spare: Collection[str] = ()) -> Sequence[str]:
+        """Delete all but the ``keep`` newest versions; never the current, the previous, a held one or one of ``spare``.
 
         Returns:
             The versions deleted.

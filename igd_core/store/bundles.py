@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from igd_core.artifact import Manifest, load_artifact
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, PART_NAMES, SCORER_PART
+from igd_core.artifact.manifest import MAX_MANIFEST_BYTES
 from igd_core.errors import ArtifactError, StoreError
+from igd_core.store.names import MODELS
+from igd_core.store.published_models import FORMAT as MODEL_FORMAT
+from igd_core.store.published_models import ModelManifest, read_body
 from igd_core.whole_files import sync_file
 
 if TYPE_CHECKING:
     from igd_core.artifact.counts import PartRecord
 
 MANIFEST = "manifest.json"
-FILES = (*PART_NAMES, MANIFEST)
-"""Of every bundle."""
-OPTIONAL_FILES = (SCORER_PART,)
-"""Of those whose manifest names them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A verified artifact directory.
+    """A verified directory of an artifact, or of a published model.
 
     Attributes:
         directory: its path.
@@ -69,20 +68,24 @@ class Bundle:
     """
 
     directory: Path
-    manifest: Manifest
+    manifest: Manifest | ModelManifest
     sizes: Mapping[str, int]
 
     @staticmethod
     def open(directory: Path) -> Bundle:
-        """Verify ``directory`` as `load_artifact` does. Blocking.
+        """Verify ``directory``, an artifact's as `load_artifact` does, a model's by its hashes. Blocking.
 
         Raises:
             ArtifactError: truncated, altered or foreign.
         """
-        manifest = load_artifact(directory).manifest
+        manifest = _verified(directory)
         sizes = {name: record.bytes for name, record in manifest.parts.items()}
         sizes[MANIFEST] = len(manifest.to_bytes())
         return Bundle(directory=directory, manifest=manifest, sizes=sizes)
+
+    def shelf(self, catalogue: str | None) -> str:
+        """What it is stored under: ``catalogue``, by default the artifact's own name; `MODELS` for a model."""
+        return MODELS if isinstance(self.manifest, ModelManifest) else catalogue or self.manifest.name
 
     def read(self, chunk: Chunk, chunk_bytes: int) -> bytes:
         """A chunk's bytes. Blocking.
@@ -111,11 +114,36 @@ def read_slice(path: Path, offset: int, length: int) -> bytes | None:
         return None
 
 
+def manifest_of(data: bytes) -> Manifest | ModelManifest:
+    """Parse the manifest of an artifact or of a published model.
+
+    Raises:
+        ArtifactError: neither, or altered.
+    """
+    if read_body(data).get("format") == MODEL_FORMAT:
+        return ModelManifest.from_bytes(data)
+    return Manifest.from_bytes(data)
+
+
+def _verified(directory: Path) -> Manifest | ModelManifest:
+    try:
+        with (directory / MANIFEST).open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        return load_artifact(directory).manifest  # which says what is wrong
+    if read_body(data).get("format") != MODEL_FORMAT:
+        return load_artifact(directory).manifest
+    manifest = ModelManifest.from_bytes(data)
+    if not holds_version(directory, manifest.version):
+        raise ArtifactError(f"{directory}: a file of model {manifest.version} is missing or altered")
+    return manifest
+
+
 def holds_version(directory: Path, version: str) -> bool:
     """Whether ``directory`` holds that version, unaltered. Blocking; reads all of it."""
     try:
         with (directory / MANIFEST).open("rb") as file:
-            manifest = Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 1))
+            manifest = manifest_of(file.read(MAX_MANIFEST_BYTES + 1))
         if manifest.version != version:
             return False
         for name, record in manifest.parts.items():
@@ -153,7 +181,7 @@ async def write_bundle(version: str, layout: Layout, read: ReadChunk, directory:
         ArtifactError: a chunk is missing, or a file differs from its manifest; names it.
         OSError: the disk cannot hold it.
     """
-    manifest = Manifest.from_bytes(await _read_manifest(layout, read))
+    manifest = manifest_of(await _read_manifest(layout, read))
     if manifest.version != version:
         raise ArtifactError(f"{MANIFEST}: of version {manifest.version}, stored as {version}")
     await asyncio.to_thread(directory.mkdir, parents=True)

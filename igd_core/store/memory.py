@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from igd_core.store.base import RECORD_LISTS, Forgotten, StoredVersion, StoreOptions
 from igd_core.store.bundles import Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
+    is_catalogue_name,
     not_stored,
     require_catalogue_name,
     require_event,
     require_holder,
     require_keep,
     require_result_key,
+    require_shelf,
     require_user_id,
     require_version,
 )
@@ -26,7 +28,7 @@ from igd_core.store.pointers import Pointer, PointerMove
 from igd_core.store.trials import Trial, allowed_again, begun, concluded, pointed_at, seen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from igd_core.store.base import RecordList
@@ -44,6 +46,7 @@ class _Stored:
     chunks: dict[Chunk, bytes]
     sequence: int
     stored_at: datetime
+    model: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +112,7 @@ class MemoryStore(MemoryResults):
         """Store a copy of the artifact's files."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
-        shelf = self._shelves.setdefault(require_catalogue_name(catalogue or bundle.manifest.name), _Shelf())
+        shelf = self._shelves.setdefault(require_shelf(bundle.shelf(catalogue)), _Shelf())
         layout = Layout.of(bundle.sizes, self._options.chunk_bytes)
         chunks = {chunk: await asyncio.to_thread(bundle.read, chunk, layout.chunk_bytes) for chunk in layout.chunks()}
         if version in shelf.versions:
@@ -117,12 +120,17 @@ class MemoryStore(MemoryResults):
         else:
             self._stored += 1
             shelf.versions[version] = _Stored(
-                layout=layout, chunks=chunks, sequence=self._stored, stored_at=datetime.now(UTC)
+                layout=layout,
+                chunks=chunks,
+                sequence=self._stored,
+                stored_at=datetime.now(UTC),
+                model=bundle.manifest.model,
             )
         return version
 
     async def activate(self, catalogue: str, version: str) -> None:
         """Move the pointer, and wake `changes`."""
+        require_catalogue_name(catalogue)
         self._find(catalogue, version)
         shelf = self._shelves[catalogue]
         self._point(shelf, shelf.pointer.moved_to(version))
@@ -130,6 +138,7 @@ class MemoryStore(MemoryResults):
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
         """Move the pointer back, and wake `changes`."""
+        require_catalogue_name(catalogue)
         shelf = self._shelf(catalogue)
         if version is not None:
             require_version(version)
@@ -149,7 +158,7 @@ class MemoryStore(MemoryResults):
 
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
-        return sorted(name for name, shelf in self._shelves.items() if shelf.versions)
+        return sorted(name for name, shelf in self._shelves.items() if shelf.versions and is_catalogue_name(name))
 
     async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
         """Stored versions, newest first."""
@@ -165,13 +174,14 @@ class MemoryStore(MemoryResults):
                 is_previous=version == previous,
                 holders=self._holders(shelf, version),
                 trial=trial,
+                model=shelf.versions[version].model,
             )
             for version, trial in trials.items()
         ]
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
         """Copy a version to ``parent / version`` unless it is there."""
-        require_catalogue_name(catalogue)
+        require_shelf(catalogue)
         if await asyncio.to_thread(holds_version, parent / require_version(version), version):
             return parent / version
         stored = self._find(catalogue, version)
@@ -183,7 +193,7 @@ class MemoryStore(MemoryResults):
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
         """Record that ``holder`` serves a version."""
-        shelf = self._shelves.setdefault(require_catalogue_name(catalogue), _Shelf())
+        shelf = self._shelves.setdefault(require_shelf(catalogue), _Shelf())
         shelf.holds[require_version(version), require_holder(holder)] = self._clock() + ttl_s
 
     async def trial(self, catalogue: str, version: str) -> Trial:
@@ -216,13 +226,13 @@ class MemoryStore(MemoryResults):
         shelf.trials[version] = allowed_again(self._trial(shelf, version))
         self._tell(catalogue)
 
-    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+    async def prune(self, catalogue: str, *, keep: int, spare: Collection[str] = ()) -> Sequence[str]:
         """Delete all but the newest versions and those in use."""
         shelf = self._shelf(catalogue)
         deleted = [
             stored.version
             for stored in (await self.versions(catalogue))[require_keep(keep) :]
-            if not (stored.is_current or stored.is_previous or stored.holders)
+            if not (stored.is_current or stored.is_previous or stored.holders or stored.version in spare)
         ]
         for version in deleted:
             del shelf.versions[version]
@@ -323,7 +333,7 @@ class MemoryStore(MemoryResults):
         return shelf.trials.get(version, Trial())
 
     def _shelf(self, catalogue: str) -> _Shelf:
-        return self._shelves.get(require_catalogue_name(catalogue), _Shelf())
+        return self._shelves.get(require_shelf(catalogue), _Shelf())
 
     def _find(self, catalogue: str, version: str) -> _Stored:
         stored = self._shelf(catalogue).versions.get(require_version(version))

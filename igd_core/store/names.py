@@ -20,6 +20,8 @@ from igd_core.store.events import (
 if TYPE_CHECKING:
     from igd_core.store.events import Event
 
+MODELS = "_models"
+"""What published models are stored under, in the place of a catalogue's name; no catalogue can have it."""
 MAX_TIMESTAMP_MS = 2**53  # the largest number that every JSON reader reads exactly
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -49,6 +51,15 @@ def require_catalogue_name(name: str) -> str:
         InputError: another name.
     """
     return _require(_CATALOGUE, "catalogue", name, "1 to 64 lower-case letters, digits, '.', '_' or '-'")
+
+
+def require_shelf(name: str) -> str:
+    """Check that versions can be stored under ``name``: a catalogue's, or `MODELS`. Returns it.
+
+    Raises:
+        InputError: another name.
+    """
+    return name if name == MODELS else require_catalogue_name(name)
 
 
 def is_catalogue_name(name: str) -> bool:
@@ -126,6 +137,8 @@ def require_keep(keep: int) -> int:
 
 def not_stored(catalogue: str, version: str) -> InputError:
     """The error for an unknown version."""
+    if catalogue == MODELS:
+        return InputError(f"model {version} is not stored")
     return InputError(f"version {version} of catalogue {catalogue!r} is not stored")
 
 

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
+    from igd_core.search.engine import Engine
     from igd_core.store.base import Store
+    from igd_core.store.published_models import ModelManifest
     from igd_server.observe.tracing import Tracing
     from igd_server.settings import Settings
 
@@ -102,7 +104,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
 
     def open_traced_model(_: Settings) -> OpenedModel:
         model = sources.open_model(settings)
-        return replace(model, engine=traced_engine(model.engine, tracing)) if settings.otlp_endpoint else model
+        return _traced(model, tracing) if settings.otlp_endpoint else model
 
     deployment = Deployment(
         settings,
@@ -168,6 +170,15 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
             app.add_middleware(HostMiddleware, allowed=hosts, metrics=metrics)
         app.add_middleware(ContextMiddleware, metrics=metrics, tracing=tracing)
     return Apps(main=main, operations=operations, deployment=deployment, metrics=metrics, tracing=tracing, store=store)
+
+
+def _traced(model: OpenedModel, tracing: Tracing) -> OpenedModel:
+    """The model, and whatever is opened beside it, with spans."""
+
+    def open_published(folder: Path, manifest: ModelManifest, beside: Engine) -> OpenedModel:
+        return _traced(model.open_published(folder, manifest, beside), tracing)
+
+    return replace(model, engine=traced_engine(model.engine, tracing), open_published=open_published)
 
 
 def _store_options(settings: Settings) -> StoreOptions:

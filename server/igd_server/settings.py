@@ -145,6 +145,11 @@ class Settings(CheckedSettings):
         default="tree",
         description="what runs the model: ``tree``, the embedded engine, or ``vllm``: docs/how-to/vllm.md",
     )
+    max_model_bytes: int = Field(
+        default=32 << 30,
+        ge=1,
+        description="a published model with larger files is not taken: docs/how-to/publish.md#models",
+    )
     adapters: Annotated[Listed[Adapter], BeforeValidator(_adapters), Flag(metavar="NAME=DIR,...")] = Field(
         default=(),
         max_length=16,

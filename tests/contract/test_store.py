@@ -15,6 +15,7 @@ from factories import make_catalogue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S
+from publishing import model_folder
 from redis_server import RedisServer
 from stores import another_version, cluster_url, event, one_node_cluster, until, version_of
 
@@ -22,10 +23,13 @@ from igd_core.artifact import BuildOptions, build_artifact, load_artifact, save_
 from igd_core.errors import ArtifactError, InputError, StoreUnavailable
 from igd_core.event_kinds import KIND
 from igd_core.scorers.options import ScorerOptions
+from igd_core.store import publishing
 from igd_core.store.base import Forgotten, HistoryLimits, Store, StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore
+from igd_core.store.names import MODELS
 from igd_core.store.open import open_store
+from igd_core.store.published_models import prune_models, staged
 from igd_core.store.trials import Trial
 
 if TYPE_CHECKING:
@@ -113,6 +117,63 @@ async def published(store: Store, *bundles: Path) -> list[str]:
 
 
 # Artifacts
+
+
+async def test_a_published_model_comes_back_byte_for_byte_and_is_no_catalogue(
+    store: Store, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / "tuned", "w" * 3000, tokenizer_sha256=tokenizer.fingerprint)  # three chunks
+    with staged(folder.directory, list(folder.manifest.parts), folder.manifest.to_bytes()) as stage:
+        model = await store.add(stage, catalogue="small")
+        assert model == folder.manifest.version
+        fetched = await store.fetch(MODELS, model, tmp_path / "cache")
+        assert contents(fetched) == contents(stage)
+    assert await store.catalogues() == []
+    assert [(each.version, each.model) for each in await store.versions(MODELS)] == [(model, None)]
+    with pytest.raises(InputError, match="catalogue: '_models' is not"):
+        await store.activate(MODELS, model)
+    with pytest.raises(InputError, match="catalogue: '_models' is not"):
+        await store.roll_back(MODELS, model)
+    with pytest.raises(InputError, match="model 0123456789abcdef is not stored"):
+        await store.fetch(MODELS, "0123456789abcdef", tmp_path / "cache")
+
+
+async def test_a_version_names_its_model_and_a_model_that_none_names_is_pruned(
+    store: Store, versions: Sequence[Path], tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    first, second = (
+        model_folder(tmp_path / name, name, tokenizer_sha256=tokenizer.fingerprint) for name in ("first", "second")
+    )
+    named = await publishing.publish(store, artifact=versions[0], model=first)
+    assert named.model == first.manifest.version
+    assert named.version != version_of(versions[0])
+    kept = await publishing.publish(store, artifact=versions[1])
+    other = await publishing.publish(store, artifact=None, catalogue="small", model=second)
+    again = await publishing.publish(store, artifact=None, catalogue="small", model=first.manifest.version)
+    own = await publishing.publish(store, artifact=versions[2], model="own")
+    assert kept.model == again.model == first.manifest.version
+    assert again.version == kept.version
+    assert own.version == version_of(versions[2])
+    listed = {each.version: each.model for each in await store.versions("small")}
+    assert listed == {each.version: each.model for each in (named, kept, other, own)}
+    assert set(await store.prune("small", keep=1)) == {other.version, named.version}
+    assert await prune_models(store) == []  # publishers hold it for an hour
+    for stored in await store.versions(MODELS):
+        for holder in stored.holders:
+            await store.hold(MODELS, stored.version, holder, 0.001)
+    await asyncio.sleep(0.01)
+    assert await prune_models(store) == [second.manifest.version]
+    assert [each.version for each in await store.versions(MODELS)] == [first.manifest.version]
+    with pytest.raises(InputError, match=f"model {second.manifest.version} is not stored"):
+        await publishing.publish(store, artifact=None, catalogue="small", model=second.manifest.version)
+
+
+async def test_a_model_alone_is_published_for_a_catalogue_that_has_a_version(store: Store, tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", "w", tokenizer_sha256="0" * 64)
+    with pytest.raises(InputError, match="catalogue: nothing is published under 'small'"):
+        await publishing.publish(store, artifact=None, catalogue="small", model=model)
+    with pytest.raises(InputError, match="artifact: give"):
+        await publishing.publish(store, artifact=None, model=model)
 
 
 async def test_a_version_comes_back_byte_for_byte(store: Store, versions: Sequence[Path], tmp_path: Path) -> None:

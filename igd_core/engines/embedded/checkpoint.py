@@ -15,7 +15,7 @@ from igd_core.engines.embedded.adapters import CONFIG_FILE, lora_tensors, read_a
 from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.integrity import load_weights, named, read_config
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
-from igd_core.engines.embedded.packed_linear import pack_linears
+from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
 from igd_core.engines.embedded.self_test import require_trees_as_plain_passes, why_unproved
 from igd_core.engines.forward_choice import FORWARD_CHOICES
 from igd_core.engines.tuned_prompt import read_tuned_prompts
@@ -45,6 +45,7 @@ class Checkpoint:
         adapted: for each adapter, a copy of the model with the adapter merged into its weights.
         prompts: what the model and its adapters were tuned on, where their folders say so.
         forwards: how the model (under None) and each adapted copy are run; transformers' modules where it does not say.
+        owned: nobody but the engine that gets it uses the models: it releases them when it closes.
     """
 
     model: PreTrainedModel
@@ -53,10 +54,23 @@ class Checkpoint:
     adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
     prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
     forwards: Mapping[str | None, Forward] = field(default_factory=dict)
+    owned: bool = False
 
     def model_of(self, adapter: str | None) -> PreTrainedModel:
         """The model for an adapter; None is the checkpoint itself."""
         return self.model if adapter is None else self.adapted[adapter]
+
+    def release(self) -> None:
+        """Empty every weight, whoever still holds the models; nothing can be computed with them any more.
+
+        A model is full of references in circles, and a server exempts what it started with from Python's collector.
+        """
+        for model in (self.model, *self.adapted.values()):
+            for weights in (*model.parameters(), *model.buffers()):
+                weights.data = torch.empty(0, dtype=weights.dtype)
+            for module in model.modules():
+                if isinstance(module, PackedLinear):
+                    module.release()
 
     def forward_of(self, adapter: str | None) -> Forward:
         """How the model for an adapter is run."""
@@ -69,7 +83,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     packed: bool = True,
-    adapters: Adapters | None = None,
+    adapters: Adapters | Path | None = None,
     forward: ForwardChoice = "auto",
 ) -> Checkpoint:
     """Load a local directory or a model hub's ``owner/name``, and a copy for each adapter.
@@ -79,7 +93,8 @@ def load_checkpoint(
         device: ``auto`` takes CUDA if there is one.
         dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
         packed: lay linear weights out for oneDNN where that helps (`packed_linear`); False leaves the model as it is.
-        adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time.
+        adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time. A
+            path is of one adapter that is merged into the model itself, of which there is then no other copy.
         forward: ``own`` and ``transformers`` as they are called; ``auto`` is the own one where it is proved right now
             that it computes what transformers' modules do.
 
@@ -97,7 +112,9 @@ def load_checkpoint(
     if forward not in FORWARD_CHOICES:
         raise ModelError(f"forward {forward!r}: one of {', '.join(FORWARD_CHOICES)}")
     tokenizer = TitleTokenizer.from_directory(directory)
-    prompts = read_tuned_prompts(directory, adapters or {})
+    merged = adapters if isinstance(adapters, Path) else None
+    named_adapters = {} if adapters is None or isinstance(adapters, Path) else adapters
+    prompts = read_tuned_prompts(merged or directory, named_adapters)
 
     def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
         return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
@@ -107,9 +124,10 @@ def load_checkpoint(
     context_tokens(config)
     adapted = {
         adapter: prepared(with_adapter_merged(_load_model(directory, config, DTYPES[dtype]), adapter, path))
-        for adapter, path in (adapters or {}).items()
+        for adapter, path in named_adapters.items()
     }
-    model = prepared(_load_model(directory, config, DTYPES[dtype]))
+    plain = _load_model(directory, config, DTYPES[dtype])
+    model = prepared(plain if merged is None else with_adapter_merged(plain, merged.name, merged))
     everything: list[tuple[str | None, PreTrainedModel]] = [(None, model), *adapted.items()]
     return Checkpoint(
         model=model,

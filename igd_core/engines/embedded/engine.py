@@ -58,6 +58,7 @@ class TreeEngine:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         most_tokens: int = MOST_TOKENS,
         identity: ModelIdentity | None = None,
+        beside: TreeEngine | None = None,
     ) -> None:
         """Start the model's thread.
 
@@ -66,6 +67,7 @@ class TreeEngine:
             cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
             most_tokens: of several sessions in one pass; 0 gives each a pass of its own.
             identity: of the folders it was loaded from; without one the model counts as different from every other.
+            beside: an engine of another model whose thread runs this one too, so that both share the machine fairly.
         """
         self._checkpoint = checkpoint
         self.identity = identity or ModelIdentity.unshared(
@@ -74,7 +76,10 @@ class TreeEngine:
         self._context_tokens = context_tokens(checkpoint.model.config)
         self._versions: dict[str, _Version] = {}
         self._prefixes = PrefixCache(cache_bytes)
-        self._thread = ModelThread("igd-model")
+        self._closed = False
+        shared: ModelThread | None = None if beside is None or beside._closed else beside._thread
+        self._thread: ModelThread = shared or ModelThread("igd-model")
+        self._thread.join()
         self._rounds: dict[str | None, JointRounds[Mapping[NodeId, ChildScores]]] = {
             adapter: JointRounds(checkpoint.forward_of(adapter), most_tokens) for adapter in (None, *checkpoint.adapted)
         }
@@ -137,7 +142,7 @@ class TreeEngine:
             sessions=self._open_sessions,
             versions=tuple(self._versions),
             cache_bytes=self._prefixes.nbytes,
-            healthy=not self._thread.closed and self._lost_device is None,
+            healthy=not self._closed and not self._thread.closed and self._lost_device is None,
             forward=forward.name,
             why_forward=forward.why,
             passes=counts.passes,
@@ -151,7 +156,7 @@ class TreeEngine:
         return int(self._checkpoint.model.config.get_text_config().vocab_size)
 
     def _require_working(self) -> None:
-        if self._thread.closed:
+        if self._closed or self._thread.closed:
             raise EngineClosed("the engine is closed")
         if self._lost_device is not None:
             raise EngineClosed(f"the device failed: {self._lost_device}")
@@ -166,8 +171,16 @@ class TreeEngine:
         return ModelFault(f"model {name}: {fault}{self._not_finite[adapter]}")
 
     async def close(self) -> None:
-        """Stop the model's thread."""
-        await asyncio.to_thread(self._thread.close)  # the running pass ends first
+        """Let go of the model and of its caches; stop the model's thread if no other engine uses it."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._thread.leave, self._release)  # the running pass ends first
+
+    def _release(self) -> None:
+        self._prefixes.clear()
+        self._versions.clear()
+        if self._checkpoint.owned:
+            self._checkpoint.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +272,7 @@ class TreeSession:
 
     def _growth(self, new: NewTokens, wanted: list[bool]) -> Growth:
         """What a pass has to feed; runs on the model's thread."""
-        if self._closed:
+        if self._closed or self._engine._closed:
             raise EngineError("the session is closed")
         tree = self._tree = self._tree or self._start()
         return Growth(tree=tree, new=new, wanted=wanted)

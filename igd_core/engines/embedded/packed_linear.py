@@ -32,6 +32,10 @@ class PackedLinear(nn.Module):
         weight: torch.Tensor = self._packed.to_dense()
         return weight
 
+    def release(self) -> None:
+        """Drop the weight; the layer cannot be used any more."""
+        self._packed = torch.empty(0)
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """``(..., in_features)`` float32 to ``(..., out_features)`` float32."""
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")

@@ -17,7 +17,7 @@ from igd_core.errors import EngineClosed
 from igd_core.search.fairness import FairQueue, Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from igd_core.engines.embedded.parts import Part
     from igd_core.search.fairness import Ticket, Turn
@@ -114,6 +114,8 @@ class ModelThread:
         self._token_s = 0.0  # what a token took in the last pass
         self._thinking: dict[Turn, tuple[str, float]] = {}  # between two calls: who paid the last, and its end
         self._changed = threading.Condition()
+        self._passing = threading.Lock()  # held while a pass is run
+        self._engines = 0
         self._closed = False
         self.counts = PassCounts()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -154,6 +156,21 @@ class ModelThread:
             self._thinking.pop(turn, None)
             if turn.complete and seconds > 0:
                 self._meter.observe(seconds, turn.cost)
+
+    def join(self) -> None:
+        """Become one of the engines that run on this thread."""
+        with self._changed:
+            self._engines += 1
+
+    def leave(self, release: Callable[[], None]) -> None:
+        """Stop being one of them: call ``release`` while no pass is run; the last one to leave closes the thread."""
+        with self._changed:
+            self._engines -= 1
+            last = not self._engines
+        if last:
+            self.close()
+        with self._passing:
+            release()
 
     def close(self) -> None:
         """Refuse new calls, end waiting ones with EngineClosed, and wait for the running ones."""
@@ -227,7 +244,8 @@ class ModelThread:
         """Run the calls that were taken, charge them and wake their callers; False if there are none."""
         running = [each for each in taken if not each.call.future.cancelled()]
         started = time.monotonic()
-        outcomes = _run([each.call.part for each in running])
+        with self._passing:
+            outcomes = _run([each.call.part for each in running])
         ended = time.monotonic()
         for each, share_s in zip(running, _shares(outcomes, ended - started), strict=True):
             each.share_s = share_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 import uuid
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING
 from igd_core.errors import ArtifactError, StoreUnavailable
 from igd_core.store.base import StoredVersion
 from igd_core.store.bundles import (
-    FILES,
-    OPTIONAL_FILES,
     Bundle,
     Chunk,
     Layout,
@@ -25,13 +24,21 @@ from igd_core.store.bundles import (
     write_bundle,
 )
 from igd_core.store.files.trials import FilesTrials, healed, trials_in
-from igd_core.store.names import not_stored, require_catalogue_name, require_holder, require_keep, require_version
+from igd_core.store.names import (
+    is_catalogue_name,
+    not_stored,
+    require_catalogue_name,
+    require_holder,
+    require_keep,
+    require_shelf,
+    require_version,
+)
 from igd_core.store.pointers import Pointer, PointerMove
 from igd_core.whole_files import sync
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from pathlib import Path
 
     from igd_core.store.files.database import Database
@@ -55,7 +62,7 @@ class FilesArtifacts(FilesTrials):
         """Copy the artifact into a folder of its own, then name that folder in the database."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
-        catalogue = require_catalogue_name(catalogue or bundle.manifest.name)
+        catalogue = require_shelf(bundle.shelf(catalogue))
         known = await self._folder(catalogue, version)
         if known is not None and await asyncio.to_thread(holds_version, known, version):
             return version
@@ -69,6 +76,9 @@ class FilesArtifacts(FilesTrials):
                 " ON CONFLICT DO UPDATE SET folder = excluded.folder",
                 (catalogue, version, folder.name, size, now),
             )
+            if bundle.manifest.model is not None:
+                row = (catalogue, version, bundle.manifest.model)
+                connection.execute("INSERT OR REPLACE INTO models_of_versions VALUES (?, ?, ?)", row)
 
         await self._database.write(record)
         return version
@@ -118,16 +128,16 @@ class FilesArtifacts(FilesTrials):
     async def catalogues(self) -> Sequence[str]:
         """Names of catalogues with a stored version, sorted."""
         rows = await self._database.rows("SELECT DISTINCT catalogue FROM versions ORDER BY catalogue")
-        return [catalogue for (catalogue,) in rows]
+        return [catalogue for (catalogue,) in rows if is_catalogue_name(catalogue)]
 
     async def versions(self, catalogue: str) -> Sequence[StoredVersion]:
         """Stored versions, newest first."""
-        require_catalogue_name(catalogue)
+        require_shelf(catalogue)
         return await self._database.read(lambda connection: _listed(connection, catalogue, self._clock()))
 
     async def fetch(self, catalogue: str, version: str, parent: Path) -> Path:
         """Copy a version to ``parent / version`` unless it is there."""
-        require_catalogue_name(catalogue)
+        require_shelf(catalogue)
         if await asyncio.to_thread(holds_version, parent / require_version(version), version):
             return parent / version
         folder = await self._folder(catalogue, version)
@@ -143,7 +153,7 @@ class FilesArtifacts(FilesTrials):
 
     async def hold(self, catalogue: str, version: str, holder: str, ttl_s: float) -> None:
         """Record that ``holder`` serves a version."""
-        row = (require_catalogue_name(catalogue), require_version(version), require_holder(holder))
+        row = (require_shelf(catalogue), require_version(version), require_holder(holder))
         now = self._clock()
 
         def write(connection: sqlite3.Connection) -> None:
@@ -152,9 +162,10 @@ class FilesArtifacts(FilesTrials):
 
         await self._database.write(write)
 
-    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+    async def prune(self, catalogue: str, *, keep: int, spare: Collection[str] = ()) -> Sequence[str]:
         """Delete all but the newest versions and those in use, and folders that an interrupted `add` left."""
-        parameters = (require_catalogue_name(catalogue), require_keep(keep), self._clock())
+        parameters = (require_shelf(catalogue), require_keep(keep), self._clock())
+        spared = json.dumps(sorted(spare))
 
         def delete(connection: sqlite3.Connection) -> list[tuple[str, str]]:
             pruned = connection.execute(
@@ -163,14 +174,16 @@ class FilesArtifacts(FilesTrials):
                 " AND version NOT IN (SELECT current FROM pointers WHERE catalogue = ?1)"
                 " AND version NOT IN (SELECT ifnull(previous, '') FROM pointers WHERE catalogue = ?1)"
                 " AND version NOT IN (SELECT version FROM holds WHERE catalogue = ?1 AND ends_at > ?3)"
+                " AND version NOT IN (SELECT value FROM json_each(?5))"
                 " RETURNING version, folder",
-                (*parameters, _returns_to(connection, catalogue, parameters[2])),
+                (*parameters, _returns_to(connection, catalogue, parameters[2]), spared),
             ).fetchall()
-            connection.execute(
-                "DELETE FROM trials WHERE catalogue = ?1"
-                " AND version NOT IN (SELECT version FROM versions WHERE catalogue = ?1)",
-                parameters[:1],
-            )
+            for table in ("trials", "models_of_versions"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE catalogue = ?1"  # noqa: S608 - no name of a caller's
+                    " AND version NOT IN (SELECT version FROM versions WHERE catalogue = ?1)",
+                    parameters[:1],
+                )
             return pruned
 
         deleted = await self._database.write(delete)
@@ -206,16 +219,15 @@ class FilesArtifacts(FilesTrials):
     async def _folder(self, catalogue: str, version: str) -> Path | None:
         rows = await self._database.rows(
             "SELECT folder FROM versions WHERE catalogue = ? AND version = ?",
-            require_catalogue_name(catalogue),
+            require_shelf(catalogue),
             require_version(version),
         )
         return self._folders / catalogue / rows[0][0] if rows else None
 
     def _layout_of(self, folder: Path) -> Layout:
         sizes = {}
-        for name in (*FILES, *OPTIONAL_FILES):
-            with suppress(OSError):  # what is missing has no chunks
-                sizes[name] = (folder / name).stat().st_size
+        with suppress(OSError):  # what is missing has no chunks
+            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         return Layout.of(sizes, self._chunk_bytes)
 
 
@@ -225,7 +237,9 @@ def _listed(connection: sqlite3.Connection, catalogue: str, now: float) -> list[
     trials = trials_in(connection, catalogue, now)
     rows = connection.execute(
         "SELECT version, stored_at, size_bytes, (SELECT group_concat(holder) FROM holds"
-        " WHERE holds.catalogue = versions.catalogue AND holds.version = versions.version AND ends_at > ?)"
+        " WHERE holds.catalogue = versions.catalogue AND holds.version = versions.version AND ends_at > ?),"
+        " (SELECT model FROM models_of_versions AS bound"
+        " WHERE bound.catalogue = versions.catalogue AND bound.version = versions.version)"
         " FROM versions WHERE catalogue = ? ORDER BY sequence DESC",
         (now, catalogue),
     )
@@ -238,8 +252,9 @@ def _listed(connection: sqlite3.Connection, catalogue: str, now: float) -> list[
             is_previous=version == previous,
             holders=tuple(sorted(holders.split(","))) if holders else (),
             trial=trials[version],
+            model=model,
         )
-        for version, stored_at, size, holders in rows
+        for version, stored_at, size, holders, model in rows
     ]
 
 

@@ -56,6 +56,10 @@ COMMIT;
 _LAYOUT = 1
 # Added later; harmless to other releases of this layout.
 _ADDED = "CREATE TABLE IF NOT EXISTS pasts (catalogue TEXT PRIMARY KEY, past TEXT NOT NULL) WITHOUT ROWID"
+_MODELS = """
+CREATE TABLE IF NOT EXISTS models_of_versions (
+    catalogue TEXT, version TEXT, model TEXT NOT NULL, PRIMARY KEY (catalogue, version)) WITHOUT ROWID
+"""
 _PAUSE_S = 0.001
 _Result = TypeVar("_Result")
 
@@ -161,7 +165,8 @@ class Database:
             raise StoreError(f"{self._path}: layout {layout}; this release reads {_LAYOUT}")
         if layout == 0:
             connection.executescript(SCHEMA)
-        for name, made in (("pasts", _ADDED), ("trials", _TRIALS), ("identity", _RECORDS)):
+        added = {"pasts": _ADDED, "trials": _TRIALS, "identity": _RECORDS, "models_of_versions": _MODELS}
+        for name, made in added.items():
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
                 connection.executescript(made)
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import ArtifactError, IGDError, InputError, StoreError, StoreUnavailable
 from igd_core.store.base import StoredVersion
-from igd_core.store.bundles import FILES, OPTIONAL_FILES, Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.bundles import MANIFEST, Bundle, Chunk, Layout, holds_version, receive
 from igd_core.store.names import (
     is_catalogue_name,
     not_stored,
+    require_catalogue_name,
     require_holder,
     require_keep,
     require_version,
@@ -25,7 +26,7 @@ from igd_core.store.redis.scripts import DISCARD, HOLD, LIST, POINT, PRUNE, STOR
 from igd_core.store.redis.trials import RedisTrials, read_trial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
     from pathlib import Path
 
     from igd_core.store.redis.link import Link
@@ -41,28 +42,34 @@ _MOVES_TRIED = 5
 class _Record:
     """A stored version's record: ``SEQUENCE STORED_AT_MS {"chunk_bytes":N,"chunks":{FILE:COUNT},"bytes":N}``.
 
-    ``sequence`` numbers the catalogue's versions in the order of arrival, whatever the clock says.
+    ``sequence`` numbers the catalogue's versions in the order of arrival, whatever the clock says. A version that is
+    served with a published model says so as ``"model":VERSION``.
     """
 
     sequence: int
     stored_at: datetime
     size_bytes: int
     layout: Layout
+    model: str | None
 
     @staticmethod
-    def written(layout: Layout, size_bytes: int) -> str:
+    def written(layout: Layout, bundle: Bundle) -> str:
         """The part of the record that the publisher writes."""
-        return json.dumps({"chunk_bytes": layout.chunk_bytes, "chunks": dict(layout.counts), "bytes": size_bytes})
+        size_bytes, model = sum(bundle.sizes.values()), bundle.manifest.model
+        record = {"chunk_bytes": layout.chunk_bytes, "chunks": dict(layout.counts), "bytes": size_bytes}
+        return json.dumps(record if model is None else record | {"model": model})
 
     @staticmethod
     def read(data: bytes, version: str) -> _Record:
         try:
             sequence, stored_at_ms, written = data.decode().split(" ", 2)
             body = json.loads(written)
-            held = [name for name in OPTIONAL_FILES if name in body["chunks"]]
-            counts = {name: int(body["chunks"][name]) for name in (*FILES, *held)}
+            counts = {name: int(count) for name, count in body["chunks"].items()}
+            model = body.get("model")
             if (
-                not 1 <= int(body["chunk_bytes"]) <= _MOST_CHUNK_BYTES
+                MANIFEST not in counts
+                or not (model is None or isinstance(model, str))
+                or not 1 <= int(body["chunk_bytes"]) <= _MOST_CHUNK_BYTES
                 or min(counts.values()) < 0
                 or sum(counts.values()) > _MOST_CHUNKS
             ):
@@ -72,8 +79,9 @@ class _Record:
                 stored_at=datetime.fromtimestamp(int(stored_at_ms) / 1000, UTC),
                 size_bytes=int(body["bytes"]),
                 layout=Layout(chunk_bytes=int(body["chunk_bytes"]), counts=counts),
+                model=model,
             )
-        except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
             raise StoreError(f"the record of version {version} cannot be read") from None
 
 
@@ -94,7 +102,7 @@ class RedisArtifacts(RedisTrials):
         """Upload the artifact's files, then record the version."""
         bundle = await asyncio.to_thread(Bundle.open, directory)
         version = bundle.manifest.version
-        catalogue = catalogue or bundle.manifest.name
+        catalogue = bundle.shelf(catalogue)
         keys = Keys(self._prefix, catalogue)
         known = await self._record(keys, version)
         layout = known.layout if known else Layout.of(bundle.sizes, self._chunk_bytes)
@@ -106,7 +114,7 @@ class RedisArtifacts(RedisTrials):
                 await self._bulk.call(
                     "SET", key, await asyncio.to_thread(bundle.read, chunk, layout.chunk_bytes), *ends
                 )
-            written = _Record.written(layout, sum(bundle.sizes.values()))
+            written = _Record.written(layout, bundle)
             if not await self._bulk.run(STORE, [keys.versions, keys.pointer, *chunk_keys], [version, written]):
                 raise StoreUnavailable(f"version {version} was removed by another while it was being stored")
         except IGDError:
@@ -116,6 +124,7 @@ class RedisArtifacts(RedisTrials):
 
     async def activate(self, catalogue: str, version: str) -> None:
         """Move the pointer and notify `changes`, in one step."""
+        require_catalogue_name(catalogue)
         keys = Keys(self._prefix, catalogue)
         require_version(version)
         for _ in range(_MOVES_TRIED):
@@ -126,6 +135,7 @@ class RedisArtifacts(RedisTrials):
 
     async def roll_back(self, catalogue: str, version: str | None = None) -> PointerMove:
         """Move the pointer back and notify `changes`, unless somebody else has moved it meanwhile."""
+        require_catalogue_name(catalogue)
         keys = Keys(self._prefix, catalogue)
         if version is not None:
             require_version(version)
@@ -187,12 +197,12 @@ class RedisArtifacts(RedisTrials):
         held = f"{require_version(version)}/{require_holder(holder)}"
         await self._link.run(HOLD, [Keys(self._prefix, catalogue).holds], [held, round(ttl_s * 1000)])
 
-    async def prune(self, catalogue: str, *, keep: int) -> Sequence[str]:
+    async def prune(self, catalogue: str, *, keep: int, spare: Collection[str] = ()) -> Sequence[str]:
         """Delete all but the newest versions and those in use."""
         keys = Keys(self._prefix, catalogue)
         deleted = []
         for stored, layout in (await self._listed(keys))[require_keep(keep) :]:
-            if stored.is_previous:
+            if stored.is_previous or stored.version in spare:
                 continue
             chunk_keys = keys.chunks(stored.version, layout)
             if await self._link.run(
@@ -246,6 +256,7 @@ class RedisArtifacts(RedisTrials):
                     is_previous=name == previous,
                     holders=tuple(sorted(holder for version, holder in held if version == name)),
                     trial=trial_of[name],
+                    model=record.model,
                 ),
                 record.layout,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from igd_core.store.names import require_catalogue_name
+from igd_core.store.names import require_shelf
 
 if TYPE_CHECKING:
     from igd_core.store.bundles import Chunk, Layout
@@ -14,7 +14,7 @@ class Keys:
     """The keys of one catalogue; the name in braces puts all of them in one hash slot of a cluster."""
 
     def __init__(self, prefix: str, catalogue: str) -> None:
-        start = f"{prefix}:{{{require_catalogue_name(catalogue)}}}"
+        start = f"{prefix}:{{{require_shelf(catalogue)}}}"
         self.versions = f"{start}:versions"
         self.pointer = f"{start}:pointer"
         self.holds = f"{start}:holds"

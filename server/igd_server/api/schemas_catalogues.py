@@ -22,6 +22,7 @@ VersionRefusalReason: TypeAlias = Literal[
     "format",
     "tokenizer",
     "vocabulary",
+    "model",
     "engine",
     "unforeseen",
     "attempt-died",
@@ -29,7 +30,8 @@ VersionRefusalReason: TypeAlias = Literal[
     "faults",
 ]
 """Not stored; altered, truncated or inconsistent; of another format or release; made for another tokenizer or a larger
-vocabulary than the model's; the engine failed on it; a mistake of ours; an attempt to serve it here ended with the
+vocabulary than the model's; the published model that it names cannot be loaded, or not on this server; the engine
+failed on it; a mistake of ours; an attempt to serve it here ended with the
 process; the server that tried it first refused it or ended; its first answers failed."""
 
 
@@ -119,6 +121,10 @@ class CatalogueInfo(_Response):
     refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
     model: str
     model_fingerprint: str = Field(description="Of the model's content, as in answers.")
+    published_model: str | None = Field(
+        default=None,
+        description="Version of the published model that it is served with; absent: the server's own model.",
+    )
     adapters: dict[str, str] = Field(description="Fingerprint of the model under each of its adapters, by name.")
     loaded_at: datetime
     items: int

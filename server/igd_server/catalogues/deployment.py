@@ -20,6 +20,7 @@ from igd_server.catalogues.attempts import Attempts
 from igd_server.catalogues.fleet import FleetMember, TrialRules
 from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.heap import keep_giving_back_free_memory
+from igd_server.catalogues.models import Models
 from igd_server.catalogues.opening import Loader, OpenedModel, open_model, warmed
 from igd_server.catalogues.served import LoadedVersions, ServedCatalogue
 from igd_server.catalogues.version_folder import VersionFolder
@@ -77,7 +78,7 @@ class Deployment:
         self._metrics = metrics or Metrics()
         self._open_model = open_model
         self._read_artifact = read_artifact
-        self._model: OpenedModel | None = None
+        self._models: Models | None = None
         self._versions: LoadedVersions | None = None
         self._fixed: ServedCatalogue | None = None
         self._live: dict[str, LiveCatalogue] = {}
@@ -103,7 +104,9 @@ class Deployment:
             self._fail(error)
             return
         self.started = True
-        self._following.append(asyncio.create_task(self._watch_engine()))
+        if self._models is not None:
+            await self._models.settle()
+            self._following.append(asyncio.create_task(self._watch_engine(self._models)))
         self._following.append(asyncio.create_task(keep_giving_back_free_memory(_GIVE_BACK_S)))
         self._announce()
 
@@ -118,6 +121,11 @@ class Deployment:
         if self._fixed is not None:
             return {self._fixed.name: self._fixed}
         return {name: live.served for name, live in self._live.items() if live.served is not None}
+
+    @property
+    def models(self) -> Models | None:
+        """The models of this process; None before the first is being opened."""
+        return self._models
 
     @property
     def current(self) -> ServedCatalogue | None:
@@ -188,28 +196,30 @@ class Deployment:
             await live.close(engine_failed=isinstance(self.failure, EngineClosed))
         if self._versions is not None:
             await self._versions.close()
-        if self._model is not None:
-            await self._model.engine.close()
+        if self._models is not None:
+            await self._models.close()
 
     async def _start_fixed(self, directory: Path) -> None:
         artifact = await asyncio.to_thread(self._read_artifact, directory)
-        model, versions = await self._start_model()
+        models, versions = await self._start_model(None)
+        model = await models.join(artifact.manifest.model)
         fixed = await warmed(artifact, model, name=artifact.manifest.name)
         versions.add(fixed)
         self._fixed = fixed
 
     async def _start_live(self) -> None:
-        model, versions = await self._start_model()
+        parent = self._settings.cache_dir or igd_home() / "artifacts"
+        models, versions = await self._start_model(parent)
         fleet = FleetMember(
             store=self._store,
-            loader=Loader(model, versions, self._read_artifact),
+            loader=Loader(models, versions, self._read_artifact),
             versions=versions,
+            models=models,
             metrics=self._metrics,
             holder=_holder(),
             poll_s=self._settings.poll_s,
             rules=_rules(self._settings),
         )
-        parent = self._settings.cache_dir or igd_home() / "artifacts"
         state = self._settings.state_dir or parent
         self._live = {
             name: LiveCatalogue(name, VersionFolder(parent / name), Attempts(state / name / ".attempts"), fleet)
@@ -222,13 +232,20 @@ class Deployment:
         for looked in looks:
             await looked.wait()
 
-    async def _start_model(self) -> tuple[OpenedModel, LoadedVersions]:
-        self._model = await asyncio.to_thread(self._open_model, self._settings)
-        self._versions = LoadedVersions(self._model.engine)
-        return self._model, self._versions
+    async def _start_model(self, parent: Path | None) -> tuple[Models, LoadedVersions]:
+        models = self._models = Models(
+            lambda: self._open_model(self._settings),
+            store=self._store,
+            parent=parent,
+            max_bytes=self._settings.max_model_bytes,
+            adapters=_adapters_wanted(self._settings),
+        )
+        await models.start()
+        self._versions = LoadedVersions(models)
+        return models, self._versions
 
-    async def _watch_engine(self) -> None:
-        while self._model is not None and self._model.engine.stats().healthy:  # noqa: ASYNC110 - engines tell nobody
+    async def _watch_engine(self, models: Models) -> None:
+        while models.healthy:  # noqa: ASYNC110 - engines tell nobody
             await asyncio.sleep(_LOOK_AT_ENGINE_S)
         self._fail(EngineClosed(_ENGINE_FAILED))
 
@@ -299,11 +316,21 @@ class Deployment:
                     "runtime": model.runtime,
                     **{name: told for name, told in how.items() if told},
                     "checkpoint_sha256": model.checkpoint,
+                    "published_models": {name: each.artifact.manifest.model for name, each in served.items()},
                     "items": sum(len(catalogue.catalogue) for catalogue in served.values()),
                     "seconds": round(time.monotonic() - self._started, 3),
                 }
             },
         )
+
+
+def _adapters_wanted(settings: Settings) -> dict[str, list[str]]:
+    """Adapters that variants name, by the catalogue that they are for."""
+    wanted: dict[str, list[str]] = {}
+    for variant in settings.variants:
+        if variant.adapter is not None and (names := settings.catalogues):
+            wanted.setdefault(variant.catalogue or names[0], []).append(variant.adapter)
+    return wanted
 
 
 def _holder() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from igd_core.store.base import ArtifactStore
+    from igd_server.catalogues.models import Models
     from igd_server.catalogues.opening import Loader
     from igd_server.catalogues.served import LoadedVersions
     from igd_server.observe.metrics import Metrics
@@ -39,6 +40,7 @@ class FleetMember:
         store: holds the pointers.
         loader: loads versions into the engine.
         versions: that are in the engine.
+        models: that they are served with.
         metrics: counts swaps and refusals.
         holder: this server's name in the store.
         poll_s: seconds between two reads of a pointer.
@@ -48,6 +50,7 @@ class FleetMember:
     store: ArtifactStore
     loader: Loader
     versions: LoadedVersions
+    models: Models
     metrics: Metrics
     holder: str
     poll_s: float

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
@@ -32,11 +32,13 @@ class DeploymentGauges(Collector):
             "igd_ready", "1 while recommendations are served, as /readyz says; else 0.", float(ready)
         )
         served = self._deployment.serving
-        if served:
-            engine = next(iter(served.values())).recommender.engine
-            yield from _engine(engine.stats())
-            self._on_model(engine.identity)
-            yield _model(engine.identity)
+        models = self._deployment.models
+        if served and models is not None and (stats := models.stats()) is not None:
+            yield from _engine(stats)
+            identities = models.identities
+            for identity in identities:
+                self._on_model(identity)
+            yield _model(identities)
         info = GaugeMetricFamily(
             "igd_catalogue_info", "1 for the catalogue version that is served.", labels=("catalogue", "version")
         )
@@ -71,14 +73,15 @@ class DeploymentGauges(Collector):
         yield from (following, lag)
 
 
-def _model(identity: ModelIdentity) -> GaugeMetricFamily:
+def _model(identities: Sequence[ModelIdentity]) -> GaugeMetricFamily:
     info = GaugeMetricFamily(
         "igd_model_info",
-        '1 for the model, and for each adapter on it; adapter "" is the model itself.',
+        '1 for each model that a version is served with, and for each adapter on it; adapter "" is the model itself.',
         labels=("model", "adapter", "fingerprint", "engine"),
     )
-    for adapter, fingerprint in identity.fingerprints.items():
-        info.add_metric((identity.name, adapter or "", fingerprint, identity.engine), 1)
+    for identity in identities:
+        for adapter, fingerprint in identity.fingerprints.items():
+            info.add_metric((identity.name, adapter or "", fingerprint, identity.engine), 1)
     return info
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from igd_core.engines.tuned_prompt import why_untuned
-from igd_core.errors import ArtifactError, EngineError
+from igd_core.errors import ArtifactError, EngineError, InputError, ModelError
 from igd_core.limits import MAX_K
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
@@ -22,12 +23,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_core.artifact import Artifact
+    from igd_core.engines.open import EngineOptions
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.search.engine import Engine
+    from igd_core.store.published_models import ModelManifest
+    from igd_server.catalogues.models import Models
     from igd_server.settings import Settings
 
 _log = logging.getLogger("igd.server")
 _WITHOUT = Variant(name="without")
+
+
+def refuse_published(_folder: Path, manifest: ModelManifest, beside: Engine) -> OpenedModel:
+    """For engines that run the one model that they were started with.
+
+    Raises:
+        ModelError: always.
+    """
+    raise ModelError(
+        f"model {manifest.version} ({manifest.name}): engine {beside.identity.engine!r} runs the one model that it was "
+        "started with; published models need the embedded engine"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +55,16 @@ class OpenedModel:
         token_texts: as `igd_core.catalogue.tokenization.TitleTokenizer.token_texts`.
         adapters: names of its adapters.
         tuned: what the model (under None) and each of its adapters were tuned on, if they say so.
+        open_published: loads a published model beside an engine that is open; may block.
+        leaves: whether it is closed while no version is served with it, and opened anew for the next one.
     """
 
     engine: Engine
     token_texts: Callable[[str, Sequence[int]], list[str]]
     adapters: tuple[str, ...] = ()
     tuned: Mapping[str | None, TunedPrompt | None] = field(default_factory=dict)
+    open_published: Callable[[Path, ModelManifest, Engine], OpenedModel] = refuse_published
+    leaves: bool = False
 
 
 def open_model(settings: Settings) -> OpenedModel:
@@ -58,24 +78,56 @@ def open_model(settings: Settings) -> OpenedModel:
     from igd_core.engines.open import EngineOptions, open_engine
 
     transformers_logging.disable_progress_bar()  # a progress bar is not a line of JSON
-    opened = open_engine(
-        EngineOptions(
-            model=settings.model,
-            engine=settings.engine,
-            device=settings.device,
-            dtype=settings.dtype,
-            forward=settings.forward,
-            cache_bytes=settings.cache_bytes,
-            adapters=dict(settings.adapters),
-            vllm=settings.vllm or {},
-        )
+    options = EngineOptions(
+        model=settings.model,
+        engine=settings.engine,
+        device=settings.device,
+        dtype=settings.dtype,
+        forward=settings.forward,
+        cache_bytes=settings.cache_bytes,
+        adapters=dict(settings.adapters),
+        vllm=settings.vllm or {},
     )
+    opened = open_engine(options)
     log_other_normalisations(settings, opened.tuned)
+    embedded = settings.engine == "tree"
     return OpenedModel(
         engine=opened.engine,
         token_texts=opened.tokenizer.token_texts,
         adapters=tuple(dict(settings.adapters)),
         tuned=opened.tuned,
+        open_published=functools.partial(_open_published, options) if embedded else refuse_published,
+        leaves=embedded,
+    )
+
+
+def _open_published(options: EngineOptions, folder: Path, manifest: ModelManifest, beside: Engine) -> OpenedModel:
+    """Load a published checkpoint, or the server's own with a published adapter merged into it. Blocking.
+
+    Raises:
+        ModelError: it cannot be loaded, or is an adapter of another checkpoint than the server's.
+    """
+    from igd_core.engines.open import checkpoint_sha256, open_beside
+
+    told = f"model {manifest.version} ({manifest.name})"
+    adapter = manifest.kind == "adapter"
+    if adapter and checkpoint_sha256(options.model) != manifest.base:
+        raise ModelError(f"{told}: an adapter of another checkpoint than {options.model}, this server's own")
+    model = options.model if adapter else folder
+    alone = replace(options, model=model, adapters={}, name=manifest.name)
+    try:
+        opened = open_beside(alone, beside, merged=folder if adapter else None)
+    except (ModelError, InputError) as error:
+        raise ModelError(f"{told}: {error}") from None
+    identity = opened.engine.identity
+    if manifest.content != (identity.merged if adapter else identity.checkpoint):
+        raise ModelError(f"{told}: its files have been altered on this disk")
+    return OpenedModel(
+        engine=opened.engine,
+        token_texts=opened.tokenizer.token_texts,
+        tuned=opened.tuned,
+        open_published=functools.partial(_open_published, options),
+        leaves=True,
     )
 
 
@@ -113,11 +165,11 @@ async def warmed(artifact: Artifact, model: OpenedModel, *, name: str) -> Served
 
 
 class Loader:
-    """Loads versions from disk into the engine, one at a time for all catalogues."""
+    """Loads versions from disk into the engine, each with its model, one at a time for all catalogues."""
 
-    def __init__(self, model: OpenedModel, versions: LoadedVersions, read_artifact: Callable[[Path], Artifact]) -> None:
+    def __init__(self, models: Models, versions: LoadedVersions, read_artifact: Callable[[Path], Artifact]) -> None:
         """``read_artifact`` reads and verifies an artifact, and may block."""
-        self._model = model
+        self._models = models
         self._versions = versions
         self._read_artifact = read_artifact
         self._turn = asyncio.Lock()
@@ -127,6 +179,7 @@ class Loader:
 
         Raises:
             ArtifactError: damaged, foreign, or made for another tokenizer or model.
+            ModelError: the model that it names cannot be loaded.
             EngineError: the engine cannot run it.
         """
         async with self._turn:
@@ -136,9 +189,18 @@ class Loader:
                 if artifact.version != version:
                     raise ArtifactError(f"manifest.json: of version {artifact.version}, expected {version}")
                 await self._versions.unloaded(version)
-                served = await warmed(artifact, self._model, name=name)
+                served = await self._warmed(artifact, name)
                 self._versions.add(served)
         return served
+
+    async def _warmed(self, artifact: Artifact, name: str) -> ServedCatalogue:
+        model = artifact.manifest.model
+        opened = await self._models.join(model)
+        try:
+            return await warmed(artifact, opened, name=name)
+        except BaseException:
+            await self._models.leave(model)
+            raise
 
 
 def _indexed(artifact: Artifact, model: OpenedModel, name: str) -> ServedCatalogue:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from igd_core.errors import ArtifactError, EngineError, InputError
+from igd_core.errors import ArtifactError, EngineError, InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,4 +76,6 @@ def _reason(error: Exception) -> VersionRefusalReason:
         return _REASON_OF_PART.get(part, "damaged")
     if isinstance(error, InputError):
         return "missing"
+    if isinstance(error, ModelError):
+        return "model"
     return "engine" if isinstance(error, EngineError) else "unforeseen"

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from igd_core.artifact import Artifact
+    from igd_core.artifact import Artifact, Manifest
     from igd_core.catalogue.attribute_types import AttributeType
     from igd_core.catalogue.items import Catalogue
     from igd_core.search.engine import Engine
     from igd_core.search.identity import ModelIdentity
     from igd_core.search.recommender import Recommender
+    from igd_server.catalogues.models import Models
     from igd_server.catalogues.titles import TitleSearch
 
 _MAX_FAULT_CHARS = 200
@@ -124,10 +125,11 @@ class LoadedVersions:
     """A version stays in the engine while a catalogue serves it or a request runs on it; then it is unloaded.
 
     A catalogue that serves a version is one of its users, and so is every request; two catalogues may serve the same.
+    A version is a user of its model, from before it is added until it has been unloaded.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, models: Models) -> None:
+        self._models = models
         self._loaded: dict[str, _Loaded] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
         self._closed = False
@@ -151,7 +153,8 @@ class LoadedVersions:
         if loaded.users == 0:
             del self._loaded[version]
             if not self._closed:
-                self._unloading[version] = asyncio.get_running_loop().create_task(self._unload(version))
+                unload = self._unload(loaded.served.recommender.engine, loaded.served.artifact.manifest)
+                self._unloading[version] = asyncio.get_running_loop().create_task(unload)
 
     async def unloaded(self, version: str) -> None:
         """Wait until the engine is not unloading this version."""
@@ -164,9 +167,11 @@ class LoadedVersions:
         if self._unloading:
             await asyncio.wait(self._unloading.values(), timeout=_LONGEST_UNLOAD_S)
 
-    async def _unload(self, version: str) -> None:
+    async def _unload(self, engine: Engine, manifest: Manifest) -> None:
+        version = manifest.version
         try:
-            await self._engine.unload(version)
+            await engine.unload(version)
+            await self._models.leave(manifest.model)
             await asyncio.to_thread(give_back_free_memory)
             _log.info("version_unloaded", extra={"fields": {"version": version}})
         except Exception:  # noqa: BLE001 - nobody waits for this task

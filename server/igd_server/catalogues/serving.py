@@ -10,11 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from igd_core.errors import InputError, StoreError
+from igd_core.artifact import Manifest
+from igd_core.errors import InputError, ModelError, StoreError
+from igd_core.store.bundles import MANIFEST
 from igd_server.catalogues.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from igd_server.catalogues.fleet import FleetMember
     from igd_server.catalogues.refusals import Refusal
@@ -54,6 +57,7 @@ class Serving:
 
         Raises:
             ArtifactError: damaged, foreign, or made for another tokenizer or model.
+            ModelError: the published model that it names cannot be loaded, or not on this server.
             InputError: not stored.
             EngineError: the engine cannot run it.
             StoreError: the store, or this disk, cannot do it now.
@@ -61,14 +65,25 @@ class Serving:
         """
         held = self._fleet.versions.join(version)  # another catalogue serves it, or requests still run on it
         if held is not None:
-            return held
+            return self._checked(held)
         await self.hold(version)
         directory = await self._folder.fetch(self._fleet.store, self._name, version)
+        model = await asyncio.to_thread(_model_named_in, directory)
+        self._fleet.models.check(self._name, model)
+        await self._fleet.models.fetch(model)
         return await self._fleet.loader.load(self._name, version, directory)
 
     async def load_from_disk(self, version: str) -> ServedCatalogue:
         """As `load`, from what this machine fetched before; asks no store."""
         return await self._fleet.loader.load(self._name, version, self._folder.path(version))
+
+    def _checked(self, held: ServedCatalogue) -> ServedCatalogue:
+        try:
+            self._fleet.models.check(self._name, held.artifact.manifest.model)
+        except ModelError:
+            self._fleet.versions.leave(held.version)
+            raise
+        return held
 
     def swap(self, served: ServedCatalogue) -> str | None:
         """Let requests get this version from now on; returns the version before."""
@@ -89,6 +104,7 @@ class Serving:
         facts = {
             "model": served.model_id,
             "model_fingerprint": served.model.fingerprint(),
+            "published_model": served.artifact.manifest.model,
             "items": len(served.catalogue),
             "source": source,
         }
@@ -101,6 +117,7 @@ class Serving:
         needed = (served.version, before, await asyncio.to_thread(self._folder.last_served))
         keep = {version for version in needed if version is not None}
         await self._on_disk(lambda: self._folder.prune(keep))
+        await self._on_disk(self._fleet.models.prune)
 
     async def hold(self, version: str) -> None:
         """Keep a version from being pruned; a full or read-only store cannot, which does not hinder serving it."""
@@ -132,6 +149,11 @@ class Serving:
             await asyncio.to_thread(change)
         except OSError as error:
             log_disk_failure(self._name, error)
+
+
+def _model_named_in(directory: Path) -> str | None:
+    """The published model that a fetched version names. Blocking."""
+    return Manifest.from_bytes((directory / MANIFEST).read_bytes()).model
 
 
 def log_disk_failure(catalogue: str, error: OSError) -> None:

@@ -7,8 +7,9 @@ import pytest
 from bundles import contents
 from stores import version_of
 
+from igd_core.artifact.manifest import PART_NAMES
 from igd_core.errors import ArtifactError
-from igd_core.store.bundles import FILES, Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.bundles import MANIFEST, Bundle, Chunk, Layout, holds_version, receive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def test_chunks_put_together_are_the_files(pristine_bundle: Path, chunk_bytes: int) -> None:
     bundle = Bundle.open(pristine_bundle)
     layout = Layout.of(bundle.sizes, chunk_bytes)
-    files = dict.fromkeys(FILES, b"")
+    files = dict.fromkeys((*PART_NAMES, MANIFEST), b"")
     for chunk in layout.chunks():
         data = bundle.read(chunk, chunk_bytes)
         assert 1 <= len(data) <= chunk_bytes

@@ -54,6 +54,7 @@ def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:
         refusals=[] if live is None else _refused(live.refusals),
         model=served.model_id,
         model_fingerprint=served.model.fingerprint(),
+        published_model=manifest.model,
         adapters={name: served.model.fingerprint(name) for name in served.model.adapters},
         loaded_at=served.loaded_at,
         items=manifest.counts.items,

@@ -346,7 +346,7 @@ async def test_being_told_to_stop_is_no_death_and_the_end_of_the_engine_is_one(
     second = await publish(store, editions[1], tmp_path)
     async with deployed(store, cache, settings=LONG) as deployment:
         await serves(deployment, second)
-        await deployment._model.engine.close()  # type: ignore[union-attr]
+        await deployment.served().recommender.engine.close()
         await until(lambda: isinstance(deployment.failure, EngineClosed))
         await deployment.close()
     (dead,) = attempts(cache).dead()
