@@ -29,7 +29,13 @@ from safetensors.numpy import load
 
 from igd_core.artifact.counts import Counts
 from igd_core.artifact.files import encode_parts
-from igd_core.artifact.manifest import FORMAT, FORMAT_VERSION, FORMAT_VERSION_WITH_SCORER, Manifest
+from igd_core.artifact.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    FORMAT_VERSION_WITH_MODEL,
+    FORMAT_VERSION_WITH_SCORER,
+    Manifest,
+)
 from igd_core.catalogue.attribute_types import AttributeType
 from igd_core.catalogue.gain import InfoGainTable
 from igd_core.catalogue.items import Catalogue
@@ -254,7 +260,7 @@ def _command(parser: argparse.ArgumentParser) -> str:
 
 def manifest() -> str:
     """The fields of an artifact's manifest."""
-    versions = f"{FORMAT_VERSION}, or {FORMAT_VERSION_WITH_SCORER} with a scorer"
+    versions = f"{FORMAT_VERSION}, {FORMAT_VERSION_WITH_SCORER} with a scorer, {FORMAT_VERSION_WITH_MODEL} with a model"
     own = {"format": f'`"{FORMAT}"`', "format_version": versions, "version": "the content's hash"}
     words = {**own, **attributes_of(Manifest)}
     words |= {f"template.{name}": text for name, text in attributes_of(PromptTemplate).items()}

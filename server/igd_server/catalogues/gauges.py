@@ -79,9 +79,13 @@ def _model(identities: Sequence[ModelIdentity]) -> GaugeMetricFamily:
         '1 for each model that a version is served with, and for each adapter on it; adapter "" is the model itself.',
         labels=("model", "adapter", "fingerprint", "engine"),
     )
-    for identity in identities:
-        for adapter, fingerprint in identity.fingerprints.items():
-            info.add_metric((identity.name, adapter or "", fingerprint, identity.engine), 1)
+    samples = {  # one content may be published under several names, and under one name twice
+        (identity.name, adapter or "", fingerprint, identity.engine)
+        for identity in identities
+        for adapter, fingerprint in identity.fingerprints.items()
+    }
+    for labels in sorted(samples):
+        info.add_metric(labels, 1)
     return info
 
 

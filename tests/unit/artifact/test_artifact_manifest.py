@@ -122,6 +122,8 @@ def test_a_missing_key_is_refused_by_name(artifact: Artifact, key: str) -> None:
         ({"beams": True}, "beams is True"),
         ({"beams": 20.0}, "beams is 20.0"),
         ({"smoothing": -1.0}, "smoothing is -1.0"),
+        ({"model": 3}, "model is 3"),
+        ({"model": "latest"}, "model is 'latest'"),
         ({"vocab_size": 3}, "template: token id .* is outside the vocabulary of 3"),
         ({"parts": {}}, r"parts are \[\], expected"),
     ],
@@ -168,3 +170,12 @@ def test_numbers_that_are_not_finite_are_refused(artifact: Artifact, number: str
 def test_a_template_of_another_shape_is_refused(artifact: Artifact, value: object) -> None:
     with pytest.raises(ArtifactError, match=r"manifest.json: (TypeError|KeyError)"):
         Manifest.from_bytes(changed(artifact, "template", value))
+
+
+def test_a_manifest_that_names_a_model_is_another_version_which_earlier_releases_refuse(artifact: Artifact) -> None:
+    bound = replace(artifact.manifest, model="0123456789abcdef")
+    assert bound.version != artifact.version
+    assert Manifest.from_bytes(bound.to_bytes()) == bound
+    assert json.loads(bound.to_bytes())["format_version"] == 3
+    assert b'"model"' not in artifact.manifest.to_bytes()
+    assert replace(bound, model=None).version == artifact.version

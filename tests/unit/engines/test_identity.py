@@ -51,6 +51,21 @@ def test_a_name_is_no_part_of_a_fingerprint_and_content_is_all_of_it() -> None:
         IDENTITY.fingerprint("none")
 
 
+def test_an_adapter_has_one_fingerprint_under_a_name_and_merged_into_the_model() -> None:
+    alone = replace(IDENTITY, adapters={}, merged="1")
+    assert alone.fingerprint() == IDENTITY.fingerprint("a")
+
+
+def test_what_a_published_model_was_stored_with_is_no_part_of_its_content(tmp_path: Path) -> None:
+    content = {"config_json": b"{}", "model_safetensors": b"w"}
+    plain, stored = files(tmp_path / "a", **content), files(tmp_path / "b", **content, manifest_json=b"{}")
+    assert digest_of(plain) == digest_of(stored)
+    with FolderDigests(stored) as digests:
+        assert digests.files() == {
+            name.replace("_", "."): (len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()
+        }
+
+
 async def test_models_made_in_memory_are_like_no_others(checkpoint_of: Callable[[str], Checkpoint]) -> None:
     engines = [TreeEngine(checkpoint_of("llama-fp32")) for _ in range(2)]
     for engine in engines:
