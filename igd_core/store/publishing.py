@@ -125,5 +125,7 @@ def _manifest_of(artifact: Path) -> Manifest:
     try:
         with (artifact / MANIFEST).open("rb") as file:
             return Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 1))
+    except FileNotFoundError:
+        raise ArtifactError(f"{artifact / MANIFEST}: not found; is this an artifact's directory?") from None
     except OSError as error:
         raise ArtifactError(f"{artifact / MANIFEST}: {error.strerror}") from None

@@ -7,6 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from checkpoints import write_checkpoint
+from factories import tiny_checkpoint
 from redis_server import RedisServer, free_port
 from stores import another_version, version_of
 
@@ -17,6 +19,8 @@ from igd_core.store.open import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from igd_core.catalogue.tokenization import TitleTokenizer
 
 
 @pytest.fixture(params=["files", "redis"])
@@ -73,6 +77,7 @@ def test_publishing_makes_a_version_current_and_keeps_the_previous(operator: Ope
     assert operator.json("publish", "--artifact", str(bundles[0])) == {
         "catalogue": "small",
         "version": first,
+        "model": None,
         "current": first,
         "previous": None,
     }
@@ -98,6 +103,7 @@ def test_rolling_back_returns_to_the_previous_version_and_again_not_to_the_bad_o
     assert [line.split() for line in shown.splitlines()] == [
         ["catalogue", "small"],
         ["version", second],
+        ["model", "own"],
         ["current", second],
         ["previous", first],
     ]
@@ -186,10 +192,41 @@ def test_versions_are_listed_for_people_and_for_machines(operator: Operator, bun
     assert [version["current"] for version in listed["small"]] == [True, False]
     assert operator.json("versions", "--catalogue", "small") == {"small": listed["small"]}
     lines = operator.text("versions").splitlines()
-    assert lines[0].split() == ["catalogue", "version", "stored", "MiB", "use"]
+    assert lines[0].split() == ["catalogue", "version", "stored", "MiB", "model", "use"]
     assert [line.split()[:2] for line in lines[1:]] == [["other", third], ["small", second], ["small", first]]
     assert lines[2].endswith("current")
     assert lines[3].endswith("previous")
+
+
+def test_a_version_names_the_model_it_was_published_with_until_another_is_said(
+    operator: Operator, bundles: Sequence[Path], tmp_path: Path, definition: dict[str, Any], tokenizer: TitleTokenizer
+) -> None:
+    folder = write_checkpoint(tmp_path / "tuned", tiny_checkpoint("llama-fp32", tokenizer).model, definition)
+    published = operator.json("publish", "--artifact", str(bundles[0]), "--model", str(folder), "--name", "mild")
+    model = published["model"]
+    assert published["version"] != version_of(bundles[0])
+    kept = operator.json("publish", "--artifact", str(bundles[1]))
+    assert (kept["model"], kept["previous"]) == (model, published["version"])
+    own = operator.json("publish", "--catalogue", "small", "--model", "own")
+    assert (own["version"], own["model"]) == (version_of(bundles[1]), None)
+    again = operator.json("publish", "--catalogue", "small", "--model", model)
+    assert again["version"] == kept["version"]
+    assert {each["version"]: each["model"] for each in operator.json("versions")["small"]} == {
+        published["version"]: model, kept["version"]: model, own["version"]: None,
+    }  # fmt: skip
+    (listed,) = operator.json("versions", "--models")
+    assert listed["version"] == model
+    assert set(listed["named_by"]) == {f"small/{each['version']}" for each in (published, kept)}
+    assert model in operator.text("versions", "--models").splitlines()[1]
+    assert operator.json("prune", "--catalogue", "small", "--keep", "1")["deleted_models"] == []
+    for flags, message in (
+        (("--model", "nowhere"), "'nowhere' is no folder, no version"),
+        (("--model", "0" * 16), "model 0000000000000000 is not stored"),
+        (("--name", "x"), "name: --name is of a model's folder"),
+        (("--model", "own", "--base", "x"), "base: --base is of a model's folder"),
+    ):
+        assert message in operator.complaint("publish", "--catalogue", "small", *flags)
+    assert "models: are of no catalogue" in operator.complaint("versions", "--models", "--catalogue", "small")
 
 
 def test_bad_input_is_one_clear_line(operator: Operator, bundles: Sequence[Path], bundle: Path) -> None:
