@@ -149,7 +149,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     )
     main.include_router(users_router(services.people))
     main.include_router(items_router(deployment, timeout_s=settings.default_timeout_ms / 1000))
-    main.include_router(catalogues_router(deployment))
+    main.include_router(catalogues_router(deployment, settings.variants))
     main.include_router(operations_router(deployment, None if apart else metrics))
     if not apart:
         main.include_router(admin_router(deployment))

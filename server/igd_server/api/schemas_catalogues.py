@@ -148,12 +148,20 @@ class UnservedCatalogue(_Response):
     refusals: list[RefusedVersion] = Field(description="Versions that could not be served, latest first.")
 
 
+class VariantInfo(_Response):
+    """A variant that requests can name."""
+
+    name: str
+    weight: float = Field(description="Share of users, relative to the other variants'.")
+
+
 class CatalogueList(_Response):
     """Catalogues of this server, the default one first."""
 
     request_id: str
     catalogues: list[CatalogueInfo] = Field(description="Being served; none while the server starts.")
     unserved: list[UnservedCatalogue] = Field(description="Following the store, with nothing to serve.")
+    variants: list[VariantInfo] | None = Field(default=None, description="Absent where the server has none.")
 
 
 class RollbackRequest(_Request):

@@ -43,9 +43,12 @@ async function fetchJson(path, options) {
   throw new Problem({ ...body, title: body.title || `HTTP ${response.status}`, status: response.status });
 }
 
+/** The catalogues being served, and the server's variants. */
+export const servedCatalogues = () => fetchJson("v1/catalogues", { cache: "no-store" });
+
 /** The catalogue being served, or null while there is none. */
 export async function servedCatalogue() {
-  return (await fetchJson("v1/catalogues", { cache: "no-store" })).catalogues[0] ?? null;
+  return (await servedCatalogues()).catalogues[0] ?? null;
 }
 
 /** Items whose title holds `query`, the most popular first; for an empty one, the most popular of all. */

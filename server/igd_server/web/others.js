@@ -1,11 +1,7 @@
 // What the model, the item scorer and popularity say of the same history, each alone.
 import { byId, element } from "./dom.js";
+import { mostPopular, named } from "./lists.js";
 import { placeOf, showMoves, showRanking } from "./ranking.js";
-
-const MOST_ITEMS = 100; // that one request may ask for
-const NAMES = { ease: "EASE", sasrec: "SASRec" };
-
-const named = (kind) => NAMES[kind] ?? kind.charAt(0).toUpperCase() + kind.slice(1);
 
 /**
  * Fill the lists below the recommendations, one after the other. `answer` is to the request `body`; `ask` gives the
@@ -29,16 +25,6 @@ export async function showOthers(answer, body, { catalogue, history, ask, signal
       if (!signal.aborted) note(id, error.detail ?? error.message);
     }
   }
-}
-
-/** Without a history popularity answers; what the history has, and other items of its titles, are left out as seen. */
-async function mostPopular({ k, filter }, { catalogue, history, ask }) {
-  const wanted = Math.min(k + history.length, MOST_ITEMS, catalogue.items);
-  const exclude = history.map((item) => item.item_id);
-  const { items } = await ask({ history: [], exclude, k: wanted, ...(filter && { filter }) }, "popularity");
-  const seen = new Set(history.map((item) => item.title));
-  const fresh = items.filter((item) => !seen.has(item.title)).slice(0, k);
-  return { items: fresh.map((item, index) => ({ ...item, rank: index + 1 })) };
 }
 
 const listOf = (id) => byId(id).querySelector("ol");

@@ -82,6 +82,11 @@ export function placeOf(_, chosen) {
   return move("to", `→ ${chosen}`, `, recommended at rank ${chosen}`);
 }
 
+/** In one of two lists side by side: that the other one does not have it. */
+export function onlyHere(_, there) {
+  return there === undefined ? move("new", "only here", "") : move("same", "", "");
+}
+
 const move = (kind, sign, spoken) =>
   element("span", { class: `move ${kind}` }, element("span", { "aria-hidden": "true" }, sign), unseen(spoken));
 

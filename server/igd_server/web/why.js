@@ -1,8 +1,8 @@
 // Why an item is recommended, in a sentence: what becomes of it when a title of the history is left out.
 import { titled } from "./dom.js";
+import { MOST_ITEMS } from "./lists.js";
 
 const MOST_LEFT_OUT = 10; // the newest titles of a history: each is a recommendation of its own
-const MOST_WANTED = 100; // items that one request may ask for
 const SHARE = 0.5; // of the greatest loss; who costs so much is a cause too
 
 /**
@@ -11,7 +11,7 @@ const SHARE = 0.5; // of the greatest loss; who costs so much is a cause too
  */
 export async function leaveOneOut(answer, body, { history, items, ask, onStep }) {
   const ids = history.map((item) => item.item_id);
-  const k = Math.min(2 * body.k, MOST_WANTED, items);
+  const k = Math.min(2 * body.k, MOST_ITEMS, items);
   const same = answer.gamma === undefined ? {} : { gamma: answer.gamma }; // the server's own may follow the length
   const without = [];
   for (const item of history.slice(-MOST_LEFT_OUT)) {

@@ -652,6 +652,7 @@ async def test_the_page_asks_for_its_own_files_and_the_api_alone(visit: Open) ->
                 "app",
                 "dom",
                 "items",
+                "lists",
                 "others",
                 "ranking",
                 "samples",

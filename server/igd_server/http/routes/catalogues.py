@@ -1,6 +1,6 @@
 """``GET /v1/catalogues``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter, Request
 
@@ -12,15 +12,17 @@ from igd_server.api.schemas_catalogues import (
     RefusedVersion,
     ScorerInfo,
     UnservedCatalogue,
+    VariantInfo,
 )
 from igd_server.catalogues.deployment import Deployment, ServedCatalogue
 from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.refusals import Refusal
 from igd_server.http.context import context_of
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.variants import Variant
 
 
-def catalogues_router(deployment: Deployment) -> APIRouter:
+def catalogues_router(deployment: Deployment, variants: Sequence[Variant]) -> APIRouter:
     """The one route."""
     router = APIRouter(tags=["catalogues"], dependencies=KEYED)
 
@@ -37,6 +39,7 @@ def catalogues_router(deployment: Deployment) -> APIRouter:
             request_id=context_of(request.scope).request_id,
             catalogues=[_info(served, deployment.live(name)) for name, served in serving.items()],
             unserved=[_unserved(live) for live in following if live.name not in serving],
+            variants=[VariantInfo(name=variant.name, weight=variant.weight) for variant in variants] or None,
         )
 
     return router

@@ -1,4 +1,4 @@
-"""The page to try recommendations, at ``/`` and ``/web/``; and the API's documentation, at ``/docs``."""
+"""The pages to try and to compare recommendations, at ``/``, ``/compare`` and ``/web/``; the API's, at ``/docs``."""
 
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,20 @@ def add_docs(app: FastAPI) -> None:
 
 
 def add_page(app: FastAPI, directory: Path) -> None:
-    """Serve the page's files; without a directory, ``/`` is 404."""
+    """Serve the pages' files; without a directory, ``/`` and ``/compare`` are 404."""
     if directory.is_dir():
         app.mount("/web", _RevalidatedFiles(directory=directory), name="web")
 
+    def page(name: str) -> FileResponse:
+        file = directory / name
+        if not file.is_file():
+            raise HTTPException(404)
+        return FileResponse(file, headers=_REVALIDATE)
+
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
-        page = directory / "index.html"
-        if not page.is_file():
-            raise HTTPException(404)
-        return FileResponse(page, headers=_REVALIDATE)
+        return page("index.html")
+
+    @app.get("/compare", include_in_schema=False)
+    async def compare() -> FileResponse:
+        return page("compare.html")
