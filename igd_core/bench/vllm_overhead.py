@@ -56,7 +56,7 @@ async def measure_overhead(engine: VLLMEngine, artifacts: Sequence[Artifact]) ->
 
 def _round(artifact: Artifact, nodes: Sequence[int]) -> Round:
     common: dict[str, Any] = {"version": artifact.version, "alpha": 0.2, "temperature": 1.0, "keep": _KEEP}
-    return Round(asks=[Ask(path=[], forced=0, question=NodeQuestion(node=node, **common)) for node in nodes])
+    return Round(asks=[Ask(path=[], question=NodeQuestion(node=node, **common)) for node in nodes])
 
 
 async def _step_ms(engine: VLLMEngine, prompt: list[int], asked: Round, name: str) -> float:

@@ -262,6 +262,73 @@ class RowMixing:
         return torch.where(_put(self.linear[children.row], device), linear, log_linear)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestChildren:
+    """The children that are left of every row, row after row.
+
+    Attributes:
+        count: ``(rows,)`` int64, how many are left of each; on the host.
+        place: ``(n,)`` int64, their places among all children of the rows; where the logits are.
+        logprob: ``(n,)`` float32, nats, unweighted; where the logits are.
+        children: all children of the rows.
+    """
+
+    count: NDArray[np.int64]
+    place: torch.Tensor
+    logprob: torch.Tensor
+    children: ScoredChildren
+
+
+def best_children(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> BestChildren:
+    """The best admitted children of each row's node, by weighted score or by that mixed with a prior."""
+    children = child_scores(logits, trie, rows)
+    first = np.searchsorted(children.row, np.arange(len(rows.node)))
+    admitted = ~choice.only_listed[children.row]
+    admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
+    ranked_by = children.score if choice.mixing is None else choice.mixing.mixed(children)
+    found = np.flatnonzero(admitted)
+    place = _best_of_each_row(children.row, ranked_by, found, choice.keep)
+    count = np.minimum(np.bincount(children.row[found], minlength=len(rows.node)), choice.keep)
+    return BestChildren(count=count, place=place, logprob=children.logprob[place], children=children)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildTable:
+    """The children that are left of every row, as a table; where the logits are.
+
+    Attributes:
+        tokens: ``(rows, width)`` int32, -1 where a row has no more children.
+        logprobs: ``(rows, width)`` float32, nats, unweighted; -inf there.
+    """
+
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+
+
+def tabulate_children(
+    logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice, *, width: int
+) -> ChildTable:
+    """As `expose_children_`, but beside the logits, which are only read: nothing here is as wide as the vocabulary.
+
+    Args:
+        logits: ``(rows, vocab)``.
+        trie: the rows' trie.
+        rows: node, alpha and temperature per row.
+        choice: what is left of each row.
+        width: of the table; at least what is kept of any row.
+    """
+    best, device = best_children(logits, trie, rows, choice), logits.device
+    end = best.count.cumsum()
+    column = np.arange(int(best.count.sum())) - np.repeat(end - best.count, best.count)
+    place = _put(np.repeat(np.arange(len(rows.node)) * width, best.count) + column, device)
+    token = _put(trie.edge_token[best.children.edge], device)[best.place]
+    tokens = torch.full((len(rows.node), width), -1, dtype=torch.int32, device=device)
+    logprobs = torch.full((len(rows.node), width), float("-inf"), device=device)
+    tokens.view(-1).index_copy_(0, place, token)
+    logprobs.view(-1).index_copy_(0, place, best.logprob)
+    return ChildTable(tokens=tokens, logprobs=logprobs)
+
+
 def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
     """Keep only the best children in each row, so that a log-softmax gives their log-probabilities; returns ``logits``.
 
@@ -278,21 +345,17 @@ def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings,
         choice: what is left of each row.
     """
     device, (num_rows, vocab) = logits.device, logits.shape
-    children = child_scores(logits, trie, rows)
-    first = np.searchsorted(children.row, np.arange(num_rows))
-    admitted = ~choice.only_listed[children.row]
-    admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
-    ranked_by = children.score if choice.mixing is None else choice.mixing.mixed(children)
-    kept = _best_of_each_row(children.row, ranked_by, np.flatnonzero(admitted), choice.keep)
+    best = best_children(logits, trie, rows, choice)
+    children, first = best.children, np.searchsorted(best.children.row, np.arange(num_rows))
     token = trie.edge_token[children.edge]
     # Tokens are ascending within a node: children at the position of their own id are 0, 1, 2... up to the first gap.
     in_place = token == np.arange(len(token)) - first[children.row]
     gap = np.bincount(children.row[in_place], minlength=num_rows)
-    row, logprob = _put(children.row, device)[kept], children.logprob[kept]
-    mass = torch.zeros(num_rows, device=device).index_add_(0, row, logprob.exp())
+    row = _put(children.row, device)[best.place]
+    mass = torch.zeros(num_rows, device=device).index_add_(0, row, best.logprob.exp())
     logits.fill_(float("-inf"))
     logits.scatter_(1, _put(gap, device)[:, None], torch.log1p(-mass.clamp_(max=_ALL_BUT_NOTHING))[:, None])
-    logits.view(-1).index_copy_(0, _put(children.row * vocab + token, device)[kept], logprob)
+    logits.view(-1).index_copy_(0, _put(children.row * vocab + token, device)[best.place], best.logprob)
     return logits
 
 

@@ -235,7 +235,7 @@ async def test_over_children_items_and_scores_are_the_embedded_engines_and_no_fo
         assert_same_answers(*[await search(each, artifact, prompt, **scoring) for each in (vllm, tree)])
     assert asked
     asks = [ask for params in asked for ask in rounds_of(params).asks]
-    assert {ask.forced for ask in asks} == {0}
+    assert {ask.question.forced for ask in asks} == {0}
     assert all(ask.question.over_children for ask in asks)
     assert all(len(artifact.trie.children(NodeId(ask.question.node))) > 1 for ask in asks)
 
@@ -573,11 +573,11 @@ async def test_a_bad_request_fails_alone(vllm: Subject, artifact: Artifact) -> N
         async for _ in engine.llm.generate(tokens_input([5]), params, "bad"):
             pass
     nobodys = NodeQuestion(version="of another day", node=0, alpha=0.2, temperature=1.0, keep=2)
-    asked = Round(asks=[Ask(path=[], forced=0, question=nobodys)])
+    asked = Round(asks=[Ask(path=[], question=nobodys)])
     async for output in engine.llm.generate(tokens_input([5]), round_params(asked), "unknown"):
         found = RoundAnswers.from_params(output.kv_transfer_params)
     assert found is not None
-    assert sorted(found.answers[0].logprobs.tolist()) == [-np.inf, -np.inf, 0.0], "no child shows"
+    assert not np.isfinite(found.answers[0].logprobs).any(), "no child shows"
     for outside in (-1, 10**6):  # vLLM checks them against its tokenizer only, and its worker would die of them
         with pytest.raises(EngineError, match=rf"the prompt holds token {outside}; the model has 0 to \d+"):
             await engine.open(artifact.version, [5, outside], Scoring())
@@ -636,7 +636,7 @@ async def test_a_round_that_is_given_up_halfway_leaves_nothing_behind(vllm: Subj
     engine = engine_of(vllm)
     version, prompt = artifact.version, prompt_of(artifact, 1, 2, 3)
     question = NodeQuestion(version=version, node=0, alpha=0.2, temperature=1.0, keep=4)
-    asked = Round(asks=[Ask(path=[token % 200] * 30, forced=0, question=question) for token in range(400)])
+    asked = Round(asks=[Ask(path=[token % 200] * 30, question=question) for token in range(400)])
 
     async def whole(request_id: str) -> int:
         async for output in engine.llm.generate(tokens_input(prompt), round_params(asked), request_id):

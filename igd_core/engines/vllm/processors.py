@@ -19,7 +19,15 @@ from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
 from igd_core.engines.vllm.question import EXTRA_ARG, NO_NODE, check_params
-from igd_core.search.scores import ChildChoice, RowMixing, RowSettings, TrieWeights, expose_children_
+from igd_core.search.scores import (
+    ChildChoice,
+    ChildTable,
+    RowMixing,
+    RowSettings,
+    TrieWeights,
+    expose_children_,
+    tabulate_children,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,21 +91,48 @@ class TrieConstraint:
         """
         if asked:
             logits = logits.contiguous()
-        groups: dict[int, list[int]] = {}
-        for row in sorted(asked):
-            groups.setdefault(id(asked[row].trie), []).append(row)
-        for rows in groups.values():
+        for rows in _by_trie(asked):
             trie = asked[rows[0]].trie
+            questions = [asked[row].question for row in rows]
             if trie is None:
                 logits[rows] = float("-inf")
                 logits[rows, 0] = 0.0
             elif rows == list(range(len(logits))):
-                _answer_group_(logits, trie, [asked[row].question for row in rows])
+                expose_children_(logits, trie, *_choice(trie, questions))
             else:
                 index = torch.tensor(rows, device=logits.device)
-                part = _answer_group_(logits[index], trie, [asked[row].question for row in rows])
+                part = expose_children_(logits[index], trie, *_choice(trie, questions))
                 logits.index_copy_(0, index, part)
         return logits
+
+    def table(self, logits: torch.Tensor, asked: Mapping[int, AcceptedQuestion]) -> ChildTable:
+        """The children that are asked for, as a table, where every row of ``logits`` has a question.
+
+        A row has the sampled token first, as vLLM's own have: its first column says nothing. If its trie is None, the
+        row gets no children, which its reader notices.
+        """
+        width = 2 + max(each.question.keep for each in asked.values())
+        tokens = torch.full((len(logits), width), -1, dtype=torch.int32, device=logits.device)
+        logprobs = torch.full((len(logits), width), float("-inf"), device=logits.device)
+        for rows in _by_trie(asked):
+            trie = asked[rows[0]].trie
+            if trie is None:
+                continue
+            index = torch.tensor(rows, device=logits.device)
+            part = logits if len(rows) == len(logits) else logits[index]
+            settings, choice = _choice(trie, [asked[row].question for row in rows])
+            found = tabulate_children(part, trie, settings, choice, width=width - 1)
+            tokens[index, 1:] = found.tokens
+            logprobs[index, 1:] = found.logprobs
+        return ChildTable(tokens=tokens, logprobs=logprobs)
+
+
+def _by_trie(asked: Mapping[int, AcceptedQuestion]) -> list[list[int]]:
+    """The rows with questions, ascending, in groups that ask about one trie."""
+    groups: dict[int, list[int]] = {}
+    for row in sorted(asked):
+        groups.setdefault(id(asked[row].trie), []).append(row)
+    return list(groups.values())
 
 
 def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
@@ -107,8 +142,8 @@ def _fits(question: NodeQuestion, trie: TrieWeights) -> bool:
     return bool(start < end and (question.listed[-1:] < end - start).all() and len(question.prior) in (0, end - start))
 
 
-def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[NodeQuestion]) -> torch.Tensor:
-    """Answer rows of one trie; row i has question i."""
+def _choice(trie: TrieWeights, questions: list[NodeQuestion]) -> tuple[RowSettings, ChildChoice]:
+    """What the score kernel needs of rows of one trie; row i has question i."""
     tempered = any(question.temperature != 1.0 for question in questions)
     rows = RowSettings(
         node=np.array([question.node for question in questions], dtype=np.int64),
@@ -123,7 +158,7 @@ def _answer_group_(logits: torch.Tensor, trie: TrieWeights, questions: list[Node
         listed_child=np.concatenate([question.listed for question in questions]).astype(np.int64),
         mixing=_mixing(trie, questions) if any(len(question.prior) for question in questions) else None,
     )
-    return expose_children_(logits, trie, rows, choice)
+    return rows, choice
 
 
 def _mixing(trie: TrieWeights, questions: list[NodeQuestion]) -> RowMixing:
@@ -157,6 +192,7 @@ class TrieProcessorV1(_RefusesBadQuestions, V1LogitsProcessor):  # type: ignore[
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
         self.constraint = TrieConstraint()
+        self.hooked = False
         self._asked: dict[int, AcceptedQuestion] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -170,6 +206,12 @@ class TrieProcessorV1(_RefusesBadQuestions, V1LogitsProcessor):  # type: ignore[
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Answer the rows with questions."""
         return self.constraint.answer_(logits, self._asked)
+
+    def answers(self, logits: torch.Tensor) -> ChildTable | None:
+        """The answers of a step in which every row asks; None of any other, which goes through `apply`."""
+        if len(self._asked) != len(logits):
+            return None
+        return self.constraint.table(logits, self._asked)
 
 
 class TrieProcessorV2(_RefusesBadQuestions, V2LogitsProcessor):  # type: ignore[misc]  # mypy does not follow vllm

@@ -67,6 +67,7 @@ class NodeQuestion:
             kept (`igd_core.search.prior.MixingTerms`); empty where there is nothing to mix, or nobody is left out.
         prior_model: the number for the model's part.
         prior_linear: which of the two sums.
+        forced: how many of the last tokens of the row's prompt to give the log-probability of.
     """
 
     version: str
@@ -80,6 +81,7 @@ class NodeQuestion:
     prior: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     prior_model: float = 1.0
     prior_linear: bool = False
+    forced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,12 +90,10 @@ class Ask:
 
     Attributes:
         path: token ids after the recommendation's prompt, up to the node.
-        forced: how many of the last of them to give the log-probability of.
         question: asks for the node's children, or has `NO_NODE`.
     """
 
     path: list[int]
-    forced: int
     question: NodeQuestion
 
 
@@ -110,7 +110,7 @@ class Round:
         for ask in self.asks:
             asked = ask.question
             flags = asked.only_listed | asked.prior_linear << 1
-            head = [asked.node, asked.keep, ask.forced, flags, len(ask.path), len(asked.listed), len(asked.prior)]
+            head = [asked.node, asked.keep, asked.forced, flags, len(ask.path), len(asked.listed), len(asked.prior)]
             numbers += [np.array(head + ask.path, dtype="<i4"), asked.listed]
             priors += [np.array([asked.prior_model], dtype="<f4"), asked.prior]
         common = self.asks[0].question
@@ -198,10 +198,11 @@ class _Reader:
             prior=floats[1:],
             prior_model=float(floats[0]),
             prior_linear=bool(flags & 2),
+            forced=forced,
             **common,
         )
         tokens = self.numbers[begin : begin + path].tolist()
-        return Ask(path=tokens, forced=forced, question=question)
+        return Ask(path=tokens, question=question)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -66,6 +66,7 @@ class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow v
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - vLLM's, handed on as they are
         super().__init__(*args, **kwargs)
+        self._scores_prompts = bool(self.vllm_config.use_v2_model_runner)  # of V1, `runner_v1` scores what we need
         self._rounds: dict[str, _Running] = {}
         self._round_of_row: dict[str, str] = {}
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="igd-parent", daemon=True).start()
@@ -81,7 +82,7 @@ class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow v
         self._rounds[request.request_id] = _Running(request=request, asks=asks)
         for row_id, ask in asks.items():
             self._round_of_row[row_id] = request.request_id
-            super().add_request(_row(request, row_id, ask))
+            super().add_request(_row(request, row_id, ask, scores_prompts=self._scores_prompts))
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -143,12 +144,12 @@ class RoundScheduler(Scheduler):  # type: ignore[misc]  # mypy does not follow v
         )
 
 
-def _row(request: Request, row_id: str, ask: Ask) -> Request:
+def _row(request: Request, row_id: str, ask: Ask, *, scores_prompts: bool) -> Request:
     """One row of a round as a request: the round's prompt and the node's path, of which one token is generated."""
     params = copy.copy(request.sampling_params)
     params.extra_args = {EXTRA_ARG: ask.question}
     params.logprobs = ask.question.keep + 1
-    params.prompt_logprobs = 0 if ask.forced else None
+    params.prompt_logprobs = 0 if ask.question.forced and scores_prompts else None
     hash_blocks = request._block_hasher  # private: vLLM has no other way to it
 
     def hashes(row: Request) -> list[Any]:
@@ -188,10 +189,10 @@ def _forced(output: EngineCoreOutput, ask: Ask, computed: int) -> NDArray[np.flo
     Counted from the end: for rows from the cache, runner V2 returns nothing and V1 whatever was in memory. Either
     happens also to a request that was preempted and found more in the cache when it resumed: the token id tells.
     """
-    found = np.full(ask.forced, NOT_COMPUTED, dtype=np.float32)
+    found = np.full(ask.question.forced, NOT_COMPUTED, dtype=np.float32)
     known = output.new_prompt_logprobs_tensors
-    if ask.forced and known is not None:
-        count = min(ask.forced, computed - 1, len(known.logprobs))
+    if len(found) and known is not None:
+        count = min(len(found), computed - 1, len(known.logprobs))
         if count > 0:
             right = known.logprob_token_ids[-count:, 0].numpy() == ask.path[-count:]
             found[-count:] = np.where(right, known.logprobs[-count:, 0].numpy(), NOT_COMPUTED)

@@ -163,7 +163,7 @@ class VLLMSession:
     def _ask(self, chain: list[NodeId]) -> Ask:
         """Asks about the last node of ``chain``, and about the tokens that lead to it from the first one."""
         wanted = next((place for place, node in enumerate(chain[:-1]) if self._wants(node)), len(chain) - 1)
-        return Ask(path=self._path(chain[-1]), forced=len(chain) - 1 - wanted, question=self._question(chain[-1]))
+        return Ask(path=self._path(chain[-1]), question=self._question(chain[-1], len(chain) - 1 - wanted))
 
     def _path(self, node: NodeId) -> list[int]:
         """Token ids from the root to ``node``; a search asks about a node after its parent, so most are known."""
@@ -174,7 +174,7 @@ class VLLMSession:
             known = self._paths[node] = [*self._path(parent), int(trie.edge_token[node - 1])]
         return known
 
-    def _question(self, node: NodeId) -> NodeQuestion:
+    def _question(self, node: NodeId, forced: int) -> NodeQuestion:
         scoring = self._prompt.scoring
         first, degree = int(self.artifact.trie.row_start[node]), len(self.artifact.trie.children(node))
         open_places = scoring.leaves.open_edges(self.artifact.trie, node) - first
@@ -195,6 +195,7 @@ class VLLMSession:
             prior=np.empty(0, np.float32) if terms is None else np.maximum(terms.prior, -1e5).astype(np.float32),
             prior_model=1.0 if terms is None else terms.model,
             prior_linear=terms is not None and terms.linear,
+            forced=forced,
         )
 
     async def _run(self, asked: Round) -> RequestOutput:
@@ -244,7 +245,7 @@ class VLLMSession:
         """Scores of all but the chain's last node, if their rows were computed now or before."""
         scored = {}
         known = self._engine.forced
-        for back in range(ask.forced, 0, -1):
+        for back in range(ask.question.forced, 0, -1):
             node, following = chain[-1 - back], chain[-back]
             if not self._wants(node):
                 continue

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import safetensors.numpy
 from safetensors.torch import load_file
 
-from igd_core.engines.vllm.processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2
+from igd_core.engines.vllm.processors import TrieProcessorV1, TrieProcessorV2
+from igd_core.engines.vllm.runner_v1 import install
 from igd_core.search.scores import TrieWeights
 
 if TYPE_CHECKING:
@@ -32,20 +33,26 @@ class CatalogueWorker:
 
     def load_catalogue(self, version: str, path: str) -> None:
         """Map a file of `write_trie`, which may then be removed."""
-        for constraint in self._trie_constraints():
-            tensors = load_file(path)  # torch's maps, numpy's reads
-            constraint.load(version, TrieWeights(**{name: tensors[name].numpy() for name in _TENSORS}))
+        self._hook_runner()
+        tensors = load_file(path)  # torch's maps, numpy's reads
+        weights = TrieWeights(**{name: tensors[name].numpy() for name in _TENSORS})
+        self._trie_processor().constraint.load(version, weights)
 
     def unload_catalogue(self, version: str) -> None:
         """Unload a version; its memory is free once its last request has ended."""
-        for constraint in self._trie_constraints():
-            constraint.unload(version)
+        self._trie_processor().constraint.unload(version)
 
     def catalogue_versions(self) -> list[str]:
         """The loaded versions."""
-        return [version for constraint in self._trie_constraints() for version in constraint.versions]
+        return list(self._trie_processor().constraint.versions)
 
-    def _trie_constraints(self) -> list[TrieConstraint]:
+    def _hook_runner(self) -> None:
+        processor = self._trie_processor()
+        if isinstance(processor, TrieProcessorV1) and not processor.hooked:
+            install(self.model_runner, processor)
+            processor.hooked = True
+
+    def _trie_processor(self) -> TrieProcessorV1 | TrieProcessorV2:
         sampler = getattr(self.model_runner, "sampler", None)
         processors = getattr(sampler, "logits_processors", None)  # runner V2
         if processors is None:
@@ -53,4 +60,4 @@ class CatalogueWorker:
         ours = [each for each in processors if isinstance(each, TrieProcessorV1 | TrieProcessorV2)]
         if len(ours) != 1:
             raise RuntimeError(f"{len(ours)} trie processors in this worker; 1 is needed")
-        return [each.constraint for each in ours]
+        return ours[0]

@@ -74,7 +74,7 @@ def test_a_forced_token_without_a_number_is_a_fault_and_is_not_remembered(artifa
     session, node = session_on(artifact), forced_node(artifact)
     chain = [node, NodeId(artifact.trie.children(node)[0] + 1)]
     asked = session._ask(chain)
-    assert asked.forced == 1
+    assert asked.question.forced == 1
     with pytest.raises(ModelFault, match=f"^model tiny: scores of node {node} are not finite$"):
         session._read_chain(chain, asked, answer({}, [value]))
     assert len(session._engine.forced) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vllm.v1.sample.logits_processor import BatchUpdateBuilder, MoveDirectionali
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState  # noqa: E402
 
 from igd_core.artifact import BuildOptions, build_artifact  # noqa: E402
+from igd_core.engines.vllm import runner_v1  # noqa: E402
 from igd_core.engines.vllm.processors import TrieConstraint, TrieProcessorV1, TrieProcessorV2  # noqa: E402
 from igd_core.engines.vllm.question import EXTRA_ARG, NO_NODE, Ask, NodeQuestion, Round  # noqa: E402
 from igd_core.search.scores import TrieWeights  # noqa: E402
@@ -228,13 +230,134 @@ def test_v2_answers_every_row_of_a_request_that_has_several(artifacts: list[Arti
 def test_a_bad_request_is_refused_at_admission_and_a_good_one_is_not(
     processor: type[TrieProcessorV1 | TrieProcessorV2], artifacts: list[Artifact]
 ) -> None:
-    good = Round(asks=[Ask(path=[], forced=0, question=question(artifacts[0], random.Random(1)))]).to_extra_args()
+    good = Round(asks=[Ask(path=[], question=question(artifacts[0], random.Random(1)))]).to_extra_args()
     processor.validate_params(SamplingParams(temperature=0.0, max_tokens=1, extra_args=good))
     processor.validate_params(ordinary())
     with pytest.raises(ValueError, match="has not exactly the fields"):
         processor.validate_params(SamplingParams(temperature=0.0, max_tokens=1, extra_args={"igd": {"node": 3}}))
     with pytest.raises(ValueError, match="max_tokens: 5 with igd"):
         processor.validate_params(SamplingParams(temperature=0.0, max_tokens=5, extra_args=good))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40)
+def test_answers_beside_the_logits_are_those_in_them(seed: int, artifacts: list[Artifact]) -> None:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    processor, asked = v1(artifacts), [question(rng.choice(artifacts), rng) for _ in range(rng.randint(1, 6))]
+    added: list[Any] = [(row, asking(each), [1], []) for row, each in enumerate(asked)]
+    processor.update_state(BatchUpdateBuilder(added=added).get_and_reset(len(asked)))
+    logits = torch.randn(len(asked), VOCAB) * 3
+    answers = processor.answers(logits)
+    assert answers is not None
+    expected = processor.apply(logits.clone())
+    for row, each in enumerate(asked):
+        tokens = set(artifact_of(each, artifacts).trie.edge_token[slice_of(each, artifacts)].tolist())
+        shown = {token: float(expected[row, token]) for token in tokens if torch.isfinite(expected[row, token])}
+        found = dict(zip(answers.tokens[row].tolist(), answers.logprobs[row].tolist(), strict=True))
+        assert {token for token in found if token >= 0} == set(shown)
+        assert [found[token] for token in shown] == pytest.approx(list(shown.values()), abs=1e-6)
+        assert found.get(-1, -math.inf) == -math.inf
+        assert answers.tokens[row, 0] == -1, "vLLM's place for the sampled token"
+
+
+def artifact_of(asked: NodeQuestion, artifacts: list[Artifact]) -> Artifact:
+    return next(each for each in artifacts if each.version == asked.version)
+
+
+def slice_of(asked: NodeQuestion, artifacts: list[Artifact]) -> slice:
+    start, end = artifact_of(asked, artifacts).trie.row_start[asked.node : asked.node + 2].tolist()
+    return slice(start, end)
+
+
+def test_a_step_with_a_row_that_asks_nothing_goes_through_vllms_own_sampler(artifacts: list[Artifact]) -> None:
+    processor, asked = v1(artifacts), asking(question(artifacts[0], random.Random(3)))
+    assert processor.answers(torch.randn(1, VOCAB)) is None
+    processor.update_state(BatchUpdateBuilder(added=[(1, asked, [1], [])]).get_and_reset(2))
+    assert processor.answers(torch.randn(2, VOCAB)) is None
+
+
+def test_a_question_that_no_trie_can_answer_has_no_child_beside_the_logits_either(artifacts: list[Artifact]) -> None:
+    good, bad = question(artifacts[0], random.Random(3)), unanswerable(artifacts[0])[0]
+    processor = v1(artifacts)
+    processor.update_state(
+        BatchUpdateBuilder(added=[(0, asking(bad), [1], []), (1, asking(good), [1], [])]).get_and_reset(2)
+    )
+    answers = processor.answers(torch.randn(2, VOCAB))
+    assert answers is not None
+    assert not torch.isfinite(answers.logprobs[0]).any()
+    assert torch.isfinite(answers.logprobs[1]).any()
+
+
+class Runner:
+    """The parts of vLLM's V1 runner that forced tokens are read from: three requests over several steps."""
+
+    def __init__(self, prompts: dict[str, list[int]], forced: int) -> None:
+        nothing = NodeQuestion(version="x", node=NO_NODE, alpha=0.0, temperature=1.0, keep=1, forced=forced)
+        plain = {"plain": SamplingParams(max_tokens=1)}
+        asking_forced = SamplingParams(max_tokens=1, extra_args={EXTRA_ARG: nothing})
+        self.requests = {
+            name: SimpleNamespace(
+                sampling_params=plain.get(name, asking_forced), prompt_token_ids=prompt, num_computed_tokens=0
+            )
+            for name, prompt in prompts.items()
+        }
+        generator = torch.Generator().manual_seed(1)
+        self.weight = torch.randn(8, VOCAB, generator=generator)
+        self.hidden = {name: torch.randn(len(prompt), 8, generator=generator) for name, prompt in prompts.items()}
+        self.model = SimpleNamespace(compute_logits=lambda hidden: hidden @ self.weight)
+        self.model_config = SimpleNamespace(get_vocab_size=lambda: VOCAB)
+
+    def step(self, scheduled: dict[str, int]) -> torch.Tensor:
+        """Lay the step's tokens out as V1 does; returns their hidden states."""
+        starts = np.cumsum([0, *scheduled.values()])
+        self.query_start_loc = SimpleNamespace(np=starts)
+        self.input_batch = SimpleNamespace(req_id_to_index={name: row for row, name in enumerate(scheduled)})
+        begins = {name: self.requests[name].num_computed_tokens for name in scheduled}
+        return torch.cat([self.hidden[name][begins[name] :][:count] for name, count in scheduled.items()])
+
+    def expected(self, name: str, forced: int) -> list[float]:
+        logprobs = torch.log_softmax((self.hidden[name] @ self.weight).double(), dim=1)
+        prompt = self.requests[name].prompt_token_ids
+        return [float(logprobs[at - 1, prompt[at]]) for at in range(len(prompt) - forced, len(prompt))]
+
+
+@pytest.mark.parametrize("chunk", [2, 5, 40])
+def test_forced_tokens_are_scored_however_their_prompts_are_cut_into_steps(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_v1, "_BLOCK_LOGITS_CPU", 2 * VOCAB)  # two rows a pass
+    rng = random.Random(chunk)
+    lengths = {"one": 9, "plain": 7, "other": 12, "given up": 12}
+    runner = Runner({name: [rng.randrange(VOCAB) for _ in range(size)] for name, size in lengths.items()}, forced=4)
+    scored = runner_v1.ForcedTokens(runner)
+    found: dict[str, Any] = {}
+    while runner.requests.keys() - found.keys() - {"plain"}:
+        left = {
+            name: min(chunk, len(each.prompt_token_ids) - each.num_computed_tokens)
+            for name, each in runner.requests.items()
+        }
+        scheduled = {name: count for name, count in left.items() if count}
+        found |= scored.of_step(runner.step(scheduled), scheduled)
+        for name, count in scheduled.items():
+            runner.requests[name].num_computed_tokens += count
+        if "given up" in runner.requests and "given up" not in found and runner.requests["one"].num_computed_tokens > 5:
+            del runner.requests["given up"]
+    for name in ("one", "other"):
+        tensors = found[name]
+        assert tensors.logprob_token_ids[:, 0].tolist() == runner.requests[name].prompt_token_ids[-4:]
+        assert tensors.logprobs[:, 0].tolist() == pytest.approx(runner.expected(name, 4), abs=1e-5)
+    assert "plain" not in found
+    scored.of_step(torch.empty(0, 8), {})
+    assert scored._begun == {}, "nothing is kept of who is gone"
+
+
+def test_forced_tokens_whose_rows_lay_in_the_cache_have_no_number() -> None:
+    runner = Runner({"one": list(range(10))}, forced=4)
+    runner.requests["one"].num_computed_tokens = 7  # rows 5 and 6, which predict two of the four
+    found = runner_v1.ForcedTokens(runner).of_step(runner.step({"one": 3}), {"one": 3})["one"].logprobs[:, 0].tolist()
+    assert found[:2] == [math.inf, math.inf]
+    assert found[2:] == pytest.approx(runner.expected("one", 4)[2:], abs=1e-5)
 
 
 def test_a_row_that_asks_nothing_is_left_as_it_is(artifacts: list[Artifact]) -> None:

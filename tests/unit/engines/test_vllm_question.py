@@ -37,7 +37,7 @@ def good(**changed: Any) -> NodeQuestion:
 
 
 def extra_args(*asks: Ask) -> dict[str, Any]:
-    return Round(asks=asks or [Ask(path=[7, 8], forced=1, question=good())]).to_extra_args()
+    return Round(asks=asks or [Ask(path=[7, 8], question=good(forced=1))]).to_extra_args()
 
 
 def params(**changed: Any) -> Any:
@@ -73,7 +73,6 @@ NATS = st.floats(-1e6, 1e6, width=32)
 ROWS = st.builds(
     Ask,
     path=st.lists(TOKENS, max_size=4),
-    forced=st.just(0),
     question=st.builds(
         NodeQuestion,
         version=st.just("v1"),
@@ -93,11 +92,16 @@ ROWS = st.builds(
 
 @given(asks=st.lists(ROWS, min_size=1, max_size=5), data=st.data())
 def test_a_round_survives_the_way_to_the_engine(asks: list[Ask], data: st.DataObject) -> None:
-    asks = [dataclasses.replace(ask, forced=data.draw(st.integers(0, len(ask.path)))) for ask in asks]
+    asks = [
+        dataclasses.replace(
+            ask, question=dataclasses.replace(ask.question, forced=data.draw(st.integers(0, len(ask.path))))
+        )
+        for ask in asks
+    ]
     found = Round.from_extra_args(extra_args(*asks))
     assert found is not None
     for one, other in zip(found.asks, asks, strict=True):
-        assert (one.path, one.forced) == (other.path, other.forced)
+        assert one.path == other.path
         assert as_lists(one.question) == as_lists(other.question)
 
 
@@ -170,7 +174,7 @@ def test_a_bad_value_is_refused_by_name(field: str, value: object, message: str)
     ],
 )
 def test_a_bad_question_is_refused_by_name(changed: dict[str, Any], message: str) -> None:
-    asked = extra_args(Ask(path=[7], forced=0, question=good(**changed)))
+    asked = extra_args(Ask(path=[7], question=good(**changed)))
     with pytest.raises(ValueError, match=message):
         check_params(params(extra_args=asked))
 
