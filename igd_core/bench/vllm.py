@@ -54,7 +54,7 @@ class WayResult:
 
     Attributes:
         way: ``ours``, ``decisions`` (ours with a forced weight of 0), ``tokenwise`` or ``vllm``.
-        engine_steps: of the whole engine, divided by the recommendations.
+        engine_steps: of the whole engine, divided by the recommendations; those that completed a request or a round.
         most_extra_steps: largest number of engine steps beyond the rounds of a recommendation alone; None for crowds.
         computed_tokens: prompt tokens that went through the model, however often.
         recomputed_tokens: of those, what had been computed before for the same recommendation.
@@ -147,7 +147,7 @@ def _interleaved(bench: _Bench, prompts: list[list[int]], *, concurrency: int) -
 
 
 def engine_steps() -> int:
-    """Steps that vLLM has run in this process's engines, from its own metrics."""
+    """Steps of this process's engines that completed a request or a round of ours, from vLLM's own metrics."""
     samples = [sample for metric in VLLMMetrics().collect() for sample in metric.samples]
     return round(sum(sample.value for sample in samples if sample.name == "vllm:iteration_tokens_total_count"))
 
