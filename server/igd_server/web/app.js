@@ -4,6 +4,7 @@ import { applyAddress, keepUsual, readAddress, writeAddress } from "./address.js
 import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
 import { describe, itemOf, knowItems } from "./items.js";
+import { named } from "./lists.js";
 import { showOthers } from "./others.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { sampleUsers } from "./samples.js";
@@ -126,7 +127,7 @@ function showCatalogue() {
   byId("beams").value = beams;
   byId("gamma-field").hidden = !scorer;
   byId("own-gamma").checked = true;
-  if (scorer) byId("scorer-name").textContent = `the scorer of ${scorer.kind}`;
+  if (scorer) byId("scorer-name").textContent = `${named(scorer.kind)}, the item scorer,`;
   const filterable = attributes.map(({ name: attribute }) => element("option", {}, attribute));
   byId("attribute").replaceChildren(element("option", { value: "" }, "(no filter)"), ...filterable);
   keepUsual();

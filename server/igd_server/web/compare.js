@@ -78,7 +78,7 @@ async function show() {
   canJudge(false);
   const lists = [1, 2].map((side) => byId(`list-${side}`).querySelector("ol"));
   for (const [index, list] of lists.entries()) {
-    byId(`list-${index + 1}-heading`).textContent = isBlind ? `${index + 1}` : `${index + 1}: ${state.sides[index].name}`;
+    byId(`list-${index + 1}-heading`).textContent = isBlind ? `List ${index + 1}` : `List ${index + 1}: ${state.sides[index].name}`;
     list.replaceChildren(element("li", { class: "note" }, "Ranking…"));
   }
   if (state.sides[0] === state.sides[1]) return problem({ title: "Choose two lists", detail: "They are one and the same." });

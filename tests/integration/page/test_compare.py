@@ -59,7 +59,7 @@ async def test_a_judgement_counts_for_the_list_that_stood_there_and_is_told_afte
     people = set()
     for key, heading in (("1", 0), ("2", 1), ("0", None)):
         await compared(page)
-        assert await page.locator("h3").all_inner_texts() == ["1", "2"]  # nobody knows which is which
+        assert await page.locator("h3").all_inner_texts() == ["List 1", "List 2"]  # nobody knows which is which
         people.add(await page.locator("#person").inner_text())
         shown = [await listed(page, side) for side in (1, 2)]
         lists = await asked_for(page, scored)
@@ -92,7 +92,7 @@ async def test_seen_openly_each_list_has_its_name_and_what_the_other_lacks_is_ma
     await compared(page)
     lists = await asked_for(page, scored)
     for side, name in ((1, SERVED), (2, SCORER)):
-        await expect(page.locator(f"#list-{side}-heading")).to_have_text(f"{side}: {name}")
+        await expect(page.locator(f"#list-{side}-heading")).to_have_text(f"List {side}: {name}")
         assert await listed(page, side) == lists[name]
         marked = await page.locator(f"#list-{side} li:has(.new) .title").all_inner_texts()
         other = lists[SCORER if name == SERVED else SERVED]
