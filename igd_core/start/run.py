@@ -193,11 +193,14 @@ class Start:
         ]  # fmt: skip
 
     def _scorers(self, tokenizer: Path) -> str:
-        """The kind of item scorer that ranks validation rows best; each is built and ranked with."""
+        """The item scorer that ranks validation rows best, by the kinds in it; each is built and ranked with."""
         at = self._at
         items = int(self._result("data")["items"])
-        kinds = ["transitions", "neighbours", *(["ease"] if self._machine.has_room_for_ease(items) else [])]
-        if "ease" not in kinds:
+        has_room = self._machine.has_room_for_ease(items)
+        kinds = ["transitions", "neighbours", *(["ease", "transitions+ease"] if has_room else [])]
+        if "titles" in self._folder.done:  # what follows was made with the best of those that were tried then
+            kinds = [kind for kind in kinds if f"scorer {kind}" in self._folder.done]
+        elif not has_room:
             self._say(f"\nEASE is left out: its inverse of {items:,} items does not fit into half of the free memory")
         values = {}
         for kind in kinds:
@@ -206,7 +209,7 @@ class Start:
                 f"scorer {kind}",
                 "an item scorer, counted from the events and ranked with on validation rows",
                 [
-                    self._build(tokenizer, made, "--scorer", kind),
+                    self._build(tokenizer, made, *_scorer(kind)),
                     ["evaluate", "--artifact", made, "--rows", at / "data" / "valid.csv", "--limit", 5000, "--seen",
                      "excluded", "--baselines", "scorer", "--on-unknown-item", "miss", "--out", made / "ranked"],
                 ],
@@ -296,7 +299,7 @@ class Start:
         self._stage(
             "shop",
             "the catalogue to serve, with what was chosen",
-            [self._build(tokenizer, self._at / "shop", "--scorer", scorer, *chosen)],
+            [self._build(tokenizer, self._at / "shop", *_scorer(scorer), *chosen)],
         )
 
     def _judge(self, model: Path) -> None:
@@ -406,6 +409,12 @@ def _first_history(rows: Path) -> list[str]:
 def has_many_events(rows: int) -> bool:
     """Whether rows of so many events cannot each hold a whole history."""
     return rows > _MANY_EVENTS
+
+
+def _scorer(kinds: str) -> list[str]:
+    """Flags of `igd build`, of one kind or the mean of several, as ``transitions+ease``."""
+    first, *others = kinds.split("+")
+    return ["--scorer", first, *(["--scorer-also", ",".join(others)] if others else [])]
 
 
 def _flag(name: str) -> str:

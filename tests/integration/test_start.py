@@ -111,6 +111,9 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
 
     stages = json.loads((shop / "out" / "start.json").read_text())["done"]
+    tried = {name.removeprefix("scorer "): stage for name, stage in stages.items() if name.startswith("scorer ")}
+    assert list(tried) == ["transitions", "neighbours", "ease", "transitions+ease"]
+    assert re.search(r"transitions\+ease 0\.\d{4}; [a-z+]+ is taken", err)
     assert start() == 0
     again = capsys.readouterr().out
     assert again.count("done before, in") == len(stages) - 1  # all but serve, which says its answer
