@@ -38,6 +38,7 @@ COMMANDS = {
     "rollback": ("publish", "make servers return to an earlier version"),
     "allow": ("publish", "let servers try a version again that one refused or did not come back from"),
     "prune": ("publish", "delete old versions that nobody serves"),
+    "retune": ("retune", "go on tuning the served model with new events; publish or keep"),
     "export": ("export", "write events and impressions of a store as Parquet"),
     "serve": ("serve", "serve recommendations over HTTP"),
     "keys": ("keys", "make, list and revoke API keys"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shlex
 import sys
@@ -16,6 +14,7 @@ from pydantic import Field
 from igd_core.artifact.options import OnUnspellable
 from igd_core.checked_settings import Directory, File, Flag, Words
 from igd_core.cli.attributes import RowPolicies, add_attribute_arguments
+from igd_core.cli.commands import run_command
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.layout import EventsFlags, Layout, layout_of, layout_text, read_layout, rules_of
 from igd_core.cli.reading import add_reading_arguments
@@ -25,7 +24,7 @@ from igd_core.models import smollm2_dir
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from igd_core.datasets.export_detection import Detected
     from igd_core.start.run import Asked
@@ -114,7 +113,7 @@ def _start(args: argparse.Namespace, asked: StartFlags, say: Callable[[str], Non
 
         raise DataError(shown_unclear(detected.unclear))
     say(f"  where this is wrong, edit {asked.out / LAYOUT_FILE} and give it back with --layout")
-    start = Start(_asked_of(asked, recipe, detected, say), folder, command=_command, say=say)
+    start = Start(_asked_of(asked, recipe, detected, say), folder, command=run_command, say=say)
     try:
         start.data()
         if asked.look:
@@ -241,18 +240,3 @@ def _large_vocabulary(say: Callable[[str], None]) -> Path:
     except ModelError as error:
         say(f"The vocabulary is the demo's: titles take more tokens than with SmolLM2's. {error}")
         return shipped_model(_SCRATCH)
-
-
-def _command(argv: Sequence[str]) -> Mapping[str, Any]:
-    """Run a command of `igd` in this process; what it prints as JSON."""
-    from igd_core.cli.main import make_parser
-
-    has_json = argv[:2] != ["tune", "tokenizer"]
-    args = make_parser(argv[0]).parse_args([*argv, *(["--json"] if has_json else [])])
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = int(args.run(args))
-    if code:
-        raise InputError(f"{shlex.join(['igd', *argv])}: ended with {code}")
-    result: dict[str, Any] = json.loads(printed.getvalue()) if has_json else {}
-    return result

@@ -107,7 +107,7 @@ def test_nginx_sends_what_a_killed_process_did_not_answer_to_the_other(
 
 def test_the_units_start_the_server_and_leave_it_time_to_drain(tmp_path: Path) -> None:
     igd = Path(sys.executable).with_name("igd")
-    for unit in FILES.glob("*.service"):
+    for unit in (FILES / "igd.service", FILES / "igd@.service"):
         text = unit.read_text(encoding="utf-8")
         command = re.search(r"^ExecStart=/opt/igd/bin/igd (serve.*)$", text, re.MULTILINE)
         stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
@@ -117,11 +117,19 @@ def test_the_units_start_the_server_and_leave_it_time_to_drain(tmp_path: Path) -
         make_parser("serve").parse_args(command[1].replace("%i", "8001").split())
         copy = text.replace("/opt/igd/bin/igd", str(igd)).replace("User=igd", "User=root")
         (tmp_path / unit.name).write_text(copy, encoding="utf-8")
+    retune = (FILES / "igd-retune.service").read_text(encoding="utf-8")
+    started = re.search(r"^ExecStart=/opt/igd/bin/igd (retune.*)$", retune, re.MULTILINE)
+    assert started is not None
+    make_parser("retune").parse_args(started[1].split())
+    copy = retune.replace("/opt/igd/bin/igd", str(igd)).replace("User=igd", "User=root")
+    (tmp_path / "igd-retune.service").write_text(copy, encoding="utf-8")
+    shutil.copy(FILES / "igd-retune.timer", tmp_path)
     analyse = shutil.which("systemd-analyze")
     if analyse is None:
         pytest.skip("systemd-analyze is not installed, which would check the units' words")
     units = [str(tmp_path / "igd.service"), str(tmp_path / "igd@8001.service")]
     shutil.copy(tmp_path / "igd@.service", units[1])
+    units += [str(tmp_path / name) for name in ("igd-retune.service", "igd-retune.timer")]
     done = subprocess.run([analyse, "verify", "--man=no", *units], capture_output=True, text=True, check=False)
     told = [line for line in done.stderr.splitlines() if "igd" in line]
     assert not told, told

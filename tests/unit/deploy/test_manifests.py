@@ -19,6 +19,10 @@ from igd_server.observe.metrics import Metrics
 from igd_server.recommend.admission import Admission
 from igd_server.settings import PREFIX, Settings, read_settings
 
+from igd_core.cli.flags import read
+from igd_core.cli.main import make_parser
+from igd_core.cli.retune import RetuneFlags
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -47,6 +51,19 @@ def manifests(overlay: str) -> list[dict[str, Any]]:
     rendered = subprocess.run(
         [kubectl(), "kustomize", str(ROOT / "overlays" / overlay)], capture_output=True, text=True, check=True
     )
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
+@pytest.fixture(scope="module")
+def retuned(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The CPU overlay with the component that retunes."""
+    folder: Path = tmp_path_factory.mktemp("retuned")
+    overlay, component = (os.path.relpath(ROOT / name, folder) for name in ("overlays/cpu", "components/retune"))
+    (folder / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: igd\n"
+        f"resources: [{overlay}]\ncomponents: [{component}]\n"
+    )
+    rendered = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True)
     return list(yaml.safe_load_all(rendered.stdout))
 
 
@@ -216,3 +233,23 @@ def test_only_the_gpu_overlay_asks_for_a_gpu_and_each_for_the_engine_of_its_imag
     limits = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert limits.get("nvidia.com/gpu") == {"cpu": None, "gpu": "1"}[overlay]
     assert started_with.engine == {"cpu": "tree", "gpu": "vllm"}[overlay]
+
+
+def test_the_component_that_retunes_is_hardened_as_the_publisher_and_runs_one_round_at_a_time(
+    retuned: list[dict[str, Any]],
+) -> None:
+    job, publisher = (the(retuned, "CronJob", name)["spec"] for name in ("igd-retune", "igd-publish"))
+    pod, other = (each["jobTemplate"]["spec"]["template"] for each in (job, publisher))
+    assert job["concurrencyPolicy"] == "Forbid"
+    assert not job.get("suspend")
+    for name in ("securityContext", "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
+        assert pod["spec"][name] == other["spec"][name]
+    (container,), (its,) = pod["spec"]["containers"], other["spec"]["containers"]
+    assert container["securityContext"] == its["securityContext"]
+    assert pod["metadata"]["labels"] == other["metadata"]["labels"]  # the network policies select by them
+    args = make_parser("retune").parse_args(container["args"])
+    asked = read(args, RetuneFlags)
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {f"/{asked.out.parts[1]}", f"/{Path(asked.model).parts[1]}", "/tmp"} == mounts  # noqa: S108
+    claims = {one["metadata"]["name"] for one in retuned if one["kind"] == "PersistentVolumeClaim"}
+    assert "igd-retune" in claims
