@@ -60,7 +60,7 @@ def retuned(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("retuned")
     overlay, component = (os.path.relpath(ROOT / name, folder) for name in ("overlays/cpu", "components/retune"))
     (folder / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: igd\n"
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
         f"resources: [{overlay}]\ncomponents: [{component}]\n"
     )
     rendered = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True)
@@ -241,6 +241,7 @@ def test_the_component_that_retunes_is_hardened_as_the_publisher_and_runs_one_ro
     job, publisher = (the(retuned, "CronJob", name)["spec"] for name in ("igd-retune", "igd-publish"))
     pod, other = (each["jobTemplate"]["spec"]["template"] for each in (job, publisher))
     assert job["concurrencyPolicy"] == "Forbid"
+    assert the(retuned, "CronJob", "igd-retune")["metadata"]["namespace"] == "igd"
     assert not job.get("suspend")
     for name in ("securityContext", "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
         assert pod["spec"][name] == other["spec"][name]
