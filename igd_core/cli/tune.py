@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from igd_core.checked_settings import CheckedSettings, Directory, File, Flag
+from igd_core.checked_settings import CheckedSettings, Count, Directory, File, Flag
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
+from igd_core.datasets.sources import STANDARD_INPUT
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
@@ -49,6 +50,13 @@ class TuneInputs(CheckedSettings):
         description="of a model from scratch (default: SmolLM2's), or what `igd build --extend-tokenizer` wrote",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda")
+    devices: Count | None = Field(
+        default=None,
+        description="share each step among so many GPUs, or processes on a CPU (under torchrun: as many as it starts)",
+    )
+    shard: bool = Field(
+        default=False, description="split weights and optimiser among the devices (FSDP2), for what does not fit one"
+    )
     on_unknown_item: Literal["error", "drop"] = Field(
         default="error", description="a row whose target is not in the catalogue refuses the file, or is left out"
     )
@@ -80,9 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Tune, print what came out."""
-    from igd_core.datasets.sources import opened
     from igd_core.tuning.recipes import Recipe, read_recipe
-    from igd_core.tuning.run import tune
 
     require_modules("torch", "transformers", "yaml")
     asked = read(args, TuneInputs)
@@ -91,20 +97,71 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print_config(asked, settings, read(args, ReadingFlags))
         return 0
-    inputs = _inputs(asked, recipe, settings, reading_of(args))
-    if asked.dry_run:
-        from igd_core.tuning.dry import dry_settings
-
-        settings = dry_settings(settings)
-        inputs = dataclasses.replace(inputs, model=None, adapter=None)
-    with opened([inputs.train, inputs.valid]) as (train, valid):
-        record = tune(dataclasses.replace(inputs, train=train, valid=valid), settings, resume=asked.resume, tell=tell)
+    record = _record(asked, recipe, settings, reading_of(args))
+    if record is None:  # another process says it
+        return 0
     if args.json:
         print(json.dumps(record))
         return 0
     for name, value in _summary(record).items():
         print(f"{name.replace('_', ' '):<24}{value}")
     return 0
+
+
+def _record(asked: TuneInputs, recipe: Recipe, settings: TuningSettings, reading: Reading) -> dict[str, Any] | None:
+    """Tune, on as many devices as asked for; None in all processes of a launcher but the first."""
+    from igd_core.datasets.sources import opened
+    from igd_core.tuning.dry import dry_settings
+    from igd_core.tuning.launch import tune_on_devices
+    from igd_core.tuning.run import tune
+    from igd_core.tuning.team import Team, joined, launched
+
+    def made() -> RunInputs:
+        inputs = _inputs(asked, recipe, settings, reading)
+        return dataclasses.replace(inputs, model=None, adapter=None) if asked.dry_run else inputs
+
+    to_tune = dry_settings(settings) if asked.dry_run else settings
+    if launched():
+        with joined(asked.device, shards=asked.shard) as team:
+            team.agreed(lambda: _fits_launcher(asked, team.size))
+            inputs = team.first_first(made)
+            record = tune(inputs, to_tune, resume=asked.resume, tell=tell, team=team)
+            return record if team.is_first else None
+    devices = _devices(asked)
+    inputs = made()
+    with opened([inputs.train, inputs.valid]) as (train, valid):
+        inputs = dataclasses.replace(inputs, train=train, valid=valid)
+        if devices == 1:
+            return tune(inputs, to_tune, resume=asked.resume, tell=tell)
+        return tune_on_devices(
+            inputs, to_tune, team=Team(size=devices, shards=asked.shard), resume=asked.resume, tell=tell
+        )
+
+
+def _devices(asked: TuneInputs) -> int:
+    """How many to use.
+
+    Raises:
+        InputError: several GPUs, and nothing says how many; or a single one to split weights among.
+    """
+    import torch
+
+    seen = torch.cuda.device_count() if asked.device in ("auto", "cuda") else 0
+    if asked.devices is None and seen > 1:
+        raise InputError(f"devices: this machine has {seen} GPUs: --devices {seen} uses all, --devices 1 the first")
+    devices = asked.devices or 1
+    if asked.shard and devices == 1:
+        raise InputError("shard: there is one device; --devices says how many split the weights")
+    return devices
+
+
+def _fits_launcher(asked: TuneInputs, size: int) -> None:
+    """Check what processes of a launcher cannot do, or need not be told."""
+    if asked.devices not in (None, size):
+        raise InputError(f"devices: {asked.devices}, and the launcher started {size} processes")
+    for name, path in (("train", asked.train), ("valid", asked.valid)):
+        if path is not None and (str(path) == STANDARD_INPUT or path.is_fifo()):
+            raise InputError(f"{name}: {path} can be read once, and {size} processes of a launcher need it; a file")
 
 
 def settings_of(values: Mapping[str, Any], recipe: Recipe) -> TuningSettings:

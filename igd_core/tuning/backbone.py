@@ -91,14 +91,22 @@ class Backbone:
             )
         return decoder, head
 
-    def write(self, directory: Path) -> None:
-        """Save what was trained as safetensors: a checkpoint with its tokenizer, or an adapter alone."""
+    @property
+    def blocks(self) -> frozenset[str]:
+        """Class names of the decoder's repeated blocks, which transformers says must stay whole."""
+        return frozenset(self.plain._no_split_modules or ())
+
+    def write(self, directory: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Save what was trained as safetensors: a checkpoint with its tokenizer, or an adapter alone.
+
+        ``weights`` is the model's ``state_dict``, where its own holds parts.
+        """
         if self.is_adapter:
             # False: "auto" would ask a model hub whether the vocabulary grew.
-            self.model.save_pretrained(str(directory), save_embedding_layers=False)
+            self.model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=weights)
             (directory / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
         else:
-            self.model.save_pretrained(str(directory))
+            self.model.save_pretrained(str(directory), state_dict=weights)
             copy_tokenizer(self.tokenizer_dir, directory)
         if self.prompt is not None:
             self.prompt.write(directory)

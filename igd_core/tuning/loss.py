@@ -42,6 +42,20 @@ class LossParts:
     weights: torch.Tensor
 
     @staticmethod
+    def none(device: torch.device) -> LossParts:
+        """Of no tokens."""
+        return LossParts.of_sums(torch.zeros(6, dtype=torch.float64, device=device))
+
+    @staticmethod
+    def of_sums(sums: torch.Tensor) -> LossParts:
+        """From what `sums` gave."""
+        return LossParts(**dict(zip(LossParts.__slots__, sums, strict=True)))
+
+    def sums(self) -> torch.Tensor:
+        """All six, ``(6,)`` float64."""
+        return torch.stack([getattr(self, name) for name in LossParts.__slots__])
+
+    @staticmethod
     def of(cross_entropy: torch.Tensor, zero_ig: torch.Tensor, weights: torch.Tensor) -> LossParts:
         """From ``(m,)`` cross-entropies, ``(m,)`` bool flags and ``(m,)`` weights."""
         losses = cross_entropy.detach().double()
@@ -117,6 +131,11 @@ class ResponseLosses:
     cross_entropy: torch.Tensor
     emphasis: torch.Tensor | None = None
 
+    @staticmethod
+    def of(output: tuple[torch.Tensor, torch.Tensor | None]) -> ResponseLosses:
+        """From what a `ResponseModel` returns."""
+        return ResponseLosses(cross_entropy=output[0], emphasis=output[1])
+
     def weighted(self, weights: torch.Tensor) -> torch.Tensor:
         """``weights`` with BEAR's emphasis, which leaves their sum as it is."""
         if self.emphasis is None:
@@ -154,6 +173,26 @@ def response_losses(
         cross_entropy=child_cross_entropy(logits, decisions, temperature=temperature),
         emphasis=bear_weights(logits, decisions, bear, temperature=temperature) if bear.weight else None,
     )
+
+
+class ResponseModel(nn.Module):
+    """A model as a function from a batch to the losses of its targets: what processes share, by DDP or FSDP2.
+
+    Both act when the module that they wrap is called, and the model itself never is: its output layer is called, or its
+    rows are read, at predicting positions alone.
+    """
+
+    def __init__(self, model: nn.Module, parts: tuple[nn.Module, nn.Module], settings: LossSettings) -> None:
+        """``parts``: the decoder without its output layer, and that layer; both are within ``model``."""
+        super().__init__()
+        self.model = model
+        self._parts = parts  # in a tuple, so that their weights are not there a second time
+        self._settings = settings
+
+    def forward(self, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `ResponseLosses`; as a tuple, in which FSDP finds tensors."""
+        losses = response_losses(*self._parts, inputs, self._settings)
+        return losses.cross_entropy, losses.emphasis
 
 
 def cross_entropy_at(logits: torch.Tensor, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

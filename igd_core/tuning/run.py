@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from igd_core.catalogue.tokenization import require_same_tokenizer
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.rows import HistoryRows, newest_rows, rows_of_users
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
-from igd_core.errors import DataError, TuningError
+from igd_core.errors import DataError, InputError, TuningError
+from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.examples import PackLimits, make_examples
 from igd_core.tuning.inputs import RunInputs, TuningData
 from igd_core.tuning.record import RECORD, new_record, read_record, require_base_of_adapter, require_same, rows_record
+from igd_core.tuning.team import Team, ToldElsewhere
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.sources import Source
-    from igd_core.tuning.backbone import Backbone
     from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.trainer import IGDTrainer
+
+_ALONE = Team()
 
 
 def tune(
@@ -44,16 +47,41 @@ def tune(
     *,
     resume: bool = False,
     tell: Callable[[Sequence[str]], None] | None = None,
+    team: Team = _ALONE,
 ) -> dict[str, Any]:
     """Tune, or resume a killed run; returns the run's record.
 
-    ``tell`` gets notes on how the rows were read, before tuning begins.
+    Args:
+        inputs: files and folders.
+        settings: of the tuning.
+        resume: go on with the run in ``inputs.out``, with as many processes as there are now.
+        tell: gets notes on how the rows were read, before tuning begins.
+        team: the processes that share the run; each calls this with the same arguments.
 
     Raises:
         InputError: settings, rows or titles that cannot be used; or, with ``resume``, that differ from the run's.
         ModelError: the checkpoint.
         TuningError: the folder holds something else, or the loss became NaN or infinite.
     """
+    begun = team.agreed(lambda: _begin(inputs, settings, resume=resume))
+    if isinstance(begun, dict):
+        return begun
+    if tell is not None and team.is_first:
+        tell(begun.data.notes)
+    return _train(inputs, settings, begun, team)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Begun:
+    """A run of which everything has been read but the model, and nothing written."""
+
+    artifact: Artifact
+    data: TuningData
+    record: dict[str, Any]
+
+
+def _begin(inputs: RunInputs, settings: TuningSettings, *, resume: bool) -> _Begun | dict[str, Any]:
+    """Read everything but the model; or the record of a run that is finished."""
     record_path = inputs.out / RECORD
     before = read_record(record_path)
     if before is None and resume:
@@ -71,10 +99,8 @@ def tune(
         if before["status"] == "finished":
             return before
     data = read_data(inputs, settings, artifact)
-    if tell is not None:
-        tell(data.notes)
     record["rows"] = rows_record(data)
-    return _train(inputs, settings, artifact, data, record)
+    return _Begun(artifact=artifact, data=data, record=record)
 
 
 def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> TuningData:
@@ -129,65 +155,82 @@ def _drawn(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
     return rows.take(np.sort(np.random.default_rng(seed).permutation(len(rows))[:wanted]))
 
 
-def _train(
-    inputs: RunInputs, settings: TuningSettings, artifact: Artifact, data: TuningData, record: dict[str, Any]
-) -> dict[str, Any]:
+def _train(inputs: RunInputs, settings: TuningSettings, begun: _Begun, team: Team) -> dict[str, Any]:
+    from igd_core.tuning.backbone import ADAPTER, MODEL
+    from igd_core.tuning.watch import RunCallback, should_stop
+
+    checkpoints = CheckpointFolder.of(inputs.out)
+    trainer, newest = team.agreed(lambda: (_trainer(inputs, settings, begun, team), checkpoints.newest()))
+    record = begun.record | _model_record(trainer)
+
+    def write_record(**more: object) -> dict[str, Any]:
+        written = record | _progress(trainer) | more
+        if team.is_first:
+            inputs.out.mkdir(parents=True, exist_ok=True)
+            write_json(inputs.out / RECORD, written)
+        return written
+
+    best = inputs.out / (ADAPTER if trainer.backbone.is_adapter else MODEL)
+    trainer.add_callback(
+        RunCallback(
+            trainer, best=best, save_every=settings.save_every, patience=settings.patience, on_validation=write_record
+        )
+    )
+    history = _history_of(newest)
+    write_record(history=history)
+    if newest is not None and should_stop(history, settings.patience):
+        finished = record | {"status": "finished", "history": history}
+        if team.is_first:
+            write_json(inputs.out / RECORD, finished)
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        except TuningError as error:
+            write_record(status="failed", error=str(error))
+            if team.is_first:
+                raise
+            raise ToldElsewhere(str(error)) from None
+        finished = write_record(status="finished")
+    if team.is_first:
+        shutil.rmtree(checkpoints.path, ignore_errors=True)
+    return finished
+
+
+def _trainer(inputs: RunInputs, settings: TuningSettings, begun: _Begun, team: Team) -> IGDTrainer:
+    """The model, and what trains it."""
     from transformers import set_seed
     from transformers.utils import logging
 
-    from igd_core.tuning.backbone import ADAPTER, MODEL, load_backbone
-    from igd_core.tuning.trainer import CheckpointFolder, IGDTrainer
-    from igd_core.tuning.watch import RunCallback, should_stop
+    from igd_core.tuning.backbone import load_backbone
+    from igd_core.tuning.trainer import IGDTrainer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_seed(settings.seed)
+    artifact = begun.artifact
+    if team.shards and settings.four_bit:
+        raise InputError("four_bit: weights in 4 bits are not split (--shard)")
     backbone = replace(
         load_backbone(
-            inputs.model, settings, tokenizer_dir=inputs.tokenizer, device=inputs.device, adapter=inputs.adapter
+            inputs.model,
+            settings,
+            tokenizer_dir=inputs.tokenizer,
+            device="cpu" if team.shards else inputs.device,  # split weights go to their device part by part
+            adapter=inputs.adapter,
         ),
         prompt=TunedPrompt.of(
             artifact.manifest.template, catalogue=TunedCatalogue.of(artifact), scored=settings.scored
         ),
     )
     require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
-    record |= _model_record(backbone)
-    inputs.out.mkdir(parents=True, exist_ok=True)
-    checkpoints = CheckpointFolder(path=inputs.out / "checkpoints")
-    trainer = IGDTrainer(
+    return IGDTrainer(
         backbone=backbone,
         settings=settings,
-        train=data.train,
-        valid=data.valid,
-        checkpoints=checkpoints,
+        data=begun.data,
+        checkpoints=CheckpointFolder.of(inputs.out),
         trie=artifact.trie if settings.normalise == "children" else None,
+        team=team,
     )
-
-    def write_record(**more: object) -> None:
-        write_json(inputs.out / RECORD, record | _progress(trainer) | more)
-
-    best = inputs.out / (ADAPTER if backbone.is_adapter else MODEL)
-    trainer.add_callback(
-        RunCallback(
-            trainer, best=best, save_every=settings.save_every, patience=settings.patience, on_validation=write_record
-        )
-    )
-    newest = checkpoints.newest()
-    history = _history_of(newest)
-    write_record(history=history)
-    if newest is not None and should_stop(history, settings.patience):
-        finished = record | {"status": "finished", "history": history}
-        write_json(inputs.out / RECORD, finished)
-    else:
-        try:
-            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-        except TuningError as error:
-            write_record(status="failed", error=str(error))
-            raise
-        finished = record | _progress(trainer) | {"status": "finished"}
-        write_json(inputs.out / RECORD, finished)
-    shutil.rmtree(checkpoints.path, ignore_errors=True)
-    return finished
 
 
 def _history_of(checkpoint: Path | None) -> list[dict[str, Any]]:
@@ -214,11 +257,13 @@ def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model_record(backbone: Backbone) -> dict[str, Any]:
-    parameters = list(backbone.model.parameters())
+def _model_record(trainer: IGDTrainer) -> dict[str, Any]:
+    parameters = list(trainer.backbone.model.parameters())
     return {
-        "architecture": backbone.plain.config.model_type,
+        "architecture": trainer.backbone.plain.config.model_type,
         "parameters": sum(weight.numel() for weight in parameters),
         "trained_parameters": sum(weight.numel() for weight in parameters if weight.requires_grad),
-        "device": str(backbone.plain.device),
+        "device": str(trainer.args.device),
+        "devices": trainer.team.size,
+        "sharded": trainer.team.shards,
     }

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from igd_core.progress import progress
-from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +42,7 @@ class RunCallback(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: IGDTrainer, *, best: Path, save_every: int, patience: int, on_validation: Callable[[], None]
+        self, trainer: IGDTrainer, *, best: Path, save_every: int, patience: int, on_validation: Callable[[], object]
     ) -> None:
         self._trainer = trainer
         self._best = best
@@ -56,9 +55,10 @@ class RunCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Show the progress bar."""
+        """Show the progress bar, in one process."""
         del args, control
-        self._bar = progress(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning")
+        if self._trainer.team.is_first:
+            self._bar = progress(total=state.max_steps, initial=state.global_step, unit="step", desc="tuning")
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -72,6 +72,13 @@ class RunCallback(TrainerCallback):
         del args, state, control
         self._started = time.perf_counter()
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Add up the step's losses, and end the run if they are no number."""
+        del args, state, control
+        self._trainer.finish_step()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
@@ -81,7 +88,8 @@ class RunCallback(TrainerCallback):
         ends_epoch = state.global_step % self._trainer.sampler.steps_per_epoch == 0
         control.should_log = True
         control.should_save = state.global_step % self._save_every == 0 and not ends_epoch
-        self._bar.update(1)
+        if self._bar is not None:
+            self._bar.update(1)
         return control
 
     def on_epoch_end(
@@ -112,8 +120,7 @@ class RunCallback(TrainerCallback):
         """Keep the model if it is the best so far; stop if it no longer improves."""
         del args
         if best_step(state.log_history) == state.global_step:
-            with replaced_folder(self._best) as new:
-                self._trainer.write_model(new)
+            self._trainer.write_model(self._best)
         control.should_training_stop = should_stop(state.log_history, self._patience)
         self._on_validation()
         return control
@@ -121,4 +128,5 @@ class RunCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Close the progress bar."""
         del args, state, control
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -25,10 +25,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from igd_core.artifact import Artifact, load_artifact
 from igd_core.tuning.backbone import Backbone, load_backbone
+from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.inputs import RunInputs, TuningData
 from igd_core.tuning.run import read_data
 from igd_core.tuning.settings import LoraSettings, TuningSettings
-from igd_core.tuning.trainer import CheckpointFolder, IGDTrainer
+from igd_core.tuning.trainer import IGDTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,7 +138,7 @@ def our_run(backbone: Backbone, data: TuningData, settings: TuningSettings, trie
     clock = Clock(lambda _: trainer.rows_seen)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = IGDTrainer(
-            backbone=backbone, settings=settings, train=data.train, valid=data.valid,
+            backbone=backbone, settings=settings, data=data,
             checkpoints=CheckpointFolder(path=Path(scratch)),
             trie=trie if settings.normalise == "children" else None,
         )  # fmt: skip

@@ -397,7 +397,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
         found = original(*args, **kwargs)
         return loss.ResponseLosses(cross_entropy=found.cross_entropy * (float("nan") if calls > 5 else 1.0))
 
-    monkeypatch.setattr("igd_core.tuning.trainer.response_losses", poisoned)
+    monkeypatch.setattr("igd_core.tuning.loss.response_losses", poisoned)
     with pytest.raises(TuningError, match=r"step 3: the loss is nan; .*checkpoint-2 is kept"):
         tune(inputs, QUICK)
     assert (inputs.out / "checkpoints" / "checkpoint-2" / "model.safetensors").is_file()
