@@ -89,6 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Tune, print what came out."""
     from igd_core.tuning.recipes import Recipe, read_recipe
+    from igd_core.tuning.team import ToldElsewhere
 
     require_modules("torch", "transformers", "yaml")
     asked = read(args, TuneInputs)
@@ -97,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print_config(asked, settings, read(args, ReadingFlags))
         return 0
-    record = _record(asked, recipe, settings, reading_of(args))
-    if record is None:  # another process says it
+    try:
+        record = _record(asked, recipe, settings, reading_of(args))
+    except ToldElsewhere:  # by another process of a launcher
+        return 2
+    if record is None:
         return 0
     if args.json:
         print(json.dumps(record))

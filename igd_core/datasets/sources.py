@@ -15,7 +15,6 @@ import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import pyarrow as pa
@@ -74,7 +73,7 @@ class Reading:
         unknown_hint: what messages say about the flag for unknown items.
     """
 
-    columns: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    columns: Mapping[str, str] = field(default_factory=dict)
     delimiter: str | None = None
     quoting: Quoting = "auto"
     encoding: str | None = None

@@ -21,13 +21,13 @@ from igd_core.errors import IGDError, InputError, TuningError
 from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.record import RECORD, read_record
 from igd_core.tuning.run import tune
+from igd_core.tuning.settings import TuningSettings
 from igd_core.tuning.team import PeerLost, ToldElsewhere, joined, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from igd_core.tuning.inputs import RunInputs
-    from igd_core.tuning.settings import TuningSettings
     from igd_core.tuning.team import Team
 
 _GRACE_S = 5.0
@@ -54,7 +54,7 @@ def tune_on_devices(
         raise InputError(f"devices: {team.size}, and this machine has {torch.cuda.device_count()} GPUs")
     if kind == "cpu" and team.size > (cores := os.cpu_count() or 1):
         raise InputError(f"devices: {team.size}, and this machine has {cores} cores")
-    run_together(_tune_here, (inputs, settings, resume, tell), team=team, device=kind, out=inputs.out)
+    run_together(_tune_here, (inputs, settings.to_json(), resume, tell), team=team, device=kind, out=inputs.out)
     record = read_record(inputs.out / RECORD)
     if record is None:
         raise TuningError(f"{inputs.out / RECORD}: gone")
@@ -64,11 +64,11 @@ def tune_on_devices(
 def _tune_here(
     team: Team,
     inputs: RunInputs,
-    settings: TuningSettings,
+    settings: dict[str, Any],
     resume: bool,
     tell: Callable[[Sequence[str]], None] | None,
 ) -> None:
-    tune(inputs, settings, resume=resume, tell=tell, team=team)
+    tune(inputs, TuningSettings.read(settings), resume=resume, tell=tell, team=team)
 
 
 def run_together(work: Callable[..., None], args: tuple[Any, ...], *, team: Team, device: str, out: Path) -> None:
@@ -76,7 +76,7 @@ def run_together(work: Callable[..., None], args: tuple[Any, ...], *, team: Team
 
     Args:
         work: a function of a module, by which the processes find it.
-        args: of it.
+        args: of it; they are pickled, so settings go as JSON.
         team: size, and whether weights are split.
         device: ``cpu`` or ``cuda``.
         out: the run's folder, for the message.

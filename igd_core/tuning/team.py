@@ -40,7 +40,7 @@ class Team:
         size: number of processes.
         shards: whether they split weights, gradients and the optimiser's state among them (FSDP2), instead of each
             holding all (DDP).
-        device: ``cpu`` or ``cuda``, of each process; None for a single one, which is where its model is.
+        device: ``cpu`` or ``cuda``, of each process; None for one that has met no others, and is where its model is.
     """
 
     rank: int = 0
@@ -53,9 +53,14 @@ class Team:
         """Whether this process writes."""
         return self.rank == 0
 
+    @property
+    def has_met(self) -> bool:
+        """Whether a launcher made it, perhaps with a single process, whose steps then go the same way."""
+        return self.device is not None
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, the same in each."""
-        if self.size > 1:
+        if self.has_met:
             distributed.all_reduce(values)
         return values
 

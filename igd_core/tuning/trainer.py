@@ -150,7 +150,7 @@ class IGDTrainer(Trainer):
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: object = None) -> nn.Module:  # noqa: ARG002
         """What a step calls, instead of the model itself."""
-        if self.team.size == 1 or self.team.shards:
+        if not self.team.has_met or self.team.shards:
             return self._losses
         # Gradients lie in the buckets that are summed, not beside them.
         return DistributedDataParallel(self._losses, gradient_as_bucket_view=True)
