@@ -15,7 +15,6 @@ from igd_core.checked_settings import CheckedSettings, Count, Directory, File, F
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
-from igd_core.datasets.sources import STANDARD_INPUT
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.models import smollm2_dir
@@ -161,6 +160,8 @@ def _devices(asked: TuneInputs) -> int:
 
 def _fits_launcher(asked: TuneInputs, size: int) -> None:
     """Check what processes of a launcher cannot do, or need not be told."""
+    from igd_core.datasets.sources import STANDARD_INPUT
+
     if asked.devices not in (None, size):
         raise InputError(f"devices: {asked.devices}, and the launcher started {size} processes")
     for name, path in (("train", asked.train), ("valid", asked.valid)):
