@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from igd_core.tuning.team import PeerLost, ToldElsewhere, joined, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from multiprocessing.process import BaseProcess
 
     from igd_core.tuning.inputs import RunInputs
     from igd_core.tuning.team import Team
@@ -112,6 +114,7 @@ def run_together(work: Callable[..., None], args: tuple[Any, ...], *, team: Team
 def _one_process(
     rank: int, work: Callable[..., None], args: tuple[Any, ...], team: Team, device: str, scratch: str
 ) -> None:
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     size = str(team.size)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     if device == "cpu":
@@ -136,6 +139,13 @@ def _one_process(
     if told is not None:
         Path(scratch, f"told-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
         sys.exit(_FAILED)
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    """End this process when the one that asked for it has ended, killed perhaps: nobody would hear of the run."""
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _cause(processes: ProcessContext, scratch: Path, out: Path) -> IGDError:
