@@ -2,9 +2,10 @@
 
 A random model of one layer with SmolLM2's vocabulary, ML-100K's catalogue and ten-item histories: nearly all that is
 left is requests, messages, scheduling, our processors and the search. Compares this working tree with a commit of it:
-each in processes of its own, which stop (SIGSTOP) while the other runs, turn by turn. Needs vLLM for the CPU, Linux,
-and SmolLM2's tokenizer (`igd_core.models`). Counts of requests, steps, messages and bytes do not depend on the machine;
-seconds do, so compare medians within one run.
+each in processes of its own, which stop (SIGSTOP) while the other runs, turn by turn. On a CPU vLLM's processes wait
+for one another by spinning; here they sleep between two looks, so that processor time counts work. Counts of requests,
+steps, messages and bytes do not depend on the machine; seconds do, so compare medians within one run. Needs vLLM for
+the CPU, Linux, and SmolLM2's tokenizer (`igd_core.models`).
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from igd_core.search.recommender import Recommender
 
 HERE = Path(__file__).resolve().parents[2]
-START_S = 240.0
 BEAMS = 10
+# Python runs a `sitecustomize` that it finds before anything else, in vLLM's own processes too.
+NO_SPINNING = "import os, time\nos.sched_yield = lambda: time.sleep(1e-4)\n"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def make_model(directory: Path) -> Path:
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
+    (directory / "sitecustomize.py").write_text(NO_SPINNING)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(smollm2_dir() / name, directory / name)
     return directory
@@ -199,7 +202,7 @@ class Tree:
     """A tree of the code, running in processes that stand still unless they are asked."""
 
     def __init__(self, path: Path, model: Path, histories: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{path}:{path / 'server'}"}
+        environment = {**os.environ, "PYTHONPATH": f"{path}:{path / 'server'}:{model}"}
         command = [sys.executable, __file__, "--child", str(model), "--histories", str(histories)]
         self._process = subprocess.Popen(
             command, env=environment, cwd=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
