@@ -181,11 +181,9 @@ class VLLMOptions:
             "enable_lora": True,
             # vLLM's CPU kernels use index -1, the last place, for a request without an adapter. So that place stays
             # empty, or such a request would get the adapter in it whenever a request with an adapter shares its step.
-            # or such a request would get the adapter that has it whenever one with an adapter shares its step.
             "max_loras": len(configs) + on_cpu,
             "max_lora_rank": room,
             # Name the modules, so that vLLM leaves the output layer alone: with LoRA around it, a step with prompt
-            # log-probabilities ends the worker.
             # log-probabilities ends the worker, whoever asked.
             "lora_target_modules": sorted(modules),
         }
