@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.retune.folder import RetuneFolder
     from igd_core.retune.verdict import Rule, Verdict
-    from igd_core.store.base import ArtifactStore
+    from igd_core.store.base import Store
 
 _MAX_NAME_CHARS = 48
 
@@ -82,7 +82,7 @@ class Retune:
         asked: Asked,
         folder: RetuneFolder,
         *,
-        store: Callable[[], ArtifactStore],
+        store: Callable[[], Store],
         command: Callable[[Sequence[str]], Mapping[str, Any]],
         say: Callable[[str], None],
     ) -> None:
@@ -140,7 +140,7 @@ class Retune:
         try:
             versions = await store.versions(self._asked.catalogue)
         finally:
-            await store.close()  # type: ignore[attr-defined]  # every store has it
+            await store.close()
         current = next((stored for stored in versions if stored.is_current), None)
         if current is None:
             raise InputError(f"catalogue: nothing is published under {self._asked.catalogue!r}")
@@ -154,7 +154,7 @@ class Retune:
             if served["model"] is not None:
                 await store.fetch(MODELS, served["model"], self._at / "served")
         finally:
-            await store.close()  # type: ignore[attr-defined]
+            await store.close()
         return served
 
     def _export(self) -> Mapping[str, Any]:
