@@ -43,11 +43,11 @@ SHAPE = {
     "attention_dropout": 0.1,
 }
 TWENTY_STEPS: dict[str, Any] = {
-    "epochs": 5, "patience": 5, "batch": 16, "micro_batches": 4, "warmup_steps": 2, "lr": 1e-3, "save_every": 3,
+    "epochs": 5, "patience": 5, "batch": 16, "micro_batches": 2, "warmup_steps": 2, "lr": 1e-3, "save_every": 3,
     "train_rows": 64, "valid_rows": 5, "pack_rows": 3, "normalise": "children",
 }  # fmt: skip
 FLAGS = (
-    "--epochs 5 --patience 5 --batch 16 --micro-batches 4 --warmup-steps 2 --lr 1e-3 --save-every 3 --train-rows 64 "
+    "--epochs 5 --patience 5 --batch 16 --micro-batches 2 --warmup-steps 2 --lr 1e-3 --save-every 3 --train-rows 64 "
     "--valid-rows 5 --pack-rows 3 --normalise children --bear 0.25"
 )
 TWO = Team(size=2)
@@ -111,7 +111,7 @@ def differ(one: Path, other: Path) -> float:
 
 def kill_one_process_at(checkpoint: Path) -> None:
     """SIGKILL to one of the processes that share a run, when a checkpoint is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not checkpoint.is_dir() and time.monotonic() < deadline:
         time.sleep(0.002)
     working = [grandchild for child in psutil.Process().children() for grandchild in child.children()]
@@ -125,7 +125,7 @@ def test_a_killed_process_ends_the_run_with_one_line_and_one_process_goes_on_to_
     shape.write_text(json.dumps(SHAPE))
     words = ["tune", "--artifact", run.artifact, "--train", run.train, "--valid", run.valid, "--out", run.out]
     words += ["--tokenizer", run.tokenizer, "--from-config", shape, "--device", "cpu", "--devices", "2"]
-    killer = threading.Thread(target=kill_one_process_at, args=(run.out / "checkpoints" / "checkpoint-9",))
+    killer = threading.Thread(target=kill_one_process_at, args=(run.out / "checkpoints" / "checkpoint-6",))
     killer.start()
     capsys.readouterr()
     assert main([*map(str, words), *FLAGS.split()]) == 2
@@ -147,7 +147,7 @@ def test_a_killed_process_ends_the_run_with_one_line_and_one_process_goes_on_to_
 
 def test_two_processes_end_with_the_weights_of_one(inputs: RunInputs, alone: Path, tmp_path: Path) -> None:
     """Each holding the weights, or half of them; of a model, or of an adapter; from the start, or going on."""
-    adapter = settings(lora={"rank": 2, "dropout": 0.2, "layers": 1}, normalise="vocabulary", micro_batches=2)
+    adapter = settings(lora={"rank": 2, "dropout": 0.2, "layers": 1}, normalise="vocabulary")
     on_checkpoint = replace(inputs, model=str(inputs.tokenizer), tokenizer=None)
     model, both, split, adapter_alone = (tmp_path / name for name in ("model", "both", "split", "alone"))
     with interrupted_before(8):
@@ -216,9 +216,6 @@ def test_processes_of_a_launcher_are_one_run_with_one_voice(inputs: RunInputs, t
     assert (code, other) == ("0", ("0", ""))
     record = json.loads(said.splitlines()[-1])
     assert (record["status"], record["steps"], record["devices"], record["sharded"]) == ("finished", 4, 2, True)
-    first, second = launch("--json")
-    assert first == ("2", f"igd: {tmp_path / 'run'}: holds a run already; resume it, or choose another folder\n")
-    assert second == ("2", "")
     first, second = launch("--devices", "3")
     assert first == ("2", "igd: devices: 3, and the launcher started 2 processes\n")
     assert second == ("2", "")
