@@ -1,6 +1,6 @@
 // The buttons of a recommended item: add it to the history, and ask why it is here.
 import { element } from "./dom.js";
-import { leaveOneOut, sentence } from "./why.js";
+import { leaveOneOut, sentence, titlesOf } from "./why.js";
 
 /**
  * The buttons below `item` of `answer` to the request `body`, for `history`: `add` takes the item, `ask` answers
@@ -23,7 +23,7 @@ async function explain(button, item, { answer, body, history, items, ask, say, s
   place.focus();
   try {
     const onStep = (step, steps) => (place.textContent = `Ranking without title ${step} of ${steps}…`);
-    const without = history.length > 1 ? await leaveOneOut(answer, body, { history, items, ask, onStep }) : [];
+    const without = titlesOf(history).length > 1 ? await leaveOneOut(answer, body, { history, items, ask, onStep }) : [];
     place.replaceChildren(...sentence(item, history, without));
     say(place.textContent);
   } catch (error) {

@@ -9,14 +9,26 @@ export class Problem extends Error {
 }
 
 const KEY = "igd-key"; // of this tab, and gone with it
-let key = sessionStorage.getItem(KEY);
+let key = keptKey();
+
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null; // a browser that lets no page store anything
+  }
+}
 
 export const hasKey = () => Boolean(key);
 
-/** Send this API key from now on. */
+/** Send this API key from now on; where the browser stores nothing, until the page is left. */
 export function useKey(text) {
   key = text;
-  sessionStorage.setItem(KEY, text);
+  try {
+    sessionStorage.setItem(KEY, text);
+  } catch {
+    // It stays in this page.
+  }
 }
 
 async function fetchJson(path, options) {

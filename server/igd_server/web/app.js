@@ -4,7 +4,7 @@ import { applyAddress, keepUsual, readAddress, writeAddress } from "./address.js
 import { asCurl, findItems, hasKey, recommend, servedCatalogue, useKey } from "./api.js";
 import { byId, debounced, element, titled } from "./dom.js";
 import { describe, itemOf, knowItems } from "./items.js";
-import { named } from "./lists.js";
+import { answered, named } from "./lists.js";
 import { showOthers } from "./others.js";
 import { colourTokens, moveFrom, moveTo, showMoves, showRanking, tokenTooltips } from "./ranking.js";
 import { sampleUsers } from "./samples.js";
@@ -23,6 +23,7 @@ const state = {
   unknown: [], // ids in the address that the catalogue does not have
   running: null, // AbortController of the request being answered
   step: null, // the address being followed
+  starting: null, // promise of the start that goes on
 };
 
 const tooltips = tokenTooltips(byId("rankings"));
@@ -33,7 +34,12 @@ const control = (id) => Number(byId(id).value);
 
 // ---- Catalogue
 
-async function start() {
+/** Begin, or begin again; once at a time, as one form takes one key. */
+function start() {
+  state.starting ??= begin().finally(() => (state.starting = null)).then(followAddress);
+}
+
+async function begin() {
   let wait = POLL_MS.first;
   showPage(false);
   for (;;) {
@@ -54,7 +60,6 @@ async function start() {
   }
   showPage(true);
   showCatalogue();
-  await followAddress();
 }
 
 /** Show what the address says; the first sample user where it says nothing. */
@@ -64,7 +69,7 @@ async function followAddress() {
   applyAddress(showValues);
   showSliders();
   if (isGiven) {
-    const found = await Promise.all(ids.map((id) => itemOf(state.catalogue.version, id))).catch(fail);
+    const found = await Promise.all(ids.map((id) => itemOf(state.catalogue.version, id))).catch((error) => fail(error, followAddress));
     if (!found || step !== state.step) return; // failed, or the address is another by now
     state.history = found.filter((item) => item !== null);
     state.unknown = ids.filter((_, index) => found[index] === null);
@@ -142,6 +147,7 @@ function showCatalogue() {
 // ---- History
 
 function setHistory(history, { spoken }) {
+  state.step = null; // what the address said before comes too late
   state.history = history;
   state.unknown = [];
   writeAddress(history, { isNew: true });
@@ -266,12 +272,18 @@ function showGamma({ gamma }) {
 async function beside(version, body, signal, source = "model") {
   const key = JSON.stringify([version, body]);
   if (!kept.has(key)) {
-    const answer = await recommend(body, signal);
-    if (answer.source !== source) throw new Error("The model did not answer in time.");
-    kept.set(key, answer);
+    kept.set(key, answered(body, source, signal)); // the promise: two who ask at once share it
     if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);
   }
-  return kept.get(key);
+  try {
+    const answer = await kept.get(key);
+    if (answer.version === version) return answer;
+  } catch (error) {
+    kept.delete(key);
+    throw error;
+  }
+  kept.delete(key);
+  throw new Error("The server has a new version by now.");
 }
 
 async function rank() {
@@ -315,8 +327,9 @@ async function compare(answer, body, signal) {
   }
 }
 
-async function fail(error) {
-  const retry = element("button", { type: "button", onclick: rank }, "Try again");
+/** Say what went wrong; `again` is what the button does. */
+async function fail(error, again = rank) {
+  const retry = element("button", { type: "button", onclick: () => again() }, "Try again");
   const about = [error.field && `Field: ${error.field}`, error.requestId && `Request: ${error.requestId}`];
   showMessage("error", error.title ?? "Something went wrong", [error.detail ?? String(error), ...about, retry]);
   if (isAboutKey(error)) start();
@@ -347,7 +360,8 @@ function showAnswer(answer, body) {
   const { items, source, warnings = [] } = answer;
   const byModel = source === "model";
   const lines = warnings.map(({ detail, sample }) => (sample ? `${detail} (${sample.join(", ")})` : detail));
-  if (!items.length) showMessage("empty", "No item is left to recommend", [...lines, "Try another value in the filter."]);
+  const other = body.filter ? "Try another value in the filter." : "This catalogue has no title that the history does not have.";
+  if (!items.length) showMessage("empty", "No item is left to recommend", [...lines, other]);
   else if (!byModel) showMessage("fallback", "Ranked by popularity, not by the model", lines);
   else if (lines.length) showMessage("warning", "Passed over", lines);
   else byId("message").replaceChildren();
@@ -440,6 +454,10 @@ searchField({
   isTaken: (item) => state.history.some((known) => known.item_id === item.item_id),
   onPick: (item) => setHistory([...state.history, item], { spoken: `${item.title} added.` }),
   onProblem: (problem) => isAboutKey(problem) && start(),
+});
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address behind "#" is the history's
+  byId("results").focus();
 });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("sample").addEventListener("change", pickSample);

@@ -10,7 +10,8 @@ const ITEMS = 10;
 const ROUNDS = 5; // people for each value that the popular items share
 
 const state = {
-  catalogue: null,
+  catalogues: [], // all that the server has: a variant may be of another one
+  catalogue: null, // that the people are of
   lists: [], // to choose two of
   people: [], // in an order drawn anew each time
   at: -1, // the person now
@@ -21,20 +22,25 @@ const state = {
 const say = (text) => (byId("announcement").textContent = text);
 const chosen = () => ["first", "second"].map((id) => state.lists.find((list) => list.id === byId(id).value));
 
-/** The pair whatever the order, of this version and model: other lists are another pair. */
-const pairOf = (lists) =>
-  [state.catalogue.name, state.catalogue.version, state.catalogue.model_fingerprint, ...lists.map(({ id }) => id).sort()].join(" / ");
+/** The pair whatever the order, of these versions and models: other lists are another pair. */
+const pairOf = (lists) => {
+  const served = state.catalogues.flatMap(({ name, version, model_fingerprint }) => [name, version, model_fingerprint]);
+  return [...served, ...lists.map(({ id }) => id).sort()].join(" / ");
+};
 
 async function start() {
   try {
     const { catalogues, variants = [] } = await servedCatalogues();
+    state.catalogues = variants.length ? catalogues : catalogues.slice(0, 1);
     state.catalogue = catalogues[0] ?? null;
     if (!state.catalogue) return problem({ title: "The server is starting", detail: "Try again in a moment." });
     state.lists = listsOf(state.catalogue, variants);
+    state.at = -1;
     state.people = shuffled(samplePeople(await findItems("", 100), ROUNDS));
   } catch (error) {
     return problem(error);
   }
+  const before = chosen();
   const { name, items, version, model } = state.catalogue;
   byId("catalogue").replaceChildren(
     element("strong", {}, name),
@@ -45,7 +51,8 @@ async function start() {
     byId(id).replaceChildren(...state.lists.map((list) => element("option", { value: list.id }, list.name)));
   }
   const others = state.lists.slice(1); // another variant, else the scorer, else popularity
-  byId("second").value = (others.find(({ id }) => id.startsWith("variant ") || id === "scorer") ?? others.at(-1)).id;
+  const usual = [state.lists[0], others.find(({ id }) => id.startsWith("variant ") || id === "scorer") ?? others.at(-1)];
+  for (const [index, id] of ["first", "second"].entries()) byId(id).value = (before[index] ?? usual[index]).id;
   for (const id of ["pair", "judging", "tally"]) byId(id).hidden = false;
   next();
 }
@@ -61,6 +68,7 @@ function shuffled(all) {
 
 /** The next person, the lists on sides drawn anew. */
 function next() {
+  if (!state.people.length) return start();
   state.at = (state.at + 1) % state.people.length;
   state.sides = byId("blind").checked && Math.random() < 0.5 ? chosen().reverse() : chosen();
   return show();
@@ -84,7 +92,10 @@ async function show() {
   if (state.sides[0] === state.sides[1]) return problem({ title: "Choose two lists", detail: "They are one and the same." });
   try {
     const answers = [];
-    for (const side of state.sides) answers.push({ items: await itemsOf(side, Math.min(ITEMS, state.catalogue.items), { ...state, history: person.history, signal }) });
+    const k = Math.min(ITEMS, state.catalogue.items);
+    for (const side of state.sides) answers.push(await itemsOf(side, k, { catalogue: state.catalogue, history: person.history, signal }));
+    if (!answers.every(isKnown)) return isOver();
+    if (answers.some(({ items }) => !items.length)) return problem({ title: "No item is left to recommend", detail: "Skip this person." });
     for (const [index, answer] of answers.entries()) {
       showRanking(lists[index], answer, { brief: true });
       showMoves(lists[index], answer, answers[1 - index], onlyHere);
@@ -97,10 +108,20 @@ async function show() {
   }
 }
 
+/** Whether the answer is of a version that the ratings of this pair are of. */
+const isKnown = (answer) =>
+  state.catalogues.some(({ name, version }) => name === answer.catalogue && version === answer.version);
+
+function isOver() {
+  state.people = []; // to begin again with
+  problem({ title: "The server has a new version", detail: "Ratings of its lists are counted apart from those before." });
+}
+
 function problem(error) {
   const isAboutKey = error.status === 401 || error.status === 403;
   const detail = isAboutKey ? "This server asks for an API key: give it on the page Try it, in this tab." : (error.detail ?? error.message ?? "");
-  const retry = element("button", { type: "button", onclick: () => (state.lists.length ? show() : (byId("message").replaceChildren(), start())) }, "Try again");
+  const retry = element("button", { type: "button", onclick: () => (state.people.length ? show() : (byId("message").replaceChildren(), start())) }, "Try again");
+  for (const side of [1, 2]) byId(`list-${side}`).querySelector("ol").replaceChildren();
   byId("message").replaceChildren(
     element("div", { class: "notice error", role: "alert" }, element("strong", {}, error.title ?? "Something went wrong"), element("p", {}, detail), retry),
   );
@@ -122,6 +143,7 @@ function judge(side) {
     better: side ? state.sides[side - 1].name : null,
     person: person.label,
     history: person.history.map((item) => item.item_id),
+    blind: byId("blind").checked,
     at: new Date().toISOString(),
   });
   const told = `1 was ${first}, 2 was ${second}.`;
@@ -159,7 +181,7 @@ for (const id of ["first", "second", "blind"]) {
 for (const side of [0, 1, 2]) byId(`better-${side}`).addEventListener("click", () => judge(side));
 byId("skip-person").addEventListener("click", next);
 byId("judging").addEventListener("keydown", (event) => {
-  if (["0", "1", "2"].includes(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) judge(Number(event.key));
+  if (["0", "1", "2"].includes(event.key) && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) judge(Number(event.key));
 });
 byId("download").addEventListener("click", download);
 byId("forget").addEventListener("click", () => {

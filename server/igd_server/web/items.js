@@ -10,7 +10,7 @@ const MOST_KNOWN = 2000;
 /** The item of that id in `version`, or null where the catalogue has none. */
 export async function itemOf(version, id) {
   const key = JSON.stringify([version, id]);
-  if (!known.has(key)) keep(key, await readItem(id).catch(absent));
+  if (!known.has(key)) keep(key, itself(id, await readItem(id).catch(absent)));
   return known.get(key);
 }
 
@@ -23,6 +23,9 @@ function keep(key, item) {
   known.set(key, item);
   if (known.size > MOST_KNOWN) known.delete(known.keys().next().value);
 }
+
+/** Ids of dots alone lead a browser to another path, whose answer is no item. */
+const itself = (id, item) => (item?.item_id === id ? item : null);
 
 function absent(problem) {
   if (problem.status === 404) return null;

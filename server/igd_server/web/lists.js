@@ -2,6 +2,7 @@
 import { recommend } from "./api.js";
 
 export const MOST_ITEMS = 100; // that one request may ask for
+const UNANSWERED = ["deadline-exceeded", "engine-unavailable", "history-unavailable"];
 const NAMES = { ease: "EASE", sasrec: "SASRec" };
 
 /** A kind of item scorer, as people call it; several kinds have a "+" between. */
@@ -10,7 +11,7 @@ export const named = (kind) =>
 
 /**
  * What there is to compare: `{id, name, body}`; the body names what the request adds to a history. A server with
- * variants draws one for a request that names none, so there the variants are what is served.
+ * variants takes one of them for a request that names none, so there the variants are what is served.
  */
 export function listsOf({ scorer }, variants) {
   const served = variants.length
@@ -24,23 +25,30 @@ export function listsOf({ scorer }, variants) {
   return [...served, ...(scorer ? parts : []), { id: "popular", name: "Most popular", body: null }];
 }
 
-/** The items of a list for `history`; an answer of another source than the list's own is an error. */
+/**
+ * The answer to `body`, from this source: an error that says why where it is another one's. Popularity answers for a
+ * model that cannot.
+ */
+export async function answered(body, source, signal) {
+  const answer = await recommend(body, signal);
+  if (answer.source === source) return answer;
+  const why = answer.warnings?.find(({ code }) => UNANSWERED.includes(code));
+  throw new Error(`The model did not answer${why ? `: ${why.detail}` : ""}.`);
+}
+
+/** The items of a list for `history`, and the catalogue and version that they are of. */
 export async function itemsOf(list, k, { catalogue, history, signal }) {
-  const ask = async (body, source) => {
-    const answer = await recommend(body, signal);
-    if (answer.source !== source) throw new Error("The model did not answer in time.");
-    return answer;
-  };
-  if (!list.body) return (await mostPopular({ k }, { catalogue, history, ask })).items;
-  return (await ask({ history: history.map((item) => item.item_id), k, ...list.body }, "model")).items;
+  const ask = (body, source) => answered(body, source, signal);
+  if (!list.body) return mostPopular({ k }, { catalogue, history, ask });
+  return ask({ history: history.map((item) => item.item_id), k, ...list.body }, "model");
 }
 
 /** Without a history popularity answers; what the history has, and other items of its titles, are left out as seen. */
 export async function mostPopular({ k, filter }, { catalogue, history, ask }) {
   const wanted = Math.min(k + history.length, MOST_ITEMS, catalogue.items);
   const exclude = history.map((item) => item.item_id);
-  const { items } = await ask({ history: [], exclude, k: wanted, ...(filter && { filter }) }, "popularity");
+  const { items, ...of } = await ask({ history: [], exclude, k: wanted, ...(filter && { filter }) }, "popularity");
   const seen = new Set(history.map((item) => item.title));
   const fresh = items.filter((item) => !seen.has(item.title)).slice(0, k);
-  return { items: fresh.map((item, index) => ({ ...item, rank: index + 1 })) };
+  return { ...of, items: fresh.map((item, index) => ({ ...item, rank: index + 1 })) };
 }

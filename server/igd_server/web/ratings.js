@@ -3,11 +3,11 @@ const KEY = "igd-ratings";
 const MOST = 5000;
 const Z = 1.96; // of a normal distribution's middle 95 %
 
-/** All ratings kept here, oldest first: `{pair, first, second, better, person, history, at}`. */
+/** All ratings kept here, oldest first: `{pair, first, second, better, person, history, blind, at}`. */
 export function keptRatings() {
   try {
     const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(kept) ? kept : [];
+    return Array.isArray(kept) ? kept.filter((rating) => rating?.pair) : [];
   } catch {
     return []; // no storage here, or another program's
   }

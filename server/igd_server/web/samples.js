@@ -39,9 +39,11 @@ export function samplePeople(popular, rounds) {
 
 function likingWhatMostLike(popular, rounds) {
   const people = [];
-  for (let from = 0; from < popular.length && people.length < rounds; from += ITEMS) {
+  // Half of a small catalogue: something must be left to recommend.
+  const size = Math.min(ITEMS, Math.ceil(popular.length / 2));
+  for (let from = 0; from < popular.length && people.length < rounds; from += size) {
     const label = from ? `Likes what many like, ${people.length + 1}` : "Likes what most like";
-    people.push({ label, history: popular.slice(from, from + ITEMS) });
+    people.push({ label, history: popular.slice(from, from + size) });
   }
   return people;
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from page_site import Open, Parts, Site
-    from playwright.async_api import Page
+    from playwright.async_api import Page, Route
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -136,13 +136,33 @@ async def test_an_answer_by_popularity_is_not_judged_as_the_models(visit: Open, 
     hook = site.checkpoint.model.register_forward_pre_hook(fail)
     try:
         await page.get_by_role("button", name="Skip this person").click()
-        await expect(page.get_by_role("alert")).to_contain_text("did not answer in time")
+        await expect(page.get_by_role("alert")).to_contain_text("The model did not answer: ")
+        await expect(page.locator("#judging li")).to_have_count(0)
         await expect(page.locator("#better-1")).to_be_disabled()
         assert await violations(page) == []
     finally:
         hook.remove()
     await page.get_by_role("button", name="Try again").click()
     await compared(page)
+
+
+async def test_lists_of_a_version_that_came_meanwhile_are_not_judged_with_those_before(visit: Open) -> None:
+    page = (await visit(path="/compare")).page
+    await compared(page)
+
+    async def newer(route: Route) -> None:
+        response = await route.fetch()
+        await route.fulfill(response=response, json={**await response.json(), "version": "f" * 16})
+
+    await page.route("**/v1/recommendations", newer)
+    await page.get_by_role("button", name="Skip this person").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The server has a new version")
+    await page.locator("#judging").press("1")
+    assert await ratings(page) == []
+    await page.unroute("**/v1/recommendations")
+    await page.get_by_role("button", name="Try again").click()
+    await compared(page)
+    await expect(page.locator("#person")).to_contain_text("(1 of")
 
 
 async def test_variants_stand_against_each_other_and_a_key_is_asked_for_on_the_first_page(

@@ -76,6 +76,20 @@ async def test_a_catalogue_of_six_titles_is_ranked_though_ten_are_asked_for(visi
         assert sorted(await titles(page)) == sorted(TITLES[1:6])
 
 
+async def test_a_catalogue_of_three_titles_leaves_its_made_up_person_something(visit: Open, parts: Parts) -> None:
+    three = Catalogue.build(item_ids=ITEM_IDS[:3], titles=TITLES[:3], frequency=np.arange(3, 0, -1))
+    small = replace(parts, artifact=build_artifact(three, parts.tokenizer, BuildOptions(name="three")))
+    async with small.site() as site:
+        page = (await visit(site.origin, path="/")).page
+        await ranked(page)
+        assert await titles(page) == [TITLES[2]]
+        await page.get_by_role("button", name="Add to history").first.click()
+        await expect(page.locator("#message")).to_contain_text("no title that the history does not have")
+        page = (await visit(site.origin, path="/compare")).page
+        await expect(page.locator("#better-1")).to_be_enabled()
+        assert await page.locator("#person").inner_text() == "Likes what most like (1 of 2)"
+
+
 async def test_a_sample_user_has_a_history_that_can_be_changed(visit: Open) -> None:
     page = (await visit()).page
     sample = page.get_by_label("or pick a sample user")
@@ -294,6 +308,25 @@ async def test_a_server_with_keys_is_asked_with_the_one_that_is_given(
         await expect(field).to_be_focused()
 
 
+async def test_two_refusals_at_once_ask_for_one_key(visit: Open) -> None:
+    opened = await visit(path="/#item=1", refusals=(401,))
+    page = opened.page
+    await ranked(page)
+    refused = {"title": "No key", "status": 401, "detail": "It was taken back"}
+    await page.route("**/v1/**", lambda route: route.fulfill(status=401, json=refused))
+    async with page.expect_response("**/v1/items?**"), page.expect_response("**/v1/recommendations"):
+        await page.get_by_role("combobox", name="Add an item by title").fill("Fargo")
+        await page.get_by_role("slider", name="Alpha").fill("1")
+    field = page.get_by_label("This server asks for an API key")
+    await expect(field).to_be_focused()
+    await page.unroute("**/v1/**")
+    await field.fill("sesame")
+    await field.press("Enter")
+    await expect(page.locator("#results")).to_be_visible()
+    await ranked(page)
+    assert await page.evaluate("() => sessionStorage.getItem('igd-key')") == "sesame"
+
+
 async def test_a_refusal_says_what_is_wrong_where_and_under_which_id(visit: Open, parts: Parts) -> None:
     async with parts.site(max_history_items=1) as site:
         page = (await visit(site.origin, refusals=(422,))).page
@@ -431,6 +464,7 @@ async def test_everything_can_be_done_from_the_keyboard(visit: Open) -> None:
     await page.locator("#skip").focus()
     await keys.press("Enter")
     await expect(page.locator("#results")).to_be_focused()
+    await expect(page.locator("#history .title")).not_to_have_count(0)  # the address is the history's still
 
 
 async def test_the_arrow_keys_choice_stays_when_the_answer_to_more_letters_comes_after_it(visit: Open) -> None:

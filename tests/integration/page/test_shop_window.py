@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from browser import CHROMIUM, PHONE, violations, visiting
-from page_site import ALL_TITLES, GENRE_OF, LIKED, add, ranked, shown_request, titles
+from films import ITEM_IDS, TITLES
+from page_site import ALL_TITLES, GENRE_OF, LIKED, SCRIPT_TITLE, add, ranked, shown_request, titles
 from playwright.async_api import expect
 
 from igd_core.artifact import BuildOptions, build_artifact
@@ -103,10 +104,12 @@ async def test_the_address_alone_shows_the_same_to_somebody_else(visit: Open) ->
 
 
 async def test_what_an_address_says_wrongly_is_as_usual_and_unknown_items_are_named(visit: Open) -> None:
-    wrong = "alpha=much&beams=9e9&k=1000&where=%3Cimg%3E&is=x&gamma=NaN&item=1&item=nobody&item=<b>&item=6"
+    wrong = (
+        "alpha=much&beams=9e9&k=1000&where=%3Cimg%3E&is=x&gamma=NaN&item=1&item=nobody&item=<b>&item=.&item=..&item=6"
+    )
     page = (await visit(path=f"/#{wrong}", refusals=(404,))).page
     await ranked(page)
-    await expect(page.locator("#history-note")).to_contain_text("Not in this catalogue: nobody, <b>.")
+    await expect(page.locator("#history-note")).to_contain_text("Not in this catalogue: nobody, <b>, ., ...")
     _, _, body = await shown_request(page)
     assert body == {"history": ["1", "6"], "k": 10, "alpha": 0.2, "forced_weight": 1, "beams": 60}
     assert await history(page) == ["Star Wars", "Fargo"]
@@ -145,7 +148,7 @@ async def told(site: Site, item: dict[str, Any], ids: list[str]) -> str:
     first, *others = sorted(losses, key=lambda left: -losses[left][0])
     most, rank = losses[first]
     if most <= 0:
-        return "Not because of one title: without any one of them it would stand as high."
+        return "Not because of one title: without any one of them its score would be no lower."
     second = next((left for left in others if losses[left][0] > 0 and losses[left][0] >= most / 2), None)
     name = ALL_TITLES[int(first) - 1]
     named = f"Because of {name}" + (
@@ -153,7 +156,64 @@ async def told(site: Site, item: dict[str, Any], ids: list[str]) -> str:
     )
     if rank == math.inf:
         return f"{named} it would not be among the first 20."
-    return f"{named} it would be number {rank}." if rank > item["rank"] else f"{named} it would stand as high, by less."
+    still = "" if rank > item["rank"] else " all the same, with a lower score"
+    return f"{named} it would be number {rank}{still}."
+
+
+async def test_items_of_one_title_are_one_reason(visit: Open, parts: Parts) -> None:
+    twice = Catalogue.build(
+        item_ids=["a", "b", *ITEM_IDS[1:9]], titles=[TITLES[0], *TITLES[:9]], frequency=np.arange(10, 0, -1)
+    )
+    async with replace(
+        parts, artifact=build_artifact(twice, parts.tokenizer, BuildOptions(name="twice"))
+    ).site() as own:
+        page = (await visit(own.origin, path="/#item=a&item=b")).page
+        await ranked(page)
+        row = page.locator("#chosen li").first
+        await row.get_by_role("button", name="Why this?").click()
+        await expect(row.locator(".why")).to_have_text("Because of Star Wars, the only title here.")
+
+
+async def test_reasons_asked_for_at_once_share_their_rankings(visit: Open) -> None:
+    page = (await visit(path="/#item=1&item=6")).page
+    await ranked(page)
+    asked: list[str | None] = []
+    page.on("request", lambda request: asked.append(request.post_data))
+    await page.evaluate("() => document.querySelectorAll('.actions button:last-child').forEach((b) => b.click())")
+    for row in await page.locator("#chosen li .why").all():
+        await expect(row).to_have_text(re.compile("^(Not b|B)ecause of "))
+    assert len(asked) == 2  # one without each title, for all ten items
+
+
+async def test_a_link_that_cannot_be_read_now_is_followed_when_it_is_tried_again(visit: Open) -> None:
+    page = (await visit(path="/", refusals=(404, 502))).page
+    await ranked(page)
+    await page.route("**/v1/items/**", lambda route: route.fulfill(status=502, body="no"))
+    await page.evaluate("() => (location.hash = 'item=script&item=nobody')")
+    await expect(page.get_by_role("alert")).to_contain_text("HTTP 502")
+    await page.unroute("**/v1/items/**")
+    await page.get_by_role("button", name="Try again").click()
+    await expect(page.locator("#history .title")).to_have_text([SCRIPT_TITLE])
+    await expect(page.locator("#history-note")).to_have_text("Not in this catalogue: nobody.")
+
+
+@pytest.mark.parametrize("path", ["/", "/compare"])
+async def test_a_browser_that_stores_nothing_shows_the_page(path: str, browser: Browser, site: Site) -> None:
+    context = await browser.new_context()
+    refuse = "get() { throw new DOMException('no', 'SecurityError'); }"
+    for store in ("sessionStorage", "localStorage"):
+        await context.add_init_script(f"Object.defineProperty(window, '{store}', {{ {refuse} }})")
+    page = await context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto(f"{site.origin}{path}")
+    await expect(page.locator("li .title").last).to_be_visible()
+    if path == "/compare":
+        await expect(page.locator("#better-1")).to_be_enabled()
+        await page.locator("#better-1").click()
+        await expect(page.locator("#last")).to_contain_text("keeps nothing, so it is not counted")
+    assert complaints == []
+    await context.close()
 
 
 async def test_a_why_that_cannot_be_told_says_so_and_can_be_asked_again(visit: Open) -> None:
