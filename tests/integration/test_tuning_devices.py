@@ -98,8 +98,9 @@ def alone(inputs: RunInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(record: dict[str, Any]) -> list[float]:
-    """Of steps and validations."""
-    return [entry.get("loss", entry.get("eval_loss")) for entry in record["history"] if "train_runtime" not in entry]
+    """Of steps, with the norms of their gradients, and of validations."""
+    names = ("loss", "grad_norm", "eval_loss")
+    return [entry[name] for entry in record["history"] for name in names if name in entry]
 
 
 def differ(one: Path, other: Path) -> float:
@@ -142,12 +143,12 @@ def test_a_killed_process_ends_the_run_with_one_line_and_one_process_goes_on_to_
     assert (resumed["status"], resumed["steps"], resumed["devices"]) == ("finished", 20, 1)
     assert [path.name for path in sorted(run.out.iterdir())] == ["model", "run.json"]
     assert differ(run.out / "model", alone / "model") < 1e-5
-    assert losses(resumed) == pytest.approx(losses(expected), rel=1e-5)
+    assert losses(resumed) == pytest.approx(losses(expected), rel=1e-4)
 
 
 def test_two_processes_end_with_the_weights_of_one(inputs: RunInputs, alone: Path, tmp_path: Path) -> None:
     """Each holding the weights, or half of them; of a model, or of an adapter; from the start, or going on."""
-    adapter = settings(lora={"rank": 2, "dropout": 0.2, "layers": 1}, normalise="vocabulary")
+    adapter = settings(lora={"rank": 2, "dropout": 0.2, "layers": 1}, normalise="vocabulary", epochs=2)
     on_checkpoint = replace(inputs, model=str(inputs.tokenizer), tokenizer=None)
     model, both, split, adapter_alone = (tmp_path / name for name in ("model", "both", "split", "alone"))
     with interrupted_before(8):
@@ -155,19 +156,19 @@ def test_two_processes_end_with_the_weights_of_one(inputs: RunInputs, alone: Pat
     runs: list[SharedRun] = [
         (replace(inputs, out=model), WHOLE.to_json(), True, 0),
         (replace(on_checkpoint, out=both), adapter.to_json(), False, 0),
-        (replace(on_checkpoint, out=split), adapter.to_json(), True, 8),
+        (replace(on_checkpoint, out=split), adapter.to_json(), True, 4),
     ]
     run_together(tune_each, (runs,), team=TWO, device="cpu", out=tmp_path)
     stopped = json.loads((split / "run.json").read_text())
     assert (stopped["status"], stopped["devices"], stopped["sharded"]) == ("running", 2, True)
     tune(replace(on_checkpoint, out=adapter_alone), adapter)
     tune(replace(on_checkpoint, out=split), adapter, resume=True)
-    pairs = [(model, alone, "model"), (both, adapter_alone, "adapter"), (split, adapter_alone, "adapter")]
-    for run, expected, kind in pairs:
+    pairs = [(model, alone, "model", 20), (both, adapter_alone, "adapter", 8), (split, adapter_alone, "adapter", 8)]
+    for run, expected, kind, steps in pairs:
         record, reference = (json.loads((folder / "run.json").read_text()) for folder in (run, expected))
-        assert (record["status"], record["steps"]) == ("finished", 20), run
+        assert (record["status"], record["steps"]) == ("finished", steps), run
         assert record["trained_parameters"] == reference["trained_parameters"]
-        assert losses(record) == pytest.approx(losses(reference), rel=1e-5), run
+        assert losses(record) == pytest.approx(losses(reference), rel=1e-4), run
         assert differ(run / kind, expected / kind) < 1e-5, run
 
 
