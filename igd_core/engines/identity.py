@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import stat
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
@@ -122,6 +123,9 @@ def _state_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
         states = {path: path.stat() for path in found}
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    for path, state in states.items():
+        if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for without end
+            raise ModelError(f"{path}: cannot be read: no regular file")
     return {path: (state.st_size, state.st_mtime_ns, state.st_ino) for path, state in states.items()}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,13 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     folder = files(tmp_path / "model", config_json=b"{}")
     (folder / "model.safetensors").symlink_to(tmp_path / "gone")
     with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read: No such file"):
+        FolderDigests(folder)
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    folder = files(tmp_path / "model", config_json=b"{}")
+    os.mkfifo(folder / "generation_config.json")
+    with pytest.raises(ModelError, match=r"generation_config\.json: cannot be read: no regular file"):
         FolderDigests(folder)
 
 
