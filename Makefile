@@ -47,8 +47,8 @@ demo: setup
 test: check unit vllm
 
 unit: setup-dev
-	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS) $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
-	$(BIN)/python -m pytest $(PARALLEL) $(CORE_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest $(PARALLEL) --durations 10 $(CORE_TESTS) $(COVERED:%=--cov=igd_core.%) --cov-branch --cov-fail-under=98
+	$(BIN)/python -m pytest $(PARALLEL) --durations 30 $(CORE_TESTS:%=--ignore=%)
 
 # After the others: both cores are the engines' while they start, two at a time (16 MiB of cache each). vLLM leaves its ZeroMQ contexts to the garbage collector,
 # which may come to them when no test is left to forgive it.
