@@ -63,7 +63,7 @@ class Asked:
 
 
 def variant_of(request: RecommendationRequest, variants: Sequence[Variant]) -> Variant | None:
-    """The variant that the request names, else the user's, else a random one; None if there are no variants.
+    """The variant that the request names, else the user's, else the first with a weight; None if there are no variants.
 
     Raises:
         QueryError: no variant has this name.
