@@ -34,9 +34,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 _FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _PAGE_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https:; connect-src 'self'; "
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_WITH_PICTURES = _PAGE_POLICY.replace(b"data:;", b"data: https:;")
+"""Of the page at ``/``, which shows pictures that a column of the catalogue names."""
 
 _log = logging.getLogger("igd.server")
 
@@ -105,7 +107,7 @@ class ContextMiddleware:
             return
         headers = Headers(scope=scope)
         context = scope[_KEY] = RequestContext(request_id=_request_id(headers))
-        answer = _Answer(send=send, headers=_headers(context.request_id))
+        answer = _Answer(send=send, headers=_headers(context.request_id, scope["path"]))
         started = time.perf_counter()
         self._metrics.request_began()
         with self._tracing.request(headers) as span:
@@ -199,8 +201,9 @@ async def _nothing_more() -> Message:
     return {"type": "http.disconnect"}
 
 
-def _headers(request_id: str) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", request_id.encode()), (b"content-security-policy", _PAGE_POLICY), *_FIXED_HEADERS]
+def _headers(request_id: str, path: str) -> list[tuple[bytes, bytes]]:
+    policy = _WITH_PICTURES if path == "/" else _PAGE_POLICY
+    return [(b"x-request-id", request_id.encode()), (b"content-security-policy", policy), *_FIXED_HEADERS]
 
 
 def _request_id(headers: Headers) -> str:
