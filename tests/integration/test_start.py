@@ -119,7 +119,13 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     assert again.count("done before, in") == len(stages) - 1  # all but serve, which says its answer
     assert "$ igd" not in again
     assert made["verdict"] in again
-    assert json.loads((shop / "out" / "start.json").read_text())["done"] == stages
+    kept = json.loads((shop / "out" / "start.json").read_text())
+    assert kept["done"] == stages
+    # A release that tries one kind of scorer more does not change what is made already.
+    del kept["done"]["scorer transitions+ease"]
+    (shop / "out" / "start.json").write_text(json.dumps(kept))
+    assert start() == 0
+    assert "$ igd" not in capsys.readouterr().out
 
     # Killed before the tuning was noted as done: it is taken up, and rows that were decoded are not decoded again.
     content = json.loads((shop / "out" / "start.json").read_text())

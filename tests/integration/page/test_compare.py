@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,10 @@ async def test_a_judgement_counts_for_the_list_that_stood_there_and_is_told_afte
     await compared(page)
     await page.reload()
     await expect(page.locator("#counts")).to_have_text(expected)
+    async with page.expect_download() as downloading:
+        await page.get_by_role("button", name="Download").click()
+    file = await (await downloading.value).path()
+    assert json.loads(await asyncio.to_thread(file.read_text, "utf-8")) == await ratings(page)
     await page.get_by_label("The other").select_option(POPULAR)  # another pair, without ratings
     await expect(page.locator("#counts")).to_have_text(f"{SERVED}0{POPULAR}0No difference0")
     await page.get_by_label("The other").select_option(SCORER)
