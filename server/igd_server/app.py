@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from igd_core.artifact import load_artifact
+from igd_core.cancellation import cancel_and_wait
 from igd_core.errors import IGDError
 from igd_core.release import RELEASE
 from igd_core.store.base import HistoryLimits, StoreOptions
@@ -127,8 +128,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(deployment.start())
         yield
-        starting.cancel()
-        await asyncio.wait((starting,))
+        await cancel_and_wait((starting,))
         await services.close()
         await deployment.close()
         if limiter is not None:

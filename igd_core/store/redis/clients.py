@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FAILURES = (errors.RedisError, errors.RedisClusterException, OSError)
 # When a cluster's client loses a node, it closes all its connections, also under calls in progress, which then end with
 # one of these errors (redis-py 8.1).
-# end with one of these (redis-py 8.1).
 CLUSTER_MISHAPS = (AttributeError, RuntimeError)
 
 _HEALTH_CHECK_S = 15

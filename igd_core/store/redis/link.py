@@ -168,8 +168,8 @@ class Link:
             while (message := await subscription.next()) is not None:
                 yield message
         finally:
-            self._subscriptions.discard(subscription)
             await subscription.close()
+            self._subscriptions.discard(subscription)  # last: if this is cut short, `close` closes it
 
     async def close(self) -> None:
         """Abort what is running, and disconnect."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from redis import exceptions as errors
 
+from igd_core.cancellation import cancel_and_wait
 from igd_core.store.redis.clients import FAILURES, jittered, open_client
 
 if TYPE_CHECKING:
@@ -38,30 +39,27 @@ class Subscription:
         """The next message; those sent while there is no connection are lost. None once this is closed."""
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
+            self._listening.add_done_callback(lambda _: self._messages.put_nowait(None))
         return await self._messages.get()
 
     async def close(self) -> None:
         """Stop listening, and disconnect."""
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait({self._listening})
+            await cancel_and_wait({self._listening})
 
     async def _listen(self) -> None:
-        try:
-            for turn in itertools.count():
-                client = open_client(self._node(turn), self._timeout_s, for_messages=True)
-                try:
-                    async with client.commands.pubsub() as pubsub:
-                        await pubsub.subscribe(self._channel)
-                        while True:
-                            self._messages.put_nowait(await self._read(pubsub))
-                except FAILURES:
-                    await asyncio.sleep(jittered(self._pause_s))
-                    self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-                finally:
-                    await client.close()
-        finally:
-            self._messages.put_nowait(None)
+        for turn in itertools.count():
+            client = open_client(self._node(turn), self._timeout_s, for_messages=True)
+            try:
+                async with client.commands.pubsub() as pubsub:
+                    await pubsub.subscribe(self._channel)
+                    while True:
+                        self._messages.put_nowait(await self._read(pubsub))
+            except FAILURES:
+                await asyncio.sleep(jittered(self._pause_s))
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            finally:
+                await client.close()
 
     def _node(self, turn: int) -> RedisAddress:
         """A cluster's nodes all get every message, so any will do: they take turns."""

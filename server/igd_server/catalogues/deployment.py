@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from igd_core.artifact import load_artifact
+from igd_core.cancellation import cancel_and_wait
 from igd_core.errors import EngineClosed, EngineError, QueryError, StoreError
 from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
@@ -188,10 +189,7 @@ class Deployment:
         """Stop following, and close the engine."""
         self._closed = True
         _log.info("stopping")
-        for task in self._following:
-            task.cancel()
-        if self._following:
-            await asyncio.wait(self._following)
+        await cancel_and_wait(self._following)
         for live in self._live.values():
             await live.close(engine_failed=isinstance(self.failure, EngineClosed))
         if self._versions is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from igd_core.cancellation import cancel_and_wait
 from igd_core.errors import IGDError, StoreError
 from igd_server.catalogues.attempts import SERVING
 from igd_server.catalogues.fleet import Permit, Wait
@@ -234,8 +235,7 @@ class Takeover:
                 await self._close(engine_failed=engine_failed)
         self._end()
         if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait((self._renewing,))
+            await cancel_and_wait((self._renewing,))
 
     async def _close(self, *, engine_failed: bool) -> None:
         trial, outcome = self._on_trial, self.outcome()

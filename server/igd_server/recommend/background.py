@@ -8,6 +8,7 @@ from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING
 
+from igd_core.cancellation import cancel_and_wait
 from igd_core.errors import StoreError
 from igd_server.observe.logs import cause_of, where
 
@@ -61,9 +62,7 @@ class Background:
                 await self.settle()
         except TimeoutError:
             _log.warning("background_work_left", extra={"fields": {"jobs": self._waiting + len(self._workers)}})
-            for worker in self._workers.values():
-                worker.cancel()
-            await self.settle()
+            await cancel_and_wait(tuple(self._workers.values()))
 
     async def _work(self, lane: int) -> None:
         queue = self._lanes[lane]
