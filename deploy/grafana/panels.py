@@ -234,7 +234,7 @@ ROWS: dict[str, list[Panel]] = {
                 "{{source}}": f"{rate('igd_recommendations_total', 'source')} "
                 f"/ scalar({rate('igd_recommendations_total')})"
             },
-            note="popularity: users without a history, and fallbacks.",
+            note="popularity: users without a history, and fallbacks. precomputed: fallbacks to lists made in advance.",
         ),
         Panel(
             title="Catalogue that has been recommended",

@@ -50,6 +50,7 @@ class PartReport:
         rejected: rows that got nothing.
         seconds: that it took to answer.
         worker: the host and process that answered.
+        made_at_ms: when, milliseconds since 1970; 0 in parts of earlier releases.
     """
 
     chunk: int
@@ -59,6 +60,7 @@ class PartReport:
     rejected: int
     seconds: float
     worker: str
+    made_at_ms: int = 0
 
 
 class Parts:

@@ -138,6 +138,7 @@ class ChunkWorker:
             rejected=len(rejected),
             seconds=round(time.perf_counter() - started, 3),
             worker=self._name,
+            made_at_ms=int(time.time() * 1000),
         )
         self._parts.write(report, lines, rejected)
         return report

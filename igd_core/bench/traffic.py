@@ -44,7 +44,7 @@ class Verdict(IntEnum):
 
 
 GOOD = (Verdict.MODEL, Verdict.CACHED, Verdict.RECORDED)
-"""The request was answered as asked; popularity answers are not."""
+"""The request was answered as asked; what popularity or a precomputed list answers is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,4 +189,5 @@ def _source(body: bytes) -> Verdict | None:
     """The answer's source, found by searching: parsing each answer would cost more than sending its request."""
     if b'"source":"model"' in body:
         return Verdict.CACHED if b'"cached":true' in body else Verdict.MODEL
-    return Verdict.POPULARITY if b'"source":"popularity"' in body else None
+    stands_in = b'"source":"popularity"' in body or b'"source":"precomputed"' in body
+    return Verdict.POPULARITY if stands_in else None

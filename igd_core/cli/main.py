@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": ("compare", "what tuning and decoding add, from evaluations of several checkpoints"),
     "recommend": ("recommend", "recommend for one history"),
     "batch": ("batch", "recommend for every row of a dataset, on Ray"),
+    "precompute": ("precompute", "put the lists of a batch into a store, for servers to fall back to"),
     "publish": ("publish", "put an artifact into a store, for servers to take"),
     "versions": ("publish", "list the versions in a store"),
     "rollback": ("publish", "make servers return to an earlier version"),

@@ -63,13 +63,24 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Precomputed:
+    """When and with what a list was made in advance: ``age_s`` seconds before the answer."""
+
+    made_at: datetime
+    age_s: float
+    version: str
+    model_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
     """A recommendation.
 
     Attributes:
         request_id: events on the recommended items name it.
         model_fingerprint: hash of the model's content. Absent from older servers' answers.
-        source: ``model`` or ``popularity``.
+        source: ``model``, ``popularity``, or ``precomputed``: the model at an earlier time.
+        precomputed: where that is the source.
         gamma: weight that the catalogue's item scorer had; None where the version holds none or popularity answered.
         mixture: how it was mixed with the model, where gamma is above 0.
         timings: milliseconds and counts, by name.
@@ -84,6 +95,7 @@ class Recommended:
     items: tuple[Item, ...]
     model_fingerprint: str | None = None
     variant: str | None = None
+    precomputed: Precomputed | None = None
     gamma: float | None = None
     mixture: str | None = None
     warnings: tuple[Warned, ...] = ()
@@ -146,12 +158,14 @@ class Known:
 
     Attributes:
         answers: how many cached answers and notes are linked to the user.
+        precomputed: how many lists were made for the user in advance.
     """
 
     user_id: str
     events: tuple[KnownEvent, ...]
     impressions: tuple[Impression, ...]
     answers: int = 0
+    precomputed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +175,7 @@ class Forgotten:
     events: int = 0
     impressions: int = 0
     answers: int = 0
+    precomputed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +218,9 @@ def recommended_of(body: Mapping[str, Any]) -> Recommended:
         )
         for each in body["items"]
     )
-    return _of(Recommended, {**body, "items": items, "warnings": _warnings(body)})
+    made = body.get("precomputed")
+    precomputed = made and _of(Precomputed, {**made, "made_at": datetime.fromisoformat(made["made_at"])})
+    return _of(Recommended, {**body, "items": items, "precomputed": precomputed, "warnings": _warnings(body)})
 
 
 def recorded_of(body: Mapping[str, Any]) -> Recorded:

@@ -24,6 +24,8 @@ from igd_core.search.query import Query, ResolvedQuery
 from igd_core.search.session import Scoring, SessionStats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
@@ -94,14 +96,14 @@ class Recommendation:
 
     Attributes:
         query: the query that it answers.
-        source: who ranked, the model or popularity.
+        source: who ranked: the model, popularity, or a list made in advance.
         items: best first.
         prompt_ids: token ids of the prompt.
         stats: what it cost.
     """
 
     query: ResolvedQuery
-    source: Literal["model", "popularity"]
+    source: Literal["model", "popularity", "precomputed"]
     items: tuple[RankedItem, ...]
     prompt_ids: tuple[int, ...] = ()
     stats: SessionStats = field(default_factory=SessionStats)
@@ -183,6 +185,25 @@ class Recommender:
             query=query,
             source="popularity",
             items=tuple(self._item(LeafIndex(leaf), float(prior[leaf]), item_filter) for leaf in ranked),
+        )
+
+    async def listed(self, query: ResolvedQuery, ranked: Sequence[tuple[ItemIndex, float]]) -> Recommendation:
+        """As `listed_now`, on a thread if it takes long."""
+        long = self._is_long(query)
+        return await asyncio.to_thread(self.listed_now, query, ranked) if long else self.listed_now(query, ranked)
+
+    def listed_now(self, query: ResolvedQuery, ranked: Sequence[tuple[ItemIndex, float]]) -> Recommendation:
+        """The first k of ``ranked``, items with scores made in advance, that the query admits, one a title."""
+        item_filter, leaves = self._filters(query)
+        scores: dict[int, float] = {}
+        for item, score in ranked:
+            scores.setdefault(int(self.artifact.leaf_of_item[item]), score)
+        paths = np.fromiter(scores, dtype=np.int64, count=len(scores))
+        admitted = paths[leaves.admits(paths)][: query.k]
+        return Recommendation(
+            query=query,
+            source="precomputed",
+            items=tuple(self._item(LeafIndex(int(leaf)), scores[int(leaf)], item_filter) for leaf in admitted),
         )
 
     def _most_popular(self, leaves: LeafFilter, k: int) -> NDArray[np.int32]:

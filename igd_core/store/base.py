@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from igd_core.store.trials import Verdict
 
 
-RecordList: TypeAlias = Literal["impressions", "links"]
-"""Lists of bytes of a user: what answers showed, and under which other keys something was stored for the user."""
+RecordList: TypeAlias = Literal["impressions", "links", "precomputed"]
+"""Lists of bytes of a user: what answers showed, under which other keys something was stored for the user, and lists of
+items made in advance."""
 RECORD_LISTS: tuple[RecordList, ...] = get_args(RecordList)
 
 
@@ -35,16 +36,18 @@ class Forgotten:
         other_events: that did not.
         impressions: answers that were on record.
         links: names of what was stored under other keys.
+        precomputed: lists of items made in advance.
     """
 
     events: int = 0
     other_events: int = 0
     impressions: int = 0
     links: int = 0
+    precomputed: int = 0
 
     def __bool__(self) -> bool:
         """Whether there was anything."""
-        return any((self.events, self.other_events, self.impressions, self.links))
+        return any((self.events, self.other_events, self.impressions, self.links, self.precomputed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from igd_server.recommend.impressions import Impressions
 from igd_server.recommend.kinds import EventKinds
 from igd_server.recommend.links import Links
 from igd_server.recommend.people import People
+from igd_server.recommend.precomputed import PrecomputedLists
 from igd_server.recommend.service import RecommendationService, ServiceParts
 from igd_server.recommend.store_guard import StoreGuard
 
@@ -71,6 +72,7 @@ class RequestServices:
             attribution=attribution,
             impressions=impressions,
             links=links,
+            precomputed=PrecomputedLists(guard, wanted=settings.precomputed),
             slots=slots,
             metrics=metrics,
         )

@@ -267,6 +267,11 @@ class Settings(CheckedSettings):
     impressions_ttl_days: float = Field(
         default=30.0, gt=0, le=3650, description="days for which an answer is kept on record"
     )
+    precomputed: bool = Field(
+        default=False,
+        description="whether a user's list that ``igd precompute`` stored is given, before popularity, when the model "
+        "cannot answer: docs/how-to/batch.md",
+    )
     variants: Annotated[Listed[Variant], BeforeValidator(_json), Flag(metavar="JSON")] = Field(
         default=(),
         max_length=16,

@@ -24,7 +24,7 @@ from igd_core.errors import ArtifactError, InputError, StoreUnavailable
 from igd_core.event_kinds import KIND
 from igd_core.scorers.options import ScorerOptions
 from igd_core.store import publishing
-from igd_core.store.base import Forgotten, HistoryLimits, Store, StoreOptions
+from igd_core.store.base import RECORD_LISTS, Forgotten, HistoryLimits, Store, StoreOptions
 from igd_core.store.events import Event
 from igd_core.store.memory import MemoryStore
 from igd_core.store.names import MODELS
@@ -845,12 +845,15 @@ async def test_records_are_kept_in_order_within_their_bounds(view: OpenView) -> 
     store = view()
     await store.add_records("impressions", {"ann": [b"1", b"2 "], "bob": [b"\x00\n"], "nobody": []}, keep=3, ttl_s=60)
     await store.add_records("links", {"ann": [b"other"]}, keep=3, ttl_s=60)
+    await store.add_records("precomputed", {"ann": [b"old", b"new"]}, keep=1, ttl_s=60)
     await store.add_records("impressions", {"ann": [b"3", b"4"]}, keep=3, ttl_s=60)
     assert await view().records("impressions", "ann") == [b"2 ", b"3", b"4"]
     assert await store.records("impressions", "bob") == [b"\x00\n"]
     assert await store.records("impressions", "nobody") == []
-    assert await store.forget("ann") == Forgotten(impressions=3, links=1)
-    assert await store.records("impressions", "ann") == await store.records("links", "ann") == []
+    assert await store.records("precomputed", "ann") == [b"new"]
+    assert await store.forget("ann") == Forgotten(impressions=3, links=1, precomputed=1)
+    for name in RECORD_LISTS:
+        assert await store.records(name, "ann") == []
     assert await store.records("impressions", "bob") == [b"\x00\n"]
 
 

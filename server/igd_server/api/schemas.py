@@ -21,7 +21,7 @@ MAX_BATCH = 256
 MAX_TIMEOUT_MS = 600_000
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
-AnswerSource: TypeAlias = Literal["model", "popularity"]
+AnswerSource: TypeAlias = Literal["model", "popularity", "precomputed"]
 WarningCode: TypeAlias = Literal[
     "unknown-items",
     "unknown-values",
@@ -181,7 +181,7 @@ class RecommendationRequest(_Request):
     fallback: bool = Field(
         default=True,
         description="Answer with popularity when the deadline passes, the engine fails or the stored history cannot "
-        "be read; else 504 or 503.",
+        "be read; else 504 or 503. Where the server has precomputed lists, the user's comes before popularity.",
     )
 
 
@@ -264,6 +264,15 @@ class Timings(_Response):
     model_tokens: int = Field(description="Tokens that went through the model.")
 
 
+class PrecomputedOf(_Response):
+    """When and with what a precomputed list was made."""
+
+    made_at: str = Field(description="ISO 8601, in UTC.")
+    age_s: float = Field(description="Seconds since then.")
+    version: str = Field(description="Of the catalogue, as it was then.")
+    model_fingerprint: str = Field(description="Of the model that ranked it.")
+
+
 class RecommendationResponse(_Response):
     """Ranked items and who ranked them."""
 
@@ -277,7 +286,10 @@ class RecommendationResponse(_Response):
         "may mean another model tomorrow; equal fingerprints mean equal models. Absent where the variant's adapter is.",
     )
     variant: str | None = Field(default=None, description="Absent where the server has none.")
-    source: AnswerSource
+    source: AnswerSource = Field(
+        description="Who ranked: the `model`; `popularity`; or the model at an earlier time, `precomputed`."
+    )
+    precomputed: PrecomputedOf | None = Field(default=None, description="Where `source` is `precomputed`.")
     gamma: float | None = Field(
         default=None,
         description="Weight that the catalogue's item scorer had: the request's, the variant's or the catalogue's own, "

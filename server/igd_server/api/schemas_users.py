@@ -46,6 +46,7 @@ class UserKnown(_Response):
     user_id: str
     events: list[KnownEvent] = Field(description="Oldest first.")
     impressions: list[KnownImpression] = Field(description="Oldest first; empty unless the server keeps them.")
+    precomputed: int = Field(description="Lists that were made for the user in advance.")
     answers: int = Field(
         description="Answers cached for the user, and notes by which events are matched with answers: both under keys "
         "that do not say whose they are. Those included that have ended lately."
@@ -58,6 +59,7 @@ class Forgotten(_Response):
     events: int
     impressions: int = Field(description="Answers on record.")
     answers: int = Field(description="Cached answers, and notes of answers.")
+    precomputed: int = Field(description="Lists made in advance.")
 
 
 class UserForgotten(_Response):

@@ -130,7 +130,7 @@ class Metrics:
         )
         self._recommendations = Counter(
             "igd_recommendations",
-            'Answers by model or popularity; variant "" where none are set.',
+            'Answers by who ranked: model, popularity, precomputed; variant "" where none are set.',
             ("source", "variant", "catalogue"),
             registry=registry,
         )
@@ -319,7 +319,7 @@ class Metrics:
         self._cost.observe(cost)
 
     def observe_fallback(self, reason: str) -> None:
-        """Count an answer by popularity instead of the model; ``reason`` is the name of a problem or warning."""
+        """Count an answer without the model, where it was wanted; ``reason`` is the name of a problem or warning."""
         self._fallbacks.labels(reason).inc()
 
     def begin_model(self, model: ModelIdentity) -> None:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from igd_core.search.session import SessionStats
+from igd_core.timestamps import iso_of
 from igd_server.recommend.attribution import marks_of
 from igd_server.recommend.cache import Ranking
+from igd_server.recommend.precomputed import age_s_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.search.recommender import RankedItem
+    from igd_core.store.precomputed import PrecomputedList
     from igd_server.api.schemas import AnswerSource
     from igd_server.catalogues.served import ServedCatalogue
     from igd_server.recommend.resolve import Asked
@@ -33,11 +36,12 @@ class Answer:
 
     Attributes:
         asked: the request.
-        source: who ranked, the model or popularity.
+        source: who ranked.
         ranking: the items.
         cached: whether it was computed for another request.
         stats: what this request cost in the model.
         waited_s: seconds waited for a slot.
+        precomputed: the list that the items are from, if they were ranked in advance.
     """
 
     asked: Asked
@@ -46,6 +50,7 @@ class Answer:
     cached: bool = False
     stats: SessionStats = field(default_factory=SessionStats)
     waited_s: float = 0.0
+    precomputed: PrecomputedList | None = None
 
     def facts(self) -> dict[str, str | bool]:
         """Fields for the log line."""
@@ -69,6 +74,7 @@ class Answer:
             "model_fingerprint": resolved.model,
             "variant": None if asked.variant is None else asked.variant.name,
             "source": self.source,
+            "precomputed": None if self.precomputed is None else _precomputed(self.precomputed),
             **(self._mixed() if self.source == "model" else {}),
             "cached": self.cached,
         }
@@ -118,6 +124,15 @@ def ranking_of(items: Sequence[RankedItem], served: ServedCatalogue) -> Ranking:
         rows=tuple(int(row) for item in items for row in (item.item, *item.duplicates)),
         marks=marks_of([item_id for each in ids for item_id in each]),
     )
+
+
+def _precomputed(made: PrecomputedList) -> dict[str, Any]:
+    return {
+        "made_at": iso_of(made.made_at_ms),
+        "age_s": age_s_of(made),
+        "version": made.version,
+        "model_fingerprint": made.model_fingerprint,
+    }
 
 
 def _explanation(item: RankedItem, served: ServedCatalogue) -> list[dict[str, Any]]:

@@ -29,22 +29,25 @@ class Known:
         other_events: in the other list.
         impressions: answers on record.
         links: cached answers and notes of answers that were made for the user, those included that have ended.
+        precomputed: lists made for the user in advance.
     """
 
     events: Sequence[Event]
     other_events: Sequence[Event]
     impressions: Sequence[Impression]
     links: int
+    precomputed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """How much was deleted: events, impressions, and answers and notes under keys of their own."""
+    """How much was deleted: events, impressions, answers and notes under keys of their own, lists made in advance."""
 
     events: int
     other_events: int
     impressions: int
     answers: int
+    precomputed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +69,14 @@ class People:
         others: list[Event] = []
         shown: list[Impression] = []
         links: set[str] = set()
+        precomputed = 0
         for form in forms_of(user_id):
             events += await self.store.history(form)
             others += await self.store.other_events(form)
             shown += await self.impressions.of(form)
             links |= await self.links.names(form)
-        return Known(events=events, other_events=others, impressions=shown, links=len(links))
+            precomputed += len(await self.store.records("precomputed", form))
+        return Known(events=events, other_events=others, impressions=shown, links=len(links), precomputed=precomputed)
 
     async def forget(self, user_id: str) -> Erased:
         """Delete everything that is stored of a user.
@@ -84,6 +89,7 @@ class People:
             other_events=sum(each.other_events for each in erased),
             impressions=sum(each.impressions for each in erased),
             answers=sum(each.answers for each in erased),
+            precomputed=sum(each.precomputed for each in erased),
         )
 
     async def _forget(self, user_id: str) -> Erased:
@@ -95,7 +101,13 @@ class People:
         await self.store.drop(list(here))
         await self.links.forget(user_id)
         gone = await self.store.forget(user_id)
-        return Erased(events=gone.events, other_events=gone.other_events, impressions=gone.impressions, answers=answers)
+        return Erased(
+            events=gone.events,
+            other_events=gone.other_events,
+            impressions=gone.impressions,
+            answers=answers,
+            precomputed=gone.precomputed,
+        )
 
     async def _requests(self, user_id: str) -> set[str]:
         """Answers that the user's events and impressions name."""

@@ -1,4 +1,4 @@
-"""Answers one recommendation: variant and history, then the cache, the model or popularity, then counters and logs."""
+"""Answers one recommendation: variant and history, then the cache, the model or what stands in, counters and logs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from igd_server.recommend.histories import Histories
     from igd_server.recommend.impressions import Impressions
     from igd_server.recommend.links import Links
+    from igd_server.recommend.precomputed import PrecomputedLists
     from igd_server.settings import Settings
 
 ServedOf: TypeAlias = "Callable[[str | None], ServedCatalogue]"
@@ -79,6 +80,7 @@ class ServiceParts:
     attribution: Attribution
     impressions: Impressions
     links: Links
+    precomputed: PrecomputedLists
     slots: Slots
     metrics: Metrics
 
@@ -153,7 +155,7 @@ class RecommendationService:
             resolve(asked, self._settings, stored=stored)
 
     async def _rank(self, asked: Asked) -> Answer:
-        """Rank with the model, or by popularity without a history or a model's answer."""
+        """Rank with the model; without its answer take the list made in advance, or without a history, popularity."""
         if asked.resolved.shown:
             try:
                 return await self._asked_before_or_now(asked)
@@ -162,8 +164,20 @@ class RecommendationService:
                     raise
                 code: WarningCode = "deadline-exceeded" if isinstance(error, DeadlineExceeded) else "engine-unavailable"
                 self._fall_back(asked, code, error)
+                if (answer := await self._made_in_advance(asked)) is not None:
+                    return answer
         popular = await asked.served.recommender.popularity(asked.resolved)
         return Answer(asked=asked, source="popularity", ranking=ranking_of(popular.items, asked.served))
+
+    async def _made_in_advance(self, asked: Asked) -> Answer | None:
+        """The user's precomputed list, if it is there in time."""
+        ends = asked.started + asked.timeout_s
+        found = await self._parts.precomputed.answer(asked, by=(min(_now(), ends) + ends) / 2)
+        if found is None:
+            return None
+        made, listed = found
+        ranking = ranking_of(listed.items, asked.served)
+        return Answer(asked=asked, source="precomputed", ranking=ranking, precomputed=made)
 
     def _observe(self, answer: Answer) -> None:
         """Count the answer, and note what it showed to whom."""

@@ -79,9 +79,9 @@ class StoreGuard:
             lambda: self._store.add_records(name, records, keep=keep, ttl_s=ttl_s),
         )
 
-    async def records(self, name: RecordList, user_id: str) -> Sequence[bytes]:
-        """A list of a user, oldest first."""
-        return await self._guarded("records", self._reading, lambda: self._store.records(name, user_id))
+    async def records(self, name: RecordList, user_id: str, *, by: float | None = None) -> Sequence[bytes]:
+        """A list of a user, oldest first; ``by`` as for `history`."""
+        return await self._guarded("records", self._reading, lambda: self._store.records(name, user_id), by)
 
     async def drop(self, keys: Sequence[str]) -> int:
         """Delete what is stored under these keys; returns of how many there was something."""

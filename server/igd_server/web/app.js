@@ -357,11 +357,12 @@ function showBusy() {
 }
 
 function showAnswer(answer, body) {
-  const { items, source, warnings = [] } = answer;
+  const { items, source, precomputed, warnings = [] } = answer;
   const byModel = source === "model";
   const lines = warnings.map(({ detail, sample }) => (sample ? `${detail} (${sample.join(", ")})` : detail));
   const other = body.filter ? "Try another value in the filter." : "This catalogue has no title that the history does not have.";
   if (!items.length) showMessage("empty", "No item is left to recommend", [...lines, other]);
+  else if (precomputed) showMessage("fallback", `Ranked by the model earlier: ${when(precomputed)}`, lines);
   else if (!byModel) showMessage("fallback", "Ranked by popularity, not by the model", lines);
   else if (lines.length) showMessage("warning", "Passed over", lines);
   else byId("message").replaceChildren();
@@ -371,7 +372,7 @@ function showAnswer(answer, body) {
   const alone = body.forced_weight === 0 ? ", decisions alone" : "";
   const mixed = answer.gamma ? `, gamma ${answer.gamma.toFixed(2)}` : "";
   const how = body.explain ? `Alpha ${body.alpha.toFixed(2)}${mixed}${alone}` : "For this history";
-  byId("chosen-heading").textContent = byModel ? how : "By popularity";
+  byId("chosen-heading").textContent = byModel ? how : precomputed ? "Made in advance" : "By popularity";
   byId("baseline-heading").textContent = `Alpha 0${mixed}${alone || (mixed ? "" : ", plain beam search")}`;
   showGamma(answer);
   showRanking(byId("chosen").querySelector("ol"), answer, { actions: (item) => actions(item, answer, body) });
@@ -379,7 +380,12 @@ function showAnswer(answer, body) {
   showScale();
   showFacts(answer);
   byId("curl").textContent = asCurl(body);
-  if (items.length) say(`${items.length} items, ranked by ${byModel ? "the model" : "popularity"}. First: ${items[0].title}.`);
+  if (items.length) say(`${items.length} items, ranked by ${byModel ? "the model" : precomputed ? "the model, earlier" : "popularity"}. First: ${items[0].title}.`);
+}
+
+/** How long ago a list was made. */
+function when({ age_s: age }) {
+  return age < 7200 ? `${Math.round(age / 60)} minutes ago` : `${Math.round(age / 3600)} hours ago`;
 }
 
 /** What can be done with a recommended item: add it, and ask why it is here. */

@@ -13,7 +13,7 @@ from igd_server.api.problems import (
     NOT_FOUND,
     STORE_UNAVAILABLE,
 )
-from igd_server.api.schemas import PRINTABLE
+from igd_server.api.schemas import PRINTABLE, AnswerSource
 from igd_server.api.schemas_events import UserRequest
 from igd_server.api.schemas_users import (
     Forgotten,
@@ -48,6 +48,7 @@ def users_router(people: People) -> APIRouter:
                 for event, makes_history in sorted(events, key=lambda each: (each[0].timestamp_ms, each[0].event_id))
             ],
             impressions=[_impression(each) for each in found.impressions],
+            precomputed=found.precomputed,
             answers=found.links,
         )
 
@@ -56,7 +57,10 @@ def users_router(people: People) -> APIRouter:
         return UserForgotten(
             request_id=context_of(request.scope).request_id,
             forgotten=Forgotten(
-                events=erased.events + erased.other_events, impressions=erased.impressions, answers=erased.answers
+                events=erased.events + erased.other_events,
+                impressions=erased.impressions,
+                answers=erased.answers,
+                precomputed=erased.precomputed,
             ),
         )
 
@@ -73,9 +77,9 @@ def users_router(people: People) -> APIRouter:
     @with_body.post(
         "/v1/users:forget",
         summary="Forget a user",
-        description="Nothing is stored of the user afterwards: events, impressions, cached answers, notes of answers; "
-        "the answer says how much there was. Exports that were made before are files of their own, and keep what they "
-        "hold.",
+        description="Nothing is stored of the user afterwards: events, impressions, cached answers, notes of answers, "
+        "lists made in advance; the answer says how much there was. Exports that were made before are files of their "
+        "own, and keep what they hold.",
         responses=problems(*BODY, *_UNABLE),
     )
     async def forget(body: UserRequest, request: Request) -> UserForgotten:
@@ -125,8 +129,12 @@ def _impression(shown: Impression) -> KnownImpression:
         catalogue=shown.catalogue,
         version=shown.version,
         variant=shown.variant or None,
-        source="popularity" if shown.source == "popularity" else "model",
+        source=_source(shown.source),
         items=[
             ShownItem(item_id=item_id, score=score) for item_id, score in zip(shown.item_ids, shown.scores, strict=True)
         ],
     )
+
+
+def _source(noted: str) -> AnswerSource:
+    return "popularity" if noted == "popularity" else "precomputed" if noted == "precomputed" else "model"
