@@ -88,6 +88,19 @@ class RecordingEngine(FakeEngine):
         return await super().open(version, prompt_ids, scoring)
 
 
+class SlowEngine(RecordingEngine):
+    """Takes a while for each call of the model."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.warm_delay_s = delay_s
+
+    def slow_down(self) -> None:
+        """Warming is over."""
+        self._delay_s = self.warm_delay_s
+        self.prompts.clear()
+
+
 def film_artifact(tokenizer: TitleTokenizer) -> Artifact:
     """Popularity falls with the row."""
     catalogue = Catalogue.build(

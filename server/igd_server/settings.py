@@ -190,6 +190,13 @@ class Settings(CheckedSettings):
         description="processes that serve the port together, each with a model of its own; more than 1 need "
         "``IGD_OPERATIONS_PORT`` and a store that they share: docs/how-to/deploy.md#several-processes-on-one-machine",
     )
+    replica_silence_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="seconds without a sign of life after which one of several processes that serves is killed and "
+        "started again; 0 for never, as under a debugger",
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30, description="longest request body")
     body_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="seconds that a request's head may take to arrive, and then its body"

@@ -182,6 +182,26 @@ def test_no_replica_outlives_a_supervisor_that_is_killed_and_the_port_is_free(tm
             pass
 
 
+def test_a_replica_that_hangs_is_killed_and_started_again_while_the_other_serves(tmp_path: Path) -> None:
+    store = f"file://{tmp_path}/store"
+    with started("light_replicas.py", "--store", store, "--replica-silence-s", "2") as server:
+        eventually(lambda: both_serve(server), "both serve")
+        hung, other = server.replicas
+        hung.suspend()
+        answers = asyncio.run(asked_at_once(server.url, 4))
+        assert {answer["pid"] for answer in answers} == {other.pid}
+        eventually(lambda: server.events("replica_hangs"), "it is noticed")
+        eventually(lambda: both_serve(server), "it is started again")
+        assert not hung.is_running()
+        assert other.is_running()
+        assert server.events("replica_hangs")[0]["silence_s"] == 2.0
+        assert server.events("replica_ended")[0]["exit_code"] == -signal.SIGKILL
+        restarts = samples(server.ask("metrics").text, "igd_replica_restarts_total")
+        assert sorted(restarts.values()) == [0.0, 1.0]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0, server.stderr
+
+
 def test_a_server_that_cannot_start_says_why_once_and_ends(tmp_path: Path) -> None:
     ends = tmp_path / "ends"
     ends.write_text("no such model")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from igd_server.observe.metrics import Metrics
-    from igd_server.replicas.replica import Replica
+    from igd_server.replicas.replica import Ended, Replica
     from igd_server.settings import Settings
 
 SUPERVISOR = "supervisor"
@@ -71,22 +71,23 @@ class ReplicaMetrics:
         )
         self._restarts = Counter(
             "igd_replica_restarts",
-            "Replicas started again: ended (by itself), told (SIGHUP). Only with IGD_REPLICAS.",
+            "Replicas started again: ended (by itself), hung (killed), told (SIGHUP). Only with IGD_REPLICAS.",
             ("replica", "reason"),
             registry=self.registry,
         )
         for number in numbers:
             self.show_up(number, up=False)
-            for reason in ("ended", "told"):
+            for reason in ("ended", "hung", "told"):
                 self._restarts.labels(str(number), reason)
 
     def show_up(self, number: int, *, up: bool) -> None:
         """Set whether a replica answered."""
         self._up.labels(str(number)).set(up)
 
-    def observe_restart(self, number: int, *, told: bool) -> None:
+    def observe_restart(self, number: int, ended: Ended) -> None:
         """Count a replica that is started again."""
-        self._restarts.labels(str(number), "told" if told else "ended").inc()
+        reason = "told" if ended.told else "hung" if ended.hung else "ended"
+        self._restarts.labels(str(number), reason).inc()
 
 
 @dataclass(frozen=True, slots=True)

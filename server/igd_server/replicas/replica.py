@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from igd_core.cancellation import cancel_and_wait
 from igd_server.replicas.orders import READY, Orders
 from igd_server.replicas.shares import environment_of, share_of
 
@@ -31,6 +32,7 @@ PROGRAM = (sys.executable, "-P", "-m", "igd_server.replicas")
 _ASK_S = 1.5
 _CANNOT_START = 71
 _AFTER_GRACE_S = 10.0  # background writes and spans come after grace_s
+_LOOKS = 4
 
 _log = logging.getLogger("igd.server")
 
@@ -43,11 +45,13 @@ class Ended:
         code: its exit code; -9 if signal 9 ended it.
         served_s: for how long it had served; None if it never did.
         told: whether it was told to (`Replica.leave`).
+        hung: whether it was killed because it gave no sign of life.
     """
 
     code: int
     served_s: float | None = None
     told: bool = False
+    hung: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,7 @@ class Replica:
     serves: bool = False
     lives: int = 0
     _leaving: bool = False
+    _hung: bool = False
     _process: asyncio.subprocess.Process | None = None
     _client: httpx.AsyncClient | None = field(default=None, repr=False)
 
@@ -136,14 +141,18 @@ class Replica:
     ) -> Ended:
         """Note when it serves, and how it ends."""
         since: float | None = None
+        listening: asyncio.Task[None] | None = None
         try:
             if await reader.readline() == READY:
                 since = time.monotonic()
                 self.serves = not self._leaving
                 self.changes.tell()
+                listening = asyncio.create_task(self._kill_if_silent(process))
             code = await process.wait()
         finally:
             told, self._leaving, self.serves = self._leaving, False, False
+            hung, self._hung = self._hung, False
+            await cancel_and_wait(() if listening is None else (listening,))
             self.board.write(self.number, None)
             writer.close()
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - a name in a folder of ours
@@ -151,7 +160,24 @@ class Replica:
             if client is not None:
                 await client.aclose()
             self.changes.tell()
-        return Ended(code=code, served_s=None if since is None else time.monotonic() - since, told=told)
+        served_s = None if since is None else time.monotonic() - since
+        return Ended(code=code, served_s=served_s, told=told and not hung, hung=hung)
+
+    async def _kill_if_silent(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a process whose event loop has stood still: what it was asked would never be answered.
+
+        Looks are counted, not seconds: while the whole machine stands still, nobody looks.
+        """
+        silence_s = self.start.settings.replica_silence_s
+        missed = 0
+        while silence_s:
+            await asyncio.sleep(silence_s / _LOOKS)
+            missed = 0 if await self.ask("/healthz") is not None else missed + 1
+            if missed >= _LOOKS:
+                _log.error("replica_hangs", extra={"fields": {"replica": self.number, "silence_s": silence_s}})
+                self._hung = True
+                _kill(process)
+                return
 
     @property
     def runs(self) -> bool:

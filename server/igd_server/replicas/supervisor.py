@@ -140,7 +140,7 @@ class Supervisor:
             if ended.served_s is None and ended.code and not ended.told and not self._anyone_serves():
                 self._give_up(replica, ended)
                 return
-            self._replica_metrics.observe_restart(replica.number, told=ended.told)
+            self._replica_metrics.observe_restart(replica.number, ended)
             if ended.told:
                 continue
             pause_s = _FIRST_PAUSE_S if (ended.served_s or 0.0) >= _SOUND_S else pause_s

@@ -86,6 +86,7 @@ async def test_nothing_is_on_record_unless_an_operator_says_so(run: Run) -> None
         "events": [],
         "impressions": [],
         "answers": 0,
+        "precomputed": 0,
     }
 
 
@@ -140,12 +141,12 @@ async def forgotten_everywhere(run: Run, store: str) -> None:
         assert deleted.status_code == 200
         assert deleted.json() == {
             "request_id": deleted.headers["x-request-id"],
-            "forgotten": {"events": 2, "impressions": 1, "answers": 2},
+            "forgotten": {"events": 2, "impressions": 1, "answers": 2, "precomputed": 0},
         }
         after = (await running.client.get(f"/v1/users/{quote(USER, safe='')}")).json()
         assert (after["events"], after["impressions"], after["answers"]) == ([], [], 0)
         again = (await running.client.post("/v1/users:forget", json={"user_id": USER})).json()
-        assert again["forgotten"] == {"events": 0, "impressions": 0, "answers": 0}
+        assert again["forgotten"] == {"events": 0, "impressions": 0, "answers": 0, "precomputed": 0}
         # An event on the answer, whoever's, is no longer counted for it; one on another's answer is.
         for user, sender in ((USER, "carl"), ("bob", "bob")):
             shown = answers[user]["items"][0]["item_id"]

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from films import SlowEngine
 from redis_server import RedisServer
-from test_result_reuse import SlowEngine, answer
 
 from igd_core.store.open import open_store
 from igd_core.store.precomputed import PrecomputedList
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from films import Run
+    from films import Run, Running
 
 _RANKED = ["9", "ghost", "16", "17", "3", "13", "5", "14", "1", "7"]  # 16 and 17 have one title
 
@@ -39,6 +39,13 @@ async def keep(redis: RedisServer, user_id: str, *, catalogue: str = "films", it
     store = open_store(redis.url)
     await store.add_records("precomputed", {user_id: [made.packed()]}, keep=2, ttl_s=60)
     await store.close()
+
+
+async def answer(running: Running, **body: Any) -> dict[str, Any]:
+    response = await running.recommend(**body)
+    assert response.status_code == 200, response.text
+    decoded: dict[str, Any] = response.json()
+    return decoded
 
 
 def ids(body: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from films import RecordingEngine
+from films import RecordingEngine, SlowEngine
 from igd_server.api.schemas import BatchResponse, RecommendationResponse
 from patience import PATIENCE_S
 from redis_server import RedisServer
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from films import Run, Running
-
-
-class SlowEngine(RecordingEngine):
-    """Takes a while for each call of the model."""
-
-    def __init__(self, delay_s: float) -> None:
-        super().__init__()
-        self.warm_delay_s = delay_s
-
-    def slow_down(self) -> None:
-        """Warming is over."""
-        self._delay_s = self.warm_delay_s
-        self.prompts.clear()
 
 
 async def answer(running: Running, **body: Any) -> dict[str, Any]:
