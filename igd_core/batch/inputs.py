@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igd_core.datasets.faults import Faults, shown
-from igd_core.datasets.interactions_file import KnownItems
+from igd_core.datasets.known_items import KnownItems
 from igd_core.datasets.sources import Source
 from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError

@@ -122,7 +122,7 @@ def _prepare_amazon(args: argparse.Namespace) -> int:
 def _prepare_files(args: argparse.Namespace) -> int:
     from igd_core.cli.layout import layout_of, rules_of, with_rules
     from igd_core.datasets.export_reading import EventsExport, ItemsExport, read_exports
-    from igd_core.datasets.prepared import write_prepared
+    from igd_core.datasets.prepared import LEFT_OUT, write_prepared
     from igd_core.datasets.sources import STANDARD_INPUT, opened
 
     asked = read(args, FilesFlags)
@@ -143,15 +143,20 @@ def _prepare_files(args: argparse.Namespace) -> int:
             ),
         )
     items, found = exports.items, exports.events
-    tell([*items.notes, *found.notes, *exports.odd_titles])
+    notes = exports.notes
+    tell(notes)
     name = "stdin" if str(asked.interactions) == STANDARD_INPUT else asked.interactions.name.partition(".")[0]
     out = asked.out or igd_home() / "data" / (name or "data")
-    summary = write_prepared(out, items.catalogue, exports.interactions, asked, force=asked.force)
+    rows = list(exports.left_out)
+    summary = write_prepared(out, items.catalogue, exports.interactions, asked, force=asked.force, left_out=rows)
+    if rows:
+        tell([f"{out / LEFT_OUT} lists the {len(rows):,} rows that are left out, with the reason of each"])
     left_out = {"items_skipped": len(items.skipped), "interactions_dropped": found.dropped}
     left_out["bad_rows"] = items.bad_rows + found.bad_rows
     if layout.events.kinds:
         left_out["other_kinds"] = found.other_kinds
-    return _report(out, summary | left_out, as_json=args.json)
+    shown = {"notes": notes} if args.json and notes else {}
+    return _report(out, summary | left_out | shown, as_json=args.json)
 
 
 def _prepare_store(args: argparse.Namespace) -> int:

@@ -210,13 +210,15 @@ def _scored(asked: EvaluateFlags) -> list[Normalisation]:
 
 def _check_methods(asked: EvaluateFlags) -> None:
     """Refuse what would fail only after the decoding."""
-    from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING
+    from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING, require_itemknn
 
     for name in asked.baselines:
         if name not in BASELINES:
             raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
         if name in NEED_TRAINING and asked.train is None:
             raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
+    if "itemknn" in asked.baselines:
+        require_itemknn()
     if asked.adapter is not None and asked.model is None:
         raise InputError("--adapter needs the model that it adapts: --model DIR")
     if asked.model is None and not asked.baselines:

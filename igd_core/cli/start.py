@@ -133,7 +133,7 @@ def _start(args: argparse.Namespace, asked: StartFlags, say: Callable[[str], Non
 
 def _with_baselines(asked: StartFlags, say: Callable[[str], None]) -> StartFlags:
     """The same, with baselines that there are; ItemKNN needs a library, and is left out unless it was asked for."""
-    from igd_core.evaluation.baselines import BASELINES
+    from igd_core.evaluation.baselines import BASELINES, require_itemknn
 
     for name in asked.baselines:
         if name not in BASELINES:
@@ -141,11 +141,11 @@ def _with_baselines(asked: StartFlags, say: Callable[[str], None]) -> StartFlags
     if "itemknn" not in asked.baselines:
         return asked
     try:
-        require_modules("implicit")
-    except ModuleNotFoundError:
+        require_itemknn()
+    except InputError as error:
         if "baselines" in asked.model_fields_set:
             raise
-        say("ItemKNN is left out: implicit is not installed (pip install 'igd-recommender[eval]')")
+        say(f"ItemKNN is left out: {error}")
         return asked.replaced(baselines=tuple(name for name in asked.baselines if name != "itemknn"))
     return asked
 

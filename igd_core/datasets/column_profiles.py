@@ -100,8 +100,11 @@ class ColumnProfile:
 
     @property
     def is_description(self) -> bool:
-        """Whether it holds long texts."""
-        return bool(self.sample) and sum(map(len, self.sample)) / len(self.sample) > _LONG_TEXT
+        """Whether it holds long texts, or texts of several lines."""
+        if not self.sample:
+            return False
+        several = sum("\n" in cell.strip() for cell in self.sample)
+        return 2 * several > len(self.sample) or sum(map(len, self.sample)) / len(self.sample) > _LONG_TEXT
 
     @property
     def decimal(self) -> str | None:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 MAX_LINE_CHARS = 64 << 20
 _BLOCK_CHARS = 1 << 20
-_UNREADABLE = "a double quote is opened and never closed, or a cell is longer than"
+_UNREADABLE = (
+    f"opens a double quote that is never closed, or holds more than {MAX_CELL_CHARS >> 20} Mi characters in a cell; "
+    "nothing below it is read"
+)
 
 
 class CsvRows:
@@ -43,6 +46,7 @@ class CsvRows:
         self._width = width
         self._faults = faults
         self._row = 0
+        self._moved = 0
 
     def batches(self, positions: Sequence[int], batch_rows: int) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
         """Row numbers, and the columns at these positions as text.
@@ -56,6 +60,7 @@ class CsvRows:
                 rows = len(columns[0])
                 yield np.arange(self._row + 1, self._row + rows + 1), columns
                 self._row += rows
+                self._lines.given += rows
                 continue
             self._lines.begin(block)
             while self._lines.left:
@@ -124,15 +129,18 @@ class CsvRows:
 
     def _next(self) -> list[str] | None:
         self._row += 1
+        if (moved := self._lines.given + 1 - self._row) != self._moved:
+            self._moved = moved
+            self._faults.places.moved(self._row, by=moved)
         try:
             return next(self._reader)
         except StopIteration:
             return None
         except csv.Error as error:
             if "end of data" in str(error) or "field limit" in str(error):
-                raise DataError(
-                    f"{self._faults.name}: row {self._row}: {_UNREADABLE} {MAX_CELL_CHARS >> 20} Mi characters"
-                ) from None
+                self._faults.refused("", _UNREADABLE, [self._row], [""], hint="--quoting none takes quotes as they are")
+                self._lines.end()
+                return None
             hint = "--quoting says how quotes are written"
             self._faults.add("", "has a quote in the wrong place", [self._row], [""], hint=hint)
             return None
@@ -145,6 +153,7 @@ class _Lines:
         self._text = text
         self._name = name
         self._pending: deque[str] = deque()
+        self.given = 0
         self.ended = False
 
     @property
@@ -152,8 +161,15 @@ class _Lines:
         """Whether the block has lines left."""
         return bool(self._pending)
 
+    def end(self) -> None:
+        """Give nothing any more."""
+        self._pending.clear()
+        self.ended = True
+
     def block(self) -> str:
         """The next whole lines, about a megabyte; "" at the end."""
+        if self.ended:
+            return ""
         block = self._text.read(_BLOCK_CHARS)
         if block and block[-1] != "\n":
             block += self._line()
@@ -167,13 +183,13 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        if self._pending:
-            return self._pending.popleft()
-        line = self._line()
-        if not line:
-            self.ended = True
-            raise StopIteration
-        return line
+        if not self._pending:
+            if not (line := self._line()):
+                self.ended = True
+                raise StopIteration
+            self._pending.append(line)
+        self.given += 1
+        return self._pending.popleft()
 
     def _line(self) -> str:
         line = self._text.readline(MAX_LINE_CHARS)

@@ -9,17 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igd_core.catalogue.items import Catalogue, item_id_fault
-from igd_core.datasets.faults import SHOWN_ROWS, shown
+from igd_core.datasets.faults import SHOWN_ROWS, told_rows
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.odd_titles import odd_titles
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
+from igd_core.datasets.suspect_events import suspect_events
 from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from igd_core.datasets.interactions_file import InteractionsFile
@@ -55,11 +56,15 @@ class Exports:
         items: the catalogue, and what became of its rows.
         events: who chose what, and what became of the rows.
         interactions: the same events.
+        items_name: of the file of items, for messages.
+        events_name: of the file of events.
     """
 
     items: ItemsFile
     events: InteractionsFile
     interactions: Interactions
+    items_name: str
+    events_name: str
 
     @property
     def odd_titles(self) -> list[str]:
@@ -70,10 +75,30 @@ class Exports:
         titles, rows = self.items.catalogue.titles, self.items.rows
         lines = []
         for reason, found in by_reason.items():
-            first = ", ".join(f"row {rows[item]} {shown(titles[item])}" for item in found[:SHOWN_ROWS])
-            more = ", ..." if len(found) > SHOWN_ROWS else ""
-            lines.append(f"title {reason}: {len(found):,} row{'s' * (len(found) > 1)}: {first}{more}")
+            first = [titles[item] for item in found[:SHOWN_ROWS]]
+            lines += told_rows(f"title {reason}", self.items.places, rows[found], first)
         return lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of both files and look at, a line each."""
+        found = self.events
+        suspects = suspect_events(
+            self.events_name, self.interactions, found.rows, found.places, self.items.catalogue.item_ids
+        )
+        return [*self.items.notes, *found.notes, *self.odd_titles, *suspects]
+
+    @property
+    def left_out(self) -> Iterator[tuple[str, int, int, str]]:
+        """Rows that are not used: file, row, line, and why not; of other kinds than those asked for are not told."""
+        files = (
+            (self.items_name, self.items.left_out, self.items.places),
+            (self.events_name, self.events.left_out, self.events.places),
+        )
+        for name, kinds, places in files:
+            for kind in kinds:
+                for row in kind.rows.tolist():
+                    yield name, row, places.line(row), f"{kind.what} {kind.reason}".strip()
 
 
 def read_exports(items: ItemsExport, events: EventsExport) -> Exports:
@@ -91,7 +116,8 @@ def read_exports(items: ItemsExport, events: EventsExport) -> Exports:
     found = _read_events(events, read.catalogue)
     if not isinstance(found.data, Interactions):  # for the type checker: refused before it was read
         raise DataError(f"{events.file}: history rows")
-    return Exports(items=read, events=found, interactions=found.data)
+    names = [Source.of(each.file).name for each in (items, events)]
+    return Exports(items=read, events=found, interactions=found.data, items_name=names[0], events_name=names[1])
 
 
 def _read_events(events: EventsExport, catalogue: Catalogue) -> InteractionsFile:

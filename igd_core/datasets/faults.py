@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from igd_core.datasets.row_places import RowPlaces
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 5
 _MAX_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Rows that were left out for one reason: ``reason`` ends a sentence that begins with the column ``what``."""
+
+    what: str
+    reason: str
+    rows: NDArray[np.int64]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +38,12 @@ class Faults:
     """The faults of one file by kind: a count, and the first five rows with their values.
 
     Where a flag allows a fault, the row is skipped, counted in `skipped`, and not reported.
+
+    Attributes:
+        name: of the file.
+        skip_rows: whether faulty rows are skipped.
+        places: where the rows stand.
+        left_out: the rows that are skipped, or left out for another reason, by kind.
     """
 
     def __init__(self, name: str, *, skip_rows: bool = False, hints: bool = False) -> None:
@@ -40,6 +56,8 @@ class Faults:
         self._hints = hints
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
         self._skipped: set[int] = set()
+        self.places = RowPlaces()
+        self.left_out: list[LeftOut] = []
 
     @property
     def skipped(self) -> int:
@@ -50,7 +68,7 @@ class Faults:
         """Whether each of these rows, ``(n,)``, is skipped."""
         return np.isin(rows, np.fromiter(self._skipped, np.int64, len(self._skipped)))
 
-    def places(self, rows: NDArray[np.int64]) -> frozenset[int]:
+    def skipped_among(self, rows: NDArray[np.int64]) -> frozenset[int]:
         """Positions, among these rows, of the skipped ones."""
         return frozenset(np.flatnonzero(self.among(rows)).tolist())
 
@@ -70,8 +88,14 @@ class Faults:
             return
         if self.skip_rows:
             self._skipped.update(int(row) for row in rows)
+            self.leave_out(what, reason, rows)
             return
         self.refused(what, reason, rows, values, hint=_joined(hint, "--on-bad-row skip leaves such rows out"))
+
+    def leave_out(self, what: str, reason: str, rows: Sequence[int] | NDArray[np.int64]) -> None:
+        """Note rows that are left out, for `left_out`; whether they count as `skipped` is another matter."""
+        if len(rows):
+            self.left_out.append(LeftOut(what=what, reason=reason, rows=np.asarray(rows, np.int64)))
 
     def refused(
         self, what: str, reason: str, rows: Sequence[int] | NDArray[np.int64], values: Sequence[str], *, hint: str = ""
@@ -96,10 +120,10 @@ class Faults:
         if total == 1:
             ((what, reason, hint), kind), *_ = self._kinds.items()
             row, value = kind.first[0]
-            raise DataError(f"{self.name}: row {row}: {_spaced(what, value, reason)}{self._hint(hint)}")
+            raise DataError(f"{self.name}: {self.places.told(row)}: {_spaced(what, value, reason)}{self._hint(hint)}")
         lines = [f"{self.name}: {total:,} faults of {len(self._kinds)} kind{'s' * (len(self._kinds) > 1)}"]
         for (what, reason, hint), kind in self._kinds.items():
-            shown = ", ".join(_spaced(f"row {row}", value) for row, value in kind.first)
+            shown = ", ".join(_spaced(self.places.told(row), value) for row, value in kind.first)
             more = ", ..." if kind.rows > len(kind.first) else ""
             count = f"{kind.rows:,} row{'s' * (kind.rows > 1)}"
             lines.append(f"  {_spaced(what, reason)}: {count}: {shown}{more}{self._hint(hint)}")
@@ -107,6 +131,17 @@ class Faults:
 
     def _hint(self, hint: str) -> str:
         return f" ({hint})" if hint and self._hints else ""
+
+
+def told_rows(
+    what: str, places: RowPlaces, rows: Sequence[int] | NDArray[np.int64], values: Sequence[object]
+) -> list[str]:
+    """A line that says what is so in some rows, with the first of them and their values; no line for no rows."""
+    if not len(rows):
+        return []
+    first = ", ".join(f"{places.told(int(row))} {shown(value)}" for row, value in zip(rows, values, strict=False))
+    more = ", ..." if len(rows) > len(values) else ""
+    return [f"{what}: {len(rows):,} row{'s' * (len(rows) > 1)}: {first}{more}"]
 
 
 def shown(value: object) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from igd_core.datasets.faults import Faults, shown
 from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.known_items import UNFIT, UNKNOWN, KnownItems
 from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.datasets.tables import open_table
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
+    from igd_core.datasets.faults import Faults, LeftOut
+    from igd_core.datasets.row_places import RowPlaces
     from igd_core.datasets.source_table import SourceTable
     from igd_core.datasets.tables import TableFile
 
@@ -45,6 +47,9 @@ class InteractionsFile:
 
     Attributes:
         data: interactions or history rows, as the header says.
+        rows: ``(n,)`` int64; numbers of the rows that are left.
+        places: where rows stand, in words.
+        left_out: the rows that are not used, by reason; those of other kinds are not among them.
         dropped: rows left out because their item is not in the catalogue.
         dropped_from_histories: entries left out of the histories of the other rows for the same reason.
         bad_rows: rows left out because they cannot be used.
@@ -53,7 +58,10 @@ class InteractionsFile:
     """
 
     data: Interactions | HistoryRows
+    rows: NDArray[np.int64]
+    places: RowPlaces
     dropped: int
+    left_out: Sequence[LeftOut] = ()
     dropped_from_histories: int = 0
     bad_rows: int = 0
     other_kinds: int = 0
@@ -144,49 +152,9 @@ def count_items(
         item = known.items(table, table.ids("item_id"))
         frequency += np.bincount(item[item >= 0], minlength=len(catalogue))
         rows += len(item)
-        dropped += int((item == _UNKNOWN).sum())
+        dropped += int((item == UNKNOWN).sum())
     _check_rows(file, faults, rows=rows, kept=int(frequency.sum()))
     return CountedFile(frequency=frequency, dropped=dropped, bad_rows=faults.skipped, notes=file.notes)
-
-
-_UNKNOWN, _UNFIT = -1, -2
-
-
-class KnownItems:
-    """Turns ids into `ItemIndex`: -1 for one that the catalogue does not hold, -2 for what is no id."""
-
-    def __init__(self, catalogue: Catalogue, *, drop: bool, hint: str) -> None:
-        self._ids = pa.array(catalogue.item_ids, pa.string())
-        self._drop = drop
-        self._hint = hint
-
-    def index(self, ids: pa.Array) -> NDArray[np.int32]:
-        """``(n,)`` int32 of ids; nothing is noted."""
-        found = pc.fill_null(pc.index_in(ids, value_set=self._ids), _UNKNOWN).to_numpy(zero_copy_only=False)
-        index: NDArray[np.int32] = np.array(found, np.int32)
-        return index
-
-    def items(self, table: SourceTable, ids: pa.Array, name: str = "item_id") -> NDArray[np.int32]:
-        """``(n,)`` int32 of the column ``name`` of ids, one a row; below 0 what is not in the catalogue or no id."""
-        index = self.index(ids)
-        index[pc.is_null(ids).to_numpy(zero_copy_only=False)] = _UNFIT
-        self.note(table, name, np.flatnonzero(index == _UNKNOWN), ids)
-        return index
-
-    def note(
-        self,
-        table: SourceTable,
-        what: str,
-        places: NDArray[np.intp],
-        ids: pa.Array,
-        row_of: NDArray[np.intp] | None = None,
-    ) -> None:
-        """Note unknown ids, at these places of ``ids``, unless they are to be dropped."""
-        if self._drop or not len(places):
-            return
-        rows = table.row[places if row_of is None else row_of[places]]
-        values = [shown(ids[int(at)].as_py()) for at in places[:5]]
-        table.faults.refused(what, f"is not in the catalogue of {len(self._ids)} items", rows, values, hint=self._hint)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,7 +167,7 @@ class _Users:
         """``(n,)`` int32, -2 for what is no id."""
         encoded = pc.dictionary_encode(ids)
         of_batch = np.array(
-            [*(self.code.setdefault(each, len(self.code)) for each in encoded.dictionary.to_pylist()), _UNFIT], np.int32
+            [*(self.code.setdefault(each, len(self.code)) for each in encoded.dictionary.to_pylist()), UNFIT], np.int32
         )
         codes: NDArray[np.int32] = of_batch[pc.fill_null(encoded.indices, len(of_batch) - 1).to_numpy()]
         return codes
@@ -266,9 +234,16 @@ def _read_interaction_rows(
         timestamp=time.seconds(kept),
         rating=_whole(ratings, np.float64)[kept] if rating else None,
     )
-    dropped = int(((item == _UNKNOWN) & ~faults.among(row)).sum())
+    dropped = int(((item == UNKNOWN) & ~faults.among(row)).sum())
     return InteractionsFile(
-        data=data, dropped=dropped, bad_rows=faults.skipped, other_kinds=of_kinds.others, notes=file.notes
+        data=data,
+        rows=row[kept],
+        places=faults.places,
+        dropped=dropped,
+        left_out=faults.left_out,
+        bad_rows=faults.skipped,
+        other_kinds=of_kinds.others,
+        notes=file.notes,
     )
 
 
@@ -308,7 +283,10 @@ def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[st
     )
     return InteractionsFile(
         data=data,
-        dropped=int(((item == _UNKNOWN) & ~faults.among(row)).sum()),
+        rows=row[kept],
+        places=faults.places,
+        left_out=faults.left_out,
+        dropped=int(((item == UNKNOWN) & ~faults.among(row)).sum()),
         dropped_from_histories=unknown,
         bad_rows=faults.skipped,
         notes=file.notes,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from igd_core.datasets.faults import shown
-from igd_core.datasets.interactions_file import KnownItems
+from igd_core.datasets.known_items import KnownItems
 from igd_core.datasets.sources import DEFAULT_READING
 from igd_core.datasets.tables import open_table
 from igd_core.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from igd_core.catalogue.attribute_columns import ColumnValues
 from igd_core.catalogue.items import Catalogue, item_id_fault
 from igd_core.datasets.attribute_schema import SHOWN, rules_beside, with_flags
 from igd_core.datasets.cleaning import clean_title
-from igd_core.datasets.faults import shown
+from igd_core.datasets.faults import SHOWN_ROWS, shown, told_rows
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.datasets.tables import open_table
 from igd_core.errors import CatalogueError, DataError
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.datasets.attribute_schema import ColumnRule
+    from igd_core.datasets.faults import LeftOut
+    from igd_core.datasets.row_places import RowPlaces
     from igd_core.datasets.source_table import SourceTable
     from igd_core.datasets.tables import TableFile
 
 T = TypeVar("T")
+_CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f\x7f-\x9f]")
+"""Characters that a title never means; white space, line ends among it, is none, and NUL is a fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,9 @@ class ItemsFile:
     Attributes:
         catalogue: the items, in file order, all of frequency 0.
         skipped: ids of the items left out for an empty title or path text.
-        rows: ``(num_items,)`` int64; numbers of the items' rows, as messages give them.
+        rows: ``(num_items,)`` int64; numbers of the items' rows.
+        places: where these rows stand, in words.
+        left_out: the rows that became no item, by reason.
         bad_rows: rows left out because they cannot be used.
         notes: what a person should know of how the file was read.
     """
@@ -44,6 +51,8 @@ class ItemsFile:
     catalogue: Catalogue
     skipped: Sequence[str]
     rows: NDArray[np.int64]
+    places: RowPlaces
+    left_out: Sequence[LeftOut] = ()
     bad_rows: int = 0
     notes: Sequence[str] = ()
 
@@ -91,9 +100,11 @@ def read_items(
         for at in range(len(table))
         if at not in bad and not (titles[at] and texts[at]) and not any("\x00" in cells[at] for cells in raw.values())
     }
-    if on_empty == "error":
-        for column in dict.fromkeys(empty.values()):
-            places = [at for at, which in empty.items() if which == column]
+    for column in dict.fromkeys(empty.values()):
+        places = [at for at, which in empty.items() if which == column]
+        if on_empty == "skip":
+            faults.leave_out(f"{column} of item", "is empty", table.row[places])
+        else:
             faults.refused(
                 f"{column} of item",
                 "is empty",
@@ -107,7 +118,7 @@ def read_items(
         if name not in {"item_id", title_column, path_column} and not rules.get(name, SHOWN).ignored
     }
     faults.check()
-    left_out = frozenset(empty) | bad | faults.places(table.row)
+    left_out = frozenset(empty) | bad | faults.skipped_among(table.row)
     try:
         catalogue = Catalogue.build(
             item_ids=[each or "" for each in _without(left_out, item_ids)],
@@ -120,7 +131,22 @@ def read_items(
         raise CatalogueError(f"{file.name}: {error}") from None
     skipped = [item_ids[at] or "" for at in empty if at not in bad]
     rows = np.delete(table.row, sorted(left_out))
-    return ItemsFile(catalogue=catalogue, skipped=skipped, rows=rows, bad_rows=faults.skipped, notes=file.notes)
+    controls = [at for at in range(len(table)) if at not in left_out and _CONTROL.search(raw[title_column][at])]
+    notes = told_rows(
+        f"{file.name}: title holds control characters, which are read as spaces",
+        faults.places,
+        table.row[controls],
+        [raw[title_column][at] for at in controls[:SHOWN_ROWS]],
+    )
+    return ItemsFile(
+        catalogue=catalogue,
+        skipped=skipped,
+        rows=rows,
+        places=faults.places,
+        left_out=faults.left_out,
+        bad_rows=faults.skipped,
+        notes=[*file.notes, *notes],
+    )
 
 
 def _check_attribute_names(

@@ -6,6 +6,7 @@ train_interactions.csv  user_id, item_id, timestamp[, rating]: all of training, 
 train.csv, valid.csv,   user_id, history_item_ids (separated by spaces, oldest first), item_id, timestamp[, rating]:
 test.csv                the targets that have a history; from a store with impressions also propensity,
                         negative_item_ids and negative_propensities: igd_core/datasets/exposure.py
+left_out.csv            file, row, line, reason: what of the source is not used, where there is such
 dataset.json            how it was made, and counts
 """
 
@@ -38,15 +39,30 @@ if TYPE_CHECKING:
     from igd_core.datasets.options import Preparation
 
 _SEPARATORS = (LIST_SEPARATOR, ";", "||", "\t", "\x1f")
+LEFT_OUT = "left_out.csv"
 _SUMMARY = "dataset.json"
 _SCHEMA = schema_path(Path("items.csv")).name
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 
 def write_prepared(
-    out: Path, catalogue: Catalogue, interactions: Interactions, how: Preparation, *, force: bool = False
+    out: Path,
+    catalogue: Catalogue,
+    interactions: Interactions,
+    how: Preparation,
+    *,
+    force: bool = False,
+    left_out: Sequence[tuple[str, int, int, str]] = (),
 ) -> dict[str, object]:
     """Split, make rows, and write the folder `out` atomically; returns the content of dataset.json.
+
+    Args:
+        out: the folder.
+        catalogue: its items.
+        interactions: with them.
+        how: they are split, and rows made.
+        force: whether a prepared data set there is replaced.
+        left_out: rows of the source that are not used: file, row, line, reason.
 
     Raises:
         DataError: `out` cannot be written; it is not empty and `force` is off, or is on but `out` is no prepared data
@@ -79,6 +95,9 @@ def write_prepared(
         "train_interactions": _columns(training, catalogue),
     }
     tables |= {part: _columns(made, catalogue) for part, made in rows.items()}
+    if left_out:
+        names = ("file", "row", "line", "reason")
+        tables[LEFT_OUT.removesuffix(".csv")] = dict(zip(names, zip(*left_out, strict=True), strict=True))
     try:
         _replace_folder(
             out,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from igd_core.timestamps import Form, iso_of, latest_us
+from igd_core.datasets.faults import SHOWN_ROWS, shown
+from igd_core.timestamps import Form, latest_us
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +23,17 @@ class TimeColumn:
     def __init__(self) -> None:
         self._us: list[NDArray[np.int64]] = []
         self._form: list[NDArray[np.int8]] = []
+        self._first: dict[Form | None, list[str]] = {}  # as written; None: those that lie ahead
 
     def add(self, table: SourceTable, name: str) -> None:
         """Read the column of one batch."""
         read = table.instants(name)
+        late = read.us > latest_us()
+        for form in (None, *Form):
+            first = self._first.setdefault(form, [])
+            if len(first) < SHOWN_ROWS:
+                at = np.flatnonzero(late if form is None else read.form == form)[: SHOWN_ROWS - len(first)]
+                first += [_shown(table.column(name)[place].as_py()) for place in at.tolist()]
         self._us.append(read.us)
         self._form.append(read.form)
 
@@ -46,12 +54,10 @@ class TimeColumn:
             places = np.flatnonzero(form == other)
             if other in {Form.NONE, most} or not len(places):
                 continue
-            values = [_shown(int(us[0][at])) for at in places[:5]]
             reason = f"is {other.told}, where {count[most]:,} rows are {most.told}"
-            faults.add(name, reason, row[places], values)
+            faults.add(name, reason, row[places], self._first[other])
         late = np.flatnonzero(us[0] > latest_us())
-        values = [_shown(int(us[0][at])) for at in late[:5]]
-        faults.add(name, "is more than a day ahead of this machine's clock", row[late], values)
+        faults.add(name, "is more than a day ahead of this machine's clock", row[late], self._first.get(None, []))
         return self
 
     def seconds(self, kept: NDArray[np.intp]) -> Seconds:
@@ -60,5 +66,6 @@ class TimeColumn:
         return us / 1e6 if (us % 1_000_000).any() else us // 1_000_000
 
 
-def _shown(us: int) -> str:
-    return iso_of(us // 1000)
+def _shown(value: object) -> str:
+    """A cell as it stands in the file; times of Parquet in ISO 8601."""
+    return shown(value if isinstance(value, str | int | float) else str(value))

@@ -6,6 +6,7 @@ popularity, so a ranker that knows nothing about a history gives the most popula
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import warnings
 from typing import TYPE_CHECKING, Protocol
@@ -108,6 +109,18 @@ class ArtifactScorer:
         return scores
 
 
+def require_itemknn() -> None:
+    """See to it that `ItemNeighbours` can be made, before work that would be lost.
+
+    Raises:
+        InputError: implicit, or what it needs, is not installed.
+    """
+    try:
+        importlib.import_module("implicit.nearest_neighbours")
+    except ImportError as error:  # also of what it needs: pip's --no-deps leaves that out
+        raise InputError(f"baseline itemknn: {error} (pip install 'igd-recommender[eval]')") from None
+
+
 class ItemNeighbours:
     """Item-based nearest neighbours with cosine similarity, from the library implicit."""
 
@@ -120,13 +133,12 @@ class ItemNeighbours:
             neighbours: most similar items kept for an item.
 
         Raises:
-            InputError: implicit is not installed.
+            InputError: implicit, or what it needs, is not installed.
         """
-        try:
-            from implicit.nearest_neighbours import CosineRecommender
-            from scipy.sparse import csr_matrix
-        except ImportError:
-            raise InputError("baseline itemknn: needs implicit: pip install 'igd-recommender[eval]'") from None
+        require_itemknn()
+        from implicit.nearest_neighbours import CosineRecommender
+        from scipy.sparse import csr_matrix
+
         person = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
         items = np.concatenate(list(sequences))
         chosen = csr_matrix((np.ones(len(items)), (person, items)), shape=(len(sequences), len(artifact.catalogue)))

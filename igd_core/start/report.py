@@ -53,7 +53,12 @@ def write_report(path: Path, folder: StartFolder, outcome: Outcome, told: Sequen
         f"<h2>Serve it</h2><pre>{_text(shlex.join(['igd', 'serve', *outcome.serve]))}</pre>",
         _served(done["serve"]),
         f"<h2>The exports</h2><pre>{_text(chr(10).join(told))}</pre>",
-        _facts((name.replace("_", " "), value) for name, value in done["data"].items() if name not in {"out", "multi"}),
+        _facts(
+            (name.replace("_", " "), value)
+            for name, value in done["data"].items()
+            if name not in {"out", "multi", "notes"}
+        ),
+        _notes(done["data"].get("notes", ())),
         "<h2>The titles</h2>",
         _facts((words, done["titles"][name]) for name, words in _TITLES),
         _picture(folder.path / "gain.png", "Information gain of the titles' tokens, by position"),
@@ -68,6 +73,11 @@ def write_report(path: Path, folder: StartFolder, outcome: Outcome, told: Sequen
             + "\n".join(parts)
             + "</body></html>\n"
         )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """What the data stage noted of the exports' rows, a paragraph each."""
+    return "".join(f'<p class="soft">{_text(note)}</p>' for note in notes)
 
 
 def _methods(verdict: Verdict) -> str:

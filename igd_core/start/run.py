@@ -372,7 +372,7 @@ class Start:
         return result
 
     def _table(self, facts: Mapping[str, Any], names: Sequence[str] = ()) -> None:
-        for name in names or [each for each in facts if each not in {"out", "multi", "split"}]:
+        for name in names or [each for each in facts if each not in {"out", "multi", "split", "notes"}]:
             self._say(f"  {name.replace('_', ' '):<26}{shown_fact(facts[name])}")
 
 

@@ -43,6 +43,12 @@ def found(tmp_path: Path, items: str | bytes, events: str | bytes, said: Mapping
     return detect(sources[0], sources[1], (Reading(), Reading()), (said or {}, said or {}), {})
 
 
+def test_texts_of_several_lines_are_neither_lists_nor_attributes(tmp_path: Path) -> None:
+    rows = [f'A-{at};{title};"Kurz;\n{at} Worte\nlang"\n' for at, title in enumerate(TITLES)]
+    detected = found(tmp_path, "sku;Produktname;Text\n" + "".join(rows), EVENTS)
+    assert detected.items.attributes == {"Text": {"type": "ignore"}}
+
+
 def test_columns_of_any_name_are_told_by_their_cells(tmp_path: Path) -> None:
     detected = found(tmp_path, ITEMS, EVENTS)
     assert detected.unclear == ()
