@@ -41,6 +41,7 @@ COMMANDS = {
     "prune": ("publish", "delete old versions that nobody serves"),
     "retune": ("retune", "go on tuning the served model with new events; publish or keep"),
     "export": ("export", "write events and impressions of a store as Parquet"),
+    "variants": ("variants", "click rates of a server's variants and their difference"),
     "serve": ("serve", "serve recommendations over HTTP"),
     "keys": ("keys", "make, list and revoke API keys"),
     "demo": ("demo", "build the MovieLens-100K catalogue and serve it with the small model in the package"),
