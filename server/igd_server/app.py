@@ -32,9 +32,10 @@ from igd_server.http.routes.catalogues import catalogues_router
 from igd_server.http.routes.events import events_router
 from igd_server.http.routes.items import items_router
 from igd_server.http.routes.operations import operations_router
+from igd_server.http.routes.overview import overview_router
 from igd_server.http.routes.recommendations import recommendations_router
 from igd_server.http.routes.users import users_router
-from igd_server.http.routes.web import WEB_DIRECTORY, add_docs, add_page
+from igd_server.http.routes.web import WEB_DIRECTORY, add_docs, add_operators_page, add_page
 from igd_server.instrumentation import observed_store, traced_engine
 from igd_server.observe.logs import cause_of
 from igd_server.observe.metrics import Metrics
@@ -151,14 +152,13 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     main.include_router(items_router(deployment, timeout_s=settings.default_timeout_ms / 1000))
     main.include_router(catalogues_router(deployment, settings.variants))
     main.include_router(operations_router(deployment, None if apart else metrics))
-    if not apart:
-        main.include_router(admin_router(deployment))
     add_page(main, sources.web_directory)
-    operations = None
-    if apart:
-        operations = _new_app()
+    operations = _new_app() if apart else None
+    if operations is not None:
         operations.include_router(operations_router(deployment, metrics))
-        operations.include_router(admin_router(deployment))
+        add_operators_page(operations, sources.web_directory)
+    for router in (admin_router(deployment), overview_router(deployment, settings.variants, metrics)):
+        (operations or main).include_router(router)
     for app in filter(None, (main, operations)):
         # The middleware added last is the outermost.
         app.add_middleware(HeadMiddleware)

@@ -52,6 +52,7 @@ NEEDED: dict[str, str | tuple[str, ...] | None] = {
     "GET /v1/users/{user_id}": ("users", "admin"),
     "POST /v1/users:forget": ("events", "users"),
     "DELETE /v1/users/{user_id}": ("events", "users"),
+    "GET /v1/admin/overview": "admin",
     "POST /v1/admin/catalogues/{name}:rollback": "admin",
     "POST /v1/admin/catalogues/{name}:allow": "admin",
     "POST /v1/admin/catalogues/{name}:reload": "admin",

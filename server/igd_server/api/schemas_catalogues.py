@@ -164,6 +164,27 @@ class CatalogueList(_Response):
     variants: list[VariantInfo] | None = Field(default=None, description="Absent where the server has none.")
 
 
+class VariantClicks(VariantInfo):
+    """What became of a variant's answers."""
+
+    catalogue: str | None = Field(
+        default=None, description="That it names; the request's or the default one if absent."
+    )
+    adapter: str | None = Field(default=None, description="The engine's LoRA adapter that it names.")
+    answers: int = Field(description="Given by this process.")
+    followed: int = Field(description="Answers that a success followed, as this process was told.")
+
+
+class Overview(CatalogueList):
+    """What operators look at: what is served and refused, and what became of the answers."""
+
+    following: list[str] = Field(
+        description="Catalogues that follow the store: roll-back, reload and allow are theirs."
+    )
+    since: datetime = Field(description="Answers are counted from then on, when this process began.")
+    clicks: list[VariantClicks] = Field(description="Of each variant; of all answers, with an empty name, without any.")
+
+
 class RollbackRequest(_Request):
     """The version that a catalogue's pointer is to move to."""
 

@@ -35,7 +35,7 @@ _BEARER = re.compile(rb"bearer +([^ ]+) *", re.IGNORECASE)
 _CALLER = "igd.caller"
 # To be open, a path must stand here. What stands nowhere needs the strongest scope: a route that someone adds later is
 # closed until they think of it.
-_OPEN = frozenset({"/", "/compare", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
+_OPEN = frozenset({"/", "/compare", "/operate", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
 _OPEN_BELOW = ("/web/", "/docs/")
 _SCOPES_BELOW: tuple[tuple[str, tuple[Scope, ...]], ...] = (
     ("/v1/admin", ("admin",)),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from prometheus_client import (
@@ -51,11 +53,24 @@ _COSTS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 40)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantAnswers:
+    """How many answers a variant gave, and how many of them at least one attributed event followed."""
+
+    answers: int = 0
+    followed: int = 0
+
+
 class Metrics:
-    """The counters of this process; every part that counts gets this one object."""
+    """The counters of this process; every part that counts gets this one object.
+
+    Attributes:
+        since: when they began at zero.
+    """
 
     def __init__(self) -> None:
         """All counters begin at zero. ``watch_catalogues`` and ``watch_admission`` add gauges of parts made later."""
+        self.since = datetime.now(UTC)
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -201,6 +216,12 @@ class Metrics:
         self._attributed = Counter(
             "igd_attributed_events",
             "Events on an item of the answer they name; one an item and answer.",
+            ("variant", "catalogue"),
+            registry=registry,
+        )
+        self._followed = Counter(
+            "igd_followed_answers",
+            "Answers that at least one such event followed; counted by the server that gets the event.",
             ("variant", "catalogue"),
             registry=registry,
         )
@@ -374,6 +395,18 @@ class Metrics:
         """Count an event on an item of the recommendation that it names."""
         self._attributed.labels(variant, catalogue).inc()
 
+    def observe_followed(self, *, variant: str, catalogue: str) -> None:
+        """Count an answer at the first event on an item of it."""
+        self._followed.labels(variant, catalogue).inc()
+
+    def answers_by_variant(self) -> dict[str, VariantAnswers]:
+        """Answers since this process began, and those that were followed by an event; "" without variants."""
+        answers, followed = _by_variant(self._recommendations), _by_variant(self._followed)
+        return {
+            name: VariantAnswers(answers=answers.get(name, 0), followed=followed.get(name, 0))
+            for name in answers.keys() | followed.keys()
+        }
+
     def observe_attribution_dropped(self) -> None:
         """Count a recommendation whose items could not be stored for later events."""
         self._attributions_dropped.inc()
@@ -411,3 +444,14 @@ class Metrics:
         """All metrics in the format that the scraper's Accept header asks for, and that format's media type."""
         encoder, media_type = choose_encoder(accept)
         return encoder(self._registry), media_type
+
+
+def _by_variant(counter: Counter) -> dict[str, int]:
+    """A counter's sum over all labels but ``variant``."""
+    totals: dict[str, int] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                variant = sample.labels["variant"]
+                totals[variant] = totals.get(variant, 0) + int(sample.value)
+    return totals

@@ -25,6 +25,9 @@ _MAX_NOTES = 1000
 _MAX_RECENT = 4096
 _MAX_ITEMS = 256  # of an answer, duplicates included
 _MARK_BYTES = 4
+# Among the marks of a note whose answer a success has followed. Releases that do not know it take it for an item that
+# nobody chooses; that an item's mark is the same has a chance of one in 4e9.
+_FOLLOWED = bytes(_MARK_BYTES)
 
 
 class AttributionMetrics(Protocol):
@@ -32,6 +35,10 @@ class AttributionMetrics(Protocol):
 
     def observe_attributed(self, *, variant: str, catalogue: str) -> None:
         """Count an event on an item of the recommendation that it names."""
+        ...
+
+    def observe_followed(self, *, variant: str, catalogue: str) -> None:
+        """Count a recommendation at the first of these events."""
         ...
 
     def observe_attribution_dropped(self) -> None:
@@ -145,8 +152,10 @@ class Attribution:
         if not taken:
             return
         # Remove the items from the note before counting them: a second event on one of them finds it gone.
-        left = replace(note, marks=b"".join(sorted(shown - taken)))
+        left = replace(note, marks=b"".join(sorted((shown - taken) | {_FOLLOWED})))
         await self._store.put(_key(request_id), left.pack(), self._ttl_s)
+        if _FOLLOWED not in shown:
+            self._metrics.observe_followed(variant=note.variant, catalogue=note.catalogue)
         for _ in taken:
             self._metrics.observe_attributed(variant=note.variant, catalogue=note.catalogue)
 

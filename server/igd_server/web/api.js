@@ -58,6 +58,12 @@ async function fetchJson(path, options) {
 /** The catalogues being served, and the server's variants. */
 export const servedCatalogues = () => fetchJson("v1/catalogues", { cache: "no-store" });
 
+/** The same and what became of the answers, for operators. */
+export const overview = () => fetchJson("v1/admin/overview", { cache: "no-store" });
+
+/** Have all servers of a catalogue do something: `rollback`, `allow`; this one: `reload`. */
+export const command = (name, action, body) => post(`v1/admin/catalogues/${encodeURIComponent(name)}:${action}`, body);
+
 /** The catalogue being served, or null while there is none. */
 export async function servedCatalogue() {
   return (await servedCatalogues()).catalogues[0] ?? null;
@@ -74,14 +80,10 @@ export function readItem(id) {
   return fetchJson(`v1/items/${encodeURIComponent(id)}`, {});
 }
 
-export function recommend(body, signal) {
-  return fetchJson("v1/recommendations", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-    signal,
-  });
-}
+const post = (path, body, signal) =>
+  fetchJson(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+
+export const recommend = (body, signal) => post("v1/recommendations", body, signal);
 
 /** The same request for a POSIX shell; a key is left to its environment. */
 export function asCurl(body) {

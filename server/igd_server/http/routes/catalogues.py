@@ -33,16 +33,21 @@ def catalogues_router(deployment: Deployment, variants: Sequence[Variant]) -> AP
         responses=problems(*ACCESS, INTERNAL_ERROR),
     )
     async def list_catalogues(request: Request) -> CatalogueList:
-        serving = deployment.serving
-        following = [live for name in deployment.catalogue_names if (live := deployment.live(name)) is not None]
-        return CatalogueList(
-            request_id=context_of(request.scope).request_id,
-            catalogues=[_info(served, deployment.live(name)) for name, served in serving.items()],
-            unserved=[_unserved(live) for live in following if live.name not in serving],
-            variants=[VariantInfo(name=variant.name, weight=variant.weight) for variant in variants] or None,
-        )
+        return catalogue_list(deployment, variants, context_of(request.scope).request_id)
 
     return router
+
+
+def catalogue_list(deployment: Deployment, variants: Sequence[Variant], request_id: str) -> CatalogueList:
+    """What is being served now."""
+    serving = deployment.serving
+    following = [live for name in deployment.catalogue_names if (live := deployment.live(name)) is not None]
+    return CatalogueList(
+        request_id=request_id,
+        catalogues=[_info(served, deployment.live(name)) for name, served in serving.items()],
+        unserved=[_unserved(live) for live in following if live.name not in serving],
+        variants=[VariantInfo(name=variant.name, weight=variant.weight) for variant in variants] or None,
+    )
 
 
 def _info(served: ServedCatalogue, live: LiveCatalogue | None) -> CatalogueInfo:

@@ -1,5 +1,6 @@
-"""The pages to try and to compare recommendations, at ``/``, ``/compare`` and ``/web/``; the API's, at ``/docs``."""
+"""The pages to try, to compare and to operate, and what they load below ``/web/``; the API's, at ``/docs``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,33 @@ def add_docs(app: FastAPI) -> None:
 
 
 def add_page(app: FastAPI, directory: Path) -> None:
-    """Serve the pages' files; without a directory, ``/`` and ``/compare`` are 404."""
+    """Serve the pages' files; without a directory, the pages are 404."""
+    page = _pages(app, directory)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return page("index.html")
+
+    @app.get("/compare", include_in_schema=False)
+    async def compare() -> FileResponse:
+        return page("compare.html")
+
+    @app.get("/operate", include_in_schema=False)
+    async def operate() -> FileResponse:
+        return page("operate.html")
+
+
+def add_operators_page(app: FastAPI, directory: Path) -> None:
+    """Serve ``/operate`` alone: where its commands are, and no recommendations."""
+    page = _pages(app, directory)
+
+    @app.get("/operate", include_in_schema=False)
+    async def operate() -> FileResponse:
+        return page("operate.html")
+
+
+def _pages(app: FastAPI, directory: Path) -> Callable[[str], FileResponse]:
+    """Serve what pages load; what answers with a page."""
     if directory.is_dir():
         app.mount("/web", _RevalidatedFiles(directory=directory), name="web")
 
@@ -45,10 +72,4 @@ def add_page(app: FastAPI, directory: Path) -> None:
             raise HTTPException(404)
         return FileResponse(file, headers=_REVALIDATE)
 
-    @app.get("/", include_in_schema=False)
-    async def index() -> FileResponse:
-        return page("index.html")
-
-    @app.get("/compare", include_in_schema=False)
-    async def compare() -> FileResponse:
-        return page("compare.html")
+    return page

@@ -155,6 +155,7 @@ def test_what_others_count_arrives_under_its_name() -> None:
     metrics.observe_keys_file(valid=False)
     metrics.observe_fallback("deadline-exceeded")
     metrics.observe_attributed(variant="a", catalogue="films")
+    metrics.observe_followed(variant="a", catalogue="films")
     metrics.observe_attribution_dropped()
     metrics.observe_refused_catalogue("films", "tokenizer")
     metrics.observe_swap("films", 3.0)
@@ -166,6 +167,7 @@ def test_what_others_count_arrives_under_its_name() -> None:
         ("igd_keys_file_valid", {}, 0),
         ("igd_fallbacks_total", {"reason": "deadline-exceeded"}, 1),
         ("igd_attributed_events_total", {"variant": "a", "catalogue": "films"}, 1),
+        ("igd_followed_answers_total", {"variant": "a", "catalogue": "films"}, 1),
         ("igd_attributions_dropped_total", {}, 1),
         ("igd_refused_versions_total", {"catalogue": "films", "reason": "tokenizer"}, 1),
         ("igd_catalogue_swap_seconds_sum", {"catalogue": "films"}, 3),

@@ -31,10 +31,14 @@ class Counts:
 
     def __init__(self) -> None:
         self.attributed = Counter[tuple[str, str]]()
+        self.followed = Counter[tuple[str, str]]()
         self.dropped = 0
 
     def observe_attributed(self, *, variant: str, catalogue: str) -> None:
         self.attributed[variant, catalogue] += 1
+
+    def observe_followed(self, *, variant: str, catalogue: str) -> None:
+        self.followed[variant, catalogue] += 1
 
     def observe_attribution_dropped(self) -> None:
         self.dropped += 1
@@ -83,6 +87,8 @@ async def test_an_event_on_a_shown_item_counts_for_the_answers_variant_once(run:
         await taken(running, one["request_id"], shown[2])
         text = await settled(running, 'igd_attributed_events_total{catalogue="films",variant="a"} 3.0')
         assert 'igd_attributed_events_total{catalogue="films",variant="b"} 2.0' in text
+        assert 'igd_followed_answers_total{catalogue="films",variant="a"} 1.0' in text
+        assert 'igd_followed_answers_total{catalogue="films",variant="b"} 2.0' in text
 
 
 async def test_an_entry_of_a_batch_and_a_duplicate_of_an_item_count_too(run: Run) -> None:
@@ -107,7 +113,9 @@ async def test_each_shown_item_counts_once_however_often_it_is_taken(shown: set[
     for post in posts:
         made.attribute("r", post)
     await background.settle()
-    assert counts.attributed["v", "c"] == len(shown & {item for post in posts for item in post})
+    taken_of_it = shown & {item for post in posts for item in post}
+    assert counts.attributed["v", "c"] == len(taken_of_it)
+    assert counts.followed["v", "c"] == (1 if taken_of_it else 0)
     assert counts.dropped == 0
 
 
