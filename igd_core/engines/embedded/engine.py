@@ -29,11 +29,13 @@ from igd_core.ids import ROOT, NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
 from igd_core.search.identity import ModelIdentity, require_adapter
-from igd_core.search.scores import RowSettings, TrieWeights, child_scores
+from igd_core.search.scores import RowSettings, TrieWeights, child_scores, child_tokens
 from igd_core.search.session import Scoring, SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
@@ -193,18 +195,27 @@ class _Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Round:
-    """Nodes of a session to score; ``wanted``: which of them by the model. A `rounds.Round`."""
+    """Nodes of a session to score. A `rounds.Round`.
+
+    Attributes:
+        session: whose they are.
+        scored: the nodes.
+        new: those of them that are fed.
+        wanted: which of them the model scores.
+        next_tokens: of which it gives logits; None: of all.
+    """
 
     session: TreeSession
     scored: list[NodeId]
     new: NewTokens
     wanted: list[bool]
+    next_tokens: NDArray[np.int64] | None
 
     def growth(self) -> Growth:
-        return self.session._growth(self.new, self.wanted)
+        return Growth(tree=self.session._begun(), new=self.new, wanted=self.wanted, next_tokens=self.next_tokens)
 
     def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores]:
-        return self.session._children(self.scored, self.wanted, logits)
+        return self.session._children(self, logits)
 
 
 class TreeSession:
@@ -262,22 +273,25 @@ class TreeSession:
             tokens=trie.edge_token[fed - 1].tolist(),
         )
         wanted = [scoring.wants(trie, node) for node in scored]
+        next_tokens = None
+        if scoring.over_children and any(wanted):
+            next_tokens = child_tokens(self._version.weights, np.asarray(scored)[wanted])
         begins = self._tree is None
         return Part(
             passes=self._engine._rounds[scoring.adapter],
-            what=_Round(session=self, scored=scored, new=new, wanted=wanted),
+            what=_Round(session=self, scored=scored, new=new, wanted=wanted, next_tokens=next_tokens),
             tokens=len(fed) + (len(self._prompt.ids) if begins else 0),
             begins=begins,
         )
 
-    def _growth(self, new: NewTokens, wanted: list[bool]) -> Growth:
-        """What a pass has to feed; runs on the model's thread."""
+    def _begun(self) -> TokenTree:
+        """The tree; runs on the model's thread."""
         if self._closed or self._engine._closed:
             raise EngineError("the session is closed")
         tree = self._tree = self._tree or self._start()
-        return Growth(tree=tree, new=new, wanted=wanted)
+        return tree
 
-    def _children(self, scored: list[NodeId], wanted: list[bool], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
+    def _children(self, of: _Round, logits: torch.Tensor) -> dict[NodeId, ChildScores]:
         """The nodes' children by the logits of those that are wanted; runs on the model's thread."""
         tree = self._tree
         if tree is None:
@@ -285,10 +299,10 @@ class TreeSession:
         trie, scoring = self._version.artifact.trie, self._prompt.scoring
         self.stats.rounds += 1
         self.stats.model_tokens = tree.length - self.stats.cached_tokens
-        pairs = list(zip(scored, wanted, strict=True))
+        pairs = list(zip(of.scored, of.wanted, strict=True))
         asked = [node for node, is_wanted in pairs if is_wanted]
         unscored = {node: scoring.unscored_child(trie, node) for node, is_wanted in pairs if not is_wanted}
-        ranked = self._rank(asked, logits) if asked else {}
+        ranked = self._rank(asked, logits, of.next_tokens) if asked else {}
         if self.stats.rounds == 1 and asked:  # reuse a prompt's cache only if it led to finite scores
             self._remember(tree)
         return ranked | unscored
@@ -305,7 +319,9 @@ class TreeSession:
         kept = PromptKV(ids=np.asarray(self._prompt.ids), layers=tree.prompt_layers(), adapter=adapter)
         self._engine._prefixes.add(kept)
 
-    def _rank(self, scored: list[NodeId], logits: torch.Tensor) -> dict[NodeId, ChildScores]:
+    def _rank(
+        self, scored: list[NodeId], logits: torch.Tensor, columns: NDArray[np.int64] | None
+    ) -> dict[NodeId, ChildScores]:
         scoring, rows = self._prompt.scoring, len(scored)
         settings = RowSettings(
             node=np.array(scored, dtype=np.int64),
@@ -313,7 +329,7 @@ class TreeSession:
             temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
             over_children=np.ones(rows, dtype=np.bool_) if scoring.over_children else None,
         )
-        children = child_scores(logits, self._version.weights, settings)
+        children = child_scores(logits, self._version.weights, settings, columns=columns)
         try:
             return best_children(scored, children, scoring, self._version.artifact)
         except ModelFault as fault:

@@ -31,12 +31,14 @@ class Fed:
         positions: of each, from 0; not the slots: branches of a tree share positions.
         visible: ``(new, before + new)`` bool; the slots that each token sees, itself among them.
         rows: ``(wanted,)`` int64; the tokens after which logits are wanted, by their place among ``tokens``.
+        next_tokens: ``(n,)`` int64, ascending; the tokens of which logits are wanted. None: the whole vocabulary's.
     """
 
     tokens: Sequence[int]
     positions: Sequence[int]
     visible: torch.Tensor
     rows: torch.Tensor
+    next_tokens: torch.Tensor | None = None
 
 
 class Running(Protocol):
@@ -78,10 +80,13 @@ class Forward(Protocol):
         ...
 
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """Compute new tokens of each run, and keep their keys and values: for each ``(wanted, vocabulary)`` logits.
+        """Compute new tokens of each run, and keep their keys and values.
 
         Args:
             feeds: of different runs, all begun by this forward; several only if it `joins`.
+
+        Returns:
+            For each ``(wanted, vocabulary)`` logits, or ``(wanted, n)`` of its ``next_tokens``.
         """
         ...
 
@@ -118,7 +123,7 @@ class TransformersForward:
             logits_to_keep=fed.rows.to(device),
         )
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits if fed.next_tokens is None else logits[:, fed.next_tokens.to(device)]
 
 
 @dataclass(frozen=True, slots=True)

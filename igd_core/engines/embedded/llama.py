@@ -8,6 +8,7 @@ round. Here:
 - attention reads shared heads where they lie (grouped queries);
 - oneDNN applies SiLU, the product with the gate and the addition to the residual while it writes a product's result;
 - the last layer computes what follows its keys and values only for the tokens whose logits are wanted: one of a prompt;
+- the output layer computes the tokens that are wanted, where they are few (`output_layer`);
 - tokens of several prompts and trees share a pass: all products and norms run over the rows of all of them, so that
   weights are read once; attention runs for each over its own keys, by the call that it would make alone.
 
@@ -25,6 +26,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from igd_core.engines.embedded.forward import additive
+from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
@@ -160,7 +162,7 @@ class LlamaForward:
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
         self._norm = _Norm.of(decoder.norm)
-        self._head: nn.Module = whole.lm_head
+        self._head = OutputLayer(whole.lm_head, decoder.embed_tokens, tied=bool(model.config.tie_word_embeddings))
         self._frequencies: torch.Tensor = decoder.rotary_emb.inv_freq.float()
         self._rotation_scale = float(decoder.rotary_emb.attention_scaling)
         self.head_dim = int(decoder.layers[0].self_attn.head_dim)
@@ -176,7 +178,7 @@ class LlamaForward:
         return KeyValues(self, prefix)
 
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """Compute new tokens behind those of each run: for each ``(wanted, vocabulary)`` logits.
+        """Compute new tokens behind those of each run: for each ``(wanted, vocabulary)`` logits, or of some tokens.
 
         Every step but attention works row by row, so no result depends on what else is in the pass; on one machine to
         the bit, where oneDNN adds up a row in the same order however many there are.
@@ -208,8 +210,8 @@ class LlamaForward:
             if number == len(self._layers) - 1:
                 attended, hidden = attended[shared.rows], hidden[shared.rows]
             hidden = layer.mlp(layer.output.plus(attended, hidden))
-        logits: torch.Tensor = self._head(self._norm(hidden))
-        return list(logits.split([len(fed.rows) for fed in feds]))
+        normed = self._norm(hidden).split([len(fed.rows) for fed in feds])
+        return self._head(normed, [fed.next_tokens for fed in feds])
 
     def _attend(self, number: int, normed: torch.Tensor, shared: _Pass) -> torch.Tensor:
         """Heads of all new tokens in a layer, ``(new, heads * head_dim)``; keeps their keys and values."""

@@ -17,6 +17,9 @@ from igd_core.ids import ROOT, NodeId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from igd_core.engines.embedded.forward import Forward, Layers
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
@@ -61,13 +64,15 @@ class TokenTree:
         """Keys and values of the prompt alone, once it has been computed, in the form of `PromptKV`."""
         return self._running.layers(len(self._prompt))
 
-    def _feed(self, new: NewTokens, wanted: Sequence[bool]) -> Feed:
-        """The rest of the prompt, unless it has been fed, and ``new``."""
+    def _feed(self, growth: Growth) -> Feed:
+        """The rest of the prompt, unless it has been fed, and the new nodes."""
         prompt = self._prompt[self._length :]  # empty once it has been fed
-        tokens = [*prompt, *new.tokens]
-        visible, positions = self._place(len(prompt), new)
-        rows = torch.arange(len(tokens) - len(wanted), len(tokens))[torch.tensor(wanted)]
-        return Feed(running=self._running, fed=Fed(tokens=tokens, positions=positions, visible=visible, rows=rows))
+        tokens = [*prompt, *growth.new.tokens]
+        visible, positions = self._place(len(prompt), growth.new)
+        rows = torch.arange(len(tokens) - len(growth.wanted), len(tokens))[torch.tensor(growth.wanted)]
+        next_tokens = None if growth.next_tokens is None else torch.from_numpy(growth.next_tokens)
+        fed = Fed(tokens=tokens, positions=positions, visible=visible, rows=rows, next_tokens=next_tokens)
+        return Feed(running=self._running, fed=fed)
 
     def _place(self, prompt_tokens: int, new: NewTokens) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
@@ -98,11 +103,13 @@ class Growth:
         tree: what grows.
         new: the nodes to compute.
         wanted: whether the logits of each of the last ``len(wanted)`` tokens fed are wanted (the prompt's among them).
+        next_tokens: ``(n,)`` int64, ascending; the tokens of which logits are wanted. None: the whole vocabulary's.
     """
 
     tree: TokenTree
     new: NewTokens
     wanted: Sequence[bool]
+    next_tokens: NDArray[np.int64] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -117,9 +124,10 @@ def grow(growths: Sequence[Growth]) -> list[torch.Tensor]:
         growths: at least one, of different trees of one forward; several only if the forward joins them.
 
     Returns:
-        For each ``(number wanted, vocabulary)`` logits, in the order of its tokens.
+        For each ``(number wanted, vocabulary)`` logits, or ``(number wanted, n)`` of its ``next_tokens``; rows in the
+        order of its tokens.
     """
-    feeds = [growth.tree._feed(growth.new, growth.wanted) for growth in growths]
+    feeds = [growth.tree._feed(growth) for growth in growths]
     logits = growths[0].tree._forward.feed(feeds)
     for growth, feed in zip(growths, feeds, strict=True):
         growth.tree._length += len(feed.fed.tokens)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,14 @@ from strategies import catalogues
 
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.search import scores as kernel
-from igd_core.search.scores import RowSettings, ScoredChildren, TrieWeights, child_scores, constrain_logits_
+from igd_core.search.scores import (
+    RowSettings,
+    ScoredChildren,
+    TrieWeights,
+    child_scores,
+    child_tokens,
+    constrain_logits_,
+)
 
 Row = list[tuple[int, float, float]]
 """Edge, log-probability and score of each child."""
@@ -47,13 +54,17 @@ def weights(trie: TokenTrie, gains: list[float]) -> TrieWeights:
     )
 
 
+def child_tokens_of(trie: TokenTrie, node: int) -> list[int]:
+    return [int(token) for token in trie.edge_token[int(trie.row_start[node]) : int(trie.row_start[node + 1])]]
+
+
 def expected_rows(trie: TokenTrie, gains: list[float], rows: Rows) -> list[Row]:
     """A Python loop per row, in float64."""
     result = []
     for at, node in enumerate(rows.nodes):
         temperature = 1.0 if rows.temperatures is None else rows.temperatures[at]
         logits = [float(value) / temperature for value in rows.logits[at].double()]
-        tokens = [int(token) for token in trie.edge_token[int(trie.row_start[node]) : int(trie.row_start[node + 1])]]
+        tokens = child_tokens_of(trie, node)
         among = logits
         if rows.over_children is not None and rows.over_children[at]:
             among = [logits[token] for token in tokens]
@@ -121,6 +132,17 @@ def test_child_scores_equal_a_loop_over_rows_in_float64(case: tuple[TokenTrie, l
     before = rows.logits.clone()
     assert_equal(child_scores(rows.logits, weights(trie, gains), rows.settings()), expected_rows(trie, gains, rows))
     assert torch.equal(rows.logits, before)
+
+
+@given(case=kernel_cases())
+def test_over_children_their_columns_alone_give_the_same_scores(case: tuple[TokenTrie, list[float], Rows]) -> None:
+    trie, gains, rows = case
+    rows = replace(rows, over_children=[True] * len(rows.nodes))
+    columns = child_tokens(weights(trie, gains), np.array(rows.nodes, dtype=np.int64))
+    assert set(columns.tolist()) == {token for node in rows.nodes for token in child_tokens_of(trie, node)}
+    picked = rows.logits[:, torch.from_numpy(columns).to(rows.logits.device)]
+    children = child_scores(picked, weights(trie, gains), rows.settings(), columns=columns)
+    assert_equal(children, expected_rows(trie, gains, rows))
 
 
 @given(case=kernel_cases())
