@@ -56,6 +56,7 @@ class Fault:
         file: that it is planted in.
         plant: changes the record at a place of the file.
         says: pattern of what a message about it must hold, besides the file's name and the row.
+        column: that it is planted in; empty where it is of the whole row.
         below: how many rows further down the message puts it.
     """
 
@@ -63,6 +64,7 @@ class Fault:
     file: str
     plant: Callable[[Records, int], None]
     says: str
+    column: str = ""
     below: int = 0
 
 
@@ -100,44 +102,124 @@ def _latin(records: Records, row: int) -> None:
 
 
 ROW_FAULTS = (
-    Fault(name="unknown item", file=EVENTS, plant=_cell("Artikel", "A-99999"), says="item_id 'A-99999' is not in"),
-    Fault(name="empty title", file=ITEMS, plant=_cell("Bezeichnung", "  "), says="title of item .* is empty"),
+    Fault(
+        name="unknown item",
+        file=EVENTS,
+        column="Artikel",
+        plant=_cell("Artikel", "A-99999"),
+        says="item_id 'A-99999' is not in",
+    ),
+    Fault(
+        name="empty title",
+        file=ITEMS,
+        column="Bezeichnung",
+        plant=_cell("Bezeichnung", "  "),
+        says="title of item .* is empty",
+    ),
     Fault(name="id twice", file=ITEMS, plant=_repeat_id, says="stands on an earlier row too, with another title"),
-    Fault(name="no time", file=EVENTS, plant=_cell("Zeitpunkt", "gestern"), says="'gestern' is no time"),
     Fault(
-        name="no such day", file=EVENTS, plant=_cell("Zeitpunkt", "2017-02-30T12:00:00+01:00"), says="no time of any"
+        name="no time",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "gestern"),
+        says="'gestern' is no time",
     ),
-    Fault(name="year 1970", file=EVENTS, plant=_cell("Zeitpunkt", "1970-01-01T00:00:00+01:00"), says="between 1990"),
     Fault(
-        name="year 3000", file=EVENTS, plant=_cell("Zeitpunkt", "3000-01-01T00:00:00+01:00"), says="'3000-01.* ahead"
+        name="no such day",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "2017-02-30T12:00:00+01:00"),
+        says="no time of any",
     ),
     Fault(
-        name="another unit", file=EVENTS, plant=_cell("Zeitpunkt", "1500000000000"), says="'1500000000000' is millisec"
+        name="year 1970",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "1970-01-01T00:00:00+01:00"),
+        says="between 1990",
     ),
-    Fault(name="no zone", file=EVENTS, plant=_cell("Zeitpunkt", "2017-03-01T12:00:00"), says="has no time zone"),
+    Fault(
+        name="year 3000",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "3000-01-01T00:00:00+01:00"),
+        says="'3000-01.* ahead",
+    ),
+    Fault(
+        name="another unit",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "1500000000000"),
+        says="'1500000000000' is millisec",
+    ),
+    Fault(
+        name="no zone",
+        file=EVENTS,
+        column="Zeitpunkt",
+        plant=_cell("Zeitpunkt", "2017-03-01T12:00:00"),
+        says="has no time zone",
+    ),
     Fault(name="Latin-1", file=ITEMS, plant=_latin, says="bytes that are no text"),
     Fault(name="cut short", file=EVENTS, plant=_cut, says="has 3 cells"),
     Fault(name="a cell more", file=EVENTS, plant=_longer, says=r"has \d cells where the header has"),
     Fault(name="stray quote", file=ITEMS, plant=_open_quote, says="quote in the wrong place"),
-    Fault(name="NUL in a title", file=ITEMS, plant=_cell("Bezeichnung", "Nord\x00see"), says=r"'Nord\\x00see'"),
-    Fault(name="NUL in a person's id", file=EVENTS, plant=_cell("Kunde", "K\x0017"), says=r"user_id 'K\\x0017'"),
-    Fault(name="no person", file=EVENTS, plant=_cell("Kunde", ""), says="user_id '' is empty"),
-    Fault(name="rating of text", file=EVENTS, plant=_cell("Bewertung", "gut"), says="rating 'gut' is no number"),
-    Fault(name="NaN", file=EVENTS, plant=_cell("Bewertung", "NaN"), says="rating 'NaN' is no number"),
+    Fault(
+        name="NUL in a title",
+        file=ITEMS,
+        column="Bezeichnung",
+        plant=_cell("Bezeichnung", "Nord\x00see"),
+        says=r"'Nord\\x00see'",
+    ),
+    Fault(
+        name="NUL in a person's id",
+        file=EVENTS,
+        column="Kunde",
+        plant=_cell("Kunde", "K\x0017"),
+        says=r"user_id 'K\\x0017'",
+    ),
+    Fault(name="no person", file=EVENTS, column="Kunde", plant=_cell("Kunde", ""), says="user_id '' is empty"),
+    Fault(
+        name="rating of text",
+        file=EVENTS,
+        column="Bewertung",
+        plant=_cell("Bewertung", "gut"),
+        says="rating 'gut' is no number",
+    ),
+    Fault(
+        name="NaN", file=EVENTS, column="Bewertung", plant=_cell("Bewertung", "NaN"), says="rating 'NaN' is no number"
+    ),
 )
 """Refuse the exports, or leave the row out and list it, where a flag says so."""
 LAST_FAULT = Fault(name="open quote", file=EVENTS, plant=_open_quote, says="double quote that is never closed")
 """Of the last row but some: nothing below it can be read."""
 ODDITIES = (
     Fault(
-        name="control character in a title", file=ITEMS, plant=_cell("Bezeichnung", "Nord\x07see"), says=r"'Nord\\x07"
+        name="control character in a title",
+        file=ITEMS,
+        column="Bezeichnung",
+        plant=_cell("Bezeichnung", "Nord\x07see"),
+        says=r"'Nord\\x07",
     ),
-    Fault(name="rating out of range", file=EVENTS, plant=_cell("Bewertung", "500"), says="far from the others .* 500"),
+    Fault(
+        name="rating out of range",
+        file=EVENTS,
+        column="Bewertung",
+        plant=_cell("Bewertung", "500"),
+        says="far from the others .* 500",
+    ),
     Fault(
         name="event twice", file=EVENTS, plant=_twice, below=1, says="same person, item and time as on an earlier row"
     ),
-    Fault(name="white space in a person's id", file=EVENTS, plant=_cell("Kunde", "K 17 "), says="'K 17 '"),
-    Fault(name="control character in a person's id", file=EVENTS, plant=_cell("Kunde", "K\x0717"), says=r"'K\\x0717'"),
+    Fault(
+        name="white space in a person's id", file=EVENTS, column="Kunde", plant=_cell("Kunde", "K 17 "), says="'K 17 '"
+    ),
+    Fault(
+        name="control character in a person's id",
+        file=EVENTS,
+        column="Kunde",
+        plant=_cell("Kunde", "K\x0717"),
+        says=r"'K\\x0717'",
+    ),
 )
 """Are told with their rows, and leave nothing out."""
 

@@ -33,9 +33,20 @@ class _Kind:
     rows: int = 0
     first: list[tuple[int, str]] = field(default_factory=list)
 
+    def show(self, row: int, value: str) -> None:
+        """Add a row to the first ones; if there are enough, in place of one that repeats a value, if this is new."""
+        if len(self.first) < SHOWN_ROWS:
+            self.first.append((row, value))
+            return
+        values = [shown for _, shown in self.first]
+        if value not in values:
+            twice = [at for at in range(1, SHOWN_ROWS) if values[at] in values[:at]]
+            if twice:
+                self.first[twice[-1]] = row, value
+
 
 class Faults:
-    """The faults of one file by kind: a count, and the first five rows with their values.
+    """The faults of one file by kind: a count, and the first five rows with their values, different ones if there are.
 
     Where a flag allows a fault, the row is skipped, counted in `skipped`, and not reported.
 
@@ -105,8 +116,8 @@ class Faults:
             return
         kind = self._kinds.setdefault((what, reason, hint), _Kind())
         kind.rows += len(rows)
-        for row, value in zip(rows[: SHOWN_ROWS - len(kind.first)], values, strict=False):
-            kind.first.append((int(row), _short(value)))
+        for row, value in zip(rows, values, strict=False):
+            kind.show(int(row), _short(value))
 
     def check(self) -> None:
         """Raise if any fault has been noted.
@@ -123,7 +134,7 @@ class Faults:
             raise DataError(f"{self.name}: {self.places.told(row)}: {_spaced(what, value, reason)}{self._hint(hint)}")
         lines = [f"{self.name}: {total:,} faults of {len(self._kinds)} kind{'s' * (len(self._kinds) > 1)}"]
         for (what, reason, hint), kind in self._kinds.items():
-            shown = ", ".join(_spaced(self.places.told(row), value) for row, value in kind.first)
+            shown = ", ".join(_spaced(self.places.told(row), value) for row, value in sorted(kind.first))
             more = ", ..." if kind.rows > len(kind.first) else ""
             count = f"{kind.rows:,} row{'s' * (kind.rows > 1)}"
             lines.append(f"  {_spaced(what, reason)}: {count}: {shown}{more}{self._hint(hint)}")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from igd_core.datasets.faults import shown
+from igd_core.datasets.faults import SHOWN_ROWS, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,5 +58,12 @@ class KnownItems:
             if row_of is None:
                 table.faults.leave_out(what, reason, rows)
             return
-        values = [shown(ids[int(at)].as_py()) for at in places[:5]]
-        table.faults.refused(what, reason, rows, values, hint=self._hint)
+        values = ids.take(pa.array(places)).to_pylist()
+        first: dict[str, int] = {}
+        for at, value in enumerate(values):
+            first.setdefault(value, at)
+        new = list(first.values())  # different ids before those that come again
+        order = np.concatenate([new, np.setdiff1d(np.arange(len(values)), new)]).astype(np.intp)
+        table.faults.refused(
+            what, reason, rows[order], [shown(values[at]) for at in order[:SHOWN_ROWS]], hint=self._hint
+        )

@@ -11,17 +11,19 @@ from igd_core.evaluation.bootstrap import Interval
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from matplotlib.axes import Axes
 
     from igd_core.evaluation.results import MethodResult
 
 _COLOURS = {"allowed": "#2563eb", "excluded": "#d97706"}
-_SERIES = ("#9ca3af", "#2563eb", "#d97706", "#059669")
+_SERIES = ("#2563eb", "#d97706", "#059669", "#9ca3af")
+"""The reference first."""
 _SHOWN_IN_SLICES = 4
 
 
-def draw_accuracy(results: Sequence[MethodResult], k: int, path: Path) -> None:
+def draw_accuracy(results: Sequence[MethodResult], k: int, path: Path | BinaryIO) -> None:
     """Write a PNG: HR@k and NDCG@k of every method, one line each, best NDCG on top."""
     names = list(dict.fromkeys(_label(result) for result in results))
     best = {name: max(_metric(r, f"NDCG@{k}").value for r in results if _label(r) == name) for name in names}
@@ -46,7 +48,7 @@ def draw_accuracy(results: Sequence[MethodResult], k: int, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def draw_slices(results: Sequence[MethodResult], k: int, path: Path) -> bool:
+def draw_slices(results: Sequence[MethodResult], k: int, path: Path | BinaryIO) -> bool:
     """Write a PNG: HR@k by slice, of the reference and the best others; False where there are no slices."""
     chosen = _chosen(results, k)
     if not chosen:

@@ -165,6 +165,9 @@ def _told(name: str, old: object, new: object) -> str:
     """What is not as it was, in words."""
     if isinstance(old, dict) and isinstance(new, dict) and "sha256" in old and old.get("file") == new.get("file"):
         return f"{name}: {new['file']} has changed since this run began"
+    while isinstance(old, dict) and isinstance(new, dict) and "sha256" not in old:  # a layout: what differs first
+        part = _differing(old, new)[0]
+        name, old, new = f"{name}.{part}", old.get(part), new.get(part)
     return f"{name}: was {_short(old)} when this run began, now {_short(new)}"
 
 

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igd_core.start.pictures import accuracy_picture, slices_picture
 from igd_core.start.run import shown_fact
 from igd_core.start.verdict import RULE, shown_name
 from igd_core.whole_files import replaced_file
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from igd_core.start.verdict import Judged, Verdict
 
 _STYLE = Path(__file__).with_name("report.css")
+_METRICS = (
+    "HR@10: the share of rows whose item is among the first ten. NDCG@10: the same, where a later rank counts for less."
+)
 _TITLES = (
     ("items", "items"),
     ("distinct_paths", "distinct titles"),
@@ -43,13 +47,17 @@ def write_report(path: Path, folder: StartFolder, outcome: Outcome, told: Sequen
         told: what the exports were taken for, a line each.
     """
     done = {name: stage["result"] for name, stage in folder.done.items()}
-    verdict = outcome.verdict
+    verdict, judged = outcome.verdict, folder.path / "judged"
     parts = [
-        f"<h1>{_text(verdict.told()[0].upper() + verdict.told()[1:])}</h1>",
+        _headline(verdict.told()),
         _methods(verdict),
         f'<p class="soft">{_text(RULE)}</p>',
-        _picture(folder.path / "judged" / "accuracy.png", "All methods on the test rows, 95 % intervals"),
-        _picture(folder.path / "judged" / "slices.png", "By length of the history, popularity and decisions"),
+        _picture(accuracy_picture(judged, verdict), f"All methods on the test rows, 95 % intervals. {_METRICS}"),
+        _picture(
+            slices_picture(judged, verdict),
+            "The served lists and the best others by length of the history, by how often the item that was chosen was "
+            "chosen in training (head: most often; cold: never), and by decisions in its title, 95 % intervals",
+        ),
         f"<h2>Serve it</h2><pre>{_text(shlex.join(['igd', 'serve', *outcome.serve]))}</pre>",
         _served(done["serve"]),
         f"<h2>The exports</h2><pre>{_text(chr(10).join(told))}</pre>",
@@ -61,7 +69,7 @@ def write_report(path: Path, folder: StartFolder, outcome: Outcome, told: Sequen
         _notes(done["data"].get("notes", ())),
         "<h2>The titles</h2>",
         _facts((words, done["titles"][name]) for name, words in _TITLES),
-        _picture(folder.path / "gain.png", "Information gain of the titles' tokens, by position"),
+        _picture(_bytes(folder.path / "gain.png"), "Information gain of the titles' tokens, by position"),
         f"<h2>What was chosen</h2>{_chosen(done)}",
         f"<h2>Time by stage</h2>{_stages(folder)}",
     ]
@@ -78,6 +86,12 @@ def write_report(path: Path, folder: StartFolder, outcome: Outcome, told: Sequen
 def _notes(notes: Sequence[str]) -> str:
     """What the data stage noted of the exports' rows, a paragraph each."""
     return "".join(f'<p class="soft">{_text(note)}</p>' for note in notes)
+
+
+def _headline(told: str) -> str:
+    """The verdict, its word large and its figures less so."""
+    word, colon, figures = told.partition(": ")
+    return f"<h1>{_text(word[0].upper() + word[1:])}<span>{_text(colon + figures)}</span></h1>"
 
 
 def _methods(verdict: Verdict) -> str:
@@ -156,13 +170,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool 
     return f'<div class="wide"><table>{top}<tbody>{"".join(line(row, "td") for row in rows)}</tbody></table></div>'
 
 
-def _picture(path: Path, words: str) -> str:
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _picture(png: bytes, words: str) -> str:
     """A picture within the page; nothing where there is none."""
-    if not path.is_file():
+    if not png:
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    data = base64.b64encode(png).decode("ascii")
     image = f'<img alt="{_text(words)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{_text(words)}</figcaption></figure>"
+    return f'<figure><div class="wide">{image}</div><figcaption>{_text(words)}</figcaption></figure>'
 
 
 def _text(value: object) -> str:

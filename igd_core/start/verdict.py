@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -59,6 +59,7 @@ class Verdict:
         says: in a word.
         metric: that is compared.
         ours: the served lists.
+        scorer_alone: whether the served lists are the item scorer's, gamma being 1: then it is no rival of theirs.
         alone: the model without the item scorer, where the served lists are of both.
         others: baselines, the best first.
         rows: that were compared.
@@ -74,11 +75,12 @@ class Verdict:
     rows: int
     titles: int
     needed: int | None = None
+    scorer_alone: bool = False
 
     @property
     def best(self) -> Judged:
-        """The best baseline."""
-        return self.others[0]
+        """The best baseline that the served lists are not made of alone."""
+        return next((other for other in self.others if not (self.scorer_alone and other.name == _PART)), self.others[0])
 
     def told(self) -> str:
         """In one sentence."""
@@ -90,6 +92,8 @@ class Verdict:
             )
         else:
             told = f"{self.says} than {name}, the best of the others: {found} in {metric} on {self.rows:,} test rows"
+        if self.scorer_alone:
+            return f"{told}; the lists are the item scorer's (gamma 1): the model adds nothing to them"
         foreign = next((other for other in self.others if other.name != _PART), None)
         if self.best.name != _PART or foreign is None:
             return told
@@ -132,11 +136,14 @@ def judge(run: RankedRun, *, seed: int = 0) -> Verdict:
     titles = rows if groups is None else int(groups.max()) + 1
     ranked = sorted(others, key=lambda method: -float(question.values(method).mean()))
     found = _judged([ours[0], *ranked, *alone], question, Resampling(seed=seed, groups=groups))
-    says, needed = _rule(found[1].less, found[1].value.value, rows=rows, titles=titles)
-    return Verdict(
-        says=says, metric=question.metric, ours=found[0], alone=found[-1] if alone else None,
-        others=tuple(found[1 : 1 + len(ranked)]), rows=rows, titles=titles, needed=needed,
+    verdict = Verdict(
+        says="too few rows", metric=question.metric, ours=found[0], alone=found[-1] if alone else None,
+        others=tuple(found[1 : 1 + len(ranked)]), rows=rows, titles=titles,
+        scorer_alone=Mixed.of(ours[0].name).gamma == 1,
     )  # fmt: skip
+    best = verdict.best
+    says, needed = _rule(best.less, best.value.value, rows=rows, titles=titles)
+    return replace(verdict, says=says, needed=needed)
 
 
 def _judged(methods: Sequence[MethodRanks], question: Question, resampling: Resampling) -> list[Judged]:

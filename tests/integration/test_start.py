@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import random
 import re
+import signal
+import time
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -19,6 +23,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ITEMS, PEOPLE = 24, 20
+MINUTES = "5"  # more than all rows take, so that no clock decides what is tuned and judged
+KILLED_AT = ("scorers/ease/*", "run/checkpoints/*", "chosen/*", "judged/*")
+"""What is there when it is killed: a stage's first file, in the order of the stages."""
+PRELOADED = [
+    "igd_core.cli.main",
+    "igd_core.tuning.trainer",
+    "igd_core.start.run",
+    "igd_core.start.report",
+    "igd_core.evaluation.job",
+    "igd_core.cli.start",
+    "igd_core.cli.build",
+    "igd_core.cli.evaluate",
+    "igd_core.cli.tune",
+    "igd_core.engines.embedded.checkpoint",
+    "transformers.models.llama.modeling_llama",
+    "pyarrow.csv",
+    "matplotlib.pyplot",
+]
 RECIPE = """
 tokenizer: pruned
 build: {max_history: 5}
@@ -64,11 +86,16 @@ def start(shop: Path) -> Callable[..., int]:
     """Runs the command; flags may be changed."""
 
     def run(*more: str, out: str = "out") -> int:
-        files = ["--items", str(shop / "artikel.csv"), "--events", str(shop / "log.csv"), "--out", str(shop / out)]
-        made = ["--recipe", str(shop / "tiny.yaml"), "--tokenizer", str(shop / "whole"), "--device", "cpu"]
-        return main(["start", *files, *made, "--minutes", "0.02", "--baselines", "popular,transitions", *more])
+        return main([*arguments(shop, out), *more])
 
     return run
+
+
+def arguments(shop: Path, out: str) -> list[str]:
+    """The command, of a folder in the shop."""
+    files = ["--items", str(shop / "artikel.csv"), "--events", str(shop / "log.csv"), "--out", str(shop / out)]
+    made = ["--recipe", str(shop / "tiny.yaml"), "--tokenizer", str(shop / "whole"), "--device", "cpu"]
+    return ["start", *files, *made, "--minutes", MINUTES, "--baselines", "popular,transitions"]
 
 
 class Pictures(HTMLParser):
@@ -108,6 +135,7 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     page = Pictures((shop / "out" / "report.html").read_text("utf-8"))
     assert made["verdict"][1:] in page.text
     assert len(page.loaded) == 3
+    assert "Too few rows to say" in page.text or "Better than" in page.text or "Not better than" in page.text
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
 
     stages = json.loads((shop / "out" / "start.json").read_text())["done"]
@@ -138,8 +166,8 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     assert " --resume --out " in resumed
     assert made["verdict"] in resumed
 
-    assert start("--minutes", "3") == 2
-    assert "minutes: was 0.02 when this run began, now 3.0" in capsys.readouterr().err
+    assert start("--minutes", "4") == 2
+    assert "minutes: was 5.0 when this run began, now 4.0" in capsys.readouterr().err
 
 
 def test_looking_says_what_the_exports_hold_and_an_edited_layout_is_followed(
@@ -171,3 +199,36 @@ def test_an_unclear_column_ends_the_start_with_its_names_before_anything_is_made
         assert start("--look", "--columns", "timestamp=order_date", out="unclear") == 0
     finally:
         log.write_text(whole)
+
+
+def verdict(out: str) -> dict[str, Any]:
+    """What `igd start --json` says, without where it lies."""
+    return {name: value for name, value in json.loads(out).items() if name not in {"report", "serve"}}
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "run" / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.timeout(600)
+def test_a_start_killed_again_and_again_ends_as_an_undisturbed_one(
+    start: Callable[..., int], shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start("--json") == 0
+    whole = verdict(capsys.readouterr().out)
+    context = multiprocessing.get_context("forkserver")  # imports once, for all that are killed
+    context.set_forkserver_preload(PRELOADED)
+    folder = shop / "killed"
+    for written in KILLED_AT:
+        process = context.Process(target=main, args=(arguments(shop, "killed"),))
+        process.start()
+        while process.is_alive() and not any(folder.glob(written)):
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (written, process.exitcode)
+    assert start("--json", out="killed") == 0
+    out, err = capsys.readouterr()
+    assert "done before, in" in err
+    assert verdict(out) == whole
+    assert weights(folder) == weights(shop / "out")

@@ -87,6 +87,9 @@ def test_a_fault_is_told_by_file_row_line_and_value(fault: Fault, look: Callable
 
 def test_all_faults_at_once_are_told_together(look: Callable[..., tuple[int, str]]) -> None:
     files, told = planted([*ROW_FAULTS, *ODDITIES, LAST_FAULT])
+    first = files[EVENTS]
+    for row in range(1, 12):  # of an item that is lost to the stray quote: they must not hide the unknown one
+        first.set(row, "Artikel", "A-080")
     code, said = look(files)
     assert code == 2
     for fault in (*ROW_FAULTS, LAST_FAULT):

@@ -32,7 +32,7 @@ def test_a_stage_that_is_done_is_known_to_the_next_run_of_the_same(tmp_path: Pat
         ({"minutes": 30.0}, "minutes: was 5.0 when this run began, now 30.0; --again does anew"),
         ({"items": {"file": "a.csv", "sha256": "2"}}, "items: a.csv has changed since this run began"),
         ({"items": {"file": "b.csv", "sha256": "1"}}, "items: was 'a.csv' when this run began, now 'b.csv'"),
-        ({"layout": {"items": {"delimiter": ";"}}}, "layout: was "),
+        ({"layout": {"items": {"delimiter": ";"}}}, 'layout.items.delimiter: was null when this run began, now ";"'),
         ({"device": "cpu"}, 'device: was null when this run began, now "cpu"'),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,16 @@ def test_where_the_scorer_alone_is_best_the_best_without_it_is_told_too() -> Non
     assert verdict.says == "not better"
     assert verdict.told().startswith("not better than the item scorer alone")
     assert "; on most popular, the best that is not part of them: +0.3000 (" in verdict.told()
+
+
+def test_lists_that_are_the_scorers_own_are_not_better_than_it() -> None:
+    found = run(ours=hits(0.4), scorer=hits(0.3), popular=hits(0.1))
+    alone = replace(found.methods[0], name="alpha=0 lp=0 beams=40 gamma=1")
+    verdict = judge(replace(found, methods=[alone, *found.methods[1:]]))
+    assert (verdict.best.name, verdict.says) == ("popular", "better")
+    assert [other.name for other in verdict.others] == ["scorer", "popular"]  # the table shows both
+    assert "the model adds nothing to them" in verdict.told()
+    assert judge(found).best.name == "scorer"
 
 
 def test_the_served_setting_is_judged_and_the_model_alone_stands_beside_it() -> None:
