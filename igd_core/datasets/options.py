@@ -34,6 +34,11 @@ class Preparation(CheckedSettings):
         default="time",
         description="at two instants for all users, 8:1:1; or each user's last and second last",
     )
+    held_out: Count | None = Field(
+        default=None,
+        description="with --split time: newest interactions to judge by, and as many before them to choose by, at most "
+        "(default: a tenth each, and never more)",
+    )
     max_history: Count = Field(default=10, description="most entries of a history")
 
 

@@ -70,7 +70,7 @@ def write_prepared(
     """
     _check_target(out, force=force)
     _check_item_ids(catalogue)
-    split = split_as(how.split, interactions)
+    split = split_as(how.split, interactions, held_out=how.held_out)
     positions = {"train": split.train, "valid": split.valid, "test": split.test}
     rows = {part: history_rows(interactions, at, max_history=how.max_history) for part, at in positions.items()}
     training = interactions.take(split.train)

@@ -30,27 +30,34 @@ class Split:
     test: NDArray[np.intp]
 
 
-def split_as(how: Literal["time", "leave-one-out"], interactions: Interactions) -> Split:
-    """Split by the function of this name: `split_by_time` or `split_leave_one_out`.
+def split_as(
+    how: Literal["time", "leave-one-out"], interactions: Interactions, *, held_out: int | None = None
+) -> Split:
+    """Split by the function of this name: `split_by_time`, with ``held_out``, or `split_leave_one_out`.
 
     Raises:
         DataError: these interactions cannot be split this way.
     """
-    return split_by_time(interactions) if how == "time" else split_leave_one_out(interactions)
+    return split_by_time(interactions, held_out=held_out) if how == "time" else split_leave_one_out(interactions)
 
 
-def split_by_time(interactions: Interactions) -> Split:
+def split_by_time(interactions: Interactions, *, held_out: int | None = None) -> Split:
     """Split at two instants that hold for all users, so that no part knows the future of another.
 
-    The instants are where the sorted interactions reach 80 % and 90 %. All interactions of one timestamp go to one
-    part, the later one, so every train timestamp < every valid timestamp < every test timestamp.
+    The instants are where the sorted interactions reach 80 % and 90 %; or later, where that leaves ``held_out`` of them
+    for validation and as many for test: what a model is not trained on need not grow with a shop's years. All
+    interactions of one timestamp go to one part, the later one, so every train timestamp < every valid timestamp < every
+    test timestamp.
 
     Raises:
         DataError: a part would be empty: too few interactions, or too few distinct timestamps.
     """
     time = interactions.timestamp
     if len(time):
-        valid_from, test_from = np.sort(time)[[len(time) * 8 // 10, len(time) * 9 // 10]]
+        places = [len(time) * 8 // 10, len(time) * 9 // 10]
+        if held_out is not None:
+            places = [max(places[0], len(time) - 2 * held_out), max(places[1], len(time) - held_out)]
+        valid_from, test_from = np.sort(time)[places]
         valid = (time >= valid_from) & (time < test_from)
         split = Split(
             train=np.flatnonzero(time < valid_from), valid=np.flatnonzero(valid), test=np.flatnonzero(time >= test_from)

@@ -2,7 +2,7 @@
 
 served    (the store)             the version that is served now, and its model
 export    igd export              what people chose
-data      igd data prepare store  rows, split by time
+data      igd data prepare store  rows, split by time: the newest to judge by, those before them to stop by
 tune      igd tune                on from the served model
 merge     igd tune merge          where an adapter was tuned on a published checkpoint
 judge     igd evaluate, twice     the served model and the retuned one, on the newest rows
@@ -168,7 +168,8 @@ class Retune:
         self._stage(
             "data",
             [["data", "prepare", "store", "--export", self._at / "export", "--items", folder / "items.parquet",
-              "--max-history", longest, "--on-unknown-item", "drop", "--out", self._at / "data", "--force"]],
+              "--held-out", self._asked.judged_rows, "--max-history", longest, "--on-unknown-item", "drop",
+              "--out", self._at / "data", "--force"]],
         )  # fmt: skip
 
     def _tune(self, served: Mapping[str, Any]) -> Path:

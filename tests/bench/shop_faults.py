@@ -69,8 +69,8 @@ def main() -> int:
         notes = [line.replace(f"{folder}/", "") for line in said.splitlines() if "row " in line]
         print(f"{names[0].name if len(names) == 1 else 'all that refuse the exports'} ({seconds:.1f} s)")  # noqa: T201
         for fault in names:
-            told = re.search(rf"row {lines[fault.name]}\b|\(line {lines[fault.name]}\)", said)
-            told = told and (len(names) > 1 or re.search(fault.says, said))
+            place = rf"row {lines[fault.name]}\b|\(line {lines[fault.name]}\)"
+            told = re.search(place, said) is not None and (len(names) > 1 or re.search(fault.says, said) is not None)
             missed += not told
             print(f"  {fault.file} line {lines[fault.name]}: {fault.name}: {'told' if told else 'NOT TOLD'}")  # noqa: T201
         print("    " + "\n    ".join(line[:240] for line in notes))  # noqa: T201

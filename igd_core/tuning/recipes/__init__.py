@@ -154,7 +154,8 @@ def recipe_artifact(recipe: Recipe, tokenizer: TitleTokenizer, *, files: Mapping
     """
     options, preparation = build_options(recipe), _data(recipe)
     catalogue, interactions = _read_source(recipe, preparation, files or {})
-    training = interactions.take(split_as(preparation.split, interactions).train)
+    split = split_as(preparation.split, interactions, held_out=preparation.held_out)
+    training = interactions.take(split.train)
     return _built(catalogue, training, tokenizer, options)
 
 

@@ -43,6 +43,14 @@ def test_split_by_time_puts_each_interaction_in_one_part_and_no_part_before_anot
     assert max(times[1]) < min(times[2])
 
 
+@pytest.mark.parametrize(("held_out", "expected"), [(3, [94, 3, 3]), (10, [80, 10, 10]), (1000, [80, 10, 10])])
+def test_no_more_is_held_out_than_is_asked_for_and_never_more_than_a_tenth(held_out: int, expected: list[int]) -> None:
+    order = np.random.default_rng(1).permutation(100)
+    split = split_by_time(interactions_of([(0, int(time)) for time in order]), held_out=held_out)
+    assert [len(part) for part in parts(split)] == expected
+    assert sorted(order[split.test].tolist()) == list(range(100 - expected[2], 100))
+
+
 def test_split_by_time_without_ties_is_8_to_1_to_1() -> None:
     order = np.random.default_rng(0).permutation(100)
     split = split_by_time(interactions_of([(0, int(time)) for time in order]))
