@@ -45,9 +45,8 @@ def split_by_time(interactions: Interactions, *, held_out: int | None = None) ->
     """Split at two instants that hold for all users, so that no part knows the future of another.
 
     The instants are where the sorted interactions reach 80 % and 90 %; or later, where that leaves ``held_out`` of them
-    for validation and as many for test: what a model is not trained on need not grow with a shop's years. All
-    interactions of one timestamp go to one part, the later one, so every train timestamp < every valid timestamp < every
-    test timestamp.
+    for validation and as many for test: what a model is not trained on need not grow with a shop's years. All of one
+    timestamp go to one part, the later one, so every train timestamp < every valid timestamp < every test timestamp.
 
     Raises:
         DataError: a part would be empty: too few interactions, or too few distinct timestamps.
