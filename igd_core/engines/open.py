@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.adapters import Adapters
     from igd_core.engines.forward_choice import ForwardChoice
     from igd_core.engines.tuned_prompt import TunedPrompt
+    from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.search.engine import Engine
 
 EngineName = Literal["tree", "vllm"]
@@ -90,18 +91,20 @@ def checkpoint_sha256(name: str | Path, adapter: Path | None = None) -> str:
 
 
 def open_beside(options: EngineOptions, beside: Engine, *, merged: Path | None = None) -> OpenEngine:
-    """Start another model on the machine's share of an embedded engine that is running; takes seconds.
+    """Start another model on the machine's share of an engine that is running; takes seconds.
+
+    An embedded engine has room for any model, vLLM for adapters of the checkpoint that it was started with.
 
     Args:
         options: of the model.
-        beside: the running engine; both take turns on one thread.
-        merged: a LoRA adapter to merge into the model itself.
+        beside: the running engine; embedded ones take turns on one thread.
+        merged: a LoRA adapter of the model itself, under which it answers.
 
     Raises:
-        InputError, ModelError: as `open_engine`; and vLLM runs the one model that it was started with.
+        InputError, ModelError: as `open_engine`; and vLLM runs the one checkpoint that it was started with.
     """
-    if options.engine != "tree":
-        raise ModelError(f"engine {options.engine!r} runs the one model that it was started with")
+    if options.engine == "vllm":
+        return _open_vllm_adapter(options, beside, merged)
     return _open_tree(options, beside=beside, merged=merged)
 
 
@@ -139,6 +142,16 @@ def _open_tree(options: EngineOptions, *, beside: Engine | None = None, merged: 
         checkpoint, cache_bytes=options.cache_bytes, identity=identity, beside=cast("TreeEngine | None", beside)
     )
     return OpenEngine(engine=engine, tokenizer=checkpoint.tokenizer, tuned=tuned)
+
+
+def _open_vllm_adapter(options: EngineOptions, beside: Engine, merged: Path | None) -> OpenEngine:
+    if merged is None:
+        raise ModelError("engine 'vllm' runs the one checkpoint that it was started with; adapters of it may join")
+    from igd_core.engines.vllm.published import PublishedAdapter
+
+    engine, directory = cast("VLLMEngine", beside), merged.resolve()
+    adapter = PublishedAdapter(engine, directory, name=options.name or directory.name)
+    return OpenEngine(engine=adapter, tokenizer=engine.tokenizer, tuned=read_tuned(directory, {}))
 
 
 def _open_vllm(options: EngineOptions) -> OpenEngine:

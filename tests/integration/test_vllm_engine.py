@@ -49,6 +49,7 @@ from igd_core.bench.vllm_ways import driven, our_way, vllms_way  # noqa: E402
 from igd_core.catalogue.tokenization import TitleTokenizer  # noqa: E402
 from igd_core.engines.embedded.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.embedded.engine import TreeEngine  # noqa: E402
+from igd_core.engines.open import EngineOptions, open_beside  # noqa: E402
 from igd_core.engines.tuned_prompt import TunedPrompt  # noqa: E402
 from igd_core.engines.vllm.engine import VLLMEngine  # noqa: E402
 from igd_core.engines.vllm.metrics import VLLMMetrics  # noqa: E402
@@ -83,6 +84,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <function Context.__del__"),
 ]
 
+BESIDE = (None, "narrow")
 ALL = 400  # children of any node here, and the most that an engine for 200 beams returns
 SEEN: tuple[Seen, ...] = ("allowed", "excluded")
 OPTIONS: dict[str, Any] = {"kv_cache_bytes": 16 << 20, "max_num_seqs": 64, "max_num_batched_tokens": 512, **GIVEN}
@@ -133,7 +135,7 @@ def _quiet_ends() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def vllm(checkpoint_dir: Path, artifact: Artifact, adapters: dict[str, Path]) -> AsyncIterator[Subject]:
-    async with started(checkpoint_dir, artifact, adapters=adapters) as subject:
+    async with started(checkpoint_dir, artifact, adapters=adapters, published_adapters=2, max_lora_rank=16) as subject:
         yield subject
 
 
@@ -287,6 +289,80 @@ async def test_adapters_and_the_model_itself_share_a_step_and_each_answers_as_in
         assert_same_answers(found, expected)
     leaves = [tuple(hypothesis.leaf for hypothesis in found) for found in answers[0][:3]]
     assert len(set(leaves)) == 3, "adapters that change nothing would prove nothing"
+
+
+async def joined(vllm: Subject, checkpoint_dir: Path, directory: Path, seed: int, artifact: Artifact) -> Subject:
+    """A published adapter on the engine that runs, with a version loaded."""
+    folder = save_adapter(directory / f"seed-{seed}", checkpoint_dir, seed=seed, rank=8)
+    options = EngineOptions(model=checkpoint_dir, engine="vllm", name=f"seed-{seed}")
+    engine: Any = (await asyncio.to_thread(open_beside, options, vllm.engine, merged=folder)).engine
+    await engine.load(artifact)
+    return Subject(kind="vllm", engine=engine, tolerance=TOLERANCE)
+
+
+async def test_a_published_adapter_joins_answers_as_in_the_embedded_engine_and_leaves(
+    vllm: Subject, tree: Subject, artifact: Artifact, tokenizer: TitleTokenizer, checkpoint_dir: Path, tmp_path: Path
+) -> None:
+    """While the model itself and its own adapters answer beside it; its place is free afterwards, however often."""
+    late = build_artifact(make_catalogue(70, seed=11), tokenizer, BuildOptions(name="late"))
+    expected_beside = {each: await search(tree, artifact, prompt_of(artifact, 3, 40), adapter=each) for each in BESIDE}
+
+    async def beside() -> None:
+        for adapter, expected in expected_beside.items():
+            assert_same_answers(await search(vllm, artifact, prompt_of(artifact, 3, 40), adapter=adapter), expected)
+
+    leaves = set()
+    for seed in (21, 22, 23, 24):  # more than there are places
+        published = await joined(vllm, checkpoint_dir, tmp_path, seed, late)
+        embedded = TreeEngine(
+            load_checkpoint(checkpoint_dir, device="cpu", adapters={"late": tmp_path / f"seed-{seed}"})
+        )
+        await embedded.load(late)
+        own = Subject(kind="tree", engine=embedded, tolerance=TOLERANCE)
+        prompts = [prompt_of(late, row, 40) for row in range(4)]
+        expected = [await search(own, late, prompt, adapter="late") for prompt in prompts]
+        found, _ = await asyncio.gather(asyncio.gather(*(search(published, late, each) for each in prompts)), beside())
+        for one, other in zip(found, expected, strict=True):
+            assert_same_answers(one, other)
+        leaves.add(tuple(hypothesis.leaf for hypothesis in found[0]))
+        assert published.engine.identity.checkpoint == vllm.engine.identity.checkpoint
+        assert published.engine.identity.fingerprint() != vllm.engine.identity.fingerprint()
+        await published.engine.unload(late.version)
+        await published.engine.close()
+        await embedded.close()
+        with pytest.raises(EngineError, match="has left the engine"):
+            await published.engine.open(late.version, [5], Scoring())
+    assert len(leaves) > 1, "adapters that change nothing would prove nothing"
+    engine: Any = vllm.engine
+    loaded = await engine.llm.collective_rpc("list_loras")
+    assert [set(of_worker) for of_worker in loaded] == [{1, 2}], "those that it was started with"
+    await beside()
+
+
+async def test_a_published_adapter_without_a_place_or_that_vllm_cannot_run_is_refused(
+    vllm: Subject, tree: Subject, artifact: Artifact, checkpoint_dir: Path, tmp_path: Path
+) -> None:
+    taken = [await joined(vllm, checkpoint_dir, tmp_path, seed, artifact) for seed in (31, 32)]
+    with pytest.raises(ModelError, match="all 2 places for published adapters are taken"):
+        await joined(vllm, checkpoint_dir, tmp_path, 33, artifact)
+    options = EngineOptions(model=checkpoint_dir, engine="vllm", name="odd")
+    wide = save_adapter(tmp_path / "wide", checkpoint_dir, seed=1, rank=32)
+    with pytest.raises(ModelError, match="a rank of 32; vLLM was started with max_lora_rank 16"):
+        await asyncio.to_thread(open_beside, options, vllm.engine, merged=wide)
+    with pytest.raises(ModelError, match="runs the one checkpoint that it was started with"):
+        await asyncio.to_thread(open_beside, options, vllm.engine)
+    broken = save_adapter(tmp_path / "broken", checkpoint_dir, seed=1)
+    for subject in taken:
+        await subject.engine.close()
+    made: Any = (await asyncio.to_thread(open_beside, options, vllm.engine, merged=broken)).engine
+    (broken / "adapter_model.safetensors").write_bytes(b"not what was hashed")
+    with pytest.raises(ModelError):
+        await made.load(artifact)
+    await made.close()
+    after = await joined(vllm, checkpoint_dir, tmp_path, 34, artifact)  # its place is free again
+    await after.engine.close()
+    expected = await search(tree, artifact, prompt_of(artifact, 3, 40))
+    assert_same_answers(await search(vllm, artifact, prompt_of(artifact, 3, 40)), expected)
 
 
 async def test_an_adapter_that_is_not_there_is_refused(vllm: Subject, artifact: Artifact) -> None:

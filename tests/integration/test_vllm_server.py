@@ -23,6 +23,7 @@ from vllm_parts import is_called, require_vllm, save_tiny_llama
 require_vllm()
 
 from igd_core.artifact import load_artifact, save_artifact  # noqa: E402
+from igd_core.cli.main import main  # noqa: E402
 from igd_core.engines.embedded.checkpoint import load_checkpoint  # noqa: E402
 from igd_core.engines.embedded.engine import TreeEngine  # noqa: E402
 from igd_core.ids import ItemIndex  # noqa: E402
@@ -54,10 +55,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, definition: dict[str, Any], t
     return made
 
 
-def started(root: Path, *flags: str) -> ServerProcess:
+def started(root: Path, *flags: str, source: str = "artifact", vllm: dict[str, int] = VLLM) -> ServerProcess:
     server = ServerProcess.start(
-        *("--artifact", str(root / "films"), "--model", str(root / "model")),
-        *("--engine", "vllm", "--vllm", json.dumps(VLLM), *flags),
+        *(("--artifact", str(root / "films")) if source == "artifact" else ()),
+        *("--model", str(root / "model"), "--engine", "vllm", "--vllm", json.dumps(vllm), *flags),
         IGD_GRACE_S=str(GRACE_S),
         IGD_RESULT_TTL_S="0",
         IGD_MAX_RUNNING="32",
@@ -137,6 +138,69 @@ def test_answers_are_the_embedded_engines_with_and_without_an_adapter_and_leave_
             sources = [answer.result().json()["source"] for answer in last]
     assert status == 0
     assert sources == ["model"] * 16, "told to stop, it answers what it has begun"
+
+
+def test_a_published_adapter_takes_over_and_goes_back_while_requests_are_answered(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what vLLM cannot run beside it, another checkpoint, is refused with a line."""
+    store = f"file://{tmp_path}/store"
+
+    def igd(*command: object) -> None:
+        assert main([*map(str, command), "--store", store]) == 0
+
+    history = [ITEM_IDS[0], ITEM_IDS[5], ITEM_IDS[12]]
+    expected = asyncio.run(_embedded(root, [ItemIndex(0), ItemIndex(5), ItemIndex(12)]))
+    igd("publish", "--artifact", root / "films")
+    settings = {"STORE": store, "CACHE_DIR": str(tmp_path / "cache"), "STORE_TIMEOUT_MS": "10000", "POLL_S": "0.2"}
+    for name, value in {**settings, "TRIAL_S": "0"}.items():
+        monkeypatch.setenv(f"IGD_{name}", value)
+    server = started(
+        root,
+        *("--catalogues", "films"),
+        source="store",
+        vllm={**VLLM, "published_adapters": 1},
+    )
+    with running(server) as client, ThreadPoolExecutor(1) as pool:
+        stop, sources = threading.Event(), []
+
+        def load() -> None:
+            asked = histories()
+            while not stop.is_set():
+                sources.append(client.post("/v1/recommendations", json={"history": next(asked)}).json()["source"])
+
+        def served() -> dict[str, Any]:
+            (info,) = client.get("/v1/catalogues").json()["catalogues"]
+            return dict(info)
+
+        loading = pool.submit(load)
+        first = served()
+        for _ in range(2):  # the second time its place must be free again
+            igd("publish", "--catalogue", "films", "--model", root / "lora", "--base", root / "model")
+            until(lambda: served()["version"] != first["version"], 60)
+            assert served()["model"] == "lora"
+            answer = client.post("/v1/recommendations", json={"history": history, "k": 5}).json()
+            for item, ranked in zip(answer["items"], expected["tuned"].items, strict=True):
+                assert item["item_id"] == ITEM_IDS[ranked.item]
+                assert item["score"] == pytest.approx(ranked.score, abs=TOLERANCE)
+            igd("rollback", "--catalogue", "films")
+            until(lambda: served()["version"] == first["version"], 60)
+            assert served()["model_fingerprint"] == first["model_fingerprint"]
+            assert server.event("model_closed", 60)["model"] == "lora"
+        answer = client.post("/v1/recommendations", json={"history": history, "k": 5}).json()
+        assert [item["item_id"] for item in answer["items"]] == [
+            ITEM_IDS[each.item] for each in expected["plain"].items
+        ]
+        igd("publish", "--catalogue", "films", "--model", root / "model", "--name", "whole")
+        until(lambda: bool(served()["refusals"]), 60)
+        (refusal,) = served()["refusals"]
+        assert refusal["reason"] == "model"
+        assert "runs the one checkpoint that it was started with" in refusal["detail"]
+        stop.set()
+        loading.result(60)
+        assert server.stop() == 0
+    assert len(sources) > 10
+    assert set(sources) == {"model"}
 
 
 async def _embedded(root: Path, history: Sequence[ItemIndex]) -> dict[str, Recommendation]:

@@ -8,7 +8,9 @@ and vLLM's prefix cache computes their common prompt once. docs/how-to/vllm.md h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import tempfile
 import traceback
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import normalisations, read_tuned, read_tuned_prompts, warn_of_other_prompts
 from igd_core.engines.vllm.forced import ForcedLogprobs
+from igd_core.engines.vllm.options import LoRARoom
 from igd_core.engines.vllm.session import Prompt, VLLMSession
 from igd_core.engines.vllm.shares import EngineShares
 from igd_core.errors import ArtifactError, EngineClosed, EngineError, ModelError
@@ -79,7 +82,11 @@ class VLLMEngine:
         self.llm: Any = llm
         self._limits = llm.model_config
         self._kv_cache_bytes = kv_cache_bytes
+        self.room = LoRARoom()
         self._adapters = dict(adapters or {})
+        self._numbers = {name: number for number, name in enumerate(self._adapters, start=1)}
+        self._next_number = itertools.count(1 + len(self._adapters))
+        self._published: set[str] = set()
         self._prompts = dict(prompts or {})
         self._folders: FolderDigests | None = None
         self._adapters_loaded = False
@@ -143,6 +150,7 @@ class VLLMEngine:
             adapters=adapters,
             prompts=prompts,
         )
+        engine.room = options.lora_room()
         engine._folders = digests
         return engine
 
@@ -156,8 +164,12 @@ class VLLMEngine:
         """Positions that vLLM was started for."""
         return int(self._limits.max_model_len)
 
-    async def load(self, artifact: Artifact) -> None:
+    async def load(self, artifact: Artifact, *, prompts: Mapping[str, TunedPrompt] | None = None) -> None:
         """Load a version in every worker; running requests wait no longer than for mapping a file.
+
+        Args:
+            artifact: the version.
+            prompts: what the models were tuned on that it is served with; this engine's own when None.
 
         Raises:
             ArtifactError: made for another tokenizer, or with token ids the model does not have.
@@ -170,7 +182,7 @@ class VLLMEngine:
                 held.retired = False
                 return
             self._check_fit(artifact)
-            warn_of_other_prompts(self._prompts, artifact, self.tokenizer)
+            warn_of_other_prompts(self._prompts if prompts is None else prompts, artifact, self.tokenizer)
             await self._alive(self.llm.get_supported_tasks())  # asked once; later answers come from memory
             await self._load_adapters()
             with tempfile.TemporaryDirectory(prefix="igd-trie-") as scratch:
@@ -248,8 +260,50 @@ class VLLMEngine:
             return None
         from vllm.lora.request import LoRARequest
 
-        number = 1 + list(self._adapters).index(adapter)
-        return LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=str(self._adapters[adapter]))
+        return LoRARequest(
+            lora_name=adapter, lora_int_id=self._numbers[adapter], lora_path=str(self._adapters[adapter])
+        )
+
+    async def add_adapter(self, key: str, directory: Path, *, name: str) -> None:
+        """Load an adapter into a free place, unless it is there; requests go on meanwhile. For `PublishedAdapter`.
+
+        Raises:
+            ModelError: there is no free place, or vLLM cannot load it.
+            EngineClosed: the engine was closed, or its process died.
+        """
+        async with self._loading:
+            self.check_open()
+            if key in self._adapters:
+                return
+            if len(self._published) >= self.room.places:
+                raise ModelError(
+                    f"adapter {name!r}: all {self.room.places} places for published adapters are taken; a swap needs "
+                    "one more than are served (--vllm published_adapters)"
+                )
+            self._adapters[key], self._numbers[key] = directory, next(self._next_number)
+            self._published.add(key)
+            try:
+                await self._add_to_workers(key, name)
+            except BaseException:
+                await self._forget_adapter(key)
+                raise
+
+    async def remove_adapter(self, key: str) -> None:
+        """Abort what runs on an adapter, and take it out of vLLM. For `PublishedAdapter`."""
+        async with self._loading:
+            if key not in self._published:
+                return
+            for session in [each for each in self._sessions if each.adapter == key]:
+                await session.abort()
+            await self._forget_adapter(key)
+
+    async def _forget_adapter(self, key: str) -> None:
+        number = self._numbers.pop(key)
+        del self._adapters[key]
+        if self.healthy:
+            with contextlib.suppress(EngineClosed):
+                await self._alive(self.llm.remove_lora(number))
+        self._published.discard(key)  # only now is its place free
 
     def release(self, session: VLLMSession) -> None:
         """Count a session as ended; for `VLLMSession`."""
@@ -276,16 +330,19 @@ class VLLMEngine:
         """Load adapters before a request names one: a bad adapter must not fail a request, or a whole step."""
         if self._adapters_loaded:
             return
-        for name in self._adapters:
-            try:
-                await self._alive(self.llm.add_lora(self.lora_request(name)))
-            except EngineError:
-                raise
-            except Exception as error:  # vLLM passes a worker's error on as a bare Exception
-                raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
+        for name in self._adapters.keys() - self._published:
+            await self._add_to_workers(name, name)
         if self._folders is not None:
             self._folders.require_unchanged()  # vLLM has read the adapters only now
         self._adapters_loaded = True
+
+    async def _add_to_workers(self, adapter: str, name: str) -> None:
+        try:
+            await self._alive(self.llm.add_lora(self.lora_request(adapter)))
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM passes a worker's error on as a bare Exception
+            raise ModelError(f"adapter {name!r}: vLLM cannot load it: {_last_line(error)}") from error
 
     def _check_fit(self, artifact: Artifact) -> None:
         vocab_size = int(self._limits.get_vocab_size())

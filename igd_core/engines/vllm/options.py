@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from igd_core.engines.embedded.adapters import Adapters
+    from igd_core.engines.embedded.adapters import AdapterConfig, Adapters
 
 GIB = 1 << 30
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
 _NOT_UNDER_LORA = frozenset({"lm_head", "embed_tokens"})
+_UNDER_LORA = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+_PUBLISHED_RANK = 16
 
 # Fields of `VLLMOptions` that an operator may set in one JSON object; the rest comes from settings of all engines.
 _TUNABLE: dict[str, tuple[type, ...]] = {
@@ -36,6 +38,8 @@ _TUNABLE: dict[str, tuple[type, ...]] = {
     "runner": (str,),
     "attention_backend": (str,),
     "cpu_cores": (str,),
+    "published_adapters": (int,),
+    "max_lora_rank": (int,),
 }
 
 
@@ -61,6 +65,43 @@ def parse_tuning(text: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoRARoom:
+    """What vLLM was started with for adapters that join later.
+
+    Attributes:
+        places: how many at once.
+        rank: the widest.
+        modules: last names of the modules that they may change.
+    """
+
+    places: int = 0
+    rank: int = 0
+    modules: frozenset[str] = frozenset()
+
+    def check(self, name: str, config: AdapterConfig) -> None:
+        """Refuse an adapter that this vLLM cannot run.
+
+        Raises:
+            ModelError: says why.
+        """
+        if not self.places:
+            raise ModelError(
+                f"adapter {name!r}: this vLLM was started without places for published adapters; "
+                "give --vllm '{\"published_adapters\": 2}'"
+            )
+        _check_adapter(name, config)
+        if config.rank > self.rank:
+            raise ModelError(
+                f"adapter {name!r}: a rank of {config.rank}; vLLM was started with max_lora_rank {self.rank}"
+            )
+        if others := config.modules - self.modules:
+            raise ModelError(
+                f"adapter {name!r}: it changes {', '.join(sorted(others))}; vLLM was started for adapters of "
+                f"{', '.join(sorted(self.modules))}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
     """Options of a vLLM engine; None means the default for the machine.
 
@@ -82,6 +123,8 @@ class VLLMOptions:
         runner: vLLM's model runner; ``v2`` is for CUDA alone.
         attention_backend: vLLM's name of one, such as ``FLASH_ATTN`` or ``TRITON_ATTN``; None: vLLM chooses.
         cpu_cores: cores for the worker's threads, such as ``0-7``; None binds to all but one.
+        published_adapters: places for adapters that join and leave while vLLM runs.
+        max_lora_rank: the widest of them; None is 16, or the widest of ``adapters`` if that is more.
     """
 
     model: str | Path
@@ -99,6 +142,8 @@ class VLLMOptions:
     runner: Literal["v1", "v2"] = "v1"
     attention_backend: str | None = None
     cpu_cores: str | None = None
+    published_adapters: int = 0
+    max_lora_rank: int | None = None
 
     def check(self) -> None:
         """Refuse options with which vLLM could not start.
@@ -115,7 +160,11 @@ class VLLMOptions:
         if not 0.0 < self.gpu_memory <= 1.0:
             raise InputError(f"gpu_memory {self.gpu_memory}: a share in (0, 1] is needed")
         counts = ("max_num_seqs", "max_beams", "tensor_parallel", "max_model_len", "block_size", "kv_cache_bytes")
-        for name in (*counts, "max_num_batched_tokens"):
+        if not 0 <= self.published_adapters <= 64:
+            raise InputError(f"published_adapters {self.published_adapters}: 0 to 64 are possible")
+        if self.max_lora_rank is not None and self.max_lora_rank > _LORA_RANKS[-1]:
+            raise InputError(f"max_lora_rank {self.max_lora_rank}: vLLM runs up to {_LORA_RANKS[-1]}")
+        for name in (*counts, "max_num_batched_tokens", "max_lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value}: at least 1 is needed")
@@ -157,36 +206,49 @@ class VLLMOptions:
             **self._lora_args(on_cpu=on_cpu),
         }
 
+    def lora_room(self) -> LoRARoom:
+        """Room for published adapters.
+
+        Raises:
+            ModelError: an adapter that vLLM cannot run.
+        """
+        if not self.published_adapters:
+            return LoRARoom()
+        return LoRARoom(places=self.published_adapters, rank=self._lora_rank(), modules=self._lora_modules())
+
     def _lora_args(self, *, on_cpu: bool) -> dict[str, Any]:
-        if not self.adapters:
+        if not self.adapters and not self.published_adapters:
             return {}
-        configs = {name: read_adapter_config(directory) for name, directory in self.adapters.items()}
-        for name, config in configs.items():
-            if not config.plain:
-                raise ModelError(
-                    f"adapter {name!r}: it trains more than LoRA matrices, which vLLM does not run; merge it into the "
-                    "checkpoint, or serve it with engine tree"
-                )
-            if barred := config.modules & _NOT_UNDER_LORA:
-                raise ModelError(
-                    f"adapter {name!r}: it changes {', '.join(sorted(barred))}, which vLLM cannot run with the "
-                    "log-probabilities of prompts; merge it into the checkpoint, or serve it with engine tree"
-                )
-        widest = max(config.rank for config in configs.values())
-        room = next((rank for rank in _LORA_RANKS if rank >= widest), None)
-        if room is None:
-            raise ModelError(f"adapters: a rank of {widest}; vLLM runs up to {_LORA_RANKS[-1]}")
-        modules = frozenset[str]().union(*(config.modules for config in configs.values()))
         return {
             "enable_lora": True,
             # vLLM's CPU kernels use index -1, the last place, for a request without an adapter. So that place stays
             # empty, or such a request would get the adapter in it whenever a request with an adapter shares its step.
-            "max_loras": len(configs) + on_cpu,
-            "max_lora_rank": room,
+            # vLLM gives an adapter the first free place, so with one more than adapters the last one is never given.
+            "max_loras": len(self.adapters) + self.published_adapters + on_cpu,
+            "max_lora_rank": self._lora_rank(),
             # Name the modules, so that vLLM leaves the output layer alone: with LoRA around it, a step with prompt
             # log-probabilities ends the worker, whoever asked.
-            "lora_target_modules": sorted(modules),
+            "lora_target_modules": sorted(self._lora_modules()),
         }
+
+    def _lora_configs(self) -> list[AdapterConfig]:
+        configs = {name: read_adapter_config(directory) for name, directory in self.adapters.items()}
+        for name, config in configs.items():
+            _check_adapter(name, config)
+        return list(configs.values())
+
+    def _lora_modules(self) -> frozenset[str]:
+        published = _UNDER_LORA if self.published_adapters else frozenset[str]()
+        return published.union(*(config.modules for config in self._lora_configs()))
+
+    def _lora_rank(self) -> int:
+        """The widest rank, of those that vLLM reserves room for."""
+        published = (self.max_lora_rank or _PUBLISHED_RANK) if self.published_adapters else 0
+        widest = max([published, *(config.rank for config in self._lora_configs())])
+        room = next((rank for rank in _LORA_RANKS if rank >= widest), None)
+        if room is None:
+            raise ModelError(f"adapters: a rank of {widest}; vLLM runs up to {_LORA_RANKS[-1]}")
+        return room
 
     @contextmanager
     def environment(self, *, on_cpu: bool = False) -> Iterator[None]:
@@ -219,3 +281,16 @@ class VLLMOptions:
         finally:
             for name in added:
                 os.environ.pop(name, None)
+
+
+def _check_adapter(name: str, config: AdapterConfig) -> None:
+    if not config.plain:
+        raise ModelError(
+            f"adapter {name!r}: it trains more than LoRA matrices, which vLLM does not run; merge it into the "
+            "checkpoint, or serve it with engine tree"
+        )
+    if barred := config.modules & _NOT_UNDER_LORA:
+        raise ModelError(
+            f"adapter {name!r}: it changes {', '.join(sorted(barred))}, which vLLM cannot run with the "
+            "log-probabilities of prompts; merge it into the checkpoint, or serve it with engine tree"
+        )

@@ -120,6 +120,11 @@ class VLLMSession:
             await self.abort()
             self._engine.release(self)
 
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that it runs under."""
+        return self._prompt.scoring.adapter
+
     async def abort(self) -> None:
         """Abort running requests; calls that wait for them raise an error."""
         from vllm.v1.engine.exceptions import EngineDeadError

@@ -35,7 +35,7 @@ _WITHOUT = Variant(name="without")
 
 
 def refuse_published(_folder: Path, manifest: ModelManifest, beside: Engine) -> OpenedModel:
-    """For engines that run the one model that they were started with.
+    """For engines that were made from parts, as tests make them: they run the one model that they have.
 
     Raises:
         ModelError: always.
@@ -91,18 +91,23 @@ def open_model(settings: Settings) -> OpenedModel:
     opened = open_engine(options)
     log_other_normalisations(settings, opened.tuned)
     embedded = settings.engine == "tree"
+    own = None if embedded else opened.engine  # vLLM stays, and adapters join it
     return OpenedModel(
         engine=opened.engine,
         token_texts=opened.tokenizer.token_texts,
         adapters=tuple(dict(settings.adapters)),
         tuned=opened.tuned,
-        open_published=functools.partial(_open_published, options) if embedded else refuse_published,
+        open_published=functools.partial(_open_published, options, own),
         leaves=embedded,
     )
 
 
-def _open_published(options: EngineOptions, folder: Path, manifest: ModelManifest, beside: Engine) -> OpenedModel:
-    """Load a published checkpoint, or the server's own with a published adapter merged into it. Blocking.
+def _open_published(
+    options: EngineOptions, own: Engine | None, folder: Path, manifest: ModelManifest, beside: Engine
+) -> OpenedModel:
+    """Load a published checkpoint, or the server's own with a published adapter. Blocking.
+
+    ``own`` is the engine that published models join, where only one can.
 
     Raises:
         ModelError: it cannot be loaded, or is an adapter of another checkpoint than the server's.
@@ -116,7 +121,7 @@ def _open_published(options: EngineOptions, folder: Path, manifest: ModelManifes
     model = options.model if adapter else folder
     alone = replace(options, model=model, adapters={}, name=manifest.name)
     try:
-        opened = open_beside(alone, beside, merged=folder if adapter else None)
+        opened = open_beside(alone, own or beside, merged=folder if adapter else None)
     except (ModelError, InputError) as error:
         raise ModelError(f"{told}: {error}") from None
     identity = opened.engine.identity
@@ -126,7 +131,7 @@ def _open_published(options: EngineOptions, folder: Path, manifest: ModelManifes
         engine=opened.engine,
         token_texts=opened.tokenizer.token_texts,
         tuned=opened.tuned,
-        open_published=functools.partial(_open_published, options),
+        open_published=functools.partial(_open_published, options, own),
         leaves=True,
     )
 

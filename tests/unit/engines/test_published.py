@@ -140,5 +140,5 @@ async def test_models_beside_each_other_share_a_thread_and_each_lets_go_of_its_w
     for engine in (second, third):
         await engine.close()
         assert engine._thread.closed
-    with pytest.raises(ModelError, match="engine 'vllm' runs the one model that it was started with"):
+    with pytest.raises(ModelError, match="engine 'vllm' runs the one checkpoint that it was started with"):
         open_beside(EngineOptions(model=base, engine="vllm"), first)

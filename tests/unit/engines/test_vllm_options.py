@@ -10,6 +10,7 @@ import pytest
 
 from igd_core.cli.engine import EngineFlags
 from igd_core.cli.flags import add_flags, read
+from igd_core.engines.embedded.adapters import AdapterConfig
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.engines.vllm.options import VLLMOptions, parse_tuning
 from igd_core.errors import InputError, ModelError
@@ -36,6 +37,9 @@ def test_a_json_object_becomes_options() -> None:
         ('{"max_num_seqs": true}', "vllm.max_num_seqs: true is not of type int"),
         ('{"compiled": 1}', "vllm.compiled: 1 is not of type bool"),
         ('{"max_model_len": 0}', "max_model_len 0: at least 1 is needed"),
+        ('{"published_adapters": -1}', "published_adapters -1: 0 to 64 are possible"),
+        ('{"max_lora_rank": 0}', "max_lora_rank 0: at least 1 is needed"),
+        ('{"max_lora_rank": 513}', "max_lora_rank 513: vLLM runs up to 512"),
         ('{"gpu_memory": 1.5}', r"gpu_memory 1.5: a share in \(0, 1\] is needed"),
         ('{"gpu_memory": NaN}', "gpu_memory nan"),
         ('{"runner": "v3"}', "runner 'v3': one of v1, v2"),
@@ -115,3 +119,37 @@ def test_a_device_is_refused_and_so_are_vllms_options_with_another_engine() -> N
     }
     with pytest.raises(InputError, match="vllm: given, with engine 'tree'"):
         read(parser.parse_args(given), EngineFlags).engine_options()
+
+
+def _config(rank: int = 8, *, plain: bool = True, modules: tuple[str, ...] = ("q_proj",)) -> AdapterConfig:
+    return AdapterConfig(rank=rank, alpha=8.0, base="", plain=plain, modules=frozenset(modules))
+
+
+def test_places_for_published_adapters_are_reserved_at_the_start_with_one_that_stays_empty_on_a_cpu(
+    tmp_path: Path,
+) -> None:
+    assert "enable_lora" not in VLLMOptions(model="m").engine_args(tmp_path, on_cpu=True)
+    options = VLLMOptions(model="m", **parse_tuning('{"published_adapters": 2, "max_lora_rank": 20}'))
+    cpu, gpu = (options.engine_args(tmp_path, on_cpu=on_cpu) for on_cpu in (True, False))
+    assert (cpu["enable_lora"], cpu["max_loras"], gpu["max_loras"]) == (True, 3, 2)
+    assert cpu["max_lora_rank"] == 32
+    assert {"q_proj", "down_proj"} < set(cpu["lora_target_modules"])
+    assert "lm_head" not in cpu["lora_target_modules"]
+    assert VLLMOptions(model="m", published_adapters=1).engine_args(tmp_path, on_cpu=False)["max_lora_rank"] == 16
+
+
+def test_what_the_room_does_not_hold_is_refused_with_a_reason() -> None:
+    room = VLLMOptions(model="m", published_adapters=2).lora_room()
+    room.check("fits", _config(16))
+    for config, said in (
+        (_config(17), "a rank of 17; vLLM was started with max_lora_rank 16"),
+        (_config(plain=False), "trains more than LoRA matrices"),
+        (_config(modules=("q_proj", "lm_head")), "it changes lm_head"),
+        (_config(modules=("q_proj", "router")), "it changes router; vLLM was started for adapters of down_proj"),
+    ):
+        with pytest.raises(ModelError, match=f"adapter 'late': .*{said}"):
+            room.check("late", config)
+    with pytest.raises(
+        ModelError, match=r'without places for published adapters; give --vllm .*"published_adapters": 2'
+    ):
+        VLLMOptions(model="m").lora_room().check("late", _config())
