@@ -82,7 +82,7 @@ class TreeEngine:
         shared: ModelThread | None = None if beside is None or beside._closed else beside._thread
         self._thread: ModelThread = shared or ModelThread("igd-model")
         self._thread.join()
-        self._rounds: dict[str | None, JointRounds[Mapping[NodeId, ChildScores]]] = {
+        self._rounds: dict[str | None, JointRounds[Mapping[NodeId, ChildScores] | None]] = {
             adapter: JointRounds(checkpoint.forward_of(adapter), most_tokens) for adapter in (None, *checkpoint.adapted)
         }
         self._opened = 0
@@ -212,10 +212,18 @@ class _Round:
     next_tokens: NDArray[np.int64] | None
 
     def growth(self) -> Growth:
-        return Growth(tree=self.session._begun(), new=self.new, wanted=self.wanted, next_tokens=self.next_tokens)
+        tree, most = self.session._begun(), self.session._passes.most_prompt_tokens
+        if tree.prompt_left > most:
+            return Growth(tree=tree, new=_NOTHING, wanted=[], most_prompt_tokens=most)
+        return Growth(tree=tree, new=self.new, wanted=self.wanted, next_tokens=self.next_tokens)
 
-    def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores]:
-        return self.session._children(self, logits)
+    def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores] | None:
+        """None if the pass fed a part of the prompt alone, so that the round is still to come."""
+        tree = self.session._tree
+        return None if tree is not None and tree.prompt_left else self.session._children(self, logits)
+
+
+_NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
 
 
 class TreeSession:
@@ -231,7 +239,7 @@ class TreeSession:
         self.stats = SessionStats(prompt_tokens=len(prompt.ids))
 
     async def expand(self, nodes: Sequence[NodeId]) -> Mapping[NodeId, ChildScores]:
-        """Score ``nodes`` and the forced chains below them in one forward pass.
+        """Score ``nodes`` and the forced chains below them in one forward pass, or a few if a long prompt comes first.
 
         Raises:
             ModelFault: its scores are not finite; nothing of this prompt is kept.
@@ -242,8 +250,14 @@ class TreeSession:
         if self._closed:
             raise EngineError("the session is closed")
         self._engine._require_working()
+        asked = self._round(nodes)
+        while (found := await self._pass(asked)) is None:
+            pass  # others' rounds come between and beside the parts of a long prompt
+        return found
+
+    async def _pass(self, asked: _Round) -> Mapping[NodeId, ChildScores] | None:
         try:
-            timed = await self._engine._thread.call(self._prompt.turn, self._prompt.order, self._part(nodes))
+            timed = await self._engine._thread.call(self._prompt.turn, self._prompt.order, self._part(asked))
         except torch.AcceleratorError as error:
             self._engine._lost_device = str(error).splitlines()[0]
             raise EngineClosed(f"the device failed: {self._engine._lost_device}") from error
@@ -262,8 +276,22 @@ class TreeSession:
             self._engine._open_sessions -= 1
             self._engine._thread.finished(self._prompt.turn, self._share_s)
 
-    def _part(self, nodes: Sequence[NodeId]) -> Part[_Round, Mapping[NodeId, ChildScores]]:
-        """The nodes and the forced chains below them, as a part of a pass."""
+    @property
+    def _passes(self) -> JointRounds[Mapping[NodeId, ChildScores] | None]:
+        return self._engine._rounds[self._prompt.scoring.adapter]
+
+    def _part(self, asked: _Round) -> Part[_Round, Mapping[NodeId, ChildScores] | None]:
+        """As a part of a pass: the round, or a part of the prompt that comes before it."""
+        left = len(self._prompt.ids) if self._tree is None else self._tree.prompt_left
+        return Part(
+            passes=self._passes,
+            what=asked,
+            tokens=min(left, self._passes.most_prompt_tokens) + len(asked.new.nodes),
+            begins=self._tree is None,
+        )
+
+    def _round(self, nodes: Sequence[NodeId]) -> _Round:
+        """The nodes and the forced chains below them."""
         trie, scoring = self._version.artifact.trie, self._prompt.scoring
         scored = [link for node in nodes for link in scoring.leaves.forced_chain(trie, node)]
         fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
@@ -276,13 +304,7 @@ class TreeSession:
         next_tokens = None
         if scoring.over_children and any(wanted):
             next_tokens = child_tokens(self._version.weights, np.asarray(scored)[wanted])
-        begins = self._tree is None
-        return Part(
-            passes=self._engine._rounds[scoring.adapter],
-            what=_Round(session=self, scored=scored, new=new, wanted=wanted, next_tokens=next_tokens),
-            tokens=len(fed) + (len(self._prompt.ids) if begins else 0),
-            begins=begins,
-        )
+        return _Round(session=self, scored=scored, new=new, wanted=wanted, next_tokens=next_tokens)
 
     def _begun(self) -> TokenTree:
         """The tree; runs on the model's thread."""

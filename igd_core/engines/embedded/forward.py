@@ -75,8 +75,8 @@ class Forward(Protocol):
         """Whether `feed` computes the tokens of several runs in one pass."""
         ...
 
-    def begin(self, prefix: PromptKV | None) -> Running:
-        """Start with the keys and values of an earlier prompt, or with nothing."""
+    def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:
+        """Start a prompt of so many tokens with the keys and values of an earlier one, or with nothing."""
         ...
 
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
@@ -101,7 +101,7 @@ class TransformersForward:
         self._model = model
         self.why = why
 
-    def begin(self, prefix: PromptKV | None) -> Running:
+    def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:  # noqa: ARG002 - it grows by itself
         """Start a cache of transformers' kind."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):

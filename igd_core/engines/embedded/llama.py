@@ -173,9 +173,9 @@ class LlamaForward:
         """Decoder layers."""
         return len(self._layers)
 
-    def begin(self, prefix: PromptKV | None) -> Running:
+    def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:
         """Start with room for keys and values."""
-        return KeyValues(self, prefix)
+        return KeyValues(self, prefix, prompt_tokens)
 
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """Compute new tokens behind those of each run: for each ``(wanted, vocabulary)`` logits, or of some tokens.
@@ -274,19 +274,23 @@ class _Slots:
 class KeyValues:
     """Keys and values of one prompt and the tree below it, all layers in one piece of memory each."""
 
-    def __init__(self, forward: LlamaForward, prefix: PromptKV | None) -> None:
+    def __init__(self, forward: LlamaForward, prefix: PromptKV | None, prompt_tokens: int) -> None:
         self._shape = (forward.num_layers, forward.kv_heads, forward.head_dim)
         self._prefix: Layers = () if prefix is None else prefix.layers  # read until there is room of our own
         self._both: torch.Tensor | None = None  # (2, layers, kv_heads, room, head_dim)
+        self._prompt_tokens = prompt_tokens
         self.length = 0 if prefix is None else len(prefix.ids)
 
     def reserve(self, new: int) -> None:
-        """Make room for ``new`` tokens. The first room is exact: a cached prompt keeps it alive as long as itself."""
+        """Make room for ``new`` tokens.
+
+        The first room is for them and the whole prompt, and no more: a cached prompt keeps it alive as long as itself.
+        """
         needed = self.length + new
         if self._both is not None and needed <= self._both.shape[3]:
             return
         layers, heads, width = self._shape
-        room = needed if self._both is None else needed + needed // 2
+        room = max(needed, self._prompt_tokens) if self._both is None else needed + needed // 2
         grown = torch.empty(2, layers, heads, room, width)
         if self._both is not None:
             grown[:, :, :, : self.length] = self._both[:, :, :, : self.length]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
@@ -45,6 +46,8 @@ class JointRounds(Generic[T]):
 
     def __init__(self, forward: Forward, most_tokens: int = MOST_TOKENS) -> None:
         self.most_tokens = most_tokens if forward.joins else 0
+        self.most_prompt_tokens = self.most_tokens or sys.maxsize
+        """Of one prompt in a pass: a longer one is fed in several, since all others would wait for the whole of it."""
         self.split = 0
         """Passes that failed with several rounds in them, so that each was run by itself."""
 

@@ -45,7 +45,7 @@ class TokenTree:
     def __init__(self, forward: Forward, prompt_ids: Sequence[int], prefix: PromptKV | None = None) -> None:
         """Begin with the cache of an earlier prompt: ``prefix`` is a proper prefix of this one."""
         self._forward = forward
-        self._running = forward.begin(prefix)
+        self._running = forward.begin(prefix, len(prompt_ids))
         self._prompt = prompt_ids
         self._length = 0 if prefix is None else len(prefix.ids)
         # Cache slots of a node and its ancestors; the root has none, since the prompt is visible to all.
@@ -56,6 +56,11 @@ class TokenTree:
         """Tokens in the cache."""
         return self._length
 
+    @property
+    def prompt_left(self) -> int:
+        """Tokens of the prompt that have not been fed."""
+        return max(0, len(self._prompt) - self._length)
+
     def compute(self, new: NewTokens, wanted: Sequence[bool]) -> torch.Tensor:
         """`grow` this tree alone: ``(number wanted, vocabulary)`` logits."""
         return grow([Growth(tree=self, new=new, wanted=wanted)])[0]
@@ -65,11 +70,13 @@ class TokenTree:
         return self._running.layers(len(self._prompt))
 
     def _feed(self, growth: Growth) -> Feed:
-        """The rest of the prompt, unless it has been fed, and the new nodes."""
-        prompt = self._prompt[self._length :]  # empty once it has been fed
+        """What is fed of the prompt, and the new nodes."""
+        prompt = self._prompt[self._length : self._length + growth.num_prompt_tokens]
         tokens = [*prompt, *growth.new.tokens]
         visible, positions = self._place(len(prompt), growth.new)
-        rows = torch.arange(len(tokens) - len(growth.wanted), len(tokens))[torch.tensor(growth.wanted)]
+        rows = torch.arange(len(tokens) - len(growth.wanted), len(tokens))[
+            torch.tensor(growth.wanted, dtype=torch.bool)
+        ]
         next_tokens = None if growth.next_tokens is None else torch.from_numpy(growth.next_tokens)
         fed = Fed(tokens=tokens, positions=positions, visible=visible, rows=rows, next_tokens=next_tokens)
         return Feed(running=self._running, fed=fed)
@@ -77,11 +84,9 @@ class TokenTree:
     def _place(self, prompt_tokens: int, new: NewTokens) -> tuple[torch.Tensor, list[int]]:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
         prompt_length = len(self._prompt)
-        count = prompt_tokens + len(new.nodes)
+        count, fed = prompt_tokens + len(new.nodes), self._length + prompt_tokens
         visible = torch.zeros(count, self._length + count, dtype=torch.bool)
-        visible[:prompt_tokens, :prompt_length] = torch.ones(prompt_tokens, prompt_length, dtype=torch.bool).tril_(
-            self._length
-        )
+        visible[:prompt_tokens, :fed] = torch.ones(prompt_tokens, fed, dtype=torch.bool).tril_(self._length)
         visible[prompt_tokens:, :prompt_length] = True
         positions = list(range(self._length, self._length + prompt_tokens))
         rows: list[int] = []
@@ -97,24 +102,33 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """What a pass adds to a tree: the rest of its prompt, unless it has been fed, and new nodes.
+    """What a pass adds to a tree: what is left of its prompt, and new nodes; or a part of the prompt alone.
 
     Attributes:
         tree: what grows.
         new: the nodes to compute.
         wanted: whether the logits of each of the last ``len(wanted)`` tokens fed are wanted (the prompt's among them).
         next_tokens: ``(n,)`` int64, ascending; the tokens of which logits are wanted. None: the whole vocabulary's.
+        most_prompt_tokens: of the prompt, at most so many; fewer than are left only without new nodes and wanted
+            logits. None: all that are left.
     """
 
     tree: TokenTree
     new: NewTokens
     wanted: Sequence[bool]
     next_tokens: NDArray[np.int64] | None = None
+    most_prompt_tokens: int | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt to feed; 0 once it has been fed."""
+        left = self.tree.prompt_left
+        return left if self.most_prompt_tokens is None else min(left, self.most_prompt_tokens)
 
     @property
     def num_tokens(self) -> int:
         """Tokens to feed."""
-        return max(0, len(self.tree._prompt) - self.tree.length) + len(self.new.nodes)
+        return self.num_prompt_tokens + len(self.new.nodes)
 
 
 def grow(growths: Sequence[Growth]) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import pack_linears
 from igd_core.engines.embedded.prefix_cache import PromptKV
-from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
+from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
 from igd_core.errors import ModelError
 from igd_core.ids import ROOT, NodeId
 
@@ -152,6 +152,9 @@ def test_every_node_of_any_tree_has_the_logits_of_its_path_alone(
         layers = before.prompt_layers()
         prefix = PromptKV(ids=np.asarray([*prompt[:cached], 1]), layers=layers).prefix(cached)
     tree, paths = TokenTree(forward, prompt, prefix), {0: list(prompt)}
+    while tree.prompt_left > 1 and (most := data.draw(st.integers(0, tree.prompt_left - 1))):
+        with torch.inference_mode():
+            grow([Growth(tree=tree, new=NOTHING, wanted=[], most_prompt_tokens=most)])
     for number, drawn_round in enumerate(rounds):
         nodes = range(len(paths), len(paths) + len(drawn_round))
         for node, (parent, token) in zip(nodes, drawn_round, strict=True):

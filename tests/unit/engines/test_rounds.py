@@ -19,6 +19,7 @@ from subjects import Subject, busy, by_edge, leaves_of, prompt_of, unscored_belo
 
 from igd_core.engines.embedded import llama
 from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.rounds import MOST_TOKENS
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
 from igd_core.search.session import Scoring
@@ -151,13 +152,15 @@ async def together(
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drawn=people())
+@given(drawn=people(), most=st.sampled_from([MOST_TOKENS, 6]))
 def test_no_answer_depends_on_who_else_was_in_the_pass(
-    checkpoints: dict[str, Checkpoint], artifact: Artifact, drawn: list[Person]
+    checkpoints: dict[str, Checkpoint], artifact: Artifact, drawn: list[Person], most: int
 ) -> None:
+    """With 6 tokens a pass, prompts are fed in parts, beside others' rounds and parts."""
+
     async def check() -> None:
         engines = {
-            "joined": TreeEngine(checkpoints["own"]),
+            "joined": TreeEngine(checkpoints["own"], most_tokens=most),
             "alone": TreeEngine(checkpoints["own"], most_tokens=0, cache_bytes=0),
             "transformers": TreeEngine(checkpoints["transformers"], cache_bytes=0),
         }
@@ -242,6 +245,41 @@ async def test_a_round_that_cannot_be_computed_fails_alone(
     assert joined.engine.stats().passes_split == 1
     for ours, theirs in zip(sound, await alone_in_second_round(checkpoints["own"], artifact), strict=True):
         assert_same(ours, theirs)
+
+
+async def test_a_round_comes_between_the_parts_of_a_long_prompt_and_does_not_wait_for_the_whole(
+    checkpoints: dict[str, Checkpoint], artifact: Artifact
+) -> None:
+    engine = TreeEngine(checkpoints["own"], most_tokens=10, cache_bytes=0)
+    await engine.load(artifact)
+    subject = subject_of(engine)
+    short, *_ = await opened(subject, artifact, (3,))
+    prompt = prompt_of(artifact, *range(12))
+    assert len(prompt) > 50
+    long = await engine.open(artifact.version, prompt, Scoring())
+    before = engine.stats()
+    async with busy(subject):
+        newcomer = asyncio.ensure_future(long.expand([ROOT]))
+        await asyncio.sleep(0)
+        calls = asyncio.ensure_future(short.expand([NodeId(int(artifact.trie.children(ROOT)[0]) + 1)]))
+        await asyncio.sleep(0)
+    found = await calls
+    assert not newcomer.done()
+    scored = await newcomer
+    after = engine.stats()
+    parts = -(-(len(prompt) - 10) // 10)  # the last pass feeds up to ten tokens of the prompt and the chain
+    assert after.passes - before.passes == parts + 3  # the last, `busy`, and the short round's own
+    alone_engine = TreeEngine(checkpoints["own"], most_tokens=0, cache_bytes=0)
+    await alone_engine.load(artifact)
+    alone_session = await alone_engine.open(artifact.version, prompt, Scoring())
+    assert_same(dict(scored), dict(await alone_session.expand([ROOT])))
+    assert found
+    assert (long.stats.rounds, long.stats.model_tokens) == (
+        alone_session.stats.rounds,
+        alone_session.stats.model_tokens,
+    )
+    for each in (engine, alone_engine):
+        await each.close()
 
 
 async def test_numbers_that_are_none_stay_with_whose_they_are(
