@@ -1,8 +1,8 @@
 """Recommendations of several people at once, with and without shared passes: `python tests/bench/at_once.py --help`.
 
 The same engine on one checkpoint, in two ways or three: each round in a pass of its own (alone); rounds that wait at
-the same moment in one pass (shared); and, over children, each alone with an output layer over the whole vocabulary
-(whole). All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
+the same moment in one pass (shared); and, over children, these with an output layer over the whole vocabulary (whole).
+All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
 cached prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
 """
 
@@ -137,7 +137,7 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     queries = [Query(history=history, normalise=args.normalise) for history in data.histories]
     ways = {"alone": (checkpoint, 0), "shared": (checkpoint, args.most_tokens)}
     if args.normalise == "children":
-        ways["whole"] = (with_whole_output(checkpoint), 0)
+        ways["whole"] = (with_whole_output(checkpoint), args.most_tokens)
     if args.threads:
         torch.set_num_threads(args.threads)
     for at_once in args.at_once:
