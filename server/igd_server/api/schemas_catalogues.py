@@ -153,6 +153,9 @@ class VariantInfo(_Response):
 
     name: str
     weight: float = Field(description="Share of users, relative to the other variants'.")
+    catalogue: str | None = Field(
+        default=None, description="That it names; the request's or the default one if absent."
+    )
 
 
 class CatalogueList(_Response):
@@ -167,9 +170,6 @@ class CatalogueList(_Response):
 class VariantClicks(VariantInfo):
     """What became of a variant's answers."""
 
-    catalogue: str | None = Field(
-        default=None, description="That it names; the request's or the default one if absent."
-    )
     adapter: str | None = Field(default=None, description="The engine's LoRA adapter that it names.")
     answers: int = Field(description="Given by this process.")
     followed: int = Field(description="Answers that a success followed, as this process was told.")

@@ -46,7 +46,10 @@ def catalogue_list(deployment: Deployment, variants: Sequence[Variant], request_
         request_id=request_id,
         catalogues=[_info(served, deployment.live(name)) for name, served in serving.items()],
         unserved=[_unserved(live) for live in following if live.name not in serving],
-        variants=[VariantInfo(name=variant.name, weight=variant.weight) for variant in variants] or None,
+        variants=[
+            VariantInfo(name=variant.name, weight=variant.weight, catalogue=variant.catalogue) for variant in variants
+        ]
+        or None,
     )
 
 

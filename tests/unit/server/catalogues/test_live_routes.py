@@ -9,6 +9,7 @@ import pytest
 from igd_server.app import Sources, create_apps
 from igd_server.catalogues.opening import OpenedModel
 from igd_server.settings import Settings
+from igd_server.variants import Variant
 from publishing import PATIENT, edition, publish, serves, until
 
 from igd_core.engines.fake import FakeEngine
@@ -48,7 +49,9 @@ class Served:
 @pytest.fixture
 def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
     @contextlib.asynccontextmanager
-    async def serve(*published: str, catalogues: tuple[str, ...] = ("films",)) -> AsyncIterator[Served]:
+    async def serve(
+        *published: str, catalogues: tuple[str, ...] = ("films",), variants: tuple[Variant, ...] = ()
+    ) -> AsyncIterator[Served]:
         store = FilesStore(tmp_path / "store", PATIENT)
 
         async def publish_edition(number: int, name: str = "films") -> str:
@@ -58,6 +61,7 @@ def serve(tokenizer: TitleTokenizer, tmp_path: Path) -> Serve:
             await publish_edition(0, name)
         settings = Settings(
             catalogues=catalogues,
+            variants=variants,
             store=f"file://{tmp_path}/store",
             store_timeout_ms=int(PATIENT.timeout_s * 1000),
             cache_dir=tmp_path / "cache",
@@ -263,3 +267,12 @@ async def test_a_server_that_drains_is_not_ready_and_answers_on(serve: Serve) ->
         ready = await server.client.get("/readyz")
         answer = await server.client.post("/v1/recommendations", json={"history": ["films-0-1"], "k": 2})
     assert (ready.status_code, answer.status_code) == (503, 200)
+
+
+async def test_variants_are_listed_with_the_catalogue_that_they_name(serve: Serve) -> None:
+    variants = (Variant(name="new", weight=2, catalogue="news"), Variant(name="plain"))
+    async with serve("films", "news", catalogues=("films", "news"), variants=variants) as served:
+        assert (await served.catalogues())["variants"] == [
+            {"name": "new", "weight": 2, "catalogue": "news"},
+            {"name": "plain", "weight": 1},
+        ]
