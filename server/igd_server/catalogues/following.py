@@ -73,6 +73,7 @@ class LiveCatalogue:
         self._wait_s: float | None = None
         self._decided: str | None = None
         self._retry_refused = False
+        self._allowed_before: dict[str, int] = {}  # how often the version that failed to load had been allowed
         self._failures = 0
         self._has_looked = self._deaths_reported = False
         self._woken = asyncio.Event()
@@ -222,11 +223,14 @@ class LiveCatalogue:
             self._behind_since = time.monotonic()
 
     async def _is_allowed_again(self, version: str) -> bool:
-        """Whether to retry a version refused for its trial: an operator allowed it, or it passed elsewhere."""
+        """Whether to retry a refused version: an operator allowed it since, or its trial passed elsewhere."""
         refusal = self.refusals.of(version)
-        if refusal is None or refusal.reason not in ("attempt-died", "canary", "faults"):
+        of_trial = refusal is not None and refusal.reason in ("attempt-died", "canary", "faults")
+        if refusal is None or not (of_trial or version in self._allowed_before):
             return False
         trial = await self._fleet.store.trial(self.name, version)
+        if not of_trial:  # loading failed here: what was damaged may have been healed
+            return trial.allowed > self._allowed_before[version]
         return trial.state == "open" or (trial.state == "passed" and refusal.reason == "canary")
 
     async def _take_over(self, version: str, *, retry: bool) -> bool:
@@ -289,6 +293,7 @@ class LiveCatalogue:
         except Exception as error:  # noqa: BLE001 - no version, however odd, may stop the one that is served
             refusal = Refusal.of(version, error)
             self._serving.refuse(refusal, error)
+            self._allowed_before = {version: permit.allowed}
             await self.takeover.conclude_refused(f"{refusal.reason}: {refusal.detail}")
             return False
         return True

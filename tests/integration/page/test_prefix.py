@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from browser import CHROMIUM, visiting
+from fastapi import FastAPI
 from page_site import add, ranked, shown_request, titles
 from playwright.async_api import expect
 from sockets import listening
-from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -43,7 +43,7 @@ async def proxied(site: Site) -> AsyncIterator[str]:
             return Response(found.content, found.status_code, kept)
 
         route = Route(PREFIX + "/{path:path}", forward, methods=["GET", "HEAD", "POST"])
-        async with listening(Starlette(routes=[route])) as port:
+        async with listening(FastAPI(routes=[route])) as port:
             yield f"http://127.0.0.1:{port}{PREFIX}"
 
 

@@ -272,6 +272,22 @@ async def test_a_damaged_version_that_is_published_again_is_served_when_told_to_
         assert store._shelves["films"].versions[bad].chunks == whole
 
 
+async def test_a_damaged_version_that_is_published_again_is_served_once_it_is_allowed(
+    tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    store, odd = BreakableStore(), edition(tokenizer, 1)
+    await publish(store, edition(tokenizer, 0), tmp_path)
+    async with deployed(store, tmp_path / "cache") as deployment:
+        bad = await add(store, odd, tmp_path)
+        chunks = store._shelves["films"].versions[bad].chunks
+        chunks.update({chunk: data[:-1] for chunk, data in chunks.items()})
+        await store.activate("films", bad)
+        await until(lambda: bad in following(deployment).refusals)
+        assert await publish(store, odd, tmp_path) == bad
+        await store.allow("films", bad)
+        await serves(deployment, bad)
+
+
 async def test_a_pointer_to_a_version_that_is_not_stored_is_refused(tokenizer: TitleTokenizer, tmp_path: Path) -> None:
     store = BreakableStore()
     good = await publish(store, edition(tokenizer, 0), tmp_path)
