@@ -24,6 +24,7 @@ F = TypeVar("F", bound=np.floating[Any])
 SIBLING_EPSILON = 1e-7
 """Keeps the sibling normalisation finite where all siblings have the same gain (the reference's constant)."""
 
+_NODES_AT_ONCE = 1 << 20
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _LARGEST_BELOW_ONE = np.nextafter(np.float32(1.0), np.float32(0.0))
 
@@ -68,20 +69,24 @@ class InfoGainTable:
             CatalogueError: wrong shape, a negative or non-finite prior, or a sum other than 1.
         """
         _check_prior(leaf_prior, trie.num_leaves)
-        entropy = node_entropy(trie, leaf_prior)
-        degree = np.diff(trie.row_start)
-        parent = np.repeat(np.arange(trie.num_nodes, dtype=np.int32), degree)
-        gain = entropy[parent] - entropy[1:]
-        # Whether a token rules out an item is a question of sets: compare item counts, not floats.
-        possible = _range_sum(trie, _cumulative(leaf_prior > 0, np.int64))
-        decides = possible[parent] != possible[1:]
-        gain = np.where(decides, np.maximum(gain, _SMALLEST), 0.0)
-        sibling_gain = _normalise_siblings(gain, degree, trie.row_start).astype(np.float32)
-        return InfoGainTable(
-            information_gain=gain.astype(np.float32),
-            # float32 rounds a gain of a few nats up to 1. With alpha 1 the weight would be 0, and 0 x -inf is no score.
-            sibling_gain=np.minimum(sibling_gain, _LARGEST_BELOW_ONE),
+        sums = _Sums(
+            entropy=_cumulative(_terms(leaf_prior), np.float64),
+            possible=_cumulative(leaf_prior > 0, np.int64),
         )
+        information_gain = np.empty(trie.num_edges, dtype=np.float32)
+        sibling_gain = np.empty(trie.num_edges, dtype=np.float32)
+        # Block by block: arrays of doubles for all edges of 20 million items would be gigabytes each.
+        for start in range(0, trie.num_nodes, _NODES_AT_ONCE):
+            nodes = slice(start, min(start + _NODES_AT_ONCE, trie.num_nodes))
+            edges = slice(int(trie.row_start[nodes.start]), int(trie.row_start[nodes.stop]))
+            if edges.start < edges.stop:
+                gain = _gain_of(trie, sums, nodes, edges)
+                degree = np.diff(trie.row_start[nodes.start : nodes.stop + 1])
+                information_gain[edges] = gain
+                sibling_gain[edges] = _normalise_siblings(gain, degree)
+        # float32 rounds a gain of a few nats up to 1. With alpha 1 the weight would be 0, and 0 x -inf is no score.
+        np.minimum(sibling_gain, _LARGEST_BELOW_ONE, out=sibling_gain)
+        return InfoGainTable(information_gain=information_gain, sibling_gain=sibling_gain)
 
 
 def node_entropy(trie: TokenTrie, leaf_prior: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,10 +94,33 @@ def node_entropy(trie: TokenTrie, leaf_prior: NDArray[np.float64]) -> NDArray[np
 
     ``p`` is normalised over the whole catalogue (arXiv 2506.13229); a leaf with prior 0 adds 0.
     """
+    return np.asarray(_range_sum(trie, _cumulative(_terms(leaf_prior), np.float64), slice(None)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sums:
+    """Cumulative sums over the leaves, ``(num_leaves + 1,)``: entropy terms, and leaves of positive prior."""
+
+    entropy: NDArray[np.number]
+    possible: NDArray[np.number]
+
+
+def _gain_of(trie: TokenTrie, sums: _Sums, nodes: slice, edges: slice) -> NDArray[np.float64]:
+    """Information gain of the ``edges`` that leave some ``nodes``, ``(num_edges,)`` float64."""
+    children = slice(edges.start + 1, edges.stop + 1)
+    degree = np.diff(trie.row_start[nodes.start : nodes.stop + 1])
+    gain = np.repeat(_range_sum(trie, sums.entropy, nodes), degree) - _range_sum(trie, sums.entropy, children)
+    # Whether a token rules out an item is a question of sets: compare item counts, not floats.
+    decides = np.repeat(_range_sum(trie, sums.possible, nodes), degree) != _range_sum(trie, sums.possible, children)
+    return np.where(decides, np.maximum(gain, _SMALLEST), 0.0)
+
+
+def _terms(leaf_prior: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``-p ln p`` of each leaf; 0 where p is 0."""
     terms = np.zeros_like(leaf_prior)
     positive = leaf_prior > 0
     terms[positive] = -leaf_prior[positive] * _log(leaf_prior[positive])
-    return np.asarray(_range_sum(trie, _cumulative(terms, np.float64)), dtype=np.float64)
+    return terms
 
 
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -129,15 +157,15 @@ def _cumulative(values: NDArray[np.generic], dtype: type[np.number]) -> NDArray[
     return total
 
 
-def _range_sum(trie: TokenTrie, cumulative: NDArray[np.number]) -> NDArray[np.number]:
-    return cumulative[trie.node_end] - cumulative[trie.node_first]
+def _range_sum(trie: TokenTrie, cumulative: NDArray[np.number], nodes: slice) -> NDArray[np.number]:
+    """Of each of these nodes, the sum over the leaves below it."""
+    return cumulative[trie.node_end[nodes]] - cumulative[trie.node_first[nodes]]
 
 
-def _normalise_siblings(
-    gain: NDArray[np.float64], degree: NDArray[np.int32], row_start: NDArray[np.int32]
-) -> NDArray[np.float64]:
+def _normalise_siblings(gain: NDArray[np.float64], degree: NDArray[np.int32]) -> NDArray[np.float64]:
+    """``(IG - min) / (max - min + 1e-7)`` among siblings; ``degree`` of nodes whose edges follow one another."""
     inner = degree > 0
-    starts = row_start[:-1][inner]
+    starts = (np.cumsum(degree) - degree)[inner]
     lowest = np.repeat(np.minimum.reduceat(gain, starts), degree[inner])
     highest = np.repeat(np.maximum.reduceat(gain, starts), degree[inner])
     return np.asarray((gain - lowest) / (highest - lowest + SIBLING_EPSILON))

@@ -171,7 +171,7 @@ class _Builder:
         self.group = np.zeros(num_items, dtype=np.int64)
 
     def run(self) -> TokenTrie:
-        first, end = [np.zeros(1, dtype=np.int64)], [np.array([len(self.order)])]
+        first, end = [np.zeros(1, dtype=np.int32)], [np.array([len(self.order)], dtype=np.int32)]
         degrees, tokens, level_start = [], [], [0, 1]
         depth = 0
         while len(self.active):
@@ -181,17 +181,18 @@ class _Builder:
             edge_key = key[starts]
             degrees.append(np.bincount(edge_key >> _TOKEN_BITS, minlength=len(first[-1])).astype(np.int32))
             tokens.append((edge_key & ((1 << _TOKEN_BITS) - 1)).astype(np.int32))
-            first.append(self.active[starts])
-            end.append(self.active[bounds[1:] - 1] + 1)
+            first.append(self.active[starts].astype(np.int32))
+            end.append((self.active[bounds[1:] - 1] + 1).astype(np.int32))
             level_start.append(level_start[-1] + len(starts))
             self._descend(depth, bounds)
             depth += 1
         degrees.append(np.zeros(len(first[-1]), dtype=np.int32))
+        del key, starts, bounds, edge_key
         return self._finish(
-            degree=np.concatenate(degrees),
-            edge_token=np.concatenate(tokens),
-            first=np.concatenate(first),
-            end=np.concatenate(end),
+            degree=_joined(degrees),
+            edge_token=_joined(tokens),
+            first=_joined(first),
+            end=_joined(end),
             level_start=np.asarray(level_start, dtype=np.int32),
         )
 
@@ -225,7 +226,7 @@ class _Builder:
         self.group = np.repeat(np.arange(len(size)), size)[~ends]
         self.active = self.active[~ends]
 
-    def _finish(self, *, degree: Int32, edge_token: Int32, first: Int64, end: Int64, level_start: Int32) -> TokenTrie:
+    def _finish(self, *, degree: Int32, edge_token: Int32, first: Int32, end: Int32, level_start: Int32) -> TokenTrie:
         row_start = np.zeros(len(degree) + 1, dtype=np.int32)
         np.cumsum(degree, out=row_start[1:])
         leaf_node = np.flatnonzero(degree == 0)
@@ -242,3 +243,14 @@ class _Builder:
             leaf_items=self.order.astype(np.int32),
             level_start=level_start,
         )
+
+
+def _joined(parts: list[Int32]) -> Int32:
+    """The parts as one array; each is let go as soon as it is copied."""
+    whole = np.empty(sum(map(len, parts)), dtype=np.int32)
+    at = 0
+    while parts:
+        part = parts.pop(0)
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole

@@ -10,8 +10,10 @@ import oracles
 import pytest
 from factories import flat
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import PathsAndPrior, catalogues, leaf_prior
 
+from igd_core.catalogue import gain
 from igd_core.catalogue.gain import InfoGainTable, leaf_prior_of, node_entropy
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import CatalogueError
@@ -101,6 +103,18 @@ def test_items_of_one_path_are_one_outcome(catalogue: PathsAndPrior) -> None:
         assert merged[leaf] == pytest.approx(
             math.fsum(p for own, p in zip(catalogue.paths, catalogue.prior, strict=True) if own == path)
         )
+
+
+@given(catalogue=catalogues(), nodes=st.integers(1, 7))
+def test_so_many_nodes_at_once_make_no_difference(catalogue: PathsAndPrior, nodes: int) -> None:
+    trie = catalogue.trie()
+    prior = leaf_prior(catalogue, trie)
+    whole = InfoGainTable.build(trie, prior)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gain, "_NODES_AT_ONCE", nodes)
+        blocks = InfoGainTable.build(trie, prior)
+    for name, array in whole.arrays().items():
+        assert array.tobytes() == blocks.arrays()[name].tobytes(), name
 
 
 def test_a_decision_too_small_for_a_float_is_still_no_zero() -> None:
