@@ -1,4 +1,4 @@
-"""The loop, closed: `python tests/bench/loop.py`, on Linux; three minutes on two cores.
+"""The loop, closed: `python tests/bench/loop.py`, on Linux; five and a half minutes on two busy cores.
 
 A made-up population has a hidden preference: after an item it wants the one that stands so many places further on. It
 asks `igd serve`, clicks what it wants if that is shown, and finds it by itself if not; events go to the server over

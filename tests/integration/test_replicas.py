@@ -240,6 +240,8 @@ def test_a_killed_replica_costs_no_answer_and_replicas_swap_and_limit_together(
         second = asyncio.run(published(1))
         eventually(lambda: versions_of(server) == {"1": {second}, "2": {second}}, "both swap")
         assert server.ask("v1/admin/catalogues/films:reload", method="POST", json={}).status_code == 202
+        assert [served["version"] for served in server.ask("v1/admin/overview").json()["catalogues"]] == [second]
+        assert "web/operate.js" in server.ask("operate").text
         eventually(lambda: reloaded(server) == [1, 2], "each looks again")
         while ask_for_a_batch(server) == 200:
             answered += BATCH
