@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 _LEAST_SHARED = 0.5
 """Share of the events whose item must be among the items, for two columns to be taken for the same ids."""
 _MOST_KINDS = 30
+_ROLES: Mapping[str, frozenset[str]] = {
+    "items": frozenset({"item_id", "title"}),
+    "events": frozenset({"item_id", "user_id", "timestamp", "rating", "kind"}),
+}
 _WORDS = {
     "item_id": "the item's id",
     "title": "the item's title",
     "user_id": "the person",
     "timestamp": "the time",
+    "rating": "the rating",
+    "kind": "the kind of event",
 }
 
 
@@ -91,6 +97,9 @@ def find_roles(
         for role, name in said[part].items():
             if name in profiles:
                 found[role] = name  # type: ignore[index]  # names that are no role are the reader's to judge
+            elif role in _ROLES[part] and name not in items and name not in events:
+                why = f": {name!r}, which the layout or a flag names, is not there"
+                roles.unclear.append(Unclear(part=part, role=role, why=why))  # type: ignore[arg-type]
     _time(events, roles)
     _item(items, events, roles)
     _title(items, roles)

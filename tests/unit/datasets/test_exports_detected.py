@@ -43,6 +43,13 @@ def found(tmp_path: Path, items: str | bytes, events: str | bytes, said: Mapping
     return detect(sources[0], sources[1], (Reading(), Reading()), (said or {}, said or {}), {})
 
 
+def test_a_column_that_somebody_names_and_the_file_lacks_is_told_and_no_other_one_taken(tmp_path: Path) -> None:
+    renamed = EVENTS.replace("Zeit,", "Stempel,", 1)
+    assert found(tmp_path, ITEMS, renamed).unclear == ()
+    (told,) = set(found(tmp_path, ITEMS, renamed, {"timestamp": "Zeit"}).unclear)
+    assert told.startswith("log: no column looks like the time: 'Zeit', which the layout or a flag names, is not there")
+
+
 def test_texts_of_several_lines_are_neither_lists_nor_attributes(tmp_path: Path) -> None:
     rows = [f'A-{at};{title};"Kurz;\n{at} Worte\nlang"\n' for at, title in enumerate(TITLES)]
     detected = found(tmp_path, "sku;Produktname;Text\n" + "".join(rows), EVENTS)
