@@ -175,6 +175,7 @@ class BatchRun:
             "engine": request.options.engine,
             "dtype": request.options.dtype,
             "forward": request.options.forward,
+            "precision": request.options.precision,
             "vllm": dict(request.options.vllm),
             **request.asked,
             "on_bad_row": request.reading.on_bad_row,

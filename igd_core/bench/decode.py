@@ -18,7 +18,7 @@ from tqdm import tqdm
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
 from igd_core.catalogue.items import prior
-from igd_core.engines.embedded.checkpoint import load_checkpoint
+from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.ids import LeafIndex
 from igd_core.limits import DEFAULT_BEAMS
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
     from igd_core.bench.reference import DictNode, ReferenceResult
     from igd_core.engines.embedded.checkpoint import Checkpoint
-    from igd_core.engines.forward_choice import ForwardChoice
+    from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.engines.vllm.options import VLLMOptions
     from igd_core.search.recommender import Recommendation
@@ -119,7 +119,12 @@ class BenchCheckpoints:
 
     @staticmethod
     def load(
-        model: str | Path, *, device: str = "auto", dtype: str = "auto", forward: ForwardChoice = "auto"
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        forward: ForwardChoice = "auto",
+        precision: PrecisionChoice = "fp32",
     ) -> BenchCheckpoints:
         """Load the folder ``model`` both ways.
 
@@ -128,7 +133,7 @@ class BenchCheckpoints:
         """
         return BenchCheckpoints(
             plain=load_checkpoint(model, device=device, dtype=dtype, packed=False),
-            served=load_checkpoint(model, device=device, dtype=dtype, forward=forward),
+            served=in_precision(load_checkpoint(model, device=device, dtype=dtype, forward=forward), precision),
         )
 
 

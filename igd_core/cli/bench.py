@@ -13,7 +13,7 @@ from igd_core.cli.bench_flags import DecodingFlags
 from igd_core.cli.bench_serve import add_serve_arguments
 from igd_core.cli.bench_vllm import add_vllm_arguments
 from igd_core.cli.flags import add_flags, read
-from igd_core.engines.forward_choice import ForwardChoice
+from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
 from igd_core.engines.open import EngineName
 from igd_core.errors import InputError
 
@@ -28,6 +28,7 @@ class DecodeFlags(DecodingFlags):
     device: str = Field(default="auto", description="auto, cpu, cuda")
     dtype: str = Field(default="auto", description="auto, float32, bfloat16, float16")
     forward: ForwardChoice = Field(default="auto", description="how the embedded engine runs the model")
+    precision: PrecisionChoice = Field(default="fp32", description="of the embedded engine's products on a CPU")
     histories: Count = Field(default=20, description="prompts a data set")
     forced_weight: Share = Field(default=1.0, description="0: titles by their decisions alone")
     engine: EngineName = Field(default="tree", description="what ours runs on")
@@ -57,6 +58,8 @@ def _decode(args: argparse.Namespace) -> int:
     asked = read(args, DecodeFlags)
     if asked.vllm and asked.engine != "vllm":
         raise InputError(f"vllm: given, with engine {asked.engine!r}")
+    if asked.precision != "fp32" and asked.engine == "vllm":
+        raise InputError(f"precision {asked.precision!r}: is the embedded engine's; vLLM has dtype, as bfloat16")
     from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
     from igd_core.engines.vllm.options import VLLMOptions
 
@@ -70,7 +73,7 @@ def _decode(args: argparse.Namespace) -> int:
         vllm=on_vllm if asked.engine == "vllm" else None,
     )
     checkpoints = BenchCheckpoints.load(
-        asked.checkpoint(), device=asked.device, dtype=asked.dtype, forward=asked.forward
+        asked.checkpoint(), device=asked.device, dtype=asked.dtype, forward=asked.forward, precision=asked.precision
     )
     _print_results(bench_decode(checkpoints, asked.data or DATASETS, settings), as_json=args.json)
     return 0

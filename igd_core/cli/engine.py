@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, Flag
-from igd_core.engines.forward_choice import ForwardChoice
+from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
 from igd_core.engines.open import EngineName, EngineOptions
 from igd_core.errors import InputError
 
@@ -47,6 +47,11 @@ class EngineFlags(CheckedSettings):
         description="how the embedded engine runs the model: its own forward, transformers' modules, or (auto) the own "
         "one where it is proved equal",
     )
+    precision: PrecisionChoice = Field(
+        default="fp32",
+        description="of the embedded engine's products on a CPU: bf16 is faster where the processor has instructions "
+        "for it; auto decides on this machine",
+    )
     adapter: Directory | None = Field(default=None, description="LoRA adapter of the model, in PEFT's format")
 
     def engine_options(self) -> EngineOptions:
@@ -65,5 +70,6 @@ class EngineFlags(CheckedSettings):
             device=self.device,
             dtype=self.dtype,
             forward=self.forward,
+            precision=self.precision,
             vllm=self.vllm,
         )

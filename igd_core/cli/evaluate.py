@@ -221,6 +221,10 @@ def _check_methods(asked: EvaluateFlags) -> None:
         require_itemknn()
     if asked.adapter is not None and asked.model is None:
         raise InputError("--adapter needs the model that it adapts: --model DIR")
+    if asked.precision == "auto":
+        raise InputError(
+            "precision 'auto': is decided by each machine, and rows of one result must not mix: fp32 or bf16"
+        )
     if asked.model is None and not asked.baselines:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
 
@@ -246,6 +250,7 @@ def _default_out(
         beams,
         asked.seen,
         *(told for told in (asked.normalise, asked.temperature) if told is not None),
+        *([] if asked.precision == "fp32" else [asked.precision]),
         *([asked.gammas, asked.mixtures] if any(asked.gammas) else []),
         *([] if chosen is None else [chosen.to_json()]),
     ]

@@ -6,3 +6,5 @@ from typing import Literal, get_args
 
 ForwardChoice = Literal["auto", "own", "transformers"]
 FORWARD_CHOICES: tuple[str, ...] = get_args(ForwardChoice)
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.adapters import Adapters
-    from igd_core.engines.forward_choice import ForwardChoice
+    from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
     from igd_core.engines.tuned_prompt import TunedPrompt
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.search.engine import Engine
@@ -37,6 +37,7 @@ class EngineOptions:
         cache_bytes: the embedded engine's budget for key-value caches of past prompts.
         adapters: LoRA adapters by name.
         forward: how the embedded engine runs the model: ``auto``, ``own``, ``transformers``.
+        precision: of the embedded engine's products where weights are float32 on the CPU: ``auto``, ``fp32``, ``bf16``.
         vllm: further fields of ``VLLMOptions``.
         name: of the model, for answers and metrics; None takes the directory's. Means nothing to vLLM.
     """
@@ -48,6 +49,7 @@ class EngineOptions:
     cache_bytes: int = 256 << 20
     adapters: Adapters = field(default_factory=dict)
     forward: ForwardChoice = "auto"
+    precision: PrecisionChoice = "fp32"
     vllm: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
 
@@ -109,7 +111,7 @@ def open_beside(options: EngineOptions, beside: Engine, *, merged: Path | None =
 
 
 def _open_tree(options: EngineOptions, *, beside: Engine | None = None, merged: Path | None = None) -> OpenEngine:
-    from igd_core.engines.embedded.checkpoint import load_checkpoint, resolve_checkpoint
+    from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint, resolve_checkpoint
     from igd_core.engines.embedded.engine import TreeEngine
 
     # Resolve links first: if a link moves while the model is being loaded, files of two checkpoints must not mix.
@@ -124,15 +126,19 @@ def _open_tree(options: EngineOptions, *, beside: Engine | None = None, merged: 
             adapters=merged or adapters,
             forward=options.forward,
         )
+        loaded = in_precision(loaded, options.precision)
         checkpoint = replace(loaded, model_id=options.name or Path(options.model).name, owned=True)
         tuned = read_tuned(directory if merged is None else merged, adapters)
         content, *content_of_adapters = digests.result()
     content_of_merged = "" if merged is None else content_of_adapters.pop(0)
     dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+    if checkpoint.precision.name == "bf16":
+        dtype += " with bf16 products"
     identity = ModelIdentity(
         name=checkpoint.model_id,
         engine="tree",
         runtime=runtime_of("tree", dtype=dtype, device=checkpoint.model.device.type),
+        precision=checkpoint.precision.name,
         checkpoint=content,
         adapters=dict(zip(adapters, content_of_adapters, strict=True)),
         merged=content_of_merged,
@@ -159,6 +165,8 @@ def _open_vllm(options: EngineOptions) -> OpenEngine:
         raise InputError(f"device {options.device!r}: vLLM runs on what it was installed for; leave it at auto")
     if options.forward != "auto":
         raise InputError(f"forward {options.forward!r}: vLLM has its own; leave it at auto")
+    if options.precision != "fp32":
+        raise InputError(f"precision {options.precision!r}: is the embedded engine's; vLLM has dtype, as bfloat16")
     from igd_core.engines.embedded.checkpoint import resolve_checkpoint
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.engines.vllm.options import VLLMOptions

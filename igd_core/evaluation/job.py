@@ -138,7 +138,7 @@ class EvaluationJob:
             settings,
             model=choice.name,
             engine=options.engine,
-            dtype=options.dtype,
+            dtype=options.dtype if options.precision == "fp32" else f"{options.dtype}, products {options.precision}",
             sha256=checkpoint_sha256(options.model, choice.adapter),
         )
         if choice.adapter is not None:

@@ -25,6 +25,8 @@ class EngineStats:
         healthy: whether the engine can answer.
         forward: how the model is run, where an engine has several ways: ``own`` or ``transformers``.
         why_forward: why it is not ``own``; empty if it is, or was not asked for.
+        precision: of its products, where an engine can choose: ``fp32`` or ``bf16``.
+        precision_told: how bf16 compared with fp32 when the model was loaded, or why it is not bf16.
         passes: passes of the model so far, where the engine runs them itself.
         pass_sessions: sessions that they computed something for, summed; over ``passes`` it is their mean.
         pass_tokens: tokens fed in them.
@@ -38,6 +40,8 @@ class EngineStats:
     healthy: bool = True
     forward: str = ""
     why_forward: str = ""
+    precision: str = ""
+    precision_told: str = ""
     passes: int = 0
     pass_sessions: int = 0
     pass_tokens: int = 0

@@ -27,7 +27,8 @@ class ModelIdentity:
     Attributes:
         name: of the checkpoint, for people; not part of a fingerprint.
         engine: ``tree``, ``vllm``, ``fake``.
-        runtime: data type, kind of device, releases of libraries.
+        runtime: data type, precision of products, kind of device, releases of libraries.
+        precision: of products, where an engine can choose: ``fp32`` or ``bf16``. The fingerprint has it by ``runtime``.
         checkpoint: sha256 over its files: weights, configuration and tokenizer.
         adapters: sha256 over each adapter's files, by the name that requests use.
         merged: sha256 over the files of the adapter that is merged into the model itself; empty if none is. Its
@@ -43,6 +44,7 @@ class ModelIdentity:
     checkpoint: str
     adapters: Mapping[str, str] = field(default_factory=dict)
     merged: str = ""
+    precision: str = ""
     normalisations: Mapping[str | None, Normalisation] = field(default_factory=dict)
     fingerprints: Mapping[str | None, str] = field(init=False)
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from igd_core.checked_settings import CheckedSettings, Directory, File, Flag, Listed, comma_separated
 from igd_core.engines.embedded.adapters import parse_adapters
-from igd_core.engines.forward_choice import ForwardChoice
+from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
 from igd_core.engines.open import EngineName
 from igd_core.engines.vllm.options import parse_tuning
 from igd_core.errors import InputError
@@ -173,6 +173,12 @@ class Settings(CheckedSettings):
         default="auto",
         description="how the embedded engine runs the model: ``own``, its own forward (Llama, Mistral, Qwen2, Qwen3 in "
         "float32 on a CPU); ``transformers``; ``auto`` is the own one where a test at the start proves it equal",
+    )
+    precision: PrecisionChoice = Field(
+        default="fp32",
+        description="of the embedded engine's products on a CPU: ``fp32``, the same lists everywhere; ``bf16``, faster "
+        "where the processor has instructions for it, and refused where a test at the start finds other next tokens; "
+        "``auto`` is bf16 where it has them, is faster and passes the test",
     )
     cache_bytes: int = Field(
         default=256 << 20, ge=0, description="the embedded engine's key-value caches of past prompts; 0 keeps none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.integrity import load_weights, named, read_config
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.precision import Precision, settle_precision
 from igd_core.engines.embedded.self_test import require_trees_as_plain_passes, why_unproved
-from igd_core.engines.forward_choice import FORWARD_CHOICES
+from igd_core.engines.forward_choice import FORWARD_CHOICES, PRECISION_CHOICES
 from igd_core.engines.tuned_prompt import read_tuned_prompts
 from igd_core.errors import ModelError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from igd_core.engines.embedded.adapters import Adapters
     from igd_core.engines.embedded.forward import Forward
-    from igd_core.engines.forward_choice import ForwardChoice
+    from igd_core.engines.forward_choice import ForwardChoice, PrecisionChoice
     from igd_core.engines.tuned_prompt import TunedPrompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,6 +46,7 @@ class Checkpoint:
         adapted: for each adapter, a copy of the model with the adapter merged into its weights.
         prompts: what the model and its adapters were tuned on, where their folders say so.
         forwards: how the model (under None) and each adapted copy are run; transformers' modules where it does not say.
+        precision: in what the models multiply.
         owned: nobody but the engine that gets it uses the models: it releases them when it closes.
     """
 
@@ -54,6 +56,7 @@ class Checkpoint:
     adapted: Mapping[str, PreTrainedModel] = field(default_factory=dict)
     prompts: Mapping[str, TunedPrompt] = field(default_factory=dict)
     forwards: Mapping[str | None, Forward] = field(default_factory=dict)
+    precision: Precision = field(default_factory=Precision)
     owned: bool = False
 
     def model_of(self, adapter: str | None) -> PreTrainedModel:
@@ -91,7 +94,8 @@ def load_checkpoint(
     Args:
         name: directory or hub id.
         device: ``auto`` takes CUDA if there is one.
-        dtype: ``auto`` is bfloat16 on CUDA and float32 elsewhere, where bfloat16 is slower.
+        dtype: of all weights and all arithmetic. ``auto`` is bfloat16 on CUDA and float32 elsewhere: on a CPU the own
+            forward is for float32, and `in_precision` lowers its products alone, which is faster and closer.
         packed: lay linear weights out for oneDNN where that helps (`packed_linear`); False leaves the model as it is.
         adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time. A
             path is of one adapter that is merged into the model itself, of which there is then no other copy.
@@ -137,6 +141,21 @@ def load_checkpoint(
         prompts=prompts,
         forwards={adapter: proved_forward(each, forward) for adapter, each in everything},
     )
+
+
+def in_precision(checkpoint: Checkpoint, choice: PrecisionChoice) -> Checkpoint:
+    """The checkpoint, whose models multiply in a precision from now on (`settle_precision`); changes them.
+
+    Raises:
+        ModelError: ``bf16`` where it cannot be, or where it finds other next tokens than fp32.
+    """
+    if choice not in PRECISION_CHOICES:
+        raise ModelError(f"precision {choice!r}: one of {', '.join(PRECISION_CHOICES)}")
+    ways = {
+        adapter: (checkpoint.model_of(adapter), checkpoint.forward_of(adapter))
+        for adapter in (None, *checkpoint.adapted)
+    }
+    return replace(checkpoint, precision=settle_precision(choice, ways, checkpoint.tokenizer))
 
 
 def proved_forward(model: PreTrainedModel, choice: ForwardChoice) -> Forward:

@@ -147,6 +147,8 @@ class TreeEngine:
             healthy=not self._closed and not self._thread.closed and self._lost_device is None,
             forward=forward.name,
             why_forward=forward.why,
+            precision=self._checkpoint.precision.name,
+            precision_told=self._checkpoint.precision.told,
             passes=counts.passes,
             pass_sessions=counts.parts,
             pass_tokens=counts.tokens,

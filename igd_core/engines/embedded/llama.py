@@ -1,4 +1,6 @@
-"""The project's own forward of Llama-type models, in fp32 on the CPU: Llama, Mistral without a window, Qwen2, Qwen3.
+"""The project's own forward of Llama-type models on the CPU: Llama, Mistral without a window, Qwen2, Qwen3.
+
+In fp32; products of the layers in bf16 where that was chosen (`precision`).
 
 A round feeds 10 to 60 tokens, and transformers' modules then spend much of a pass around the products: a call of a
 module for each step, masks and heads copied for each layer, all keys and values of the prompt copied for each layer and
@@ -96,7 +98,7 @@ class _Layer:
 
     def mlp(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(rows, width)`` to the same, the residual included."""
-        normed = self.before_mlp(hidden)
+        normed = self.before_mlp(hidden).to(self.gate.dtype)
         return self.down.plus(self.up.times(normed, self.gate.silu(normed)), hidden)
 
 
@@ -216,6 +218,7 @@ class LlamaForward:
     def _attend(self, number: int, normed: torch.Tensor, shared: _Pass) -> torch.Tensor:
         """Heads of all new tokens in a layer, ``(new, heads * head_dim)``; keeps their keys and values."""
         layer, new = self._layers[number], len(normed)
+        normed = normed.to(layer.query.dtype)
         query = layer.query(normed).view(new, -1, self.head_dim)
         key = layer.key(normed).view(new, -1, self.head_dim)
         if layer.normed_query is not None and layer.normed_key is not None:

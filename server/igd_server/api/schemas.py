@@ -282,8 +282,13 @@ class RecommendationResponse(_Response):
     model: str
     model_fingerprint: str | None = Field(
         default=None,
-        description="Of the model's content: weights, adapter, tokenizer, data type and engine. `model` is a name, and "
-        "may mean another model tomorrow; equal fingerprints mean equal models. Absent where the variant's adapter is.",
+        description="Of the model's content: weights, adapter, tokenizer, data type, precision and engine. `model` is "
+        "a name, and may mean another model tomorrow; equal fingerprints mean equal models. Absent where the "
+        "variant's adapter is.",
+    )
+    precision: str | None = Field(
+        default=None,
+        description="Of the model's products on a CPU: `fp32` or `bf16`. Absent where the data type says it all.",
     )
     variant: str | None = Field(default=None, description="Absent where the server has none.")
     source: AnswerSource = Field(

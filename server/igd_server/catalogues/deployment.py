@@ -283,14 +283,17 @@ class Deployment:
         return f"catalogue {live.name!r}: {live.trouble or 'being loaded'}"
 
     def remarks(self) -> Sequence[str]:
-        """Versions that are published and not served, for the readiness probe."""
-        return [
+        """Versions that are published and not served, and how bf16 compares, for the readiness probe."""
+        engines = (served.recommender.engine.stats() for served in self.serving.values())
+        precisions = (f"precision {each.precision}: {each.precision_told}" for each in engines if each.precision_told)
+        refused = [
             f"catalogue {name!r}: version {refusal.version} is refused ({refusal.reason}), {served} is served"
             for name, live in self._live.items()
             if live.served is not None
             and (served := live.served.version) != live.published
             and (refusal := live.refusals.of(live.published or "")) is not None
         ]
+        return [*refused, *dict.fromkeys(precisions)]
 
     def _announce(self) -> None:
         """Log once that recommendations are served, and call ``on_ready``."""
@@ -301,7 +304,12 @@ class Deployment:
         served = self.serving
         first = next(iter(served.values()))
         model, engine = first.model, first.recommender.engine.stats()
-        how = {"forward": engine.forward, "why_forward": engine.why_forward}
+        how = {
+            "forward": engine.forward,
+            "why_forward": engine.why_forward,
+            "precision": engine.precision,
+            "precision_told": engine.precision_told,
+        }
         _log.info(
             "ready",
             extra={

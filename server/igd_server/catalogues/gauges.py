@@ -105,6 +105,13 @@ def _engine(stats: EngineStats) -> Iterator[Metric]:
     )
     info.add_metric((stats.forward,), 1)
     yield info
+    precision = GaugeMetricFamily(
+        "igd_precision_info",
+        '1 for the precision of the embedded engine\'s products, `fp32` or `bf16`; "" where the data type says it all.',
+        labels=("precision",),
+    )
+    precision.add_metric((stats.precision,), 1)
+    yield precision
     yield CounterMetricFamily(
         "igd_passes", "Passes of the model that the embedded engine has run; 0 for other engines.", stats.passes
     )

@@ -84,6 +84,7 @@ def open_model(settings: Settings) -> OpenedModel:
         device=settings.device,
         dtype=settings.dtype,
         forward=settings.forward,
+        precision=settings.precision,
         cache_bytes=settings.cache_bytes,
         adapters=dict(settings.adapters),
         vllm=settings.vllm or {},

@@ -72,6 +72,7 @@ class Answer:
             "version": resolved.version,
             "model": asked.served.model_id,
             "model_fingerprint": resolved.model,
+            "precision": asked.served.model.precision or None,
             "variant": None if asked.variant is None else asked.variant.name,
             "source": self.source,
             "precomputed": None if self.precomputed is None else _precomputed(self.precomputed),
