@@ -1,6 +1,7 @@
 """What one forward pass costs by the number of tokens fed: `python tests/bench/passes.py --help`.
 
-By transformers with plain weights, by transformers with packed ones, and by the own forward, interleaved. The last row
+By transformers with plain weights, by transformers with packed ones, by the own forward, and (`--bf16`) by the own one
+with bf16 products, interleaved. The last row
 is a whole recommendation: a prompt of 150 tokens, and six rounds of twenty nodes. Milliseconds are wall time; on a busy
 machine trust the ratio of CPU seconds, with one thread.
 """
@@ -21,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from igd_core.bench.decode import BenchCheckpoints
+from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
 from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.errors import IGDError
@@ -42,7 +44,7 @@ def bench_passes(
 ) -> list[dict[str, object]]:
     """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
 
-    ``transformers_to_own`` and ``..._cpu`` are medians of each repeat's ratio.
+    ``transformers_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
     """
     cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
         str(width): lambda forward, width=width: _timed(forward, (width,), with_prompt=False)  # type: ignore[misc]
@@ -63,10 +65,12 @@ def _interleaved(
     result: dict[str, object] = {"tokens": name}
     for way, times in taken.items():
         result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
-    for kind, clock in enumerate(("", "_cpu")):
-        pairs = zip(taken["transformers"][1:], taken["own"][1:], strict=True)
-        ratio = statistics.median(theirs[kind] / ours[kind] for theirs, ours in pairs)
-        result[f"transformers_to_own{clock}"] = round(ratio, 3)
+    compared = [("transformers", "own"), *([("own", "bf16")] if "bf16" in taken else [])]
+    for slow, fast in compared:
+        for kind, clock in enumerate(("", "_cpu")):
+            pairs = zip(taken[slow][1:], taken[fast][1:], strict=True)
+            ratio = statistics.median(theirs[kind] / ours[kind] for theirs, ours in pairs)
+            result[f"{slow}_to_{fast}{clock}"] = round(ratio, 3)
     return result
 
 
@@ -98,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
     parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--bf16", action="store_true", help="the own forward in bf16 too")
     parser.add_argument("--json", action="store_true", help="one object a line for each width")
     args = parser.parse_args()
     try:
@@ -111,6 +116,9 @@ def main() -> None:
         "transformers": TransformersForward(checkpoints.served.model),
         "own": checkpoints.served.forward_of(None),
     }
+    if args.bf16:
+        lower = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
+        forwards["bf16"] = in_precision(lower, "bf16").forward_of(None)
     for result in bench_passes(forwards, args.widths, args.repeats):
         text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.items())
         sys.stdout.write((json.dumps(result) if args.json else text) + "\n")

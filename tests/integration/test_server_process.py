@@ -66,6 +66,8 @@ def test_log_and_metrics_say_how_the_model_is_run(server: ServerProcess, client:
     ready = server.event("ready")
     assert (ready["forward"], ready.get("why_forward")) == ("own", None)
     assert gauge(client, r'igd_forward_info\{forward="own"\}') == 1
+    assert (ready["precision"], ready.get("precision_told")) == ("fp32", None)
+    assert gauge(client, r'igd_precision_info\{precision="fp32"\}') == 1
 
 
 def test_the_answer_over_http_is_the_recommenders_own(client: httpx.Client, bundle: Bundle) -> None:

@@ -95,7 +95,7 @@ def load_checkpoint(
         name: directory or hub id.
         device: ``auto`` takes CUDA if there is one.
         dtype: of all weights and all arithmetic. ``auto`` is bfloat16 on CUDA and float32 elsewhere: on a CPU the own
-            forward is for float32, and `in_precision` lowers its products alone, which is faster and closer.
+            forward is for float32, and `in_precision` lowers its products alone.
         packed: lay linear weights out for oneDNN where that helps (`packed_linear`); False leaves the model as it is.
         adapters: LoRA adapters by name. Each is merged into a copy of the weights: it costs memory and no time. A
             path is of one adapter that is merged into the model itself, of which there is then no other copy.

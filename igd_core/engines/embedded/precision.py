@@ -2,8 +2,9 @@
 
 In bf16, weights of the decoder's layers and what they are multiplied with are rounded to 8 bits; the residual stream,
 norms, rotations, attention, the output layer and the softmax over it stay in fp32. The output layer does because
-rounded logits of 20 are off by up to 0.06, which decides more of a close race than all layers before it: with it in
-bf16 the top 10 of SmolLM2-135M after random tokens were 95.7 % of fp32's, without it 98.1 % (the rows of this test).
+rounded logits of 20 are off by up to 0.06, which decides as many close races as all layers before it: with it in bf16
+too, 94.2 % of fp32's ten recommendations were found, without it 96.6 %, for 0.65 instead of 0.70 CPU seconds
+(SmolLM2-135M, 104 histories of ML-100K).
 
 fp32 is what results are compared with. bf16 is refused where the next tokens that it finds are not fp32's.
 """

@@ -96,11 +96,23 @@ def test_a_bf16_product_is_that_of_rounded_numbers_added_up_in_fp32(*, bias: boo
         torch.bfloat16,
         torch.bfloat16,
     )
-    bounds = {"rtol": 2**-7, "atol": 1e-3}
-    torch.testing.assert_close(product.double(), exact, **bounds)
+    torch.testing.assert_close(product.double(), exact, rtol=2**-7, atol=1e-3)
     torch.testing.assert_close((total - other).double(), exact, rtol=2**-7, atol=1e-2)
     torch.testing.assert_close(gate.double(), nn.functional.silu(exact), rtol=2**-6, atol=1e-2)
     torch.testing.assert_close(gated.double(), exact * other.bfloat16().double(), rtol=2**-6, atol=1e-2)
+
+
+@pytest.mark.skipif(not precision._capabilities().get("avx512_bf16") or not has_bf16, reason="tried with AVX-512 BF16")
+def test_a_row_alone_gives_to_the_bit_what_it_gives_among_others() -> None:
+    layer = PackedLinear(nn.Linear(1536, 64))
+    layer.multiply_in(torch.bfloat16)
+    inputs, other = torch.randn(60, 1536), torch.randn(60, 64)
+    with torch.inference_mode():
+        for product in (layer.plus, lambda rows, beside: layer.times(rows, beside.bfloat16())):
+            together = product(inputs, other)
+            for rows in (1, 2, 20):
+                apart = [product(*part) for part in zip(inputs.split(rows), other.split(rows), strict=True)]
+                assert torch.equal(torch.cat(apart), together)
 
 
 @needs_bf16
@@ -117,7 +129,7 @@ def test_log_probabilities_in_bf16_are_near_those_of_transformers_in_fp32(
     assert 1e-4 < float((found - expected).abs().max()) < 0.3  # logits spread over 10 nats and more
     assert checkpoint.precision.name == "bf16"
     assert hidden_dtypes(checkpoint) == {torch.bfloat16}
-    assert checkpoint.model.get_output_embeddings().dtype == torch.float32  # type: ignore[union-attr]
+    assert checkpoint.model.get_output_embeddings().dtype == torch.float32
     kept = [each for each in checkpoint.model.modules() if isinstance(each, PackedLinear)]
     assert all(len(each._layouts) == 1 for each in kept)
 
