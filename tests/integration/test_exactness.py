@@ -10,15 +10,17 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.decode import compare
 from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.bench.reference import ReferenceSettings, build_dict_trie, reference_generate
 from igd_core.catalogue.items import prior
-from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
+from igd_core.engines.embedded.checkpoint import Checkpoint, in_precision, load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
-from igd_core.ids import LeafIndex
+from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
+from igd_core.ids import ROOT, LeafIndex, NodeId
 from igd_core.models import smollm2_dir
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
@@ -72,3 +74,21 @@ def test_items_order_and_scores_equal_the_reference(name: str, alpha: float, smo
         assert agreement.same or agreement.near_tie, (reference, answer)
         assert agreement.worst_gap <= 1e-3
         assert answer.stats.rounds < reference.model_calls
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_bf16_products_stay_near_transformers_fp32(smollm2: Checkpoint) -> None:
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        pytest.skip("oneDNN has no bf16 product for this processor")
+    ids = smollm2.tokenizer.encode_plain("She watched Alien (1979), Blade Runner (1982) and The Thing (1982), and then")
+    lower = in_precision(load_checkpoint(smollm2_dir(), device="cpu"), "bf16")
+    chain = [NodeId(number) for number in range(1, len(ids))]
+    new = NewTokens(nodes=chain, parents=[ROOT, *chain[:-1]], tokens=ids[1:])
+    with torch.inference_mode():
+        expected = torch.log_softmax(smollm2.model(input_ids=torch.tensor([ids])).logits[0], dim=-1)
+        found = torch.log_softmax(TokenTree(lower.forward_of(None), ids[:1]).compute(new, [True] * len(ids)), dim=-1)
+    top, ours = expected.topk(10).indices, found.topk(10).indices
+    shared = [len({*row.tolist()} & {*other.tolist()}) for row, other in zip(top, ours, strict=True)]
+    assert sum(shared) >= 9.5 * len(ids)
+    assert 1e-3 < float((expected.gather(1, top) - found.gather(1, top)).abs().max()) < 0.5
