@@ -6,19 +6,35 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from films import SlowEngine
+from films import RecordingEngine, SlowEngine
+from patience import PATIENCE_S
 from redis_server import RedisServer
 
+from igd_core.errors import EngineError
 from igd_core.store.open import open_store
 from igd_core.store.precomputed import PrecomputedList
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from films import Run, Running
 
+    from igd_core.engines.fake import FakeSession
+    from igd_core.search.session import Scoring
+
 _RANKED = ["9", "ghost", "16", "17", "3", "13", "5", "14", "1", "7"]  # 16 and 17 have one title
+
+
+class FailingEngine(RecordingEngine):
+    """Fails once it is told to."""
+
+    failing = False
+
+    async def open(self, version: str, prompt_ids: Sequence[int], scoring: Scoring) -> FakeSession:
+        if self.failing:
+            raise EngineError("told to fail")
+        return await super().open(version, prompt_ids, scoring)
 
 
 @pytest.fixture
@@ -53,32 +69,44 @@ def ids(body: dict[str, Any]) -> list[str]:
 
 
 async def test_it_answers_in_the_models_place(run: Run, redis: RedisServer) -> None:
-    engine = SlowEngine(5.0)
+    engine = FailingEngine()
     await keep(redis, "ann")
     async with run(engine, store=redis.url, precomputed=True, impressions=True) as running:
-        in_time = await answer(running, user_id="ann", history=["2"], k=3)
-        engine.slow_down()
-        late = await answer(running, user_id="ann", history=["2", "1"], k=5, timeout_ms=200)
+        before = await answer(running, user_id="ann", history=["2"], k=3)
+        engine.failing = True
+        now = await answer(running, user_id="ann", history=["2", "1"], k=5)
         metrics = (await running.client.get("/metrics")).text
         known = (await running.client.get("/v1/users/ann")).json()
         forgotten = (await running.client.delete("/v1/users/ann")).json()
-        gone = await answer(running, user_id="ann", history=["2", "1"], k=3, timeout_ms=200)
-    assert in_time["source"] == "model"
-    assert "precomputed" not in in_time
-    assert (late["source"], late["cached"]) == ("precomputed", False)
-    assert ids(late) == ["9", "16", "3", "13", "5"]
-    assert [item["rank"] for item in late["items"]] == [1, 2, 3, 4, 5]
-    assert [item["score"] for item in late["items"]] == [-1.0, -3.0, -5.0, -6.0, -7.0]
-    assert late["items"][1]["duplicates"] == ["17"]
-    assert [warning["code"] for warning in late["warnings"]] == ["deadline-exceeded"]
-    made = late["precomputed"]
-    assert 5 <= made["age_s"] < 60
+        gone = await answer(running, user_id="ann", history=["2", "1"], k=3)
+    assert before["source"] == "model"
+    assert "precomputed" not in before
+    assert (now["source"], now["cached"]) == ("precomputed", False)
+    assert ids(now) == ["9", "16", "3", "13", "5"]
+    assert [item["rank"] for item in now["items"]] == [1, 2, 3, 4, 5]
+    assert [item["score"] for item in now["items"]] == [-1.0, -3.0, -5.0, -6.0, -7.0]
+    assert now["items"][1]["duplicates"] == ["17"]
+    assert [warning["code"] for warning in now["warnings"]] == ["engine-unavailable"]
+    made = now["precomputed"]
+    assert 5 <= made["age_s"] < 5 + PATIENCE_S
     assert (made["version"], made["model_fingerprint"]) == ("earlier", "f" * 16)
-    assert late["timings"]["total_ms"] < 400
     assert 'igd_recommendations_total{catalogue="films",source="precomputed",variant=""} 1.0' in metrics
     assert known["precomputed"] == 1
     assert forgotten["forgotten"]["precomputed"] == 1
     assert gone["source"] == "popularity"
+
+
+async def test_it_answers_in_the_time_that_a_deadline_leaves(run: Run, redis: RedisServer) -> None:
+    engine = SlowEngine(60.0)
+    await keep(redis, "ann")
+    async with run(engine, store=redis.url, precomputed=True) as running:
+        engine.slow_down()
+        for _ in range(20):  # 25 ms are left, and a busy machine may take them
+            late = await answer(running, user_id="ann", history=["2"], k=5, timeout_ms=600)
+            if late["source"] == "precomputed":
+                break
+    assert late["source"] == "precomputed"
+    assert [warning["code"] for warning in late["warnings"]] == ["deadline-exceeded"]
 
 
 @pytest.mark.parametrize(
@@ -94,31 +122,31 @@ async def test_it_answers_in_the_models_place(run: Run, redis: RedisServer) -> N
 async def test_what_the_request_leaves_out_does_not_come(
     run: Run, redis: RedisServer, body: dict[str, Any], found: list[str]
 ) -> None:
-    engine = SlowEngine(5.0)
+    engine = FailingEngine()
     await keep(redis, "ann")
     async with run(engine, store=redis.url, precomputed=True) as running:
-        engine.slow_down()
-        late = await answer(running, **{"user_id": "ann", "history": ["2"], "timeout_ms": 100, **body})
+        engine.failing = True
+        late = await answer(running, **{"user_id": "ann", "history": ["2"], **body})
     assert (late["source"], ids(late)) == ("precomputed", found)
 
 
 async def test_popularity_answers_where_no_list_fills_the_answer(run: Run, redis: RedisServer) -> None:
-    engine = SlowEngine(5.0)
+    engine = FailingEngine()
     await keep(redis, "ann")
     await keep(redis, "bob", catalogue="books")
-    hasty = {"history": ["2"], "timeout_ms": 100}
+    asked = {"history": ["2"]}
     async with run(engine, store=redis.url, precomputed=True) as running:
-        engine.slow_down()
-        assert (await answer(running, user_id="ann", k=9, **hasty))["source"] == "popularity"
-        assert (await answer(running, user_id="bob", k=1, **hasty))["source"] == "popularity"
-        assert (await answer(running, user_id="eve", k=1, **hasty))["source"] == "popularity"
-        assert (await answer(running, k=1, **hasty))["source"] == "popularity"
-        strict = await running.recommend(user_id="ann", k=1, fallback=False, **hasty)
-    assert strict.status_code == 504
-    engine = SlowEngine(5.0)
+        engine.failing = True
+        assert (await answer(running, user_id="ann", k=9, **asked))["source"] == "popularity"
+        assert (await answer(running, user_id="bob", k=1, **asked))["source"] == "popularity"
+        assert (await answer(running, user_id="eve", k=1, **asked))["source"] == "popularity"
+        assert (await answer(running, k=1, **asked))["source"] == "popularity"
+        strict = await running.recommend(user_id="ann", k=1, fallback=False, **asked)
+    assert strict.status_code == 503
+    engine = FailingEngine()
     async with run(engine, store=redis.url) as running:
-        engine.slow_down()
-        assert (await answer(running, user_id="ann", k=1, **hasty))["source"] == "popularity", "not asked for"
+        engine.failing = True
+        assert (await answer(running, user_id="ann", k=1, **asked))["source"] == "popularity", "not asked for"
 
 
 async def test_a_store_that_hangs_takes_no_more_than_the_time_that_is_left(run: Run, redis: RedisServer) -> None:
