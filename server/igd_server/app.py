@@ -39,6 +39,7 @@ from igd_server.http.routes.web import WEB_DIRECTORY, add_docs, add_operators_pa
 from igd_server.instrumentation import observed_store, traced_engine
 from igd_server.observe.logs import cause_of
 from igd_server.observe.metrics import Metrics
+from igd_server.observe.recent import RecentEvents
 from igd_server.observe.tracing import open_tracing
 from igd_server.recommend.admission import Admission
 from igd_server.services import RequestServices
@@ -124,17 +125,19 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     access = Access.open() if settings.keys_file is None else Access.from_file(settings.keys_file, metrics=metrics)
     limiter = open_limiter(settings, metrics)
     hosts = AllowedHosts.of(settings)
+    recent = RecentEvents()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(deployment.start())
-        yield
-        await cancel_and_wait((starting,))
-        await services.close()
-        await deployment.close()
-        if limiter is not None:
-            await limiter.close()
-        await store.close()
+        with recent.listening():
+            starting = asyncio.create_task(deployment.start())
+            yield
+            await cancel_and_wait((starting,))
+            await services.close()
+            await deployment.close()
+            if limiter is not None:
+                await limiter.close()
+            await store.close()
 
     apart = settings.operations_port is not None
     main = _new_app(lifespan=lifespan)
@@ -157,7 +160,7 @@ def create_apps(settings: Settings, sources: Sources | None = None) -> Apps:
     if operations is not None:
         operations.include_router(operations_router(deployment, metrics))
         add_operators_page(operations, sources.web_directory)
-    for router in (admin_router(deployment), overview_router(deployment, settings.variants, metrics)):
+    for router in (admin_router(deployment), overview_router(deployment, settings.variants, metrics, recent)):
         (operations or main).include_router(router)
     for app in filter(None, (main, operations)):
         # The middleware added last is the outermost.

@@ -175,6 +175,25 @@ class VariantClicks(VariantInfo):
     followed: int = Field(description="Answers that a success followed, as this process was told.")
 
 
+class CacheCounts(_Response):
+    """Where answers of the model were found, as `igd_result_lookups_total` counts them."""
+
+    local: int = Field(description="In this process.")
+    store: int = Field(description="In the store.")
+    joined: int = Field(description="Being computed for another request at that moment.")
+    miss: int = Field(description="Nowhere: the model computed them.")
+
+
+class LogEvent(_Response):
+    """An event of this process's log, or the same one several times in a row."""
+
+    at: datetime = Field(description="When it came, the last time.")
+    level: str
+    event: str = Field(description="Its name, as in the reference of log events.")
+    detail: str = Field(description="Its fields in one line, cut to 300 characters.")
+    times: int
+
+
 class Overview(CatalogueList):
     """What operators look at: what is served and refused, and what became of the answers."""
 
@@ -183,6 +202,10 @@ class Overview(CatalogueList):
     )
     since: datetime = Field(description="Answers are counted from then on, when this process began.")
     clicks: list[VariantClicks] = Field(description="Of each variant; of all answers, with an empty name, without any.")
+    cache: CacheCounts = Field(description="Since then.")
+    events: list[LogEvent] = Field(
+        description="The last 30 of this process's log, the latest first; those of single requests are left out."
+    )
 
 
 class RollbackRequest(_Request):

@@ -378,6 +378,15 @@ class Metrics:
         """Count where an answer came from: ``local``, ``store``, ``joined`` or ``miss``."""
         self._lookups_of(outcome).inc()
 
+    def cache_outcomes(self) -> dict[str, int]:
+        """How often each outcome of `observe_cache` was counted."""
+        counted = dict.fromkeys(get_args(CacheOutcome), 0)
+        for family in self._lookups.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    counted[sample.labels["outcome"]] = int(sample.value)
+        return counted
+
     def observe_events(self, outcome: EventOutcome, number: int) -> None:
         """Count the events of one request."""
         self._events.labels(outcome).inc(number)

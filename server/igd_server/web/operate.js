@@ -1,7 +1,7 @@
 // The operators' page: reads what is served, and sends commands after a second click, if the key has the scope for it.
 import { command, hasKey, overview, servedCatalogues, useKey } from "./api.js";
 import { byId, element } from "./dom.js";
-import { showCatalogues, showVariants } from "./overview.js";
+import { showCache, showCatalogues, showEvents, showVariants } from "./overview.js";
 
 const AFTER_COMMAND_MS = 15_000; // in which a server follows, and the page reads each second
 const COMMANDS = {
@@ -83,6 +83,8 @@ function show() {
   const focused = document.activeElement?.dataset.command;
   showCatalogues(state.view, { closed: state.closed, onToggle: fold, commandsOf });
   showVariants(state.view);
+  showCache(state.view);
+  showEvents(state.view);
   byId("served").hidden = false;
   if (focused) document.querySelector(`[data-command="${CSS.escape(focused)}"]`)?.focus();
 }

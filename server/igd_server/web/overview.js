@@ -111,3 +111,32 @@ function showDifference(variants, [first, ...others]) {
   const caution = "This takes answers for independent, which those of one person are not: igd variants counts by person.";
   byId("difference").replaceChildren(...told.map((line) => element("span", { class: "line" }, line)), told.length ? element("span", { class: "line note" }, caution) : "");
 }
+
+/** Where answers were found; nothing for those who are no operators. */
+export function showCache({ cache }) {
+  byId("cache").hidden = !cache;
+  if (!cache) return;
+  const all = Object.values(cache).reduce((sum, count) => sum + count, 0);
+  const told = (count) => (all ? `${count.toLocaleString("en")} (${percent(count / all, 0)})` : "0");
+  byId("cache-facts").replaceChildren(
+    fact("In this process", told(cache.local)),
+    fact("In the store", told(cache.store)),
+    fact("Just being computed", told(cache.joined)),
+    fact("Computed", told(cache.miss)),
+  );
+}
+
+/** The last events of the log; nothing for those who are no operators. */
+export function showEvents({ events }) {
+  byId("events").hidden = !events;
+  byId("event-list").replaceChildren(
+    ...(events ?? []).map(({ at, level, event, detail, times }) =>
+      element(
+        "li",
+        { class: level },
+        element("p", {}, moment(at), " ", element("strong", {}, event), level === "info" ? "" : ` (${level})`, times > 1 ? `, ${times} times` : ""),
+        detail && element("p", { class: "note" }, detail),
+      ),
+    ),
+  );
+}

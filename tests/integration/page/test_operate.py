@@ -157,6 +157,9 @@ async def test_what_is_served_and_refused_is_told_and_a_roll_back_takes_two_clic
         music = catalogue(page, "music")
         await expect(music.locator(".standing")).to_have_text("nothing served")
         await expect(music.locator(".warning")).to_have_text("nothing is published under this name")
+        newest = page.locator("#event-list > li").first
+        await expect(newest).to_contain_text("version_refused (")
+        await expect(newest.locator(".note")).to_contain_text(f"catalogue: films, version: {bad}")
         assert await violations(page) == []
 
         back = films.get_by_role("button", name="Roll back")
@@ -172,6 +175,7 @@ async def test_what_is_served_and_refused_is_told_and_a_roll_back_takes_two_clic
         await back.click()
         await yes.click()  # back to what is served, from the bad one
         await expect(page.locator("#message")).to_contain_text(f"films goes back to {second}, from {bad}.")
+        await expect(page.locator("#event-list")).to_contain_text("rolled_back (warning)")
         await expect(films.locator(".standing")).to_have_text("serving")
         assert await server.store.current("films") == second
         await back.click()
@@ -236,6 +240,8 @@ async def test_variants_have_shares_click_rates_and_a_difference_with_their_inte
             most = binomtest(21, 30).proportion_ci(method="wilson").high
             assert shares == pytest.approx([interval.low / most, (interval.high - interval.low) / most], abs=0.01)
         assert (await facts(new))["Catalogue"] == "books"
+        found = await facts(page.locator("#cache"))
+        assert [told.split(" (")[0] for told in found.values()] == ["48", "0", "0", "2"]  # each asks the same thing
         low = 0.5 - math.hypot(0.7 - intervals["new"].low, intervals["old"].high - 0.2)
         high = 0.5 + math.hypot(intervals["new"].high - 0.7, 0.2 - intervals["old"].low)
         sentence = f"new less old: +50.0 points (+{100 * low:.1f} to +{100 * high:.1f})."
@@ -260,6 +266,8 @@ async def test_without_the_scope_admin_nothing_can_be_pressed_and_the_key_stays_
         await expect(page.locator("#key-note")).to_contain_text("need a key with the scope admin")
         await expect(catalogue(page, "films").locator(".standing")).to_have_text("serving")
         await expect(page.locator(".commands")).to_have_count(0)
+        for section in ("#cache", "#events"):
+            await expect(page.locator(section)).to_be_hidden()
         await expect(page.locator("#variants-note")).to_have_text("Click rates are for operators.")
         await expect(page.get_by_role("alert")).to_have_count(0)
         assert "Answers" not in await facts(page.locator("#variant-list > li").first)

@@ -1,23 +1,27 @@
 """``GET /v1/admin/overview``: what operators look at."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
 from igd_server.api.problems import INTERNAL_ERROR
-from igd_server.api.schemas_catalogues import Overview, VariantClicks
+from igd_server.api.schemas_catalogues import CacheCounts, LogEvent, Overview, VariantClicks
 from igd_server.catalogues.deployment import Deployment
 from igd_server.http.context import context_of
 from igd_server.http.routes.catalogues import catalogue_list
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
 from igd_server.observe.metrics import Metrics, VariantAnswers
+from igd_server.observe.recent import RecentEvents
 from igd_server.variants import Variant
 
 _ALL_ANSWERS = ""
 """How metrics call the variant of a server that has none."""
 
 
-def overview_router(deployment: Deployment, variants: Sequence[Variant], metrics: Metrics) -> APIRouter:
+def overview_router(
+    deployment: Deployment, variants: Sequence[Variant], metrics: Metrics, recent: RecentEvents
+) -> APIRouter:
     """The one route."""
     router = APIRouter(prefix="/v1/admin", tags=["administration"], dependencies=KEYED)
 
@@ -39,6 +43,8 @@ def overview_router(deployment: Deployment, variants: Sequence[Variant], metrics
             following=[name for name in deployment.catalogue_names if deployment.live(name) is not None],
             since=metrics.since,
             clicks=clicks,
+            cache=CacheCounts(**metrics.cache_outcomes()),
+            events=[LogEvent(**asdict(each)) for each in recent.latest()],
         )
 
     return router
