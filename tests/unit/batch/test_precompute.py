@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from publishing import PATIENT
 
 from igd_core.batch.parts import LINES, PartReport, Parts
 from igd_core.batch.precompute import Keeping, Precomputed, precompute
@@ -137,7 +138,7 @@ def test_the_command_says_what_it_did(out: Path, tmp_path: Path, capsys: pytest.
 
 
 async def test_the_command_reached_the_store(out: Path, tmp_path: Path) -> None:
-    store = open_store(f"file://{tmp_path}/store")
+    store = open_store(f"file://{tmp_path}/store", options=PATIENT)
     await precompute(out, store, "films", _DAY)
     made = newest_of(await store.records("precomputed", "u699"), "films")
     assert made is not None
