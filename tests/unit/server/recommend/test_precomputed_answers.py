@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from films import RecordingEngine, SlowEngine
 from patience import PATIENCE_S
+from publishing import PATIENT
 from redis_server import RedisServer
 
 from igd_core.errors import EngineError
@@ -52,7 +53,7 @@ async def keep(redis: RedisServer, user_id: str, *, catalogue: str = "films", it
         item_ids=tuple(items),
         scores=tuple(-float(rank) for rank in range(1, len(items) + 1)),
     )
-    store = open_store(redis.url)
+    store = open_store(redis.url, options=PATIENT)
     await store.add_records("precomputed", {user_id: [made.packed()]}, keep=2, ttl_s=60)
     await store.close()
 
