@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, Flag
 from igd_core.cli.flags import add_flags, read
-from igd_core.errors import InputError
+from igd_core.cli.given_store import open_given_store
 from igd_core.locked_folders import locked_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_TIMEOUT_S = 10.0
 _MOST_EVENTS = 10_000
 """That a server may be told to keep of a user."""
 
@@ -74,18 +72,11 @@ async def _run(asked: ExportFlags) -> Mapping[str, Any]:
     from igd_core.export.folder import ExportFolder
     from igd_core.export.run import export
     from igd_core.progress import progress
-    from igd_core.store.base import HistoryLimits, StoreOptions
-    from igd_core.store.open import MEMORY, open_store
+    from igd_core.store.base import HistoryLimits
 
-    url = asked.store or os.environ.get("IGD_STORE")
-    if not url:
-        raise InputError("store: give --store URL, or IGD_STORE")
-    if url == MEMORY:
-        raise InputError(f"store: {MEMORY} ends with its process; redis:// and file:/// stay")
-    prefix = asked.store_prefix or os.environ.get("IGD_STORE_PREFIX") or StoreOptions().prefix
     limits = HistoryLimits(max_events=_MOST_EVENTS)
+    store = open_given_store(asked.store, asked.store_prefix, history=limits)
     folder = ExportFolder(asked.out)
-    store = open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S, history=limits))
     try:
         with locked_folder(folder.path), progress(desc="export", unit="part", total=asked.parts) as bar:
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Directory, Flag
 from igd_core.cli.flags import add_flags, read
-from igd_core.errors import InputError
+from igd_core.cli.given_store import open_given_store
 
 if TYPE_CHECKING:
     import argparse
 
     from igd_core.batch.precompute import Precomputed
 
-_TIMEOUT_S = 10.0
 _HOUR_S = 3600
 
 
@@ -72,16 +70,8 @@ def _precompute(args: argparse.Namespace) -> int:
 async def _run(asked: PrecomputeFlags) -> Precomputed:
     from igd_core.batch.precompute import Keeping, precompute
     from igd_core.progress import progress
-    from igd_core.store.base import StoreOptions
-    from igd_core.store.open import MEMORY, open_store
 
-    url = asked.store or os.environ.get("IGD_STORE")
-    if not url:
-        raise InputError("store: give --store URL, or IGD_STORE")
-    if url == MEMORY:
-        raise InputError(f"store: {MEMORY} ends with its process; redis:// and file:/// stay")
-    prefix = asked.store_prefix or os.environ.get("IGD_STORE_PREFIX") or StoreOptions().prefix
-    store = open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S))
+    store = open_given_store(asked.store, asked.store_prefix)
     try:
         with progress(desc="lists", unit="part") as bar:
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import sys
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Count, Flag
 from igd_core.cli.flags import add_flags, read
+from igd_core.cli.given_store import open_given_store
 from igd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from igd_core.store.publishing import ModelChoice
     from igd_core.store.trials import Trial
 
-_TIMEOUT_S = 10.0
 _OWN = {"model": "own"}
 _VERSION = re.compile(r"[0-9a-f]{16}")
 
@@ -109,16 +108,7 @@ def _run(command: Callable[[Store, argparse.Namespace], Awaitable[None]]) -> Cal
 
 @asynccontextmanager
 async def _opened(args: argparse.Namespace) -> AsyncIterator[Store]:
-    from igd_core.store.base import StoreOptions
-    from igd_core.store.open import MEMORY, open_store
-
-    url = args.store or os.environ.get("IGD_STORE")
-    if not url:
-        raise InputError("store: give --store URL, or IGD_STORE")
-    if url == MEMORY:
-        raise InputError(f"store: {MEMORY} ends with this command; redis:// and file:/// stay")
-    prefix = args.store_prefix or os.environ.get("IGD_STORE_PREFIX") or StoreOptions().prefix
-    store = open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S))
+    store = open_given_store(args.store, args.store_prefix)
     try:
         yield store
     finally:

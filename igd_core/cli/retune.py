@@ -13,16 +13,13 @@ from pydantic import Field
 from igd_core.checked_settings import CheckedSettings, Count, CountOrNone, Directory, Flag
 from igd_core.cli.commands import run_command
 from igd_core.cli.flags import add_flags, read
+from igd_core.cli.given_store import open_given_store
 from igd_core.errors import InputError
 from igd_core.extras import require_modules
 from igd_core.locked_folders import locked_folder
 
 if TYPE_CHECKING:
     import argparse
-
-    from igd_core.store.base import Store
-
-_TIMEOUT_S = 10.0
 
 
 class RetuneFlags(CheckedSettings):
@@ -92,18 +89,8 @@ def run(args: argparse.Namespace) -> int:
         if folder.dropped:
             say("the settings have changed since this round began: it begins anew")
         number = folder.number
-        outcome = Retune(told, folder, store=lambda: _opened(url), command=run_command, say=say).run()
+        outcome = Retune(told, folder, store=lambda: open_given_store(url), command=run_command, say=say).run()
     say(f"{'published ' + outcome.version if outcome.version else 'kept'}: {outcome.why}")
     if args.json:
         print(json.dumps({"round": number, "published": outcome.version is not None, **asdict(outcome)}))
     return 0
-
-
-def _opened(url: str) -> Store:
-    from igd_core.store.base import StoreOptions
-    from igd_core.store.open import MEMORY, open_store
-
-    if url == MEMORY:
-        raise InputError(f"store: {MEMORY} ends with its process; redis:// and file:/// stay")
-    prefix = os.environ.get("IGD_STORE_PREFIX") or StoreOptions().prefix
-    return open_store(url, options=StoreOptions(prefix=prefix, timeout_s=_TIMEOUT_S))

@@ -134,7 +134,7 @@ def test_the_command_says_what_it_did(out: Path, tmp_path: Path, capsys: pytest.
     assert main([*asked, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"lists": 701, "nameless": 1, "popularity": 1, "refused": 1}
     assert main([*asked, "--store", "memory://"]) == 2
-    assert "memory:// ends with its process" in capsys.readouterr().err
+    assert "memory:// ends with this command" in capsys.readouterr().err
 
 
 async def test_the_command_reached_the_store(out: Path, tmp_path: Path) -> None:

@@ -240,3 +240,21 @@ def test_answers_of_one_precision_never_pass_for_the_others(saved: Path) -> None
     finally:
         for engine in engines.values():
             asyncio.run(engine.close())
+
+
+@needs_bf16
+def test_a_model_without_finite_scores_is_not_blamed_on_bf16(
+    definition: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_capabilities", lambda: {"avx512_bf16": True})
+    model = random_model(copy.deepcopy(CONFIGS["llama"]))
+    whole: Any = model
+    with torch.no_grad():
+        whole.model.norm.weight[0] = float("nan")
+    saved = write_checkpoint(tmp_path / "nan", model, definition)
+    with pytest.raises(
+        ModelError, match=r"^precision 'bf16': the model's scores are not finite; ask 'fp32', which names"
+    ):
+        in_precision(load_checkpoint(saved, device="cpu"), "bf16")
+    chosen = in_precision(load_checkpoint(saved, device="cpu"), "auto").precision
+    assert (chosen.name, chosen.why) == ("fp32", "bf16: the model's scores are not finite")

@@ -342,7 +342,7 @@ def test_the_command_says_what_it_wrote_and_refuses_in_one_line(
     assert json.loads(capsys.readouterr().out)["users"] == 1
     for argv, told in (
         (["--out", str(tmp_path / "out")], "holds a finished export"),
-        (["--out", str(tmp_path / "x"), "--store", "memory://"], "memory:// ends with its process"),
+        (["--out", str(tmp_path / "x"), "--store", "memory://"], "memory:// ends with this command"),
         (["--out", str(tmp_path / "x"), "--parts", "0"], "parts: 0 is not in 1..256"),
     ):
         try:
