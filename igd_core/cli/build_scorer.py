@@ -131,8 +131,8 @@ def scorer_makers(
         most = (options.most if options.kind == "given" else None) or USUAL_MOST
         makers["given"] = GivenWeights(item_ids=catalogue.item_ids, weights=weights, most=most)
     if "sasrec" in options.kinds:
-        from igd_core.evaluation.sasrec import SASRecSettings
         from igd_core.evaluation.sasrec_part import SASRecTraining
+        from igd_core.evaluation.sasrec_settings import SASRecSettings
 
         epochs = {} if flags.scorer_epochs is None else {"epochs": flags.scorer_epochs}
         makers["sasrec"] = SASRecTraining(seed=flags.scorer_seed or 0, settings=SASRecSettings(**epochs))

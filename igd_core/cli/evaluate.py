@@ -18,6 +18,7 @@ from igd_core.cli.flags import add_flags, read
 from igd_core.cli.intervals import IntervalFlags
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import InputError
+from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.limits import Beams, LengthPenalty, Temperature
 from igd_core.models import igd_home
 from igd_core.scorers.gamma_file import ChosenGamma, read_gamma
@@ -45,7 +46,7 @@ class EvaluateFlags(EngineFlags, IntervalFlags):
     artifact: Directory = Field(description="what `igd build` wrote")
     rows: File = Field(description="history_item_ids and item_id (the target) a row")
     limit: Count | None = Field(default=None, description="a random sample of N rows (default: all)")
-    seed: Seed = Field(default=0, description="of the sample, the intervals and sasrec")
+    seed: Seed = Field(default=0, description="of the sample, the intervals, bpr and sasrec")
     on_unknown_item: Literal["error", "miss"] = Field(
         default="error", description="a row whose target the catalogue lacks refuses the file, or is a miss"
     )
@@ -77,6 +78,7 @@ class EvaluateFlags(EngineFlags, IntervalFlags):
     k: Several[CutOff] = Field(default=(1, 5, 10, 20), description="cut-offs of the metrics")
     baselines: Words[str] = Field(default=(), description="popular, repeat, ...")
     train: File | None = Field(default=None, description="training rows, for baselines that learn")
+    sasrec: SASRecSettings = Field(default=SASRecSettings(), description="of the baseline sasrec")
     reference: Annotated[str, Flag(metavar="NAME")] | None = Field(
         default=None, description="what others are compared with (default: alpha 0)"
     )
@@ -169,6 +171,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
                 depth=depth,
                 seed=asked.seed,
                 reading=reading,
+                sasrec=asked.sasrec,
             )
         )
     _print(job, job.sum_up(summing), as_json=args.json)
@@ -210,15 +213,14 @@ def _scored(asked: EvaluateFlags) -> list[Normalisation]:
 
 def _check_methods(asked: EvaluateFlags) -> None:
     """Refuse what would fail only after the decoding."""
-    from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING, require_itemknn
+    from igd_core.evaluation.baselines import BASELINES, NEED_TRAINING, require_library
 
     for name in asked.baselines:
         if name not in BASELINES:
             raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
         if name in NEED_TRAINING and asked.train is None:
             raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
-    if "itemknn" in asked.baselines:
-        require_itemknn()
+        require_library(name)
     if asked.adapter is not None and asked.model is None:
         raise InputError("--adapter needs the model that it adapts: --model DIR")
     if asked.precision == "auto":

@@ -92,7 +92,7 @@ def _kind(setting: Setting) -> dict[str, Any]:
 def _help(setting: Setting) -> str:
     words, default = (setting.info.description or "").replace("``", "`"), setting.info.get_default()
     is_nothing = default is None or default is False or default in ((), {})
-    if setting.required or is_nothing or not setting.flag.shows_default:
+    if setting.info.is_required() or is_nothing or not setting.flag.shows_default:
         return words.replace("%", "%%")
     shown = f"default: {_shown(default)}"
     return (f"{words} ({shown})" if words else shown).replace("%", "%%")

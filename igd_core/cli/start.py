@@ -132,22 +132,22 @@ def _start(args: argparse.Namespace, asked: StartFlags, say: Callable[[str], Non
 
 
 def _with_baselines(asked: StartFlags, say: Callable[[str], None]) -> StartFlags:
-    """The same, with baselines that there are; ItemKNN needs a library, and is left out unless it was asked for."""
-    from igd_core.evaluation.baselines import BASELINES, require_itemknn
+    """The same, with baselines that there are; what needs a library is left out unless it was asked for."""
+    from igd_core.evaluation.baselines import BASELINES, require_library
 
+    there = []
     for name in asked.baselines:
         if name not in BASELINES:
             raise InputError(f"baselines: {name!r} is not one of {', '.join(BASELINES)}")
-    if "itemknn" not in asked.baselines:
-        return asked
-    try:
-        require_itemknn()
-    except InputError as error:
-        if "baselines" in asked.model_fields_set:
-            raise
-        say(f"ItemKNN is left out: {error}")
-        return asked.replaced(baselines=tuple(name for name in asked.baselines if name != "itemknn"))
-    return asked
+        try:
+            require_library(name)
+        except InputError as error:
+            if "baselines" in asked.model_fields_set:
+                raise
+            say(f"{name} is left out: {error}")
+        else:
+            there.append(name)
+    return asked if len(there) == len(asked.baselines) else asked.replaced(baselines=tuple(there))
 
 
 def _looked_at(args: argparse.Namespace, asked: StartFlags) -> tuple[Layout, Detected]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,17 +17,20 @@ from igd_core.errors import InputError
 from igd_core.evaluation.metrics import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
     from igd_core.evaluation.methods import Seen
+    from igd_core.evaluation.sasrec_settings import SASRecSettings
     from igd_core.ids import ItemIndex
 
-BASELINES = ("popular", "repeat", "scorer", "transitions", "itemknn", "sasrec")
-NEED_TRAINING = ("transitions", "itemknn", "sasrec")
+BASELINES = ("popular", "repeat", "scorer", "transitions", "itemknn", "bpr", "sasrec")
+NEED_TRAINING = ("transitions", "itemknn", "bpr", "sasrec")
+OF_IMPLICIT = {"itemknn": "implicit.nearest_neighbours", "bpr": "implicit.bpr"}
+"""Baselines that another library makes, and where."""
 _BLOCK_SCORES = 1 << 23
 
 
@@ -109,16 +112,18 @@ class ArtifactScorer:
         return scores
 
 
-def require_itemknn() -> None:
-    """See to it that `ItemNeighbours` can be made, before work that would be lost.
+def require_library(name: str) -> None:
+    """See to it that a baseline can be made, before work that would be lost.
 
     Raises:
         InputError: implicit, or what it needs, is not installed.
     """
+    if name not in OF_IMPLICIT:
+        return
     try:
-        importlib.import_module("implicit.nearest_neighbours")
+        importlib.import_module(OF_IMPLICIT[name])
     except ImportError as error:  # also of what it needs: pip's --no-deps leaves that out
-        raise InputError(f"baseline itemknn: {error} (pip install 'igd-recommender[eval]')") from None
+        raise InputError(f"baseline {name}: {error} (pip install 'igd-recommender[eval]')") from None
 
 
 class ItemNeighbours:
@@ -135,18 +140,11 @@ class ItemNeighbours:
         Raises:
             InputError: implicit, or what it needs, is not installed.
         """
-        require_itemknn()
+        require_library("itemknn")
         from implicit.nearest_neighbours import CosineRecommender
-        from scipy.sparse import csr_matrix
 
-        person = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-        items = np.concatenate(list(sequences))
-        chosen = csr_matrix((np.ones(len(items)), (person, items)), shape=(len(sequences), len(artifact.catalogue)))
-        chosen.data[:] = 1.0  # an item chosen twice counts once
         model = CosineRecommender(K=neighbours, num_threads=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # implicit warns about a matrix format that it makes itself
-            model.fit(chosen, show_progress=False)
+        _fit(model, sequences, len(artifact.catalogue))
         self._similarity = model.similarity
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
@@ -158,8 +156,63 @@ class ItemNeighbours:
         return scores
 
 
+class BayesianRanking:
+    """Matrix factorisation with Bayesian personalised ranking (Rendle et al., arXiv 1205.2618), from implicit.
+
+    A history is the mean of its items' factors: the people of evaluation rows need not be those of training.
+    """
+
+    def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]], *, seed: int) -> None:
+        """Learn 100 factors in 100 passes, as the library does by default; one thread, so that the seed decides.
+
+        Raises:
+            InputError: implicit, or what it needs, is not installed.
+        """
+        require_library("bpr")
+        from implicit.bpr import BayesianPersonalizedRanking
+
+        model = BayesianPersonalizedRanking(random_state=seed, num_threads=1, use_gpu=False)
+        _fit(model, sequences, len(artifact.catalogue))
+        factors = np.asarray(model.item_factors, dtype=np.float64)
+        self._factors, self._bias = factors[:, :-1], factors[:, -1]  # implicit keeps the bias as the last factor
+
+    def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
+        """Product with each item's factors, and its bias."""
+        people = np.zeros((len(histories), self._factors.shape[1]))
+        for row, history in enumerate(histories):
+            if history:
+                people[row] = self._factors[sorted(set(history))].mean(axis=0)
+        return people @ self._factors.T + self._bias
+
+
+def _fit(model: Any, sequences: Sequence[NDArray[np.int32]], num_items: int) -> None:  # noqa: ANN401  # untyped library
+    """Show one of implicit's models who chose what; an item chosen twice counts once."""
+    from scipy.sparse import csr_matrix
+
+    person = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+    items = np.concatenate(list(sequences))
+    chosen = csr_matrix((np.ones(len(items)), (person, items)), shape=(len(sequences), num_items))
+    chosen.data[:] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # implicit warns about a matrix format that it makes itself
+        model.fit(chosen, show_progress=False)
+
+
+_OF_ARTIFACT: Mapping[str, Callable[[Artifact], Ranker]] = {
+    "popular": MostPopular,
+    "repeat": RepeatHistory,
+    "scorer": ArtifactScorer,
+}
+
+
 def make_ranker(
-    name: str, artifact: Artifact, sequences: Sequence[NDArray[np.int32]] | None, *, seed: int, scratch: Path
+    name: str,
+    artifact: Artifact,
+    sequences: Sequence[NDArray[np.int32]] | None,
+    *,
+    seed: int,
+    scratch: Path,
+    sasrec: SASRecSettings | None = None,
 ) -> Ranker:
     """Make a baseline by name, and train it if it learns.
 
@@ -168,28 +221,27 @@ def make_ranker(
         artifact: the catalogue and its frequencies.
         sequences: of training, as `training_sequences` makes them; None if there are none.
         seed: for random numbers in training.
-        scratch: folder for training's own files (sasrec's checkpoint).
+        scratch: folder for training's own files (sasrec's losses).
+        sasrec: None for its defaults.
 
     Raises:
         InputError: no such baseline, one that learns without training rows, or a library that is not installed.
     """
     if name not in BASELINES:
         raise InputError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
-    if name == "popular":
-        return MostPopular(artifact)
-    if name == "repeat":
-        return RepeatHistory(artifact)
-    if name == "scorer":
-        return ArtifactScorer(artifact)
+    if name in _OF_ARTIFACT:
+        return _OF_ARTIFACT[name](artifact)
     if sequences is None:
         raise InputError(f"baseline {name!r}: needs training rows, --train FILE")
     if name == "transitions":
         return LastItemTransitions(artifact, sequences)
     if name == "itemknn":
         return ItemNeighbours(artifact, sequences)
+    if name == "bpr":
+        return BayesianRanking(artifact, sequences, seed=seed)
     from igd_core.evaluation.sasrec import SASRec
 
-    return SASRec.train(sequences, num_items=len(artifact.catalogue), seed=seed, scratch=scratch)
+    return SASRec.train(sequences, num_items=len(artifact.catalogue), seed=seed, scratch=scratch, settings=sasrec)
 
 
 def ranked_lists(

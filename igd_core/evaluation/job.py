@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
 from igd_core.evaluation.report import collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
+from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.evaluation.shard import ShardRun, decoding_header
 from igd_core.evaluation.shared_session import widest_node
 from igd_core.scorers.gamma_file import GAMMA_FILE
@@ -74,13 +75,14 @@ class ModelChoice:
 class BaselineChoice:
     """The baselines to rank.
 
-    names: of `baselines.BASELINES`.
+    Attributes:
+        names: of `baselines.BASELINES`.
         train: training rows, for baselines that learn.
-        seen: items of the history allowed, excluded, or both in turn.
         seen: with items of the history allowed, excluded, or once each.
         depth: length of the lists.
         seed: for baselines with random numbers.
         reading: how to read the file of training rows.
+        sasrec: size and training of that baseline.
     """
 
     names: Sequence[str]
@@ -89,6 +91,7 @@ class BaselineChoice:
     depth: int
     seed: int
     reading: Reading = DEFAULT_READING
+    sasrec: SASRecSettings = field(default_factory=SASRecSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,12 +183,14 @@ class EvaluationJob:
         for name in choice.names:
             methods = [{"name": name, "known_as": "", "seen": seen, "depth": choice.depth} for seen in choice.seen]
             header = self.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)
+            if name == "sasrec" and (changed := choice.sasrec.model_dump(exclude_defaults=True)):
+                header["settings"] = changed
             with Journal(self.out / f"baseline-{name}.jsonl", header) as journal:
                 if len(journal.records) < len(self.rows):
                     self._rank(name, choice, journal, sequences)
 
     def _rank(self, name: str, choice: BaselineChoice, journal: Journal, sequences: Sequences) -> None:
-        ranker = make_ranker(name, self.artifact, sequences, seed=choice.seed, scratch=self.out)
+        ranker = make_ranker(name, self.artifact, sequences, seed=choice.seed, scratch=self.out, sasrec=choice.sasrec)
         histories = self.rows.histories
         by_seen = [
             list(ranked_lists(ranker, histories, self.artifact, depth=choice.depth, seen=seen)) for seen in choice.seen

@@ -7,12 +7,12 @@ transformers. The loss is cross-entropy over all items, not one sampled negative
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from igd_core.errors import InputError
+from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.progress import progress
 
 if TYPE_CHECKING:
@@ -27,33 +27,6 @@ if TYPE_CHECKING:
 
 _IGNORED = -100
 _SCORE_BATCH = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SASRecSettings:
-    """Size of the model, and how it is trained.
-
-    Attributes:
-        width: of embeddings.
-        layers: transformer blocks.
-        heads: of attention.
-        dropout: everywhere.
-        length: items of a history that the model reads.
-        batch: windows in a step.
-        learning_rate: of AdamW.
-        epochs: at most.
-        patience: training ends after this many epochs without a better validation loss.
-    """
-
-    width: int = 64
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.2
-    length: int = 20
-    batch: int = 128
-    learning_rate: float = 1e-3
-    epochs: int = 100
-    patience: int = 5
 
 
 class SASRec:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.errors import CatalogueError
-from igd_core.evaluation.sasrec import SASRec, SASRecSettings
+from igd_core.evaluation.sasrec import SASRec
 from igd_core.scorers.network import MAX_ITEMS, NetworkPart, NetworkRecord
 from igd_core.scorers.sasrec import item_scores, log_softmax
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
+    from igd_core.evaluation.sasrec_settings import SASRecSettings
 
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 _BACKGROUNDS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)

@@ -111,6 +111,7 @@ def shown_name(method: str) -> str:
         "popular": "most popular",
         "transitions": "last-item transitions",
         "itemknn": "ItemKNN",
+        "bpr": "BPR",
         "sasrec": "SASRec",
         "scorer": "the item scorer alone",
         "repeat": "the history again",

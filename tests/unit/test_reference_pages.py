@@ -26,6 +26,7 @@ def generate() -> ModuleType:
 def test_the_committed_pages_are_what_the_code_says(generate: ModuleType) -> None:
     stale = [path.name for path, text in generate.pages().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run python docs/generate.py"
+    assert not [path.name for path, text in generate.pages().items() if "Undefined" in text]
 
 
 def test_a_page_that_the_code_has_left_behind_is_named_and_written_again(

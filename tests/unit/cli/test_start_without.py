@@ -23,7 +23,7 @@ def test_itemknn_is_left_out_and_said_unless_somebody_asks_for_it(monkeypatch: p
     monkeypatch.setitem(sys.modules, "implicit.nearest_neighbours", None)  # as where threadpoolctl is missing
     said: list[str] = []
     assert _with_baselines(StartFlags.read(FILES), said.append).baselines == ("popular", "transitions", "sasrec")
-    assert said[0].startswith("ItemKNN is left out: baseline itemknn: import of implicit.nearest_neighbours halted")
+    assert said[0].startswith("itemknn is left out: baseline itemknn: import of implicit.nearest_neighbours halted")
     with pytest.raises(InputError, match="implicit"):
         _with_baselines(StartFlags.read({**FILES, "baselines": ("popular", "itemknn")}), said.append)
     with pytest.raises(InputError, match="baselines: 'best' is not one of popular, "):

@@ -14,7 +14,8 @@ from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sequences import training_sequences
 from igd_core.errors import InputError
 from igd_core.evaluation.baselines import MostPopular, RepeatHistory, make_ranker, ranked_lists
-from igd_core.evaluation.sasrec import SASRec, SASRecSettings
+from igd_core.evaluation.sasrec import SASRec
+from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.ids import ItemIndex
 from igd_core.scorers.counting import transition_rows
 from igd_core.scorers.sparse import SparseScorer
@@ -85,6 +86,22 @@ def test_neighbours_are_by_cosine(five: Artifact, tmp_path: Path) -> None:
     np.testing.assert_allclose(ranker.scores([history, []]), [cosine[0] + cosine[1], np.zeros(5)], atol=1e-6)
 
 
+def test_bpr_finds_what_people_of_one_taste_chose_and_the_seed_decides(five: Artifact, tmp_path: Path) -> None:
+    """Two groups that share no item: whoever chose one item of a group is told the group's other items first."""
+    rng = np.random.default_rng(0)
+    groups = ([0, 3], [1, 2, 4])
+    sequences = [rng.permutation(groups[person % 2]).astype(np.int32)[:2] for person in range(200)]
+    ranker, again, other = (make_ranker("bpr", five, sequences, seed=seed, scratch=tmp_path) for seed in (0, 0, 1))
+    histories = [[ItemIndex(item)] for item in range(5)]
+    scores = ranker.scores([*histories, []])
+    for item, row in enumerate(scores[:-1]):
+        group = groups[0] if item in groups[0] else groups[1]
+        assert {int(at) for at in np.argsort(-row)[: len(group)]} == set(group)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(scores, again.scores([*histories, []]))
+    assert not np.array_equal(scores, other.scores([*histories, []]))
+
+
 def test_sasrec_learns_a_cycle_and_the_seed_decides_its_weights() -> None:
     """In training, item i is always followed by i + 1; a model that read only popularity could not know."""
     rng = np.random.default_rng(0)
@@ -108,6 +125,8 @@ def test_what_cannot_be_ranked_is_refused(five: Artifact, tmp_path: Path) -> Non
         make_ranker("itemknn", five, None, seed=0, scratch=tmp_path)
     with pytest.raises(InputError, match="1 training sequences"):
         make_ranker("sasrec", five, [np.array([1, 2]), np.array([3])], seed=0, scratch=tmp_path)
+    with pytest.raises(InputError, match=r"sasrec: heads is 3, which does not divide a width of 64"):
+        SASRecSettings.read({"heads": 3}, where="sasrec")
 
 
 def _rows(*rows: tuple[list[int], int], users: list[int] | None = None) -> HistoryRows:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from igd_core.errors import CatalogueError, ModelFault
-from igd_core.evaluation.sasrec import SASRec, SASRecSettings
+from igd_core.evaluation.sasrec import SASRec
 from igd_core.evaluation.sasrec_part import calibrated, exported
+from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.ids import ItemIndex
 from igd_core.scorers.mass import BACKGROUND_ALONE
 from igd_core.scorers.network import NetworkPart, NetworkRecord
