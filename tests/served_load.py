@@ -88,7 +88,7 @@ class Load:
         name = f"{self.name}.{number}"
         path = "/v1/events" if kind == "events" else "/v1/recommendations"
         at = time.monotonic()
-        response = await self.client.post(path, json=body, headers={"X-Request-ID": name})
+        response = await self.client.post(path, json=body, headers={"X-Request-ID": name, "X-User-Id": user})
         seconds = time.monotonic() - at
         assert response.headers.get_list("X-Request-ID") == [name]
         told = response.json()

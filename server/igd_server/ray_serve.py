@@ -8,7 +8,6 @@ docs/how-to/ray-serve.md says what is different.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +17,23 @@ from igd_core.checked_settings import CheckedSettings
 from igd_core.errors import InputError
 from igd_server.app import create_apps
 from igd_server.observe.logs import log_to_stderr
+from igd_server.ray_requests import InReplica
 from igd_server.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from igd_server.app import Apps
-    from igd_server.catalogues.deployment import Deployment
 
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 """Keeps whoever sends the same header on one replica, which has the prompt; goes to the next one if that is busy."""
 
-_LOOK_S = 0.05
+_AFTER_GRACE_S = 10.0
+"""Background writes and spans come after ``grace_s``; Ray Serve kills a replica only then."""
+_LAST_REQUESTS_S = 1.0
+"""How often a replica that stops looks whether it has requests; proxies hear meanwhile that it takes no more."""
 _REFUSED_BY_US = 64
 """Requests beyond what a replica admits that it is given all the same, to refuse them with a reason."""
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
@@ -104,7 +106,9 @@ def app(args: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an Application; Ray's
         serve.ingress()(Server),
         name="igd",
         max_ongoing_requests=admitted + _REFUSED_BY_US,
-        graceful_shutdown_timeout_s=settings.grace_s,
+        graceful_shutdown_timeout_s=settings.grace_s + _AFTER_GRACE_S,
+        graceful_shutdown_wait_loop_s=_LAST_REQUESTS_S,
+        **_health_checks(settings.replica_silence_s),
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         ray_actor_options={
             "num_cpus": placement.cpus,
@@ -114,6 +118,11 @@ def app(args: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an Application; Ray's
         **scaling,
     )
     return deployment.bind(given)
+
+
+def _health_checks(silence_s: float) -> dict[str, float]:
+    """Three that fail one after the other end a replica: together so long. Ray Serve's own where there is no limit."""
+    return {"health_check_period_s": silence_s / 12, "health_check_timeout_s": silence_s / 4} if silence_s else {}
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
@@ -141,38 +150,9 @@ class Server:
         """The app; Ray Serve calls this once."""
         log_to_stderr(self._settings.log_level)
         self._apps = create_apps(self._settings)
-        return ReadyFirst(self._apps.main, self._apps.deployment)
+        return InReplica(self._apps.main, self._apps.deployment)
 
     async def check_health(self) -> None:
         """Raise what the deployment has failed with."""
         if self._apps is not None and self._apps.deployment.failure is not None:
             raise self._apps.deployment.failure
-
-
-class ReadyFirst:
-    """An app whose start ends when recommendations are served, or with what hinders them for good."""
-
-    def __init__(self, inner: ASGIApp, deployment: Deployment) -> None:
-        self._inner = inner
-        self._deployment = deployment
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "lifespan":
-            await self._inner(scope, receive, send)
-            return
-
-        async def send_when_ready(message: Message) -> None:
-            if message["type"] == "lifespan.startup.complete" and (failed := await self._failed_to_start()):
-                message = {"type": "lifespan.startup.failed", "message": failed}
-            await send(message)
-
-        await self._inner(scope, receive, send_when_ready)
-
-    async def _failed_to_start(self) -> str:
-        """Wait until recommendations are served; "" then, or why they never will be."""
-        while self._deployment.why_not_ready() is not None:
-            if self._deployment.failure is not None:
-                return str(self._deployment.failure)
-            await asyncio.sleep(_LOOK_S)
-        return ""

@@ -1,18 +1,15 @@
-"""The server on Ray Serve, without Ray: what arguments mean, and when an app has started."""
+"""The server on Ray Serve, without Ray: what arguments mean."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
-from igd_server.ray_serve import Placement, ReadyFirst, settings_of
+from igd_server.ray_serve import Placement, settings_of
 
-from igd_core.errors import EngineError, InputError
-
-if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+from igd_core.errors import InputError
 
 _MANIFEST = Path(__file__).parents[3] / "deploy/ray/rayservice.yaml"
 _KNOWN = {"catalogues": "films", "model": "m", "open_access": "true"}
@@ -83,50 +80,3 @@ def test_the_manifests_arguments_are_settings(tmp_path: Path) -> None:
     args = application["args"] | {"keys_file": str(tmp_path / "keys.json")}
     assert Placement.taken_from(args) == Placement(least=2, most=8, cpus=2.0)
     assert settings_of(args).catalogues == ("films",)
-
-
-class _Deployment:
-    """Ready after so many looks, or failed."""
-
-    def __init__(self, looks: int, failure: Exception | None = None) -> None:
-        self._looks = looks
-        self._failure = failure
-
-    @property
-    def failure(self) -> Exception | None:
-        return self._failure if self._looks <= 0 else None
-
-    def why_not_ready(self) -> str | None:
-        self._looks -= 1
-        return None if self._looks <= 0 and self._failure is None else "loading"
-
-
-async def _inner(scope: Scope, _: Receive, send: Send) -> None:
-    await send({"type": "lifespan.startup.complete" if scope["type"] == "lifespan" else "http.response.start"})
-
-
-@pytest.mark.parametrize(
-    ("failure", "last"),
-    [(None, "lifespan.startup.complete"), (EngineError("no such model"), "lifespan.startup.failed")],
-)
-async def test_the_start_ends_when_it_serves_or_never_will(
-    failure: Exception | None, last: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("igd_server.ray_serve._LOOK_S", 0.0)
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    deployment = _Deployment(3, failure)
-    app = ReadyFirst(_inner, deployment)  # type: ignore[arg-type]
-    await app({"type": "http"}, receive, send)
-    assert deployment._looks == 3, "requests wait for nothing"
-    await app({"type": "lifespan"}, receive, send)
-    assert sent[-1]["type"] == last
-    assert deployment._looks <= 0
-    if failure is not None:
-        assert sent[-1]["message"] == "no such model"
