@@ -93,8 +93,9 @@ def log_to_stderr(level: str, *, replica: int | None = None) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(replica=replica))
-    # Information that each record would collect and that no line shows.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # Names that each record would collect and that no line shows. Numbers of process and thread stay: handlers of other
+    # libraries write them with %d, as vLLM's does, and without a number each of their lines would be a traceback.
+    logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
