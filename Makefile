@@ -33,7 +33,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 # What runs where vLLM is, and is skipped (or left out) where it is not.
-VLLM_TESTS := tests/unit/engines/test_vllm_processors.py tests/integration/test_vllm_engine.py \
+VLLM_TESTS := tests/unit/engines/test_vllm_device.py tests/unit/engines/test_vllm_processors.py tests/integration/test_vllm_engine.py \
   tests/integration/test_vllm_server.py
 
 # What runs where Ray is, and is skipped where it is not.

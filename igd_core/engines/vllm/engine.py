@@ -25,6 +25,7 @@ from igd_core.engines.embedded.integrity import check_folder
 from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import normalisations, read_tuned, read_tuned_prompts, warn_of_other_prompts
+from igd_core.engines.vllm.device import require_device
 from igd_core.engines.vllm.forced import ForcedLogprobs
 from igd_core.engines.vllm.options import LoRARoom
 from igd_core.engines.vllm.session import Prompt, VLLMSession
@@ -103,8 +104,8 @@ class VLLMEngine:
 
         Raises:
             InputError: an impossible setting.
-            ModelError: the folder does not hold what its config.json speaks of; vLLM is not installed, or cannot run
-                the checkpoint with these settings.
+            ModelError: the folder does not hold what its config.json speaks of; vLLM is not installed, finds no device,
+                or cannot run the checkpoint with these settings.
         """
         options.check()
         # Resolve links first: if a link moves while the model is being loaded, files of two checkpoints must not mix.
@@ -129,6 +130,7 @@ class VLLMEngine:
                     "engine 'vllm' needs vLLM 0.32.0: pip install 'igd-recommender[vllm]' for CUDA, make setup-vllm "
                     f"for a CPU ({_last_line(error)})"
                 ) from None
+            require_device(current_platform)
             on_cpu = current_platform.is_cpu()
             args = options.engine_args(directory, on_cpu=on_cpu)
             try:
