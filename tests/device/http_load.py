@@ -1,4 +1,4 @@
-"""`igd serve` under `igd bench serve`, on whatever device is there: `python tests/device/http_load.py --json -- FLAGS`.
+"""`igd serve` under `igd bench serve`, on whatever device is there: `python tests/device/http_load.py -- FLAGS`.
 
 FLAGS are those of `igd serve`, with `--artifact DIR`. The server starts on a free port and answers nothing twice
 (`IGD_RESULT_TTL_S=0`). First the capacity is found (closed loop), then `--overload` times as many requests a second
@@ -31,7 +31,7 @@ VLLM_METRICS = ("vllm:num_preemptions_total", "vllm:prefix_cache", "vllm:iterati
 
 
 def main() -> int:
-    """Run and print one JSON object."""
+    """Run, and print a JSON object for each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step-seconds", type=float, default=3.0, metavar="S", help="of each step to the capacity")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of the overload")
@@ -46,7 +46,7 @@ def main() -> int:
     server = ServerProcess.start(*flags, IGD_RESULT_TTL_S="0", IGD_MAX_RUNNING=args.running)
     try:
         url = str(server.event("listening", args.start_s)["url"]).rstrip("/")
-        report: dict[str, Any] = {"flags": flags, "ready_s": _ready_s(server, url, began, args.start_s)}
+        _tell(flags=flags, ready_s=_ready_s(server, url, began, args.start_s))
         bench = ServeBench(
             target=Target.of(url),
             histories=made_up_histories(artifact, seed=0),
@@ -54,15 +54,21 @@ def main() -> int:
             deadline_s=DEADLINE_S,
             seconds=args.step_seconds,
         )
-        report["capacity"] = find_capacity(bench)
-        rate = args.overload * float(report["capacity"]["capacity_per_s"])
-        overload = dataclasses.replace(bench, seconds=args.seconds)
-        report["overload"] = dict(bench_rate(overload, rate=rate, even=False).report)
-        report["vllm"] = [line for line in _get(url + "/metrics").splitlines() if line.startswith(VLLM_METRICS)]
+        capacity = find_capacity(bench)
+        _tell(capacity=capacity)
+        if rate := args.overload * float(capacity["capacity_per_s"]):  # 0: too slow for any deadline
+            overload = dataclasses.replace(bench, seconds=args.seconds)
+            _tell(overload=dict(bench_rate(overload, rate=rate, even=False).report))
+        _tell(vllm=[line for line in _get(url + "/metrics").splitlines() if line.startswith(VLLM_METRICS)])
     finally:
         server.stop()
-    sys.stdout.write(json.dumps(report) + "\n")
     return 0
+
+
+def _tell(**part: Any) -> None:
+    """Print one part of the report; what comes after it may be cut off."""
+    sys.stdout.write(json.dumps(part) + "\n")
+    sys.stdout.flush()
 
 
 def _ready_s(server: ServerProcess, url: str, began: float, longest_s: float) -> float:
@@ -76,7 +82,8 @@ def _ready_s(server: ServerProcess, url: str, began: float, longest_s: float) ->
             time.sleep(0.2)
         else:
             return round(time.perf_counter() - began, 1)
-    raise SystemExit(f"not ready after {time.perf_counter() - began:.0f} s:\n{server.stderr[-4000:]}")
+    said = server.stderr if len(server.stderr) < 8000 else f"{server.stderr[:4000]}\n[...]\n{server.stderr[-4000:]}"
+    raise SystemExit(f"not ready after {time.perf_counter() - began:.0f} s:\n{said}")
 
 
 def _get(url: str) -> str:
