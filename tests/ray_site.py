@@ -177,7 +177,7 @@ class RaySite:
 
     def stop(self) -> None:
         """End Ray and whatever it has started."""
-        if self.process is None:
+        if self.process is None or self.process.poll() is not None:
             return
         tree = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
