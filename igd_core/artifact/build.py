@@ -17,6 +17,7 @@ from igd_core.catalogue.items import prior
 from igd_core.catalogue.prompts import PromptTemplate
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.scorers.record import ScorerRecord, check_options, make_part
+from igd_core.stages import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,20 +68,29 @@ def build_reported(
     options: BuildOptions,
     *,
     sequences: Sequence[NDArray[np.int32]] = (),
+    stages: Stages | None = None,
 ) -> Built:
-    """As `build_artifact`, and report the texts that the tokenizer could not spell."""
+    """As `build_artifact`, and report the texts that the tokenizer could not spell.
+
+    ``stages`` notes what tokens, trie, gains, a scorer and hashes took.
+    """
+    stages = stages or Stages()
     if options.scorer is not None:
         check_options(options.scorer)  # raises before the titles are tokenised
     prior(catalogue.frequency, options.smoothing)  # raises if nothing was ever chosen, before the titles are tokenised
-    spelled = spell_catalogue(
-        catalogue,
-        tokenizer,
-        max_tokens=options.max_path_tokens,
-        allow_added_tokens=options.allow_added_tokens,
-        on_unspellable=options.on_unspellable,
-    )
-    scorer = None if options.scorer is None else _counted(options.scorer, spelled, sequences, before=len(catalogue))
-    return Built(artifact=_assembled(spelled, tokenizer, options, scorer), spelled=spelled)
+    with stages.stage("tokens"):
+        spelled = spell_catalogue(
+            catalogue,
+            tokenizer,
+            max_tokens=options.max_path_tokens,
+            allow_added_tokens=options.allow_added_tokens,
+            on_unspellable=options.on_unspellable,
+        )
+    scorer = None
+    if options.scorer is not None:
+        with stages.stage("scorer"):
+            scorer = _counted(options.scorer, spelled, sequences, before=len(catalogue))
+    return Built(artifact=_assembled(spelled, tokenizer, options, scorer, stages), spelled=spelled)
 
 
 def _counted(
@@ -97,13 +107,21 @@ def _counted(
 
 
 def _assembled(
-    spelled: SpelledCatalogue, tokenizer: TitleTokenizer, options: BuildOptions, scorer: ScorerPart | None
+    spelled: SpelledCatalogue,
+    tokenizer: TitleTokenizer,
+    options: BuildOptions,
+    scorer: ScorerPart | None,
+    stages: Stages,
 ) -> Artifact:
     catalogue, paths = spelled.catalogue, spelled.paths
-    item_prior = prior(catalogue.frequency, options.smoothing)
-    trie = TokenTrie.build(paths.offsets, paths.tokens)
-    leaf_prior = leaf_prior_of(trie, item_prior)
-    gains = InfoGainTable.build(trie, leaf_prior)
+    with stages.stage("trie"):
+        trie = TokenTrie.build(paths.offsets, paths.tokens)
+    with stages.stage("gains"):
+        leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, options.smoothing))
+        gains = InfoGainTable.build(trie, leaf_prior)
+        entropy = float(node_entropy(trie, leaf_prior)[0])
+    with stages.stage("hashes"):
+        parts = {name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()}
     manifest = Manifest(
         name=options.name,
         tokenizer_sha256=tokenizer.fingerprint,
@@ -114,7 +132,7 @@ def _assembled(
         beams=options.beams,
         smoothing=options.smoothing,
         path_column=options.path_column,
-        entropy_nats=float(node_entropy(trie, leaf_prior)[0]),
+        entropy_nats=entropy,
         template=PromptTemplate.from_text(
             tokenizer,
             instruction=options.instruction,
@@ -132,7 +150,7 @@ def _assembled(
             cold=int((catalogue.frequency == 0).sum()),
             truncated=paths.truncated,
         ),
-        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()},
+        parts=parts,
         scorer=None if options.scorer is None or scorer is None else ScorerRecord.of_part(options.scorer, scorer),
     )
     return Artifact.assemble(manifest, catalogue, trie, gains, scorer)

@@ -87,31 +87,37 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
     from igd_core.datasets.interactions_file import count_items
     from igd_core.datasets.items_file import read_items
     from igd_core.datasets.sources import opened
+    from igd_core.stages import Stages
 
     started = time.perf_counter()
+    stages = Stages()
     reading = replace(reading_of(args), attributes=attribute_rules(args, asked.items))
     with opened([asked.items, asked.interactions]) as (items_file, interactions_file):
-        items = read_items(
-            items_file,
-            title_column=asked.title_column,
-            path_column=options.path_column,
-            on_empty=asked.on_empty_title,
-            reading=reading,
-        )
-        chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
+        with stages.stage("items"):
+            items = read_items(
+                items_file,
+                title_column=asked.title_column,
+                path_column=options.path_column,
+                on_empty=asked.on_empty_title,
+                reading=reading,
+            )
+        with stages.stage("interactions"):
+            chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
         sequences: list[NDArray[np.int32]] = []
         if options.scorer is not None:
             makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
             options = options.replaced(scorer=options.scorer.replaced(makers=makers))
-            sequences = _sequences(interactions_file, items.catalogue, asked, reading)
+            with stages.stage("scorer"):
+                sequences = _sequences(interactions_file, items.catalogue, asked, reading)
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)
     tokenizer, added = _tokenizer(asked, catalogue)
     try:
-        built = build_reported(catalogue, tokenizer, options, sequences=sequences)
+        built = build_reported(catalogue, tokenizer, options, sequences=sequences, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None
-    save_artifact(built.artifact, asked.out, replace=asked.force)
+    with stages.stage("write"):
+        save_artifact(built.artifact, asked.out, replace=asked.force)
     report = {
         **build_report(built, catalogue, items.rows),
         **({} if added is None else {"added_tokens": added, "tokenizer": str(asked.extend_tokenizer)}),
@@ -123,9 +129,9 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
         "seconds": round(time.perf_counter() - started, 3),
     }
     if args.json:
-        print(json.dumps(report))
+        print(json.dumps({**report, "stages": stages.report()}))
         return 0
-    print_report(report)
+    print_report({**report, "stages": {name: f"{cost.seconds:.1f} s" for name, cost in stages.costs().items()}})
     cold = built.artifact.manifest.counts.cold
     if cold and not options.smoothing:
         print(f"note: {cold} items were never chosen; --smoothing 1 would tell them apart")

@@ -16,7 +16,7 @@ from igd_core.datasets.movielens import read_movielens
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -128,10 +128,7 @@ def synthetic_titles(source: Sequence[str], *, n: int, seed: int = 0, mean_words
     while len(rows) < n:
         missing = n - len(rows)
         drawn = int(missing * _ROUND_MARGIN) + 64
-        lengths = np.minimum(1 + rng.poisson(mean_words - 1, size=drawn), _MAX_WORDS)
-        fresh = np.full((drawn, _MAX_WORDS), _PAD, dtype=np.int32)
-        walks = chain.walk(lengths, rng)
-        fresh[:, : walks.shape[1]] = walks
+        fresh = _drawn(chain, drawn, mean_words, rng)
         known = len(rows)
         rows = _distinct(np.concatenate([rows, fresh]))[:n]
         if len(rows) < n and len(rows) - known < _MIN_YIELD * drawn:
@@ -139,16 +136,61 @@ def synthetic_titles(source: Sequence[str], *, n: int, seed: int = 0, mean_words
     return _spelled(chain.words, rows)
 
 
+def title_blocks(
+    chain: WordChain, *, n: int, block: int, seed: int = 0, mean_words: float = MEAN_WORDS
+) -> Iterator[list[str]]:
+    """``n`` distinct titles, some at a time, for catalogues that are never in memory; 8 bytes a title are.
+
+    Args:
+        chain: of the words of real titles.
+        n: how many, at least 1.
+        block: about how many at a time.
+        seed: of the random walks.
+        mean_words: as `synthetic_titles`.
+
+    Raises:
+        DataError: the chain has too few words to make n distinct titles.
+    """
+    rng = np.random.default_rng(seed)
+    seen = np.empty(0, dtype=np.uint64)
+    while len(seen) < n:
+        drawn = min(block, int((n - len(seen)) * _ROUND_MARGIN) + 64)
+        rows = _distinct(_drawn(chain, drawn, mean_words, rng))
+        digest = _digest(rows)
+        at = np.minimum(np.searchsorted(seen, digest), max(len(seen) - 1, 0))
+        is_new = seen[at] != digest if len(seen) else np.ones(len(rows), bool)
+        kept = np.flatnonzero(is_new)[: n - len(seen)]
+        if len(kept) < min(_MIN_YIELD * drawn, n - len(seen)):
+            raise DataError(f"{len(chain.words)} words recombine into only {len(seen)} distinct titles; {n} wanted")
+        seen = np.sort(np.concatenate([seen, digest[kept]]), kind="stable")  # two sorted runs: it merges them
+        yield _spelled(chain.words, rows[kept])
+
+
+def _drawn(chain: WordChain, n: int, mean_words: float, rng: np.random.Generator) -> WordRows:
+    """``(n, _MAX_WORDS)`` word ids of random walks, padded."""
+    lengths = np.minimum(1 + rng.poisson(mean_words - 1, size=n), _MAX_WORDS)
+    rows = np.full((n, _MAX_WORDS), _PAD, dtype=np.int32)
+    walks = chain.walk(lengths, rng)
+    rows[:, : walks.shape[1]] = walks
+    return rows
+
+
 def _distinct(rows: WordRows) -> WordRows:
     """Drop repeated rows, keeping first occurrences in order."""
-    # A 64-bit polynomial hash instead of a lexicographic sort of 80-byte rows. A collision (chance 3e-8 at a million)
-    # only drops one title more.
+    _, first = np.unique(_digest(rows), return_index=True)
+    return rows[np.sort(first)]
+
+
+def _digest(rows: WordRows) -> NDArray[np.uint64]:
+    """A 64-bit polynomial hash of each row, instead of a lexicographic sort of 80-byte rows.
+
+    A collision (chance 3e-8 at a million) only drops one title more.
+    """
     digest = np.zeros(len(rows), dtype=np.uint64)
     for column in rows.T:
         digest = digest * np.uint64(0x9E3779B97F4A7C15) + (column + 2).astype(np.uint64)
         digest ^= digest >> np.uint64(29)
-    _, first = np.unique(digest, return_index=True)
-    return rows[np.sort(first)]
+    return digest
 
 
 def _spelled(words: Sequence[str], rows: WordRows) -> list[str]:

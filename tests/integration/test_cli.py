@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -244,7 +245,19 @@ def test_building_the_same_files_again_gives_the_same_version(
 ) -> None:
     assert main([*_build_arguments(data_dir, model_dir, tmp_path / "again"), "--json"]) == 0
     manifest = json.loads((artifact_dir / "manifest.json").read_text())
-    assert json.loads(capsys.readouterr().out)["version"] == manifest["version"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["version"] == manifest["version"]
+    assert list(report["stages"]) == ["items", "interactions", "tokens", "trie", "gains", "hashes", "write"]
+    assert sum(stage["seconds"] for stage in report["stages"].values()) <= report["seconds"]
+
+
+def test_people_read_what_each_stage_took(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_build_arguments(data_dir, model_dir, tmp_path / "timed")) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stages")]
+    assert len(lines) == 1
+    assert re.search(r" items [0-9.]+ s, interactions [0-9.]+ s, tokens [0-9.]+ s, .*, write [0-9.]+ s$", lines[0])
 
 
 def test_an_outsider_can_compute_every_score_again(

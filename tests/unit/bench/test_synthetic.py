@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.synthetic import WordChain, real_titles, synthetic_titles, zipf_counts
+from bench.synthetic import WordChain, real_titles, synthetic_titles, title_blocks, zipf_counts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +59,16 @@ def test_a_larger_catalogue_needs_no_longer_titles_than_asked() -> None:
 def test_a_source_too_small_for_the_catalogue_is_refused() -> None:
     with pytest.raises(DataError, match=r"1 titles recombine into only \d+ distinct ones; 21 wanted"):
         synthetic_titles(["again"], n=21)
+
+
+def test_titles_in_blocks_are_distinct_over_all_blocks_and_as_many_as_asked() -> None:
+    chain = WordChain.from_titles(SOURCE)
+    blocks = list(title_blocks(chain, n=3000, block=400, seed=1))
+    made = [title for block in blocks for title in block]
+    assert len(made) == len(set(made)) == 3000
+    assert all(0 < len(block) <= 400 for block in blocks)
+    with pytest.raises(DataError, match=r"1 words recombine into only \d+ distinct titles; 21 wanted"):
+        list(title_blocks(WordChain.from_titles(["again"]), n=21, block=5))
 
 
 def test_no_titles_at_all_are_refused() -> None:
