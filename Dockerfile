@@ -44,19 +44,25 @@ COPY deploy/docker/gpu.txt ./
 RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement gpu.txt
 
 # hadolint ignore=DL3006
-FROM packages-${VARIANT} AS environment
-WORKDIR /source
+FROM packages-${VARIANT} AS packages
 COPY deploy/docker/debian.txt ./
-RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement debian.txt
+# Without what no running program reads: libraries to link with, and the packages' own tests.
+RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement debian.txt \
+ && find /opt/igd -name '*.a' -delete \
+ && find /opt/igd -type d -name tests -prune -exec rm -rf {} +
+
+# The project apart from its packages: images with other code share their layer, which is nearly all of an image.
+FROM packages AS project
 COPY pyproject.toml README.md LICENSE ./
 COPY igd_core igd_core
 COPY server server
-RUN /opt/pip/bin/pip install --no-deps --no-build-isolation .
+RUN /opt/pip/bin/pip install --no-deps --no-build-isolation --root /project .
 
 FROM base AS system-cpu
 
 # CUDA's libraries come with the wheels, its driver from the host (NVIDIA Container Toolkit). Triton, which vLLM's kernels are
-# written in, compiles a C stub for each kernel when it first runs: this variant alone needs a compiler.
+# written in, compiles its C driver at the first start, into /cache: this variant alone needs a compiler. FlashInfer would
+# need nvcc and g++ too; without them vLLM does without it (docs/how-to/deploy.md, "Compilers").
 FROM base AS system-gpu
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -65,6 +71,7 @@ RUN apt-get update \
 ENV IGD_ENGINE=vllm \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \
+    QUACK_CACHE_DIR=/cache/quack \
     TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor
 
 # hadolint ignore=DL3006
@@ -81,7 +88,8 @@ LABEL org.opencontainers.image.title="igd-recommender" \
       org.opencontainers.image.created="$CREATED" \
       org.opencontainers.image.base.name="docker.io/library/debian:12.15-slim" \
       io.igd.variant="$VARIANT"
-COPY --from=environment /opt/igd /opt/igd
+COPY --from=packages /opt/igd /opt/igd
+COPY --from=project /project /
 # All that is written goes below /cache and /tmp, so the root file system may be read-only.
 ENV PATH=/opt/igd/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,4 +1,4 @@
-"""Whether there is a device that vLLM can run on; its own words name none."""
+"""Whether there is a device that vLLM can run on, which its own words do not say, and what it needs named there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Platform(Protocol):
 
     def is_cuda(self) -> bool:
         """Whether it found one of NVIDIA's."""
+
+    def is_device_capability_family(self, capability: int) -> bool:
+        """Whether the card's compute capability has the major number of this one, such as 100 for 10.0 and 10.3."""
 
 
 def require_device(platform: Platform, *, cuda_runs: Callable[[], bool] | None = None) -> None:
@@ -48,3 +51,27 @@ def require_device(platform: Platform, *, cuda_runs: Callable[[], bool] | None =
     if not runs:
         why = str(said[-1].message).splitlines()[0] if said else "torch sees no device"
         raise ModelError(f"engine 'vllm': a GPU is there, but CUDA does not run on it: {why}")
+
+
+def attention_where_flashinfer_cannot_compile(
+    platform: Platform, *, flashinfer_runs: Callable[[], bool] | None = None
+) -> str | None:
+    """The attention backend to name where vLLM would choose FlashInfer, whose kernels are compiled at their first use.
+
+    On compute capability 10 vLLM prefers it without asking for nvcc, which `pip install vllm` and our image do not put
+    where FlashInfer looks; the worker then ends at its first step.
+
+    Args:
+        platform: `vllm.platforms.current_platform`.
+        flashinfer_runs: in place of `vllm.utils.flashinfer.has_flashinfer`.
+
+    Returns:
+        ``FLASH_ATTN``, which comes compiled or brings its compiler along; None where vLLM may choose.
+    """
+    if not platform.is_cuda() or not platform.is_device_capability_family(100):
+        return None
+    if flashinfer_runs is None:
+        from vllm.utils import flashinfer
+
+        flashinfer_runs = flashinfer.has_flashinfer
+    return None if flashinfer_runs() else "FLASH_ATTN"

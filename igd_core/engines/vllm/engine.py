@@ -25,7 +25,7 @@ from igd_core.engines.embedded.integrity import check_folder
 from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
 from igd_core.engines.identity import FolderDigests, runtime_of
 from igd_core.engines.tuned_prompt import normalisations, read_tuned, read_tuned_prompts, warn_of_other_prompts
-from igd_core.engines.vllm.device import require_device
+from igd_core.engines.vllm.device import attention_where_flashinfer_cannot_compile, require_device
 from igd_core.engines.vllm.forced import ForcedLogprobs
 from igd_core.engines.vllm.options import LoRARoom
 from igd_core.engines.vllm.session import Prompt, VLLMSession
@@ -133,6 +133,8 @@ class VLLMEngine:
             require_device(current_platform)
             on_cpu = current_platform.is_cpu()
             args = options.engine_args(directory, on_cpu=on_cpu)
+            if options.attention_backend is None and args["dtype"] != "float32":  # in fp32 vLLM takes Triton's
+                args["attention_backend"] = attention_where_flashinfer_cannot_compile(current_platform)
             try:
                 with options.environment(on_cpu=on_cpu):
                     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))

@@ -71,6 +71,20 @@ def test_the_image_runs_as_a_numbered_user_with_volumes_an_init_and_a_probe_of_l
         assert not base.endswith(":latest")
 
 
+def test_all_that_libraries_write_lies_below_the_volume_as_the_root_may_be_read_only() -> None:
+    """Most of them write below HOME; those of `below_tmp` would write below /tmp, which a restart empties."""
+    below_tmp = {"TORCHINDUCTOR_CACHE_DIR", "QUACK_CACHE_DIR"}
+    folders = dict(re.findall(r"^\s*(?:ENV )?(\w*(?:HOME|_DIR))=(\S+)", GPU + FINAL, re.MULTILINE))
+    assert folders.keys() >= {"HOME", "HF_HOME", *below_tmp}
+    assert all(folder == "/cache" or folder.startswith("/cache/") for folder in folders.values())
+
+
+def test_a_change_of_the_code_leaves_the_layer_of_packages_as_it_is() -> None:
+    packages = DOCKERFILE.partition(" AS packages\n")[2].partition("\nFROM ")[0]
+    assert "igd_core" not in packages
+    assert FINAL.index("COPY --from=packages ") < FINAL.index("COPY --from=project ")
+
+
 def test_a_compiler_is_in_the_gpu_image_alone() -> None:
     for stage in DOCKERFILE.split("\nFROM ")[1:]:
         assert (" gcc " in stage) == (" AS system-gpu\n" in stage)
