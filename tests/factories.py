@@ -26,14 +26,21 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.forward import Forward
     from igd_core.engines.embedded.llama import LlamaForward
+    from igd_core.engines.embedded.pooled_llama import PooledLlama
 
 EOS = "<|im_end|>"
 SEMANTIC_TOKENS = [f"<{level}_{code}>" for level in "abc" for code in range(8)]
-# Family and data type; then a device (the CPU otherwise), or "own" for the project's own forward (else transformers').
-MODEL_KINDS: tuple[str, ...] = ("llama-fp32", "llama-bf16", "llama-fp32-own", "qwen2-fp32-own", "qwen3-fp32-own")
+# Family and data type; then the forward, if it is not transformers': "own" for the project's own on a CPU, "pooled" for
+# that on a GPU, which a CPU can run; and "cuda" for a GPU.
+MODEL_KINDS: tuple[str, ...] = (
+    *("llama-fp32", "llama-bf16", "llama-fp32-own", "qwen2-fp32-own", "qwen3-fp32-own"),
+    *("llama-fp32-pooled", "qwen3-fp32-pooled"),
+)
 if "cuda" in DEVICES:
     MODEL_KINDS += ("llama-fp32-cuda", "llama-bf16-cuda")
+    MODEL_KINDS += ("llama-fp32-pooled-cuda", "qwen3-fp32-pooled-cuda")
 POSITIONS = 320
 """Of the tiny checkpoints: a prompt of ten titles, spelled byte by byte at worst, and a path."""
 
@@ -155,9 +162,12 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     if dtype == "bf16":
         model = model.to(torch.bfloat16)
     model = model.eval().requires_grad_(requires_grad=False)
-    if how == ["own"]:
-        return Checkpoint(model=model, tokenizer=tokenizer, model_id=kind, forwards={None: own_forward(model)})
-    return Checkpoint(model=model.to(how[0]) if how else model, tokenizer=tokenizer, model_id=kind)
+    if "cuda" in how:
+        model = model.to("cuda")
+    forwards: dict[str | None, Forward] = {}
+    if "own" in how or "pooled" in how:
+        forwards[None] = own_forward(model) if "own" in how else pooled_forward(model)
+    return Checkpoint(model=model, tokenizer=tokenizer, model_id=kind, forwards=forwards)
 
 
 def own_forward(model: PreTrainedModel) -> LlamaForward:
@@ -168,3 +178,11 @@ def own_forward(model: PreTrainedModel) -> LlamaForward:
     pack_linears(model)
     assert why_not_own(model) == ""
     return LlamaForward(model)
+
+
+def pooled_forward(model: PreTrainedModel) -> PooledLlama:
+    """The project's own forward for GPUs, wherever ``model`` is; its pool grows in every test."""
+    from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
+
+    assert why_not_pooled(model) == ""
+    return PooledLlama(model, first_slots=32)

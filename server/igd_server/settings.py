@@ -171,8 +171,9 @@ class Settings(CheckedSettings):
     )
     forward: ForwardChoice = Field(
         default="auto",
-        description="how the embedded engine runs the model: ``own``, its own forward (Llama, Mistral, Qwen2, Qwen3 in "
-        "float32 on a CPU); ``transformers``; ``auto`` is the own one where a test at the start proves it equal",
+        description="how the embedded engine runs the model: ``own``, its own forward (Llama, Mistral, Qwen2, Qwen3; "
+        "on a CPU in float32, on a GPU in any type); ``transformers``; ``auto`` is the own one where a test at the "
+        "start proves it equal",
     )
     precision: PrecisionChoice = Field(
         default="fp32",

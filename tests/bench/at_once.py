@@ -1,7 +1,8 @@
 """Recommendations of several people at once, with and without shared passes: `python tests/bench/at_once.py --help`.
 
 The same engine on one checkpoint, in two ways or three: each round in a pass of its own (alone); rounds that wait at
-the same moment in one pass (shared); and, over children, these with an output layer over the whole vocabulary (whole).
+the same moment in one pass (shared); and, over children on a CPU, these with an output layer over the whole vocabulary
+(whole); on a GPU, by transformers' modules, as before there was a forward of our own for it (transformers).
 All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
 cached prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
 """
@@ -30,7 +31,6 @@ from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.embedded.output_layer import OutputLayer
-from igd_core.engines.embedded.rounds import MOST_TOKENS
 from igd_core.errors import IGDError
 from igd_core.models import smollm2_dir
 from igd_core.search.normalisation import NORMALISATIONS
@@ -60,7 +60,7 @@ class Run:
     scores: list[list[float]]
 
 
-def answer(checkpoint: Checkpoint, artifact: Artifact, queries: Sequence[Query], at_once: int, most: int) -> Run:
+def answer(checkpoint: Checkpoint, artifact: Artifact, queries: Sequence[Query], at_once: int, most: int | None) -> Run:
     """Let ``at_once`` people ask all ``queries`` but the first, which warms up; ``most``: tokens of a shared pass."""
     return asyncio.run(_answer(TreeEngine(checkpoint, most_tokens=most), artifact, queries, at_once))
 
@@ -131,12 +131,21 @@ def with_whole_output(checkpoint: Checkpoint) -> Checkpoint:
 
 def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     """One object for each number of people at once."""
-    checkpoint = load_checkpoint(args.model or smollm2_dir(), device="cpu", forward="own")
+    model = args.model or smollm2_dir()
+    checkpoint = load_checkpoint(model, device=args.device, dtype=args.dtype, forward="own")
     data = load_dataset(args.data, histories=args.histories + 1, video_games=args.video_games)
     artifact = data.artifact(checkpoint.tokenizer)
     queries = [Query(history=history, normalise=args.normalise) for history in data.histories]
-    ways = {"alone": (checkpoint, 0), "shared": (checkpoint, args.most_tokens)}
-    if args.normalise == "children":
+    ways: dict[str, tuple[Checkpoint, int | None]] = {
+        "alone": (checkpoint, 0),
+        "shared": (checkpoint, args.most_tokens),
+    }
+    if checkpoint.model.device.type != "cpu":
+        ways["transformers"] = (
+            load_checkpoint(model, device=args.device, dtype=args.dtype, forward="transformers"),
+            0,
+        )
+    elif args.normalise == "children":
         ways["whole"] = (with_whole_output(checkpoint), args.most_tokens)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -157,7 +166,9 @@ def main() -> None:
     parser.add_argument("--normalise", choices=NORMALISATIONS, help="default: as the checkpoint was tuned")
     parser.add_argument("--histories", type=int, default=16)
     parser.add_argument("--at-once", type=int, nargs="*", default=(1, 2, 4, 8))
-    parser.add_argument("--most-tokens", type=int, default=MOST_TOKENS, help="of a shared pass; default: %(default)s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--most-tokens", type=int, help="of a shared pass; default: as the forward has it")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", action="store_true", help="one object a line")

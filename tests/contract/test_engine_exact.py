@@ -8,6 +8,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 import oracles
@@ -30,8 +31,10 @@ from subjects import (
 from igd_core.artifact import BuildOptions, build_artifact
 from igd_core.bench.reference import ReferenceSettings, TrieProcessor, admit, build_dict_trie, reference_generate
 from igd_core.catalogue.tokenization import TitleTokenizer
+from igd_core.engines.embedded import pooled_llama
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.embedded.output_layer import OutputLayer
+from igd_core.engines.embedded.pooled_llama import PooledLlama
 from igd_core.errors import ArtifactError, EngineClosed, EngineError
 from igd_core.ids import ROOT
 from igd_core.scorers.mass import ItemMass
@@ -122,7 +125,8 @@ def failing(model: PreTrainedModel, error: Exception) -> Iterator[None]:
 
     hook = model.get_input_embeddings().register_forward_pre_hook(fail)
     try:
-        yield
+        with mock.patch.object(PooledLlama, "_logits", fail):  # which calls no modules
+            yield
     finally:
         hook.remove()
 
@@ -373,7 +377,7 @@ async def test_a_filter_takes_nothing_away_from_a_title_and_gives_it_nothing(tre
 async def test_over_children_only_decisions_are_asked_of_the_output_layer(
     artifact: Artifact, checkpoint_of: Callable[[str], Checkpoint], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, gather = 0, OutputLayer._picked
+    rows, gather, product = 0, OutputLayer._picked, pooled_llama._float_product
 
     def count(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal rows
@@ -383,7 +387,12 @@ async def test_over_children_only_decisions_are_asked_of_the_output_layer(
         count(layer, of)
         return gather(layer, *of)
 
+    def multiplied(inputs: torch.Tensor, weights: Any) -> torch.Tensor:
+        count(weights, (inputs,))
+        return product(inputs, weights)
+
     monkeypatch.setattr(OutputLayer, "_picked", gathered)
+    monkeypatch.setattr(pooled_llama, "_float_product", multiplied)
     head: Any = checkpoint_of(kind).model.get_output_embeddings()
     async with started(kind, artifact, checkpoint_of) as subject:
         session = await subject.engine.open(

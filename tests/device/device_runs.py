@@ -18,6 +18,10 @@ MODEL = "{model}"
 
 _ROUND_OF_TESTS = ("-W", "ignore:Unclosed context:ResourceWarning", "-o", "addopts=", "-p", "no:cacheprovider")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-rfE", "--timeout", "120", *_ROUND_OF_TESTS)
+OWN_TESTS = (
+    *("tests/unit/engines/test_pooled_llama.py", "tests/unit/engines/test_llama.py"),
+    *("tests/contract/test_engine_exact.py", "tests/contract/test_engine.py"),
+)
 VLLM_TESTS = ("tests/unit/engines/test_vllm_processors.py", "tests/integration/test_vllm_engine.py")
 
 
@@ -130,6 +134,38 @@ RUNS: tuple[Run, ...] = (
         seconds=90,
         least=20,
         command=(*PYTHON, "tests/device/movielens_files.py", "{work}", MODEL),
+        modules=("recbole",),
+        model=True,
+    ),
+    Run(
+        name="tests-own",
+        what="our forward on the card, in graphs and kernel by kernel, against transformers' modules and `generate`",
+        seconds=150,
+        least=60,
+        command=(*PYTEST, *OWN_TESTS, "-k", "pooled or cuda or gpu"),
+        dry=("-k", "gives_its_slots"),
+        modules=("pytest_asyncio", "pytest_timeout", "hypothesis"),
+        alone=False,
+    ),
+    Run(
+        name="passes",
+        what="one pass by transformers' modules and by our forward: 1 to 270 tokens, and a whole recommendation",
+        seconds=60,
+        least=30,
+        command=(*PYTHON, "tests/bench/passes.py", "--model", MODEL, "--json"),
+        dry=("--widths", "1", "--repeats", "1"),
+        model=True,
+    ),
+    Run(
+        name="at-once",
+        what="recommendations at 1, 8 and 32 at once: each alone in a pass, shared passes, transformers' modules",
+        seconds=150,
+        least=60,
+        command=(
+            *(*PYTHON, "tests/bench/at_once.py", "--model", MODEL, "--device", "auto", "--histories", "64"),
+            *("--at-once", "1", "8", "32", "--repeats", "3", "--json"),
+        ),
+        dry=("--histories", "2", "--at-once", "1", "--repeats", "1"),
         modules=("recbole",),
         model=True,
     ),

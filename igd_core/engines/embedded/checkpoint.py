@@ -16,6 +16,7 @@ from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.integrity import load_weights, named, read_config
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
 from igd_core.engines.embedded.precision import Precision, settle_precision
 from igd_core.engines.embedded.self_test import require_trees_as_plain_passes, why_unproved
 from igd_core.engines.forward_choice import FORWARD_CHOICES, PRECISION_CHOICES
@@ -68,6 +69,8 @@ class Checkpoint:
 
         A model is full of references in circles, and a server exempts what it started with from Python's collector.
         """
+        for forward in self.forwards.values():
+            forward.release()
         for model in (self.model, *self.adapted.values()):
             for weights in (*model.parameters(), *model.buffers()):
                 weights.data = torch.empty(0, dtype=weights.dtype)
@@ -167,12 +170,14 @@ def proved_forward(model: PreTrainedModel, choice: ForwardChoice) -> Forward:
     """
     why = ""
     if choice != "transformers":
-        why = why_not_own(model)
+        on_gpu = model.device.type == "cuda"
+        why = why_not_pooled(model) if on_gpu else why_not_own(model)
         if not why:
-            own = LlamaForward(model)
+            own: Forward = PooledLlama(model) if on_gpu else LlamaForward(model)
             why = why_unproved(model, own)
             if not why:
                 return own
+            own.release()
         if choice == "own":
             raise ModelError(f"forward 'own': {why}; 'auto' runs this model by transformers' modules")
     require_trees_as_plain_passes(model)

@@ -2,7 +2,7 @@
 
 A round's new nodes, of all beams and the forced chains below them, are one sequence of tokens, and no node is computed
 twice. So forced tokens cost no calls of their own. Rounds of several sessions that wait at the same moment share a pass
-where the forward joins them (`rounds`).
+where the forward computes them so (`rounds`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from igd_core.engines.embedded.children import best_children
 from igd_core.engines.embedded.integrity import named, tensors_not_finite
 from igd_core.engines.embedded.parts import Part
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
-from igd_core.engines.embedded.rounds import MOST_TOKENS, JointRounds
+from igd_core.engines.embedded.rounds import JointRounds
 from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree
 from igd_core.engines.embedded.worker import ModelThread
 from igd_core.engines.fit import require_artifact_fits, require_prompt_fits
@@ -58,7 +58,7 @@ class TreeEngine:
         checkpoint: Checkpoint,
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
-        most_tokens: int = MOST_TOKENS,
+        most_tokens: int | None = None,
         identity: ModelIdentity | None = None,
         beside: TreeEngine | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class TreeEngine:
         Args:
             checkpoint: loaded with ``load_checkpoint``.
             cache_bytes: budget for key-value caches of past prompts; 0 keeps none.
-            most_tokens: of several sessions in one pass; 0 gives each a pass of its own.
+            most_tokens: of several sessions in one pass; 0 gives each a pass of its own, None leaves it to the forward.
             identity: of the folders it was loaded from; without one the model counts as different from every other.
             beside: an engine of another model whose thread runs this one too, so that both share the machine fairly.
         """

@@ -71,8 +71,8 @@ class Forward(Protocol):
         ...
 
     @property
-    def joins(self) -> bool:
-        """Whether `feed` computes the tokens of several runs in one pass."""
+    def most_tokens(self) -> int:
+        """Of several runs that `feed` computes in one pass, at most so many; 0: it computes one run a pass."""
         ...
 
     def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:
@@ -83,11 +83,15 @@ class Forward(Protocol):
         """Compute new tokens of each run, and keep their keys and values.
 
         Args:
-            feeds: of different runs, all begun by this forward; several only if it `joins`.
+            feeds: of different runs, all begun by this forward.
 
         Returns:
             For each ``(wanted, vocabulary)`` logits, or ``(wanted, n)`` of its ``next_tokens``.
         """
+        ...
+
+    def release(self) -> None:
+        """Let go of what it holds beside the model; nothing can be computed with it any more."""
         ...
 
 
@@ -95,7 +99,7 @@ class TransformersForward:
     """Transformers' own modules, for every architecture."""
 
     name: Literal["transformers"] = "transformers"
-    joins = False
+    most_tokens = 0
 
     def __init__(self, model: PreTrainedModel, *, why: str = "") -> None:
         self._model = model
@@ -111,6 +115,9 @@ class TransformersForward:
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """Compute each by itself."""
         return [self._fed(feed.fed, cast("_TransformersRun", feed.running).cache) for feed in feeds]
+
+    def release(self) -> None:
+        """It holds nothing but the model."""
 
     def _fed(self, fed: Fed, cache: DynamicCache) -> torch.Tensor:
         device = self._model.device

@@ -28,6 +28,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from igd_core.engines.embedded.forward import additive
+from igd_core.engines.embedded.llama_family import linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear
 
@@ -40,9 +41,16 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.forward import Fed, Feed, Layers, Running
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
-_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# One set of frequencies for all positions. Others (dynamic, longrope) rotate by how long a text has become.
-_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
+# Beyond so many tokens a pass costs in proportion to them, so more of them would gain nothing and let everybody in it
+# wait for all. A product of m rows does m / 2 operations for each byte of weights that it reads; CPUs do 10 to 30 in
+# the time of reading one, so that a few times that many rows hide the reading. CPU time a token, behind a prompt of 150
+# (one core with AVX2), of the whole pass of SmolLM2-135M's shape and of the demo's model, by tokens of a pass:
+#
+#     20          40          80          128         160         256         320
+#     9.8, .277   7.6, .184   6.2, .126   5.7, .116   5.6, .106   5.7, .097   5.7, .099 ms
+#
+# With AVX-512 SmolLM2's row is 5.3, 3.9, 3.6, -, 3.2, 3.4: level from 80 on. So no machine is measured at its start.
+MOST_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,19 +143,12 @@ class _Pass:
 
 def why_not_own(model: PreTrainedModel) -> str:
     """What keeps a model from being run by the own forward; empty if nothing does."""
-    whole: Any = model
-    if type(model).__name__ not in _ARCHITECTURES or not type(model).__module__.startswith("transformers."):
-        return f"architecture {model.config.model_type!r}"
+    if why := why_not_llama(model):
+        return why
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return f"{str(model.dtype).removeprefix('torch.')} on {model.device.type}; it is for float32 on the CPU"
-    if model.config.hidden_act not in ("silu", "swish"):
-        return f"hidden_act {model.config.hidden_act!r}"
-    rotation = getattr(whole.model.rotary_emb, "rope_type", None)
-    if rotation not in _FIXED_ROTATIONS:
-        return f"rope_type {rotation!r}"
-    linears = {name: each for name, each in model.named_modules() if name.endswith(("_proj", "lm_head"))}
-    other = next((name for name, each in linears.items() if type(each) is not PackedLinear), None)
-    return "" if other is None else f"{other} is a {type(linears[other]).__name__}, not laid out for oneDNN"
+    other = next((pair for pair in linears_of(model) if type(pair[1]) is not PackedLinear), None)
+    return "" if other is None else f"{other[0]} is a {type(other[1]).__name__}, not laid out for oneDNN"
 
 
 class LlamaForward:
@@ -155,7 +156,7 @@ class LlamaForward:
 
     name: Literal["own"] = "own"
     why = ""
-    joins = True
+    most_tokens = MOST_TOKENS
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Share the weights of ``model``, for which `why_not_own` has nothing to say."""
@@ -192,6 +193,9 @@ class LlamaForward:
         for each, feed in zip(kept, feeds, strict=True):
             each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
         return logits
+
+    def release(self) -> None:
+        """Its weights are the model's."""
 
     def _run(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
         starts = [0, *itertools.accumulate(len(fed.tokens) for fed in feds)]

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# Beyond so many tokens a pass costs in proportion to them, so more of them would gain nothing and let everybody in it
-# wait for all. A product of m rows does m / 2 operations for each byte of weights that it reads; CPUs do 10 to 30 in
-# the time of reading one, so that a few times that many rows hide the reading. CPU time a token, behind a prompt of 150
-# (one core with AVX2), of the whole pass of SmolLM2-135M's shape and of the demo's model, by tokens of a pass:
-#
-#     20          40          80          128         160         256         320
-#     9.8, .277   7.6, .184   6.2, .126   5.7, .116   5.6, .106   5.7, .097   5.7, .099 ms
-#
-# With AVX-512 SmolLM2's row is 5.3, 3.9, 3.6, -, 3.2, 3.4: level from 80 on. So no machine is measured at its start.
-MOST_TOKENS = 256
-
 
 class Round(Protocol[T_co]):
     """What a session asks of a pass."""
@@ -44,10 +33,10 @@ class Round(Protocol[T_co]):
 
 
 class JointRounds(Generic[T]):
-    """Passes of one forward; several rounds a pass where it joins them."""
+    """Passes of one forward; several rounds a pass where it computes them so."""
 
-    def __init__(self, forward: Forward, most_tokens: int = MOST_TOKENS) -> None:
-        self.most_tokens = most_tokens if forward.joins else 0
+    def __init__(self, forward: Forward, most_tokens: int | None = None) -> None:
+        self.most_tokens = forward.most_tokens if most_tokens is None or not forward.most_tokens else most_tokens
         self.most_prompt_tokens = self.most_tokens or sys.maxsize
         """Of one prompt in a pass: a longer one is fed in several, since all others would wait for the whole of it."""
         self.split = 0

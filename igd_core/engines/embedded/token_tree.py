@@ -135,7 +135,7 @@ def grow(growths: Sequence[Growth]) -> list[torch.Tensor]:
     """Feed what is new of several trees in one forward pass; if it fails, all trees stay as they were.
 
     Args:
-        growths: at least one, of different trees of one forward; several only if the forward joins them.
+        growths: at least one, of different trees of one forward; several only if its `most_tokens` is not 0.
 
     Returns:
         For each ``(number wanted, vocabulary)`` logits, or ``(number wanted, n)`` of its ``next_tokens``; rows in the

@@ -1,4 +1,4 @@
-"""The own forward against transformers' modules: plain passes of theirs, trees and cached prompts of ours."""
+"""The own forwards against transformers' modules: plain passes of theirs, trees and cached prompts of ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import random_model, write_checkpoint
-from factories import own_forward
+from factories import own_forward, pooled_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -25,9 +25,12 @@ from igd_core.errors import ModelError
 from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from igd_core.engines.embedded.forward import Forward
 
 VOCAB = 60
 TOLERANCE = 1e-5
@@ -82,6 +85,9 @@ def random_weights(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
+WAYS: dict[str, Callable[[PreTrainedModel], Forward]] = {"own": own_forward, "pooled": pooled_forward}
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return random_weights(CONFIGS[request.param])
@@ -108,12 +114,14 @@ def feed(tree: TokenTree, new: NewTokens, wanted: list[bool]) -> torch.Tensor:
 NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
 
 
-def test_the_last_token_of_a_long_prompt_and_branches_below_it_are_as_in_plain_passes(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_last_token_of_a_long_prompt_and_branches_below_it_are_as_in_plain_passes(
+    model: PreTrainedModel, way: str
+) -> None:
     prompt = [(7 * at + at * at) % VOCAB for at in range(200)]
     branches = ([3, 4, 5], [9, 8])
     expected = [plain_logprobs(model, [*prompt, *branch])[199:] for branch in branches]
-    forward = own_forward(copy.deepcopy(model))
-    tree = TokenTree(forward, prompt)
+    tree = TokenTree(WAYS[way](copy.deepcopy(model)), prompt)
     first = feed(tree, NOTHING, [True])
     order = [(10, ROOT, 3), (20, ROOT, 9), (11, 10, 4), (21, 20, 8), (12, 11, 5)]
     new = NewTokens(
@@ -139,13 +147,24 @@ def trees(draw: st.DrawFn) -> tuple[list[int], int, list[list[tuple[int, int]]]]
     return prompt, cached, rounds
 
 
+@pytest.fixture(scope="module")
+def forwards(plain_llama: PreTrainedModel) -> dict[str, Forward]:
+    """The same weights, run both ways."""
+    return {"own": LlamaForward(plain_llama), "pooled": pooled_forward(random_weights(CONFIGS["llama"]))}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @settings(max_examples=25)
 @given(drawn=trees(), data=st.data())
 def test_every_node_of_any_tree_has_the_logits_of_its_path_alone(
-    plain_llama: PreTrainedModel, drawn: tuple[list[int], int, list[list[tuple[int, int]]]], data: st.DataObject
+    plain_llama: PreTrainedModel,
+    forwards: dict[str, Forward],
+    way: str,
+    drawn: tuple[list[int], int, list[list[tuple[int, int]]]],
+    data: st.DataObject,
 ) -> None:
     prompt, cached, rounds = drawn
-    forward, prefix = LlamaForward(plain_llama), None
+    forward, prefix = forwards[way], None
     if cached:
         before = TokenTree(forward, [*prompt[:cached], 1])
         feed(before, NOTHING, [True])

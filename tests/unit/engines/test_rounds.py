@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from factories import own_forward, tiny_checkpoint
+from factories import own_forward, pooled_forward, tiny_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from subjects import Subject, busy, by_edge, leaves_of, prompt_of, unscored_below
 
 from igd_core.engines.embedded import llama
 from igd_core.engines.embedded.engine import TreeEngine
-from igd_core.engines.embedded.rounds import MOST_TOKENS
+from igd_core.engines.embedded.llama import MOST_TOKENS
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
 from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.forward import Forward
     from igd_core.search.session import ChildScores
 
 TOLERANCE = 1e-5
@@ -89,13 +92,14 @@ ROUNDS = 5
 
 @pytest.fixture(scope="module")
 def checkpoints(tokenizer: TitleTokenizer) -> dict[str, Checkpoint]:
-    """The same weights run by both forwards, and an adapter, for which a model of other weights stands."""
-    made = {}
-    for way in ("own", "transformers"):
+    """The same weights run by each forward, and an adapter, for which a model of other weights stands."""
+    made: dict[str, Checkpoint] = {}
+    ways: dict[str, Callable[[PreTrainedModel], Forward]] = {"own": own_forward, "pooled": pooled_forward}
+    for way in (*ways, "transformers"):
         base, other = tiny_checkpoint("llama-fp32", tokenizer), tiny_checkpoint("llama-fp32", tokenizer).model
         for weight in other.parameters():
             weight.mul_(1.1)
-        forwards = {None: own_forward(base.model), ADAPTER: own_forward(other)} if way == "own" else {}
+        forwards = {None: ways[way](base.model), ADAPTER: ways[way](other)} if way in ways else {}
         made[way] = replace(base, adapted={ADAPTER: other}, forwards=forwards)
     return made
 
@@ -151,17 +155,18 @@ async def together(
     return [None if place in gone else tree for place, tree in enumerate(trees)]
 
 
+@pytest.mark.parametrize("way", ["own", "pooled"])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=people(), most=st.sampled_from([MOST_TOKENS, 6]))
 def test_no_answer_depends_on_who_else_was_in_the_pass(
-    checkpoints: dict[str, Checkpoint], artifact: Artifact, drawn: list[Person], most: int
+    checkpoints: dict[str, Checkpoint], artifact: Artifact, way: str, drawn: list[Person], most: int
 ) -> None:
     """With 6 tokens a pass, prompts are fed in parts, beside others' rounds and parts."""
 
     async def check() -> None:
         engines = {
-            "joined": TreeEngine(checkpoints["own"], most_tokens=most),
-            "alone": TreeEngine(checkpoints["own"], most_tokens=0, cache_bytes=0),
+            "joined": TreeEngine(checkpoints[way], most_tokens=most),
+            "alone": TreeEngine(checkpoints[way], most_tokens=0, cache_bytes=0),
             "transformers": TreeEngine(checkpoints["transformers"], cache_bytes=0),
         }
         for engine in engines.values():

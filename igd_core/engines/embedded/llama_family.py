@@ -1,0 +1,31 @@
+"""Which models the project's own forwards compute: Llama, Mistral without a window, Qwen2, Qwen3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# One set of frequencies for all positions. Others (dynamic, longrope) rotate by how long a text has become.
+_FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")
+
+
+def why_not_llama(model: PreTrainedModel) -> str:
+    """What keeps a model from being computed as a Llama is; empty if nothing does."""
+    whole: Any = model
+    if type(model).__name__ not in _ARCHITECTURES or not type(model).__module__.startswith("transformers."):
+        return f"architecture {model.config.model_type!r}"
+    if model.config.hidden_act not in ("silu", "swish"):
+        return f"hidden_act {model.config.hidden_act!r}"
+    rotation = getattr(whole.model.rotary_emb, "rope_type", None)
+    return "" if rotation in _FIXED_ROTATIONS else f"rope_type {rotation!r}"
+
+
+def linears_of(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that multiply by a weight, with their names."""
+    return ((name, each) for name, each in model.named_modules() if name.endswith(("_proj", "lm_head")))

@@ -1,0 +1,435 @@
+"""The project's own forward of Llama-type models on a GPU: passes of fixed shapes, so that CUDA graphs can repeat them.
+
+A round's pass is some 700 kernels of a few microseconds each, and launching them one by one takes ten times as long as
+running them. A CUDA graph launches all at once, but does exactly what it did when it was recorded. So:
+
+- keys and values lie in a pool (`key_value_pool`); which slots a text reads and writes are numbers, copied before;
+- texts of a pass that feed about as many tokens are rows of one batch; tokens, keys and texts are filled up to the next
+  of a few sizes, and what was filled up is masked;
+- each shape has its own buffers. At its first pass it runs kernel by kernel, from its second on as a graph.
+
+Attention gathers a text's keys and values from the pool. Query heads that share keys are laid under each other as more
+rows, so that every kernel of torch can do it. The residual stream, norms and rotations are in float32, products in the
+model's type, and logits come out of the output layer in float32.
+
+Nothing here needs CUDA but the recording: tests run the same passes on a CPU, kernel by kernel. Whether a checkpoint
+runs rightly this way is not believed but tried when it is loaded (`self_test`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+from igd_core.engines.embedded.key_value_pool import WASTE, ZEROS, KeyValuePool, PooledText
+from igd_core.engines.embedded.llama_family import linears_of, why_not_llama
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from igd_core.engines.embedded.forward import Feed, Running
+    from igd_core.engines.embedded.prefix_cache import PromptKV
+
+MOST_TOKENS = 2048
+"""Of a pass: a GPU does the arithmetic of so many in about the time of launching its kernels (135 million weights)."""
+_LEAST = {"texts": 1, "new": 8, "seen": 128, "wanted": 8}
+_MOST_BATCH = 8192  # tokens of one shape, what is filled up included
+_MOST_SHAPES = 96  # that are kept; a graph of SmolLM2's size takes some ten megabytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """Sizes of a batch: texts, new tokens of each, slots that each reads, tokens whose logits are wanted of all."""
+
+    texts: int
+    new: int
+    seen: int
+    wanted: int
+
+    @classmethod
+    def around(cls, feeds: Sequence[Feed]) -> _Shape:
+        """The smallest that holds them."""
+        return cls(
+            texts=_filled_up("texts", len(feeds)),
+            new=_filled_up("new", max(len(feed.fed.tokens) for feed in feeds)),
+            seen=_filled_up("seen", max(feed.fed.visible.shape[1] for feed in feeds)),
+            wanted=_filled_up("wanted", sum(len(feed.fed.rows) for feed in feeds)),
+        )
+
+    @property
+    def num_numbers(self) -> int:
+        return self.texts * (3 * self.new + self.seen) + self.wanted
+
+
+def _filled_up(what: str, count: int) -> int:
+    """The next power of two or three quarters of one, and no less than the least."""
+    least = _LEAST[what]
+    power = max(least, 1 << (count - 1).bit_length())
+    less = power * 3 // 4
+    return less if less >= max(count, least) else power
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbers:
+    """What differs from pass to pass, as views of one array, so that one copy brings it to the device.
+
+    Attributes:
+        tokens, positions: ``(texts, new)``.
+        written: ``(texts, new)``, the slot of each new token.
+        seen: ``(texts, seen)``, the slots of each text.
+        wanted: ``(wanted,)``, tokens whose logits are wanted, by their place among all of the batch.
+    """
+
+    tokens: Any
+    positions: Any
+    written: Any
+    seen: Any
+    wanted: Any
+
+    @classmethod
+    def of(cls, flat: Any, shape: _Shape) -> _Numbers:  # noqa: ANN401 - an array or a tensor
+        """Views of an array or a tensor of ``shape.num_numbers``."""
+        new, seen = shape.texts * shape.new, shape.texts * shape.seen
+        cuts = (0, *accumulate((new, new, new, seen, shape.wanted)))
+        parts = [flat[start:end] for start, end in pairwise(cuts)]
+        return cls(
+            **{
+                name: part.reshape(shape.texts, -1)
+                for name, part in zip(("tokens", "positions", "written", "seen"), parts[:4], strict=True)
+            },
+            wanted=parts[4],
+        )
+
+
+class _Batch:
+    """A shape's buffers, and how its pass is run: kernel by kernel, or as a graph of them."""
+
+    def __init__(self, shape: _Shape, device: torch.device) -> None:
+        self.shape = shape
+        self._flat = torch.zeros(shape.num_numbers, dtype=torch.int64, device=device)
+        self.numbers = _Numbers.of(self._flat, shape)
+        self.visible = torch.zeros(shape.texts, shape.new, shape.seen, dtype=torch.bool, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._found: torch.Tensor | None = None
+
+    def put(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> None:
+        """Copy the tokens of texts, and the slots of each, its new ones included, to the device."""
+        shape = self.shape
+        flat = np.zeros(shape.num_numbers, dtype=np.int64)
+        numbers = _Numbers.of(flat, shape)
+        numbers.written[:], numbers.seen[:] = WASTE, ZEROS
+        visible = np.zeros((shape.texts, shape.new, shape.seen), dtype=np.bool_)
+        visible[:, :, 0] = True  # a row that sees nothing has no softmax
+        wanted: list[NDArray[np.int64]] = []
+        for text, (feed, own) in enumerate(zip(feeds, slots, strict=True)):
+            new = len(feed.fed.tokens)
+            numbers.tokens[text, :new], numbers.positions[text, :new] = feed.fed.tokens, feed.fed.positions
+            numbers.written[text, :new], numbers.seen[text, : len(own)] = own[len(own) - new :], own
+            visible[text, :new, : len(own)] = feed.fed.visible.numpy()
+            wanted.append(text * shape.new + feed.fed.rows.numpy())
+        places = np.concatenate(wanted)
+        numbers.wanted[: len(places)] = places
+        self._flat.copy_(torch.from_numpy(flat))
+        self.visible.copy_(torch.from_numpy(visible))
+
+    def run(self, compute: Callable[[_Batch], torch.Tensor]) -> torch.Tensor:
+        """What ``compute`` finds; the same memory each time, once it is a graph."""
+        if self._graph is not None and self._found is not None:
+            self._graph.replay()
+            return self._found
+        return compute(self)
+
+    def record(self, compute: Callable[[_Batch], torch.Tensor], memory: object) -> None:
+        """Make a graph of what `run` did kernel by kernel before."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile: that is no error of this one.
+        with torch.cuda.graph(graph, pool=cast("Any", memory), capture_error_mode="thread_local"):
+            found = compute(self)
+        self._graph, self._found = graph, found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """Of a linear layer, or of several that multiply the same, one under the other."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @classmethod
+    def of(cls, *modules: nn.Linear) -> _Weights:
+        """In one piece of memory, of which the modules' own weights become parts: there is no second copy."""
+        if len(modules) == 1:
+            bias = modules[0].bias
+            return cls(weight=modules[0].weight.detach(), bias=None if bias is None else bias.detach())
+        weight = torch.cat([module.weight.detach() for module in modules])
+        for module, part in zip(modules, weight.split([module.out_features for module in modules]), strict=True):
+            module.weight.data = part
+        biases = [
+            module.weight.new_zeros(module.out_features) if module.bias is None else module.bias.detach()
+            for module in modules
+        ]
+        return cls(weight=weight, bias=None if all(module.bias is None for module in modules) else torch.cat(biases))
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return linear(inputs.to(self.weight.dtype), self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Norm:
+    """Root mean square normalisation, float32."""
+
+    weight: torch.Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Norm:
+        norm: Any = module
+        return cls(weight=norm.weight.detach().float(), epsilon=float(norm.variance_epsilon))
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """A decoder layer; ``normed_query`` and ``normed_key`` are Qwen3's, each over one head."""
+
+    before_attention: _Norm
+    query_key_value: _Weights
+    normed_query: _Norm | None
+    normed_key: _Norm | None
+    output: _Weights
+    before_mlp: _Norm
+    gate_up: _Weights
+    down: _Weights
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Layer:
+        layer: Any = module
+        attention, mlp = layer.self_attn, layer.mlp
+        query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        return cls(
+            before_attention=_Norm.of(layer.input_layernorm),
+            query_key_value=_Weights.of(attention.q_proj, attention.k_proj, attention.v_proj),
+            normed_query=None if query_norm is None else _Norm.of(query_norm),
+            normed_key=None if key_norm is None else _Norm.of(key_norm),
+            output=_Weights.of(attention.o_proj),
+            before_mlp=_Norm.of(layer.post_attention_layernorm),
+            gate_up=_Weights.of(mlp.gate_proj, mlp.up_proj),
+            down=_Weights.of(mlp.down_proj),
+        )
+
+    def mlp(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``(rows, width)`` float32 to the same, the residual included."""
+        gate, up = self.gate_up(self.before_mlp(hidden)).chunk(2, dim=-1)
+        return hidden + self.down(silu(gate) * up)
+
+
+def why_not_pooled(model: PreTrainedModel) -> str:
+    """What keeps a model from being run this way; empty if nothing does."""
+    if why := why_not_llama(model):
+        return why
+    other = next((pair for pair in linears_of(model) if type(pair[1]) is not nn.Linear), None)
+    return "" if other is None else f"{other[0]} is a {type(other[1]).__name__}"
+
+
+class PooledLlama:
+    """A model's weights, the pool of its keys and values, and the passes recorded so far."""
+
+    name: Literal["own"] = "own"
+    why = ""
+    most_tokens = MOST_TOKENS
+
+    def __init__(self, model: PreTrainedModel, *, first_slots: int | None = None) -> None:
+        """Share the weights of ``model``, for which `why_not_pooled` has nothing to say."""
+        whole: Any = model
+        decoder = whole.model
+        self._embedding: torch.Tensor = decoder.embed_tokens.weight.detach()
+        self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
+        self._norm = _Norm.of(decoder.norm)
+        self._head = _Weights.of(whole.lm_head)
+        self._frequencies: torch.Tensor = decoder.rotary_emb.inv_freq.detach().float()
+        self._rotation_scale = float(decoder.rotary_emb.attention_scaling)
+        attention = decoder.layers[0].self_attn
+        self._head_dim = int(attention.head_dim)
+        self._kv_heads = attention.k_proj.out_features // self._head_dim
+        self._sharing = attention.q_proj.out_features // attention.k_proj.out_features  # query heads that share keys
+        sizes = {} if first_slots is None else {"first_slots": first_slots}
+        self.pool = KeyValuePool(
+            layers=len(self._layers), heads=self._kv_heads, width=self._head_dim, like=self._embedding, **sizes
+        )
+        self._batches: OrderedDict[_Shape, _Batch] = OrderedDict()
+        self._recorded_over: torch.Tensor | None = None  # the pool's memory that graphs read and write
+        self._memory: Any = None  # that graphs share
+        self.passes: Counter[str] = Counter()
+        """Batches run so far: ``kernels`` one by one, and as a ``graph``."""
+
+    def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:  # noqa: ARG002 - slots are taken as it grows
+        """Start a text."""
+        return PooledText(self.pool, prefix)
+
+    @torch.inference_mode()
+    def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Compute new tokens behind those of each text, float32 logits.
+
+        Raises:
+            RuntimeError: the device refused; texts stay as they were.
+        """
+        texts = [cast("PooledText", feed.running) for feed in feeds]
+        ends = accumulate((len(feed.fed.tokens) for feed in feeds), initial=0)
+        taken = self.pool.take(sum(len(feed.fed.tokens) for feed in feeds))
+        slots = [text.slots + taken[start:end] for text, (start, end) in zip(texts, pairwise(ends), strict=True)]
+        found: dict[int, torch.Tensor] = {}
+        try:
+            for group in _alike(feeds):
+                logits = self._logits([feeds[at] for at in group], [slots[at] for at in group])
+                found.update(zip(group, logits, strict=True))
+        except BaseException:
+            self.pool.give_back(taken)
+            raise
+        for text, all_of_it in zip(texts, slots, strict=True):
+            text.slots += all_of_it[len(text.slots) :]
+        return [found[at] for at in range(len(feeds))]
+
+    def release(self) -> None:
+        """Let go of weights, pool and graphs; nothing can be computed any more."""
+        self._batches.clear()
+        self._recorded_over = self._memory = None
+        self._layers, self._head = (), _Weights(weight=torch.empty(0), bias=None)
+        self._embedding = self.pool.slots = torch.empty(0)
+
+    def _logits(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> list[torch.Tensor]:
+        batch = self._batch(_Shape.around(feeds))
+        batch.put(feeds, slots)
+        hidden = batch.run(self._hidden)
+        rows = [len(feed.fed.rows) for feed in feeds]
+        logits = _float_product(self._norm(hidden[: sum(rows)]), self._head).split(rows)
+        return [
+            found if feed.fed.next_tokens is None else found.index_select(1, feed.fed.next_tokens.to(found.device))
+            for found, feed in zip(logits, feeds, strict=True)
+        ]
+
+    def _batch(self, shape: _Shape) -> _Batch:
+        """The shape's buffers, recorded if it was met before."""
+        if self._recorded_over is not self.pool.slots:  # it grew
+            self._batches.clear()
+            self._recorded_over = self.pool.slots
+        batch, graphs = self._batches.get(shape), self.pool.slots.is_cuda
+        self.passes["graph" if graphs and batch is not None else "kernels"] += 1
+        if batch is None:
+            batch = self._batches[shape] = _Batch(shape, self.pool.slots.device)
+            if len(self._batches) > _MOST_SHAPES:
+                self._batches.popitem(last=False)
+        elif graphs and batch._graph is None:
+            self._memory = self._memory or torch.cuda.graph_pool_handle()
+            batch.record(self._hidden, self._memory)
+        self._batches.move_to_end(shape)
+        return batch
+
+    def _hidden(self, batch: _Batch) -> torch.Tensor:
+        """The last layer's output of the wanted tokens, ``(wanted, width)`` float32, not normed."""
+        numbers = batch.numbers
+        angles = numbers.positions.reshape(-1, 1, 1).float() * self._frequencies
+        turns = _Turns.of(angles.cos() * self._rotation_scale, angles.sin() * self._rotation_scale)
+        mask = torch.zeros_like(batch.visible, dtype=self._embedding.dtype)
+        mask.masked_fill_(~batch.visible, float("-inf"))
+        mask = mask.repeat(1, self._sharing, 1)[:, None]
+        hidden = self._embedding[numbers.tokens.flatten()].float()
+        with _attention_of(hidden.device):
+            for number, layer in enumerate(self._layers):
+                attended = self._attended(number, hidden, turns, mask, numbers)
+                if number == len(self._layers) - 1:
+                    attended, hidden = attended[numbers.wanted], hidden[numbers.wanted]
+                hidden = layer.mlp(hidden + layer.output(attended))
+        return hidden
+
+    def _attended(
+        self, number: int, hidden: torch.Tensor, turns: _Turns, mask: torch.Tensor, numbers: _Numbers
+    ) -> torch.Tensor:
+        """Heads of all new tokens in a layer, ``(texts * new, heads * head_dim)``; keeps their keys and values."""
+        layer, kept, width = self._layers[number], self.pool.slots[number], self._head_dim
+        (texts, new), shared = numbers.tokens.shape, self._kv_heads
+        together = layer.query_key_value(layer.before_attention(hidden)).view(texts * new, -1, width)
+        heads = together.shape[1] - 2 * shared
+        query_key = together[:, : heads + shared].float()
+        if layer.normed_query is not None and layer.normed_key is not None:
+            query_key = torch.cat(
+                [layer.normed_query(query_key[:, :heads]), layer.normed_key(query_key[:, heads:])], dim=1
+            )
+        turned = turns(query_key).to(kept.dtype)
+        kept.index_copy_(
+            0, numbers.written.flatten(), torch.stack([turned[:, heads:], together[:, heads + shared :]], dim=1)
+        )
+        seen = kept.index_select(0, numbers.seen.flatten()).view(texts, -1, 2, shared, width)
+        # (texts, new, shared, sharing, width) to (texts, shared, sharing * new, width)
+        query = turned[:, :heads].view(texts, new, shared, -1, width).permute(0, 2, 3, 1, 4)
+        found = scaled_dot_product_attention(
+            query.reshape(texts, shared, -1, width),
+            seen[:, :, 0].transpose(1, 2),
+            seen[:, :, 1].transpose(1, 2),
+            attn_mask=mask,
+        )
+        return found.view(texts, shared, -1, new, width).permute(0, 3, 1, 2, 4).reshape(texts * new, -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turns:
+    """Rotates the two halves of heads against each other.
+
+    Attributes:
+        cos, sin: ``(tokens, 1, head_dim)``; the first half of the sines is negative.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    @classmethod
+    def of(cls, cos: torch.Tensor, sin: torch.Tensor) -> _Turns:
+        return cls(cos=torch.cat([cos, cos], dim=-1), sin=torch.cat([-sin, sin], dim=-1))
+
+    def __call__(self, heads: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(heads * self.cos, heads.roll(heads.shape[-1] // 2, dims=-1), self.sin)
+
+
+def _alike(feeds: Sequence[Feed]) -> list[list[int]]:
+    """Groups of feeds that go into one batch: of about as many new tokens, and not too many together."""
+    by_size: dict[int, list[int]] = {}
+    for at, feed in enumerate(feeds):
+        by_size.setdefault(_filled_up("new", len(feed.fed.tokens)), []).append(at)
+    groups = []
+    for size, places in sorted(by_size.items()):
+        most = max(1, _MOST_BATCH // size)
+        groups += [places[start : start + most] for start in range(0, len(places), most)]
+    return groups
+
+
+def _float_product(inputs: torch.Tensor, weights: _Weights) -> torch.Tensor:
+    """Products in the weight's type, added up and given in float32: rounded logits decide close races by chance."""
+    weight, bias = weights.weight, weights.bias
+    if weight.dtype == torch.float32:
+        return linear(inputs, weight, bias)
+    if weight.is_cuda:
+        found: torch.Tensor = torch.mm(inputs.to(weight.dtype), weight.T, out_dtype=torch.float32)
+    else:
+        found = linear(inputs.to(weight.dtype).float(), weight.float())
+    return found if bias is None else found + bias.float()
+
+
+def _attention_of(device: torch.device) -> AbstractContextManager[Any]:
+    """Kernels that take any mask; on a CPU torch chooses."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

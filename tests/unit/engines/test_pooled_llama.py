@@ -1,0 +1,251 @@
+"""The own forward for GPUs, run on a CPU: its pool, its fixed shapes, texts that stay apart. On a GPU its graphs too.
+
+That it computes what transformers' modules do is tested beside the other own forward (`test_llama`, `test_rounds`).
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import random_model
+from devices import DEVICES, needs_cuda
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, LlamaConfig
+
+from igd_core.engines.embedded import pooled_llama
+from igd_core.engines.embedded.checkpoint import proved_forward
+from igd_core.engines.embedded.key_value_pool import KeyValuePool, PooledText
+from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
+from igd_core.engines.embedded.prefix_cache import PromptKV
+from igd_core.engines.embedded.self_test import tree_differences
+from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
+from igd_core.ids import ROOT, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VOCAB = 60
+SLOTS = 32
+NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
+
+
+def llama(**fields: Any) -> Any:
+    shape: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.4,
+    }
+    return random_model(LlamaConfig(**shape | fields))
+
+
+@pytest.fixture(params=DEVICES)
+def forward(request: pytest.FixtureRequest) -> PooledLlama:
+    return PooledLlama(llama().to(request.param), first_slots=SLOTS)
+
+
+@torch.inference_mode()
+def fed(forward: PooledLlama, *prompts: Sequence[int]) -> tuple[list[TokenTree], list[torch.Tensor]]:
+    """Prompts in one pass, and the logits of what follows each."""
+    trees = [TokenTree(forward, prompt) for prompt in prompts]
+    return trees, grow([Growth(tree=tree, new=NOTHING, wanted=[True]) for tree in trees])
+
+
+def chain(*tokens: int) -> NewTokens:
+    nodes = [NodeId(number) for number in range(1, len(tokens) + 1)]
+    return NewTokens(nodes=nodes, parents=[ROOT, *nodes[:-1]], tokens=tokens)
+
+
+@given(what=st.sampled_from(["texts", "new", "seen", "wanted"]), count=st.integers(1, 5000))
+def test_a_size_is_filled_up_by_a_half_at_most(what: str, count: int) -> None:
+    filled, least = pooled_llama._filled_up(what, count), pooled_llama._LEAST[what]
+    assert filled >= max(count, least)
+    assert filled == least or filled < count * 3 / 2
+    sizes = {pooled_llama._filled_up(what, each) for each in range(1, count + 1)}
+    assert len(sizes) <= 2 * count.bit_length()
+    assert {pooled_llama._filled_up(what, size) for size in sizes} == sizes
+
+
+@given(data=st.data())
+def test_texts_own_their_slots_alone_and_all_come_back(data: st.DataObject) -> None:
+    pool = KeyValuePool(layers=1, heads=1, width=2, like=torch.zeros(1), first_slots=8)
+    texts: list[PooledText] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        at = data.draw(st.integers(-3, len(texts) - 1))
+        if at >= 0:
+            texts.pop(at)
+        else:
+            texts.append(PooledText(pool, None))
+            texts[-1].slots += pool.take(data.draw(st.integers(0, 9)))
+        owned = [slot for text in texts for slot in text.slots]
+        assert len(set(owned)) == len(owned)
+        assert not {0, 1} & set(owned)
+        assert pool.num_free + len(owned) + 2 == pool.slots.shape[1]
+        assert all(0 <= slot < pool.slots.shape[1] for slot in owned)
+    texts.clear()
+    assert pool.num_free + 2 == pool.slots.shape[1]
+
+
+def test_a_text_that_is_dropped_gives_its_slots_to_others(forward: PooledLlama) -> None:
+    free = forward.pool.num_free
+    for _ in range(50):
+        trees, _ = fed(forward, [1, 2, 3, 4, 5], [6, 7])
+        assert forward.pool.num_free == free - 7
+        del trees
+        gc.collect()
+        assert forward.pool.num_free == free
+    assert forward.pool.slots.shape[1] == SLOTS
+
+
+def test_a_pool_that_grows_keeps_what_it_holds(forward: PooledLlama) -> None:
+    tree, _ = fed(forward, [1, 2, 3])
+    before = [(keys.clone(), values.clone()) for keys, values in tree[0].prompt_layers()]
+    others, _ = fed(forward, list(range(50)))
+    assert forward.pool.slots.shape[1] == 2 * SLOTS
+    for (keys, values), (old_keys, old_values) in zip(tree[0].prompt_layers(), before, strict=True):
+        assert torch.equal(keys, old_keys)
+        assert torch.equal(values, old_values)
+    assert others
+
+
+def test_a_prompt_that_is_kept_is_a_copy_and_is_written_back_as_it_was(forward: PooledLlama) -> None:
+    (tree,), _ = fed(forward, [1, 2, 3, 4])
+    layers = tree.prompt_layers()
+    assert layers[0][0].shape == (1, 2, 4, 8)
+    kept = PromptKV(ids=np.arange(4), layers=layers).prefix(3)
+    del tree
+    gc.collect()
+    fed(forward, [9, 9, 9, 9, 9, 9])  # in the slots that came free
+    again = PooledText(forward.pool, kept)
+    for ours, theirs in zip(again.layers(3), kept.layers, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_numbers_that_are_none_stay_in_their_text(forward: PooledLlama) -> None:
+    """Also where what is filled up reads and writes."""
+    trees, _ = fed(forward, [1, 2, 3], [4, 5], [6])
+    alone = [fed(forward, prompt)[0][0].compute(chain(7, 8), [True, True]) for prompt in ([1, 2, 3], [4, 5])]
+    forward.pool.slots[:, trees[2]._running.slots] = float("nan")  # type: ignore[attr-defined]
+    growths = [Growth(tree=tree, new=chain(7, 8), wanted=[True, True]) for tree in trees]
+    *sound, bad = forward_all(growths)
+    assert bad.isnan().all()
+    for ours, theirs in zip(sound, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert not forward.pool.slots[:, 0].any()
+
+
+@torch.inference_mode()
+def forward_all(growths: Sequence[Growth]) -> list[torch.Tensor]:
+    return grow(growths)
+
+
+def test_a_pass_that_fails_gives_its_slots_back_and_leaves_all_texts_as_they_were(
+    forward: PooledLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees, _ = fed(forward, [1, 2, 3], [4] * 20)
+    attended, calls = PooledLlama._attended, 0
+
+    def failing(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # in the second of two batches, one for each text
+            raise torch.OutOfMemoryError("out of memory")
+        return attended(*args)
+
+    growths = [
+        Growth(tree=trees[0], new=chain(5, 6), wanted=[True, True]),
+        Growth(tree=trees[1], new=chain(*range(20)), wanted=[True] * 20),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(PooledLlama, "_attended", failing)
+        with pytest.raises(torch.OutOfMemoryError):
+            forward_all(growths)
+    assert forward.pool.num_free == forward.pool.slots.shape[1] - 2 - 23
+    for growth, found in zip(growths, forward_all(growths), strict=True):
+        torch.testing.assert_close(found, fed_alone(forward, growth), atol=1e-5, rtol=1e-5)
+
+
+def fed_alone(forward: PooledLlama, growth: Growth) -> torch.Tensor:
+    tree = TokenTree(forward, growth.tree._prompt)
+    with torch.inference_mode():
+        return grow([Growth(tree=tree, new=growth.new, wanted=growth.wanted)])[0]
+
+
+def test_a_shape_is_met_again_and_only_so_many_are_kept(forward: PooledLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooled_llama, "_MOST_SHAPES", 2)
+    for size in (1, 5, 8, 9, 13, 1):
+        fed(forward, list(range(size)))
+    assert [shape.new for shape in forward._batches] == [16, 8]
+    assert len(forward._batches) == 2
+
+
+def test_weights_stay_one_copy_and_modules_go_on_with_them() -> None:
+    model = llama()
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+    forward = PooledLlama(model, first_slots=SLOTS)
+    fused = forward._layers[0].query_key_value.weight
+    attention = model.model.layers[0].self_attn
+    for each in (attention.q_proj, attention.k_proj, attention.v_proj):
+        assert each.weight.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr()
+    with torch.inference_mode():
+        assert torch.equal(model(input_ids=ids).logits, before)
+    forward.release()
+    assert forward.pool.slots.numel() == 0
+
+
+def test_half_precision_is_near_to_fp32_and_nearer_than_modules_in_it() -> None:
+    model = llama(initializer_range=0.2)
+    exact = PooledLlama(model, first_slots=SLOTS)
+    _, (wanted,) = fed(exact, list(range(20)))
+    half = llama(initializer_range=0.2).to(torch.bfloat16)
+    with torch.inference_mode():
+        theirs = half(input_ids=torch.arange(20)[None]).logits[0, -1].float()
+    _, (ours,) = fed(PooledLlama(half, first_slots=SLOTS), list(range(20)))
+    assert ours.dtype == torch.float32
+    near, far = (ours[0] - wanted[0]).norm(), (theirs - wanted[0]).norm()
+    assert near < 0.02 * wanted[0].norm()
+    assert near < 1.2 * far
+
+
+def test_what_it_is_not_for_is_named() -> None:
+    assert why_not_pooled(llama()) == ""
+    gpt2 = random_model(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=1, n_head=4, n_positions=64))
+    assert why_not_pooled(gpt2) == "architecture 'gpt2'"
+    quantised = llama()
+    quantised.model.layers[1].mlp.up_proj = torch.nn.Identity()
+    assert why_not_pooled(quantised) == "model.layers.1.mlp.up_proj is a Identity"
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_it_is_what_auto_chooses_and_its_graphs_compute_what_its_kernels_did(dtype: torch.dtype) -> None:
+    model = llama().to("cuda", dtype)
+    forward = proved_forward(model, "auto")
+    assert isinstance(forward, PooledLlama)
+    prompts = [[1, 2, 3], [4, 5, 6, 7]]
+    _, first = fed(forward, *prompts)
+    assert forward.passes["graph"] > 0  # the test at load met some shapes twice
+    before = forward.passes.copy()
+    for _ in range(3):
+        _, again = fed(forward, *prompts)
+        for one, other in zip(first, again, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert forward.passes["graph"] == before["graph"] + 3
+    assert forward.passes["kernels"] == before["kernels"]
+    forward.pool.take(2 * forward.pool.slots.shape[1])  # it grows: graphs of the old memory are dropped
+    _, grown = fed(forward, *prompts)
+    for one, other in zip(first, grown, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert max(tree_differences(model, forward).values()) < 0.15
