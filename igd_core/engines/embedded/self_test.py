@@ -41,6 +41,9 @@ _TRIES = 3
 # Of the spread of a row's logits. Right ones differ by the order of additions. In half precision only gross faults can
 # be told; a folder is the same in all, so float32 is the one to try.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.15}
+# Of a forward that rounds at other places than the modules do. `PooledLlama` keeps the residual stream in float32:
+# SmolLM2-135M in bfloat16 differs by 0.17, with positions by cache slot by 0.56, with a mask that shows all by 0.77.
+_OTHERWISE_ROUNDED = {torch.float32: 1e-4, torch.float16: 0.2, torch.bfloat16: 0.3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +99,10 @@ def why_unproved(model: PreTrainedModel, forward: Forward) -> str:
     if not differences:
         return "the model's own logits are not finite"
     what, worst = max(differences.items(), key=lambda part: part[1])
-    if all(difference <= _tolerance(model) for difference in differences.values()):
+    tolerance = _OTHERWISE_ROUNDED.get(model.dtype, _OTHERWISE_ROUNDED[torch.float32])
+    if all(difference <= tolerance for difference in differences.values()):
         return ""
-    return f"{what} gives other logits (by {worst:.2g} of their spread, {_tolerance(model):g} is allowed)"
+    return f"{what} gives other logits (by {worst:.2g} of their spread, {tolerance:g} is allowed)"
 
 
 def _tolerance(model: PreTrainedModel) -> float:

@@ -206,17 +206,19 @@ def test_weights_stay_one_copy_and_modules_go_on_with_them() -> None:
 
 
 def test_half_precision_is_near_to_fp32_and_nearer_than_modules_in_it() -> None:
-    model = llama(initializer_range=0.2)
-    exact = PooledLlama(model, first_slots=SLOTS)
-    _, (wanted,) = fed(exact, list(range(20)))
-    half = llama(initializer_range=0.2).to(torch.bfloat16)
+    """By a model of many layers, over whose residual stream rounding adds up."""
+    shape = {"initializer_range": 0.2, "num_hidden_layers": 16}
+    exact, half = llama(**shape), llama(**shape).to(torch.bfloat16)
+    prompts = [[(seed + 7 * at) % VOCAB for at in range(20)] for seed in range(10)]
     with torch.inference_mode():
-        theirs = half(input_ids=torch.arange(20)[None]).logits[0, -1].float()
-    _, (ours,) = fed(PooledLlama(half, first_slots=SLOTS), list(range(20)))
+        wanted, theirs = (
+            torch.cat([model(input_ids=torch.tensor([each])).logits[0, -1:].float() for each in prompts])
+            for model in (exact, half)
+        )
+    _, found = fed(PooledLlama(half, first_slots=SLOTS), *prompts)
+    ours = torch.cat(found)
     assert ours.dtype == torch.float32
-    near, far = (ours[0] - wanted[0]).norm(), (theirs - wanted[0]).norm()
-    assert near < 0.02 * wanted[0].norm()
-    assert near < 1.2 * far
+    assert 0 < (ours - wanted).norm() < 0.8 * (theirs - wanted).norm()
 
 
 def test_what_it_is_not_for_is_named() -> None:
@@ -248,4 +250,4 @@ def test_on_a_gpu_it_is_what_auto_chooses_and_its_graphs_compute_what_its_kernel
     _, grown = fed(forward, *prompts)
     for one, other in zip(first, grown, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert max(tree_differences(model, forward).values()) < 0.15
+    assert max(tree_differences(model, forward).values()) < 0.3
