@@ -6,7 +6,7 @@ few kilobytes of Parquet, and gigabytes of memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,17 +107,36 @@ def check_items(path: Path, counts: Counts, packed_bytes: int) -> None:
                     raise _bomb(unpacked, packed_bytes)
 
 
-def read_items(path: Path) -> pa.Table:
-    """Read the file column by column on this thread: several threads would keep 25 MB of memory that they have freed.
+class ItemColumns:
+    """The columns of a Parquet file of items, read one at a time so that only one is in memory twice.
 
-    Raises:
-        ArrowException: it is no Parquet file.
-        KeyError: two columns have one name.
+    They are read on this thread: several threads would keep 25 MB of memory that they have freed.
     """
-    # `pq.read_table` imports pandas if it is installed: 25 MB and a second.
-    with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        return pa.table({name: file.read(columns=[name], use_threads=False).column(name) for name in names})
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            ArrowException: it is no Parquet file.
+        """
+        # `pq.read_table` imports pandas if it is installed: 25 MB and a second.
+        self._file = pq.ParquetFile(path)
+        self.names: list[str] = self._file.schema_arrow.names
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> pa.ChunkedArray:
+        """One column.
+
+        Raises:
+            ArrowException: it is damaged.
+            KeyError: there is none of this name, or two.
+        """
+        return self._file.read(columns=[name], use_threads=False).column(name)
 
 
 def most_unpacked(packed_bytes: int) -> int:

@@ -121,7 +121,7 @@ def _assembled(
         gains = InfoGainTable.build(trie, leaf_prior)
         entropy = float(node_entropy(trie, leaf_prior)[0])
     with stages.stage("hashes"):
-        parts = {name: part.record for name, part in encode_parts(catalogue, trie, gains, scorer).items()}
+        parts = {name: part.record() for name, part in encode_parts(catalogue, trie, gains, scorer).items()}
     manifest = Manifest(
         name=options.name,
         tokenizer_sha256=tokenizer.fingerprint,

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.numpy
 
-from igd_core.artifact.bounds import MAX_HEADER_BYTES, check_items, read_items
+from igd_core.artifact.bounds import MAX_HEADER_BYTES, ItemColumns, check_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.counts import PartRecord
 from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, SCORER_PART, Manifest
 from igd_core.artifact.structure import check_structure
+from igd_core.artifact.tensors import tensor_pieces
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of
 from igd_core.catalogue.gain import InfoGainTable
 from igd_core.catalogue.items import Catalogue
-from igd_core.catalogue.packed_texts import PackedTexts
+from igd_core.catalogue.text_columns import packed_texts, text_column
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.errors import ArtifactError, CatalogueError
 from igd_core.whole_files import replaced_folder
@@ -42,27 +42,40 @@ _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPart:
-    """A part's bytes, and its record in the manifest."""
+    """A part's bytes: ``pieces``, which are the memory of the arrays themselves where they can be."""
 
-    data: bytes
-    record: PartRecord
+    pieces: tuple[bytes | memoryview, ...]
+
+    @property
+    def data(self) -> bytes:
+        """All bytes, copied."""
+        return b"".join(self.pieces)
+
+    def record(self) -> PartRecord:
+        """The part's record in the manifest; hashes it."""
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(piece)
+        return PartRecord(sha256=digest.hexdigest(), bytes=sum(map(len, self.pieces)))
+
+    def write(self, path: Path) -> None:
+        """Write it to a file."""
+        with path.open("wb") as file:
+            file.writelines(self.pieces)
 
 
 def encode_parts(
     catalogue: Catalogue, trie: TokenTrie, gains: InfoGainTable, scorer: ScorerPart | None = None
 ) -> dict[str, EncodedPart]:
     """Serialise the parts, three or with a scorer's arrays four; the same inputs give the same bytes."""
-    files = {
-        "trie.safetensors": safetensors.numpy.save(trie.arrays()),
-        "infogain.safetensors": safetensors.numpy.save(gains.arrays()),
-        "items.parquet": _items_to_parquet(catalogue),
+    parts: dict[str, list[bytes | memoryview]] = {
+        "trie.safetensors": tensor_pieces(trie.arrays()),
+        "infogain.safetensors": tensor_pieces(gains.arrays()),
+        "items.parquet": [_items_to_parquet(catalogue)],
     }
     if scorer is not None:
-        files[SCORER_PART] = safetensors.numpy.save(scorer.arrays())
-    return {
-        name: EncodedPart(data=data, record=PartRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
-        for name, data in files.items()
-    }
+        parts[SCORER_PART] = tensor_pieces(scorer.arrays())
+    return {name: EncodedPart(pieces=tuple(pieces)) for name, pieces in parts.items()}
 
 
 def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False) -> None:
@@ -81,7 +94,7 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
     with replaced_folder(directory) as new:
         scorer = None if artifact.scorer is None else artifact.scorer.part
         for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains, scorer).items():
-            (new / name).write_bytes(part.data)
+            part.write(new / name)
         (new / _MANIFEST).write_bytes(artifact.manifest.to_bytes())
 
 
@@ -235,14 +248,14 @@ def _load_scorer(path: Path, record: ScorerRecord, num_items: int, *, verify: bo
     return part
 
 
-def _items_to_parquet(catalogue: Catalogue) -> bytes:
+def _items_to_parquet(catalogue: Catalogue) -> memoryview:
     columns: dict[str, Any] = {
-        "item_id": pa.array(catalogue.item_ids, pa.string()),
-        "title": pa.array(catalogue.titles, pa.string()),
+        "item_id": text_column(catalogue.item_ids),
+        "title": text_column(catalogue.titles),
         "frequency": pa.array(catalogue.frequency, pa.int64()),
     }
-    if catalogue.texts is not catalogue.titles and list(catalogue.texts) != list(catalogue.titles):
-        columns["text"] = pa.array(catalogue.texts, pa.string())
+    if catalogue.texts is not catalogue.titles and catalogue.texts != catalogue.titles:
+        columns["text"] = text_column(catalogue.texts)
     for name, values in catalogue.metadata.items():
         try:
             columns[_METADATA_PREFIX + name] = array_of(values, catalogue.types[name])
@@ -250,40 +263,33 @@ def _items_to_parquet(catalogue: Catalogue) -> bytes:
             raise CatalogueError(f"metadata column {name!r}: its values are not of one kind ({error})") from None
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd")
-    return sink.getvalue()
+    return sink.getbuffer()
 
 
 def _items_from_parquet(path: Path, manifest: Manifest) -> Catalogue:
     try:
         check_items(path, manifest.counts, manifest.parts[path.name].bytes)
-        table = read_items(path)
-        titles = _texts(_required(table, "title", pa.string()))
-        metadata = {
-            name.removeprefix(_METADATA_PREFIX): ColumnValues(table.column(name).combine_chunks())
-            for name in table.column_names
-            if name.startswith(_METADATA_PREFIX)
-        }
-        return Catalogue(
-            item_ids=_texts(_required(table, "item_id", pa.string())),
-            titles=titles,
-            texts=_texts(_required(table, "text", pa.string())) if "text" in table.column_names else titles,
-            frequency=_required(table, "frequency", pa.int64()).to_numpy(),
-            metadata=metadata,
-            types={name: column.type for name, column in metadata.items()},
-        )
+        with ItemColumns(path) as columns:
+            titles = packed_texts(_required(columns, "title", pa.string()))
+            metadata = {
+                name.removeprefix(_METADATA_PREFIX): ColumnValues(columns.read(name).combine_chunks())
+                for name in columns.names
+                if name.startswith(_METADATA_PREFIX)
+            }
+            return Catalogue(
+                item_ids=packed_texts(_required(columns, "item_id", pa.string())),
+                titles=titles,
+                texts=packed_texts(_required(columns, "text", pa.string())) if "text" in columns.names else titles,
+                frequency=_required(columns, "frequency", pa.int64()).to_numpy(),
+                metadata=metadata,
+                types={name: column.type for name, column in metadata.items()},
+            )
     except (pa.ArrowException, OSError, KeyError, ValueError, CatalogueError) as error:
         raise ArtifactError(f"items.parquet: {error}") from None
 
 
-def _texts(column: pa.ChunkedArray) -> PackedTexts:
-    whole = column.combine_chunks()
-    _, at, data = whole.buffers()
-    starts = np.frombuffer(at, np.int32)[whole.offset : whole.offset + len(whole) + 1]
-    return PackedTexts(b"" if data is None else data.to_pybytes(), starts)
-
-
-def _required(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    column = table.column(name)
+def _required(columns: ItemColumns, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    column = columns.read(name)
     if column.type != kind or column.null_count:
         raise ArtifactError(f"items.parquet: {name} is {column.type} with {column.null_count} missing, not {kind}")
     return column

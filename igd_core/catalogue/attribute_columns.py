@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, overload
 
 import pyarrow as pa
 
-from igd_core.catalogue.attribute_types import AttributeType, BaseType, JsonScalar, comparable, in_json
+from igd_core.catalogue.attribute_types import AttributeType, BaseType, JsonScalar, TypedValues, comparable, in_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from igd_core.catalogue.items import MetadataValue
 
 _PIECE = 1024
@@ -68,7 +73,7 @@ def array_of(values: Sequence[MetadataValue], kind: AttributeType) -> pa.Array:
     return lists.cast(arrow_type(kind))
 
 
-class ColumnValues(Sequence["MetadataValue"]):
+class ColumnValues(TypedValues):
     """A stored column as a sequence of JSON values; a list is a tuple, a missing value None."""
 
     def __init__(self, array: pa.Array) -> None:
@@ -93,6 +98,10 @@ class ColumnValues(Sequence["MetadataValue"]):
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def kept(self, is_kept: NDArray[np.bool_]) -> ColumnValues:
+        """The values where ``is_kept``, ``(len,)``, is true, in order."""
+        return ColumnValues(self.array.filter(pa.array(is_kept)))
 
     @overload
     def __getitem__(self, index: int) -> MetadataValue: ...

@@ -10,6 +10,7 @@ import datetime
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -21,6 +22,25 @@ IGNORE: Final = "ignore"
 JsonScalar: TypeAlias = str | int | float | bool
 Comparable: TypeAlias = str | int | float
 """Text in NFC; whole numbers as int, others as float; 0 and 1 for booleans; days or microseconds since 1970, UTC."""
+
+
+class TypedValues(Sequence["JsonScalar | tuple[JsonScalar, ...] | None"]):
+    """A column whose values are of its type by the way it is stored, so that nobody need look at each of them.
+
+    Equal to any sequence of the same values.
+
+    Attributes:
+        type: of every value that is not None.
+    """
+
+    type: AttributeType
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+
 
 EXAMPLES: Final[dict[BaseType, str]] = {
     "text": '"abc"',

@@ -45,7 +45,7 @@ class ItemRows:
         Raises:
             CatalogueError: two rows have the same id.
         """
-        codes = np.fromiter(map(hash, item_ids), dtype=np.int64, count=len(item_ids))
+        codes = hash_codes(item_ids)
         _check_distinct(item_ids, codes)
         mask = (1 << max(0, len(item_ids).bit_length() - 1)) - 1
         buckets = codes & mask
@@ -73,13 +73,25 @@ class ItemRows:
         return None
 
 
+def hash_codes(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Python's hash of each text, ``(n,)`` int64; salted, so valid in this process only."""
+    return np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+
+
+def rows_of_equal_codes(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows whose code another row has as well, ascending, int64."""
+    order = np.argsort(codes, kind="stable")
+    ranked = codes[order]
+    is_same = ranked[1:] == ranked[:-1]
+    if not is_same.any():
+        return order[:0]
+    return np.sort(order[np.append(is_same, False) | np.insert(is_same, 0, False)])
+
+
 def _check_distinct(item_ids: Sequence[str], codes: NDArray[np.int64]) -> None:
     """Raise if two ids are equal; only ids with equal hashes are compared."""
-    order = np.argsort(codes, kind="stable")
-    is_same = np.diff(codes[order]) == 0
-    suspects = order[np.append(is_same, False) | np.insert(is_same, 0, False)] if is_same.any() else order[:0]
     met: set[str] = set()
-    for row in np.sort(suspects).tolist():
+    for row in rows_of_equal_codes(codes).tolist():
         item_id = item_ids[row]
         if item_id in met:
             raise CatalogueError(f"item {item_id!r}: this id stands on more than one row")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from igd_core.catalogue.attribute_types import AttributeType, JsonScalar, comparable
-from igd_core.catalogue.item_rows import ItemRows
+from igd_core.catalogue.attribute_types import AttributeType, JsonScalar, TypedValues, comparable
+from igd_core.catalogue.item_rows import ItemRows, hash_codes, rows_of_equal_codes
+from igd_core.catalogue.packed_texts import PackedTexts
 from igd_core.errors import CatalogueError
 from igd_core.ids import MAX_ITEM_ID_CHARS, ItemIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,31 +74,35 @@ class Catalogue:
     ) -> Catalogue:
         """Make a catalogue and check every value. Titles and texts must be clean (`igd_core.datasets.cleaning`).
 
-        A metadata column without a type gets the type of its values.
+        A metadata column without a type gets the type of its values. Ids, titles and texts are packed, and a column of
+        `TypedValues` stays as it is: no item takes a Python object.
 
         Raises:
             CatalogueError: no items; an id that is empty, repeated, too long, padded or holds invisible characters;
                 a title or text that is blank, padded or of several lines; a column of another length; a negative
                 frequency; a metadata value of another type than its column.
         """
-        columns = {name: tuple(column) for name, column in (metadata or {}).items()}
+        columns = {
+            name: column if isinstance(column, TypedValues) else tuple(column)
+            for name, column in (metadata or {}).items()
+        }
         if not len(item_ids):
             raise CatalogueError("the catalogue holds no items")
-        shown = tuple(titles)
-        for item_id in item_ids:
-            _check_item_id(item_id)
+        ids = _packed("id", item_ids)
+        _check_item_ids(ids)
+        shown = _packed("title", titles)
         made = cls(
-            item_ids=tuple(item_ids),
+            item_ids=ids,
             titles=shown,
-            texts=shown if texts is None or texts is titles else tuple(texts),
+            texts=shown if texts is None or texts is titles else _packed("text", texts),
             frequency=_checked_frequency(np.zeros(len(item_ids), np.int64) if frequency is None else frequency),
             metadata=columns,
             types={name: (types or {}).get(name) or _type_of(column) for name, column in columns.items()},
         )
         made.build_index()
-        _check_lines("title", made.item_ids, made.titles)
-        if made.texts != made.titles:
-            _check_lines("text", made.item_ids, made.texts)
+        _check_lines("title", made.item_ids, shown)
+        if made.texts is not made.titles:
+            _check_lines("text", made.item_ids, _packed("text", made.texts))
         for name, column in made.metadata.items():
             _check_metadata(name, made.types[name], made.item_ids, column)
         return made
@@ -122,12 +127,12 @@ class Catalogue:
 
     def take(self, rows: Sequence[int]) -> Catalogue:
         """The items of these rows, in that order."""
-        titles = tuple(self.titles[row] for row in rows)
+        titles = PackedTexts.of(self.titles[row] for row in rows)
         return replace(
             self,
-            item_ids=tuple(self.item_ids[row] for row in rows),
+            item_ids=PackedTexts.of(self.item_ids[row] for row in rows),
             titles=titles,
-            texts=titles if self.texts is self.titles else tuple(self.texts[row] for row in rows),
+            texts=titles if self.texts is self.titles else PackedTexts.of(self.texts[row] for row in rows),
             frequency=_checked_frequency(self.frequency[np.asarray(rows, dtype=np.int64)]),
             metadata={name: tuple(column[row] for row in rows) for name, column in self.metadata.items()},
         )
@@ -138,8 +143,9 @@ class Catalogue:
         Raises:
             CatalogueError: a text that is blank, padded or of several lines, or not one for each item.
         """
-        changed = replace(self, texts=tuple(texts))
-        _check_lines("text", changed.item_ids, changed.texts)
+        packed = _packed("text", texts)
+        changed = replace(self, texts=packed)
+        _check_lines("text", changed.item_ids, packed)
         return changed
 
     def with_frequency(self, frequency: NDArray[np.integer]) -> Catalogue:
@@ -166,10 +172,9 @@ class SharedTitles:
     @staticmethod
     def of_titles(titles: Sequence[str]) -> SharedTitles:
         """Find items that share a title; 0.5 s for a million titles."""
-        codes = np.fromiter(map(hash, titles), dtype=np.int64, count=len(titles))
-        order = np.argsort(codes, kind="stable")
-        is_same = np.diff(codes[order]) == 0
-        shared = order[np.append(is_same, False) | np.insert(is_same, 0, False)]
+        codes = hash_codes(titles)
+        shared = rows_of_equal_codes(codes)
+        shared = shared[np.argsort(codes[shared], kind="stable")]
         return SharedTitles(codes=codes[shared], rows=shared.astype(np.int32))
 
     def of(self, titles: Sequence[str], row: int) -> list[int]:
@@ -213,13 +218,25 @@ def item_id_fault(item_id: str) -> str:
     return ""
 
 
-def _check_item_id(item_id: str) -> None:
-    if fault := item_id_fault(item_id):
-        raise CatalogueError(f"item {item_id[:48]!r}: its id {fault}")
+def _packed(kind: str, texts: Iterable[str]) -> PackedTexts:
+    try:
+        return PackedTexts.of(texts)
+    except UnicodeEncodeError as error:
+        raise CatalogueError(f"{kind} {error.object[:48]!r} is no text: it holds a lone surrogate") from None
 
 
-def _check_lines(kind: str, item_ids: Sequence[str], lines: Sequence[str]) -> None:
-    for item_id, line in zip(item_ids, lines, strict=True):
+def _check_item_ids(item_ids: PackedTexts) -> None:
+    is_suspect = item_ids.lengths() > MAX_ITEM_ID_CHARS
+    is_suspect[item_ids.odd_rows()] = True
+    for row in np.flatnonzero(is_suspect).tolist():
+        item_id = item_ids[row]
+        if fault := item_id_fault(item_id):
+            raise CatalogueError(f"item {item_id[:48]!r}: its id {fault}")
+
+
+def _check_lines(kind: str, item_ids: Sequence[str], lines: PackedTexts) -> None:
+    for row in lines.odd_rows().tolist():
+        item_id, line = item_ids[row], lines[row]
         if not line or line.isspace():
             raise CatalogueError(f"item {item_id!r}: empty {kind}")
         if line != line.strip() or len(line.splitlines()) > 1:
@@ -240,6 +257,8 @@ def _checked_frequency(counts: NDArray[np.integer]) -> NDArray[np.int64]:
 
 def _type_of(column: Sequence[MetadataValue]) -> AttributeType:
     """The type of the first value; numbers are integers while all are whole. Without a value, text."""
+    if isinstance(column, TypedValues):
+        return column.type
     is_list = any(isinstance(value, tuple) for value in column)
     singles = [one for value in column for one in (value if isinstance(value, tuple) else (value,)) if one is not None]
     match singles[0] if singles else None:
@@ -255,6 +274,8 @@ def _type_of(column: Sequence[MetadataValue]) -> AttributeType:
 def _check_metadata(name: str, kind: AttributeType, item_ids: Sequence[str], column: Sequence[MetadataValue]) -> None:
     if not name or name in _RESERVED_COLUMNS:
         raise CatalogueError(f"metadata column {name!r}: needs a name, other than item_id and title")
+    if isinstance(column, TypedValues) and column.type == kind:
+        return
     for item_id, value in zip(item_ids, column, strict=True):
         if value is None:
             continue

@@ -11,6 +11,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,32 +184,40 @@ class TitleTokenizer:
         keep = max_tokens - 1
         if keep <= len(newline):
             raise CatalogueError(f"max_tokens is {max_tokens}; a path needs at least {len(newline) + 2}")
-        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        tokens = array("i")
+        forbidden = (self._roles if allow_added_tokens else self._control) | {self.eos_id}
+        lengths, tokens = array("q"), array("i")
         truncated = 0
         faults: dict[int, PathFault] = {}
         for first in range(0, len(texts), _CHUNK):
             chunk = texts[first : first + _CHUNK]
-            faults |= {fault.item: fault for fault in self._lost_characters(chunk, first)}
-            for item, ids in enumerate(encoded(reader, [text + TERMINATOR for text in chunk]), start=first):
+            found = {fault.item: fault for fault in self._lost_characters(chunk)}
+            path_tokens, offsets = array("i"), np.zeros(len(chunk) + 1, dtype=np.int64)
+            for item, ids in enumerate(encoded(reader, [text + TERMINATOR for text in chunk])):
                 if ids is None:
-                    faults[item] = PathFault(item=item, kind="no piece", what=texts[item])
+                    found[item] = PathFault(item=item, kind="no piece", what=chunk[item])
                 elif len(ids) > keep:
                     truncated += 1
-                    tokens.extend(ids[: keep - len(newline)] + newline)
+                    path_tokens.extend(ids[: keep - len(newline)] + newline)
                 else:
-                    tokens.extend(ids)
-                tokens.append(self.eos_id)
-                offsets[item + 1] = len(tokens)
-        flat = np.frombuffer(tokens, dtype=np.int32) if tokens else np.empty(0, dtype=np.int32)
-        forbidden = self._roles if allow_added_tokens else self._control
-        faults = {
-            fault.item: fault for fault in self._misread(texts, offsets, flat, forbidden | {self.eos_id})
-        } | faults
-        found = tuple(faults[item] for item in sorted(faults))
-        if found and not tolerant:
-            raise CatalogueError(f"item {found[0].item}: {found[0].reason}")
-        return TokenPaths(offsets=offsets, tokens=flat, truncated=truncated, faults=found)
+                    path_tokens.extend(ids)
+                path_tokens.append(self.eos_id)
+                offsets[item + 1] = len(path_tokens)
+            misread = self._misread(chunk, offsets, np.frombuffer(path_tokens, dtype=np.int32), forbidden)
+            found = {fault.item: fault for fault in misread} | found
+            faults |= {first + item: replace(fault, item=first + item) for item, fault in found.items()}
+            lengths.extend(np.diff(offsets).tolist())
+            tokens.extend(path_tokens)
+            if found and not tolerant:
+                break
+        if faults and not tolerant:
+            fault = faults[min(faults)]
+            raise CatalogueError(f"item {fault.item}: {fault.reason}")
+        return TokenPaths(
+            offsets=np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))),
+            tokens=np.frombuffer(tokens, dtype=np.int32) if tokens else np.empty(0, dtype=np.int32),
+            truncated=truncated,
+            faults=tuple(faults[item] for item in sorted(faults)),
+        )
 
     def _read_bos(self) -> list[int]:
         """Ids that the tokenizer puts before a text. A tokenizer may use one token as both BOS and EOS."""
@@ -254,10 +263,10 @@ class TitleTokenizer:
         spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token == self._unknown_id]
         return " ".join(dict.fromkeys(text[first:end] for first, end in spans))
 
-    def _lost_characters(self, texts: Sequence[str], first: int) -> Iterator[PathFault]:
+    def _lost_characters(self, texts: Sequence[str]) -> Iterator[PathFault]:
         """Find texts with characters that byte-pair encoding drops silently."""
         lost = {char for char in set().union(*texts) if not self._holds(char)} if self._drops else set()
-        for item, text in enumerate(texts if lost else (), start=first):
+        for item, text in enumerate(texts if lost else ()):
             if not lost.isdisjoint(text):
                 yield PathFault(item=item, kind="no piece", what="".join(dict.fromkeys(c for c in text if c in lost)))
 

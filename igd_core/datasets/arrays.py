@@ -49,7 +49,10 @@ def json_array(cells: Sequence[Any]) -> pa.Array:
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Join tables; a column whose type changes between them, as in JSON lines, becomes numbers or else text."""
+    """Join tables, without a copy of columns that keep their type.
+
+    A column whose type changes between them, as in JSON lines, becomes numbers or else text.
+    """
     columns = {}
     for name in tables[0].column_names:
         parts = [plain(table.column(name)) for table in tables]
@@ -58,7 +61,7 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
         if len(kinds) > 1:
             numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
             to = pa.float64() if numeric else pa.string()
-        columns[name] = pa.concat_arrays([_as(part, to) for part in parts])
+        columns[name] = pa.chunked_array([_as(part, to) for part in parts], to)
     return pa.table(columns)
 
 

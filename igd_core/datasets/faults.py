@@ -79,10 +79,6 @@ class Faults:
         """Whether each of these rows, ``(n,)``, is skipped."""
         return np.isin(rows, np.fromiter(self._skipped, np.int64, len(self._skipped)))
 
-    def skipped_among(self, rows: NDArray[np.int64]) -> frozenset[int]:
-        """Positions, among these rows, of the skipped ones."""
-        return frozenset(np.flatnonzero(self.among(rows)).tolist())
-
     def add(
         self, what: str, reason: str, rows: Sequence[int] | NDArray[np.int64], values: Sequence[str], *, hint: str = ""
     ) -> None:

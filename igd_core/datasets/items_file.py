@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from igd_core.catalogue.attribute_columns import ColumnValues
+from igd_core.catalogue.item_rows import hash_codes, rows_of_equal_codes
 from igd_core.catalogue.items import Catalogue, item_id_fault
+from igd_core.catalogue.text_columns import packed_texts
 from igd_core.datasets.attribute_schema import SHOWN, rules_beside, with_flags
 from igd_core.datasets.cleaning import clean_title
 from igd_core.datasets.faults import SHOWN_ROWS, shown, told_rows
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.datasets.tables import open_table
 from igd_core.errors import CatalogueError, DataError
+from igd_core.ids import MAX_ITEM_ID_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,13 +27,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from igd_core.catalogue.packed_texts import PackedTexts
     from igd_core.datasets.attribute_schema import ColumnRule
     from igd_core.datasets.faults import LeftOut
     from igd_core.datasets.row_places import RowPlaces
     from igd_core.datasets.source_table import SourceTable
     from igd_core.datasets.tables import TableFile
 
-T = TypeVar("T")
 _CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f\x7f-\x9f]")
 """Characters that a title never means; white space, line ends among it, is none, and NUL is a fault."""
 
@@ -90,18 +94,20 @@ def read_items(
     _check_attribute_names(file, rules, title_column, path_column, hints=reading.hints)
     faults = file.faults()
     table = file.read(faults)
-    item_ids: list[str | None] = table.ids("item_id").to_pylist()
+    ids = table.ids("item_id")
+    has_id = ids.is_valid().to_numpy(zero_copy_only=False)
+    item_ids = packed_texts(pc.fill_null(ids, ""))
     raw = {name: table.text(name) for name in {title_column, path_column or title_column}}
-    bad = _unfit_ids(table, item_ids, raw[title_column])
-    spelled = {name: [clean_title(cell) for cell in cells] for name, cells in raw.items()}
+    bad = _unfit_ids(table, item_ids, has_id, raw[title_column])
+    spelled = {name: cells.changed(cells.odd_rows(also=b"&"), clean_title) for name, cells in raw.items()}
     titles, texts = spelled[title_column], spelled[path_column or title_column]
-    empty = {
-        at: title_column if not titles[at] else path_column
-        for at in range(len(table))
-        if at not in bad and not (titles[at] and texts[at]) and not any("\x00" in cells[at] for cells in raw.values())
-    }
-    for column in dict.fromkeys(empty.values()):
-        places = [at for at, which in empty.items() if which == column]
+    empty = (titles.lengths() == 0) | (texts.lengths() == 0)
+    empty &= ~bad
+    for at in np.flatnonzero(empty).tolist():  # NUL is noted already
+        empty[at] = not any("\x00" in cells[at] for cells in raw.values())
+    column_of = {at: path_column if titles.at[at] < titles.at[at + 1] else title_column for at in _true(empty)}
+    for column in dict.fromkeys(column_of.values()):
+        places = [at for at, which in column_of.items() if which == column]
         if on_empty == "skip":
             faults.leave_out(f"{column} of item", "is empty", table.row[places])
         else:
@@ -118,20 +124,22 @@ def read_items(
         if name not in {"item_id", title_column, path_column} and not rules.get(name, SHOWN).ignored
     }
     faults.check()
-    left_out = frozenset(empty) | bad | faults.skipped_among(table.row)
+    kept = ~(empty | bad | faults.among(table.row))
+    left = {name: cells if kept.all() else cells.kept(kept) for name, cells in spelled.items()}
     try:
         catalogue = Catalogue.build(
-            item_ids=[each or "" for each in _without(left_out, item_ids)],
-            titles=_without(left_out, titles),
-            texts=_without(left_out, texts),
-            metadata={name: _without(left_out, ColumnValues(cells.values)) for name, cells in attributes.items()},
+            item_ids=item_ids if kept.all() else item_ids.kept(kept),
+            titles=left[title_column],
+            texts=left[path_column or title_column],
+            metadata={name: ColumnValues(cells.values).kept(kept) for name, cells in attributes.items()},
             types={name: cells.type for name, cells in attributes.items()},
         )
     except CatalogueError as error:
         raise CatalogueError(f"{file.name}: {error}") from None
-    skipped = [item_ids[at] or "" for at in empty if at not in bad]
-    rows = np.delete(table.row, sorted(left_out))
-    controls = [at for at in range(len(table)) if at not in left_out and _CONTROL.search(raw[title_column][at])]
+    skipped = [item_ids[at] for at in column_of]
+    rows = table.row[kept]
+    odd = raw[title_column].odd_rows()
+    controls = [at for at in odd[kept[odd]].tolist() if _CONTROL.search(raw[title_column][at])]
     notes = told_rows(
         f"{file.name}: title holds control characters, which are read as spaces",
         faults.places,
@@ -166,28 +174,33 @@ def _check_attribute_names(
         raise DataError(f"{file.name}: column 'title' is beside the title column, {title_column!r}{hint}")
 
 
-def _unfit_ids(table: SourceTable, item_ids: Sequence[str | None], titles: Sequence[str]) -> frozenset[int]:
-    """Places of ids that cannot stand in a catalogue, or stood before; all are noted."""
+def _unfit_ids(
+    table: SourceTable, item_ids: PackedTexts, has_id: NDArray[np.bool_], titles: PackedTexts
+) -> NDArray[np.bool_]:
+    """Where an id cannot stand in a catalogue, or stood before, ``(n,)``; all but missing ones are noted."""
+    is_suspect = item_ids.lengths() > MAX_ITEM_ID_CHARS
+    is_suspect[item_ids.odd_rows()] = True
+    present = np.flatnonzero(has_id)
+    is_suspect[present[rows_of_equal_codes(hash_codes(item_ids)[present])]] = True
     seen: dict[str, int] = {}
     reasons: dict[str, list[int]] = {}
-    unfit = set()
-    for at, item_id in enumerate(item_ids):
-        if item_id is None:  # noted when it was read
-            unfit.add(at)
-            continue
+    unfit = ~has_id  # noted when they were read
+    for at in _true(is_suspect & has_id):
+        item_id = item_ids[at]
         reason = item_id_fault(item_id)
         if not reason and item_id in seen:
             other = ", with another title" if titles[at] != titles[seen[item_id]] else ""
             reason = f"stands on an earlier row too{other}"
         if reason:
             reasons.setdefault(reason, []).append(at)
-            unfit.add(at)
+            unfit[at] = True
         else:
             seen[item_id] = at
     for reason, places in reasons.items():
         table.faults.add("item_id", reason, table.row[places], [shown(item_ids[at]) for at in places[:5]])
-    return frozenset(unfit)
+    return unfit
 
 
-def _without(left_out: frozenset[int], values: Sequence[T]) -> Sequence[T]:
-    return [value for i, value in enumerate(values) if i not in left_out] if left_out else values
+def _true(where: NDArray[np.bool_]) -> list[int]:
+    places: list[int] = np.flatnonzero(where).tolist()
+    return places

@@ -24,14 +24,18 @@ class KnownItems:
     """Turns ids into `ItemIndex`: -1 for one that the catalogue does not hold, -2 for what is no id."""
 
     def __init__(self, catalogue: Catalogue, *, drop: bool, hint: str) -> None:
-        self._ids = pa.array(catalogue.item_ids, pa.string())
+        self._catalogue = catalogue
         self._drop = drop
         self._hint = hint
 
     def index(self, ids: pa.Array) -> NDArray[np.int32]:
         """``(n,)`` int32 of ids; nothing is noted."""
-        found = pc.fill_null(pc.index_in(ids, value_set=self._ids), UNKNOWN).to_numpy(zero_copy_only=False)
-        index: NDArray[np.int32] = np.array(found, np.int32)
+        # Not `pc.index_in`: it would hash the whole catalogue for each batch of rows.
+        encoded = ids.dictionary_encode()
+        found = [self._catalogue.index_of(each) for each in encoded.dictionary.to_pylist()]
+        row_of = np.array([*(UNKNOWN if row is None else row for row in found), UNKNOWN], np.int32)
+        codes = pc.fill_null(encoded.indices, len(found)).to_numpy(zero_copy_only=False)
+        index: NDArray[np.int32] = row_of[codes]
         return index
 
     def items(self, table: SourceTable, ids: pa.Array, name: str = "item_id") -> NDArray[np.int32]:
@@ -53,7 +57,7 @@ class KnownItems:
         if not len(places):
             return
         rows = table.row[places if row_of is None else row_of[places]]
-        reason = f"is not in the catalogue of {len(self._ids)} items"
+        reason = f"is not in the catalogue of {len(self._catalogue)} items"
         if self._drop:  # an unknown entry of a history leaves its row where it is
             if row_of is None:
                 table.faults.leave_out(what, reason, rows)

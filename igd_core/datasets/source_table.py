@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from igd_core.catalogue.text_columns import MOST_BYTES, packed_texts
 from igd_core.datasets.arrays import plain
 from igd_core.datasets.attribute_cells import UnusableColumn, read_cells
 from igd_core.datasets.decimals import PLAIN, flag_of, plain_numbers, read_by
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from igd_core.catalogue.packed_texts import PackedTexts
     from igd_core.datasets.attribute_cells import Cells
     from igd_core.datasets.attribute_schema import ColumnRule
     from igd_core.datasets.sources import Reading
@@ -60,11 +62,17 @@ class SourceTable:
         """One column: text, numbers, booleans, instants, days or lists.
 
         Raises:
-            DataError: there is no such column.
+            DataError: there is no such column, or its texts take 2 GiB or more together.
         """
+        stored = self._stored(name)
+        if stored.nbytes > MOST_BYTES and _text_bytes(stored) > MOST_BYTES:
+            raise DataError(f"{self.name}: column {name!r} holds 2 GiB of text or more, which only titles may")
+        return plain(stored)
+
+    def _stored(self, name: str) -> pa.ChunkedArray:
         if name not in self.data.column_names:
             raise DataError(f"{self.name}: no column {name!r}; it has {listed(self.columns)}")
-        return plain(self.data.column(name))
+        return self.data.column(name)
 
     def ids(self, name: str) -> pa.Array:
         """A column of ids as text, whole numbers included; null where the cell is no id, which is noted.
@@ -101,19 +109,18 @@ class SourceTable:
             return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column.cast(pa.string())))
         raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; expected ids separated by spaces")
 
-    def text(self, name: str) -> list[str]:
+    def text(self, name: str) -> PackedTexts:
         """A column of text, "" for a missing value.
 
         Raises:
             DataError: a column of another type.
         """
-        column = self.column(name)
+        column = pa.chunked_array([plain(chunk) for chunk in self._stored(name).chunks])
         if not (_is_text(column) or pa.types.is_null(column.type)):
             raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; expected text")
         filled = pc.fill_null(column.cast(pa.string()), "")
         self._note_unreadable(name, filled)
-        texts: list[str] = filled.to_pylist()
-        return texts
+        return packed_texts(filled)
 
     def instants(self, name: str) -> Instants:
         """A column of moments by the one convention; what is no moment is noted.
@@ -261,6 +268,10 @@ class SourceTable:
 def listed(names: Sequence[str]) -> str:
     """Names in a message; of very many, the first thirty."""
     return ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    return sum(sum(buffer.size for buffer in chunk.buffers()[2:] if buffer) for chunk in column.chunks)
 
 
 def _is_text(column: pa.Array) -> bool:

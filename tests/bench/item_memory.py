@@ -62,7 +62,7 @@ def make(items: int, directory: Path) -> None:
         name="bench", tokenizer_sha256="0" * 64, vocab_size=VOCABULARY, eos_id=0, model_id="", alpha=0.2, smoothing=0.0,
         path_column="title", entropy_nats=1.0, counts=counts,
         template=PromptTemplate(prefix_ids=(1,), bullet_ids=(), suffix_ids=(), max_history=10, drop_block=5),
-        parts={name: part.record for name, part in encode_parts(catalogue, trie, gains).items()},
+        parts={name: part.record() for name, part in encode_parts(catalogue, trie, gains).items()},
     )  # fmt: skip
     save_artifact(Artifact.assemble(manifest, catalogue, trie, gains), directory)
 

@@ -105,7 +105,7 @@ def bench_scale(setup: ScaleBench) -> dict[str, Any]:
 
 
 def write_inputs(setup: ScaleBench) -> None:
-    """Write ``items`` and ``interactions`` into the directory, a block at a time."""
+    """Write ``items`` and ``interactions`` into the directory, a block at a time; files that lie there are kept."""
     setup.directory.mkdir(parents=True, exist_ok=True)
     chain = WordChain.from_titles(real_titles(setup.source))
     rng = np.random.default_rng(setup.seed + 1)
@@ -145,13 +145,17 @@ def _path(setup: ScaleBench, name: str) -> Path:
 
 def _write(setup: ScaleBench, name: str, tables: Iterator[pa.Table]) -> None:
     path = _path(setup, name)
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial")
     with ExitStack() as stack:
         writer: Any = None
         for table in tables:
             if writer is None:
                 make = pq.ParquetWriter if setup.file_format == "parquet" else pyarrow.csv.CSVWriter
-                writer = stack.enter_context(make(path, table.schema))
+                writer = stack.enter_context(make(partial, table.schema))
             writer.write_table(table)
+    partial.rename(path)
 
 
 def run_build(setup: ScaleBench, artifact: Path) -> dict[str, Any]:

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _APOSTROPHES = str.maketrans("", "", "'’‘`´")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
+_APOSTROPHE_BYTES = b"'`"
+_LOWER = bytes(
+    code if code >= 0x80 or chr(code) == "\n" else ord(chr(code).lower()) if chr(code).isalnum() else ord(" ")
+    for code in range(256)
+)
+"""ASCII letters in lower case, line ends and all beyond ASCII as they are, the rest as spaces."""
+_SPACES = re.compile(rb"  +")
+_BETWEEN_LINES = re.compile(rb" ?\n ?")
 # Of one page. A search through it takes 0.3 ms, and holds the interpreter's lock for all of it.
 _PAGE_TITLES = 16384
 _LET_OTHERS_RUN_S = 5e-5
@@ -35,6 +43,22 @@ def normalised(text: str) -> str:
     return _BETWEEN_WORDS.sub(" ", text).strip()
 
 
+def _page(titles: Sequence[str]) -> bytes:
+    """The normalised titles, each behind a line end and a space, so that " war" finds words that begin with it.
+
+    ASCII titles are normalised together; `normalised` takes five times as long for one.
+    """
+    others = [row for row, title in enumerate(titles) if not title.isascii() or "\n" in title]
+    plain = list(titles)
+    for row in others:
+        plain[row] = ""
+    text = "\n".join(["", *plain, ""]).encode().translate(_LOWER, _APOSTROPHE_BYTES)
+    lines = _BETWEEN_LINES.sub(b"\n", _SPACES.sub(b" ", text)).split(b"\n")[1:-1]
+    for row in others:
+        lines[row] = normalised(titles[row]).encode()
+    return b"".join([b"\n " + line for line in lines])
+
+
 class TitleSearch:
     """All titles as text, in order of popularity: a scan finds the most popular matches first, and stops.
 
@@ -43,12 +67,11 @@ class TitleSearch:
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        """Normalise every title (5 us each)."""
+        """Normalise every title: 1 us each in ASCII, 5 us others."""
         self._order = np.argsort(-catalogue.frequency, kind="stable").astype(np.int32)
-        pages = np.split(self._order, range(_PAGE_TITLES, len(self._order), _PAGE_TITLES))
+        pages = range(0, len(self._order), _PAGE_TITLES)
         titles = catalogue.titles
-        # Every line begins with a space, so that " war" finds words that begin with it.
-        self._pages = ["".join(f"\n {normalised(titles[item])}" for item in page.tolist()).encode() for page in pages]
+        self._pages = [_page([titles[item] for item in self._order[at : at + _PAGE_TITLES].tolist()]) for at in pages]
 
     def find(self, query: str, *, limit: int, offset: int = 0) -> Sequence[ItemIndex]:
         """Items whose title contains ``query``: first those with a word that begins with it, then the others.

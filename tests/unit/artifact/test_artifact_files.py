@@ -156,4 +156,4 @@ def test_parts_are_the_same_bytes_each_time(small_artifact: Artifact) -> None:
         encode_parts(small_artifact.catalogue, small_artifact.trie, small_artifact.gains) for _ in range(2)
     )
     assert first == second
-    assert {name: part.record for name, part in first.items()} == small_artifact.manifest.parts
+    assert {name: part.record() for name, part in first.items()} == small_artifact.manifest.parts

@@ -7,6 +7,7 @@ import pytest
 from factories import EOS, SEMANTIC_TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizer_kinds import write_tokenizer
 
 from igd_core.catalogue import tokenization
 from igd_core.catalogue.tokenization import TitleTokenizer, TokenPaths, require_same_tokenizer
@@ -139,6 +140,18 @@ def test_titles_encoded_in_several_chunks_are_those_encoded_at_once(
     assert paths_of(chunked) == paths_of(whole)
     assert chunked.truncated == whole.truncated > 0
     assert (chunked.offsets.dtype.name, chunked.tokens.dtype.name) == ("int64", "int32")
+
+
+def test_a_fault_names_its_item_whatever_chunk_that_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = TitleTokenizer.from_directory(write_tokenizer("unigram", tmp_path / "tok"))
+    texts = ["Red", "The \U0001f98a", "House", "Red House", "\U0001f98a"]
+    whole = reader.encode_paths(texts, tolerant=True)
+    assert [fault.item for fault in whole.faults] == [1, 4]
+    monkeypatch.setattr(tokenization, "_CHUNK", 2)
+    assert reader.encode_paths(texts, tolerant=True).faults == whole.faults
+    for refused, item in ((texts, 1), (texts[2:], 2)):
+        with pytest.raises(CatalogueError, match=f"^item {item}: the tokenizer has no piece for"):
+            reader.encode_paths(refused)
 
 
 def test_no_titles_make_no_paths(tokenizer: TitleTokenizer) -> None:

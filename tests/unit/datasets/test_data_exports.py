@@ -76,7 +76,7 @@ def test_a_key_that_only_late_lines_have_is_an_attribute(tmp_path: Path) -> None
     path = tmp_path / "items.jsonl"
     lines = [{"item_id": at, "title": f"T{at}"} | ({"genre": "late"} if at == 1500 else {}) for at in range(1501)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_items(path).catalogue.metadata["genre"][1499:] == (None, "late")
+    assert read_items(path).catalogue.metadata["genre"][1499:] == [None, "late"]
 
 
 def test_a_json_object_of_columns_is_said_to_be_one(tmp_path: Path) -> None:

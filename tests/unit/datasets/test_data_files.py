@@ -198,8 +198,8 @@ def test_histories_are_lists_of_any_layout(tmp_path: Path, kind: pa.DataType) ->
 )  # fmt: skip
 def test_how_a_file_is_written_is_found_out(tmp_path: Path, content: str | bytes, notes: list[str]) -> None:
     read = read_items(write(tmp_path / "items.csv", content))
-    assert read.catalogue.item_ids[:2] == ("1", "2")
-    assert read.catalogue.titles[:2] == ("A, B", "C")
+    assert read.catalogue.item_ids[:2] == ["1", "2"]
+    assert read.catalogue.titles[:2] == ["A, B", "C"]
     assert [note.split(": ", 1)[1].partition(" (")[0] for note in read.notes] == notes
     if notes and "Windows" in notes[0]:
         assert read.catalogue.titles[2] == "Crème brûlée € 5"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def catalogue() -> Catalogue:
 def write(path: Path, content: str | bytes | dict[str, Any]) -> Path:
     """Bytes or text as they are, columns as Parquet."""
     if isinstance(content, dict):
-        pyarrow.parquet.write_table(pa.table(content), path)
+        pq.write_table(pa.table(content), path)
     else:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -328,3 +329,19 @@ def test_video_games_reads_with_the_counts_its_readme_states() -> None:
     with (VIDEO_GAMES / "test.csv").open(encoding="utf-8", newline="") as file:
         assert [test.user_ids[user] for user in test.user] == [row["user_id"] for row in csv.DictReader(file)]
     assert [catalogue.item_ids[item] for item in test.history(0)] == ["2742", "2742", "1804", "514", "3610", "2651"]
+
+
+def test_items_take_no_python_object_each(tmp_path: Path) -> None:
+    """Strings of 30 characters would be 80 bytes each, ids and titles twice while they are cleaned."""
+    items = 20_000
+    path = tmp_path / "items.parquet"
+    ids = [f"B{number:09d}" for number in range(items)]
+    pq.write_table(pa.table({"item_id": ids, "title": [f"Wild Night of the Hunter {each}" for each in ids]}), path)
+    read_items(path)  # imports
+    tracemalloc.start()
+    read = read_items(path)
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(read.catalogue) == items
+    assert now / items < 90  # ids and titles of 45 bytes, their starts, rows, counts and the index
+    assert peak / items < 240

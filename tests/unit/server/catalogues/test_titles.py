@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from igd_server.catalogues import titles
 from igd_server.catalogues.titles import TitleSearch, normalised
@@ -55,3 +55,9 @@ def test_the_most_popular_come_first_on_every_page() -> None:
     search = TitleSearch(catalogue_of([f"part {row}" for row in range(50)], frequency=list(range(50))))
     pages = [list(search.find("part", limit=20, offset=offset)) for offset in (0, 20, 40, 60)]
     assert [row for page in pages for row in page] == list(range(49, -1, -1))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=1, max_size=8))
+@example(["A'b", "", " - ", "℡ Ab", "a\nb", "C`d--E  f_"])
+def test_a_page_holds_each_normalised_title_behind_a_line_end_and_a_space(lines: list[str]) -> None:
+    assert titles._page(lines) == "".join(f"\n {normalised(line)}" for line in lines).encode()
