@@ -45,6 +45,7 @@ RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement gpu.txt
 
 # hadolint ignore=DL3006
 FROM packages-${VARIANT} AS packages
+WORKDIR /source
 COPY deploy/docker/debian.txt ./
 # Without what no running program reads: libraries to link with, and the packages' own tests.
 RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement debian.txt \
@@ -53,6 +54,7 @@ RUN /opt/pip/bin/pip install --no-deps --require-hashes --requirement debian.txt
 
 # The project apart from its packages: images with other code share their layer, which is nearly all of an image.
 FROM packages AS project
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY igd_core igd_core
 COPY server server
