@@ -20,7 +20,7 @@ from igd_core.bench.reference import ReferenceSettings, build_dict_trie, referen
 from igd_core.catalogue.items import prior
 from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
-from igd_core.ids import LeafIndex
+from igd_core.ids import ItemIndex, LeafIndex
 from igd_core.limits import DEFAULT_BEAMS
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
@@ -50,6 +50,17 @@ class DecodeSettings:
     alpha: float = 0.2
     forced_weight: float = 1.0
     vllm: VLLMOptions | None = None
+
+    def query(self, history: tuple[ItemIndex, ...]) -> Query:
+        """What is asked for a history."""
+        return Query(
+            history=history,
+            k=self.beams,
+            beams=self.beams,
+            alpha=self.alpha,
+            forced_weight=self.forced_weight,
+            exclude_seen=False,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,17 +180,7 @@ def _bench_dataset(checkpoints: BenchCheckpoints, name: str, settings: DecodeSet
     artifact = data.artifact(checkpoints.plain.tokenizer)
     paths = [artifact.trie.path(LeafIndex(int(leaf))) for leaf in artifact.leaf_of_item]
     root = build_dict_trie(paths, prior(data.catalogue.frequency).tolist())
-    queries = [
-        Query(
-            history=history,
-            k=settings.beams,
-            beams=settings.beams,
-            alpha=settings.alpha,
-            forced_weight=settings.forced_weight,
-            exclude_seen=False,
-        )
-        for history in data.histories
-    ]
+    queries = [settings.query(history) for history in data.histories]
     vllm = None if settings.vllm is None else _start_vllm(settings.vllm)
     with asyncio.Runner() as runner:
         engines: _Engines | _VLLM = _Engines(checkpoints) if vllm is None else _VLLM(checkpoints.plain, vllm)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from igd_core.bench.names import DATASETS
-from igd_core.checked_settings import Count, Share
+from igd_core.checked_settings import Count, Flag, Listed, Share
 from igd_core.cli.bench_flags import DecodingFlags
 from igd_core.cli.bench_serve import add_serve_arguments
 from igd_core.cli.bench_vllm import add_vllm_arguments
@@ -32,6 +32,9 @@ class DecodeFlags(DecodingFlags):
     histories: Count = Field(default=20, description="prompts a data set")
     forced_weight: Share = Field(default=1.0, description="0: titles by their decisions alone")
     engine: EngineName = Field(default="tree", description="what ours runs on")
+    at_once: Annotated[Listed[Count], Flag(metavar="N,N")] = Field(
+        default=(), description="ours alone, by so many people who ask at once: waiting, passes, what a pass holds"
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,6 +63,9 @@ def _decode(args: argparse.Namespace) -> int:
         raise InputError(f"vllm: given, with engine {asked.engine!r}")
     if asked.precision != "fp32" and asked.engine == "vllm":
         raise InputError(f"precision {asked.precision!r}: is the embedded engine's; vLLM has dtype, as bfloat16")
+    if asked.at_once and asked.engine != "tree":
+        raise InputError("at_once: measures the embedded engine; igd bench vllm has --concurrency")
+    from igd_core.bench.at_once import bench_at_once
     from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
     from igd_core.engines.vllm.options import VLLMOptions
 
@@ -75,7 +81,12 @@ def _decode(args: argparse.Namespace) -> int:
     checkpoints = BenchCheckpoints.load(
         asked.checkpoint(), device=asked.device, dtype=asked.dtype, forward=asked.forward, precision=asked.precision
     )
-    _print_results(bench_decode(checkpoints, asked.data or DATASETS, settings), as_json=args.json)
+    datasets = asked.data or DATASETS
+    if asked.at_once:
+        results = bench_at_once(checkpoints, datasets, settings, asked.at_once)
+    else:
+        results = bench_decode(checkpoints, datasets, settings)
+    _print_results(results, as_json=args.json)
     return 0
 
 

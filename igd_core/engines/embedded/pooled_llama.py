@@ -274,8 +274,8 @@ class PooledLlama:
         self._batches: OrderedDict[_Shape, _Batch] = OrderedDict()
         self._recorded_over: torch.Tensor | None = None  # the pool's memory that graphs read and write
         self._memory: Any = None  # that graphs share
-        self.passes: Counter[str] = Counter()
-        """Batches run so far: ``kernels`` one by one, and as a ``graph``."""
+        self.counts: Counter[str] = Counter()
+        """Of batches run so far: ``kernels`` one by one, as a ``graph``; ``tokens``, and ``room`` for them."""
 
     def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:  # noqa: ARG002 - slots are taken as it grows
         """Start a text."""
@@ -314,6 +314,8 @@ class PooledLlama:
     def _logits(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> list[torch.Tensor]:
         batch = self._batch(_Shape.around(feeds))
         batch.put(feeds, slots)
+        self.counts["tokens"] += sum(len(feed.fed.tokens) for feed in feeds)
+        self.counts["room"] += batch.shape.texts * batch.shape.new
         hidden = batch.run(self._hidden)
         rows = [len(feed.fed.rows) for feed in feeds]
         logits = _float_product(self._norm(hidden[: sum(rows)]), self._head).split(rows)
@@ -328,7 +330,7 @@ class PooledLlama:
             self._batches.clear()
             self._recorded_over = self.pool.slots
         batch, graphs = self._batches.get(shape), self.pool.slots.is_cuda
-        self.passes["graph" if graphs and batch is not None else "kernels"] += 1
+        self.counts["graph" if graphs and batch is not None else "kernels"] += 1
         if batch is None:
             batch = self._batches[shape] = _Batch(shape, self.pool.slots.device)
             if len(self._batches) > _MOST_SHAPES:

@@ -189,6 +189,11 @@ def test_a_shape_is_met_again_and_only_so_many_are_kept(forward: PooledLlama, mo
     assert len(forward._batches) == 2
 
 
+def test_tokens_and_the_room_that_they_took_are_counted(forward: PooledLlama) -> None:
+    fed(forward, [1, 2, 3], [4, 5], [6] * 9)  # two rows of 8, and one of 12
+    assert (forward.counts["tokens"], forward.counts["room"]) == (14, 2 * 8 + 12)
+
+
 def test_weights_stay_one_copy_and_modules_go_on_with_them() -> None:
     model = llama()
     ids = torch.tensor([[1, 2, 3]])
@@ -238,14 +243,14 @@ def test_on_a_gpu_it_is_what_auto_chooses_and_its_graphs_compute_what_its_kernel
     assert isinstance(forward, PooledLlama)
     prompts = [[1, 2, 3], [4, 5, 6, 7]]
     _, first = fed(forward, *prompts)
-    assert forward.passes["graph"] > 0  # the test at load met some shapes twice
-    before = forward.passes.copy()
+    assert forward.counts["graph"] > 0  # the test at load met some shapes twice
+    before = forward.counts.copy()
     for _ in range(3):
         _, again = fed(forward, *prompts)
         for one, other in zip(first, again, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert forward.passes["graph"] == before["graph"] + 3
-    assert forward.passes["kernels"] == before["kernels"]
+    assert forward.counts["graph"] == before["graph"] + 3
+    assert forward.counts["kernels"] == before["kernels"]
     forward.pool.take(2 * forward.pool.slots.shape[1])  # it grows: graphs of the old memory are dropped
     _, grown = fed(forward, *prompts)
     for one, other in zip(first, grown, strict=True):
