@@ -81,26 +81,29 @@ def bench_scale(setup: ScaleBench) -> dict[str, Any]:
     Raises:
         IGDError: a measurement failed; the message is that process's last line.
     """
+    result: dict[str, Any] = {"items": setup.num_items}
+
+    def note(**values: Any) -> None:
+        result.update(values)
+        (setup.directory / "result.json").write_text(json.dumps(result, indent=1))  # a step that fails takes no other
+
     made = time.perf_counter()
     write_inputs(setup)
-    result: dict[str, Any] = {"items": setup.num_items, "inputs_s": time.perf_counter() - made}
+    note(inputs_s=time.perf_counter() - made)
     artifact = setup.directory / "artifact"
-    result["build"] = run_build(setup, artifact)
+    note(build=run_build(setup, artifact))
     sizes = {path.name: path.stat().st_size for path in sorted(artifact.iterdir())}
-    result["artifact_bytes_per_item"] = {
-        **{name: round(size / setup.num_items, 1) for name, size in sizes.items()},
-        "all": round(sum(sizes.values()) / setup.num_items, 1),
-    }
+    each = {name: round(size / setup.num_items, 1) for name, size in sizes.items()}
+    note(artifact_bytes_per_item={**each, "all": round(sum(sizes.values()) / setup.num_items, 1)})
     shared = {"artifact": str(artifact), "threads": setup.threads, "seed": setup.seed}
-    result["load"] = {
-        name: _apart("bench.scale:measure_load", {**shared, "verify": name == "verified"})
-        for name in ("unverified", "verified")
-    }
-    result["serving"] = _apart("bench.scale:measure_serving", shared)
+    for name in ("unverified", "verified"):
+        load = _apart("bench.scale:measure_load", {**shared, "verify": name == "verified"})
+        note(load={**result.get("load", {}), name: load})
+    note(serving=_apart("bench.scale:measure_serving", shared))
     vocabulary = result["serving"]["vocab_size"]
     kernel = {**shared, "rows": list(_KERNEL_ROWS), "vocab_size": vocabulary, "device": "cpu", "seconds": 6.0}
-    result |= _apart("bench.timing:measure_kernel", kernel)
-    result["recommend"] = run_recommend(setup, artifact)
+    note(**_apart("bench.timing:measure_kernel", kernel))
+    note(recommend=run_recommend(setup, artifact))
     return result
 
 
