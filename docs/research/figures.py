@@ -245,6 +245,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "demo-chosen": demo.chosen,
     "demo-claims": demo.claims,
     "sets": sets.claims,
+    "sets-ceilings": sets.ceilings,
     "sets-every": sets.every,
     "sets-gammas": sets.gammas,
     "sets-groups": sets.groups,

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from docs.research import demo
 from docs.research.kept import Drawn, runs, slices, values
 from docs.research.tables import between, effect, gamma_of, plain, table, verdict
 from igd_core.evaluation.compare import Question
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.evaluation.bootstrap import Interval
@@ -212,6 +213,22 @@ def mean_in_search() -> str:
     by_gamma = {f"gamma {gamma_of(name)}": value for name, value in told.items() if name != "scorer"}
     shown = dict(sorted(by_gamma.items())) | {"the mean alone": told["scorer"]}
     return table(["NDCG@10, 1,000 validation rows", *shown], [["ML-100K", *map(plain, shown.values())]])
+
+
+def ceilings() -> str:
+    """What a search would find that took for each row the better list of its two parts, which nobody can know."""
+    rows = []
+    for of in found().values():
+        run, _ = of.methods[ALONE]
+        scorer = values(run, "scorer", Question(draw="targets", seen=of.seen))
+        model, served = of.values(ALONE, "NDCG@10"), of.values(SERVED, "NDCG@10")
+        best = np.maximum(model, scorer)
+        shown = (float(each.mean()) for each in (model, scorer, served, best))
+        neither = float(((best == 0) & (served == 0)).mean())
+        found_so = float((served[best == 0] > 0).mean())
+        rows.append([of.label, *map(plain, shown), f"{neither:.0%}", f"{found_so:.1%}"])
+    head = ["set", "the model alone", "the scorer alone", "served", "the better of both, row by row"]
+    return table([*head, "rows whose target none lists", "of rows that neither part finds, served finds"], rows)
 
 
 def groups() -> str:
