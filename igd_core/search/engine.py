@@ -24,7 +24,7 @@ class EngineStats:
         cache_bytes: bytes of prompt key-value cache kept for reuse.
         healthy: whether the engine can answer.
         forward: how the model is run, where an engine has several ways: ``own`` or ``transformers``.
-        why_forward: why it is not ``own``; empty if it is, or was not asked for.
+        why_forward: why it is not ``own``, or why ``own`` runs no CUDA graphs on a GPU; else empty.
         precision: of its products, where an engine can choose: ``fp32`` or ``bf16``.
         precision_told: how bf16 compared with fp32 when the model was loaded, or why it is not bf16.
         passes: passes of the model so far, where the engine runs them itself.

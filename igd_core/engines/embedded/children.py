@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from igd_core.search.scores import require_finite
 from igd_core.search.session import ChildScores
@@ -25,8 +26,9 @@ def best_children(
         ModelFault: a score is not finite; one NaN among a row's logits makes all its scores NaN.
     """
     row, edges = children.row, children.edge
-    logprobs = children.logprob.double().cpu().numpy()
-    scores = children.score.double().cpu().numpy()
+    logprobs, scores = (
+        torch.stack([children.logprob, children.score]).cpu().double().numpy()
+    )  # a GPU is waited for once
     require_finite(scores)
     if not scoring.leaves.admits_all:
         is_open = scoring.leaves.open_nodes(artifact.trie, edges + 1)

@@ -67,7 +67,7 @@ class Forward(Protocol):
 
     @property
     def why(self) -> str:
-        """Why it is not the project's own forward; empty if it is, or if another was asked for."""
+        """Why it is not the project's own forward, or has no CUDA graphs on a GPU; else, or if so asked for, empty."""
         ...
 
     @property

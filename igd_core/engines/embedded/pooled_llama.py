@@ -6,7 +6,8 @@ running them. A CUDA graph launches all at once, but does exactly what it did wh
 - keys and values lie in a pool (`key_value_pool`); which slots a text reads and writes are numbers, copied before;
 - texts of a pass that feed about as many tokens are rows of one batch; tokens, keys and texts are filled up to the next
   of a few sizes, and what was filled up is masked;
-- each shape has its own buffers. At its first pass it runs kernel by kernel, from its second on as a graph.
+- each shape has its own buffers. At its first pass it runs kernel by kernel, from its second on as a graph. Where no
+  graph can be recorded, passes go on kernel by kernel, and the forward says why.
 
 Attention gathers a text's keys and values from the pool. Query heads that share keys are laid under each other as more
 rows, so that every kernel of torch can do it. The residual stream, norms and rotations are in float32, products in the
@@ -19,7 +20,9 @@ runs rightly this way is not believed but tried when it is loaded (`self_test`).
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, OrderedDict
+import logging
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -48,6 +51,11 @@ MOST_TOKENS = 2048
 _LEAST = {"texts": 1, "new": 8, "seen": 128, "wanted": 8}
 _MOST_BATCH = 8192  # tokens of one shape, what is filled up included
 _MOST_SHAPES = 96  # that are kept; a graph of SmolLM2's size takes some ten megabytes
+
+_log = logging.getLogger(__name__)
+# Of all models of the process. A recording begins with waiting for the whole device, which breaks one that runs in
+# another thread, whatever its mode; and what attention may choose from is set for the process.
+_LAUNCHING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,20 +153,49 @@ class _Batch:
         self._flat.copy_(torch.from_numpy(flat))
         self.visible.copy_(torch.from_numpy(visible))
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether it has been recorded."""
+        return self._found is not None
+
     def run(self, compute: Callable[[_Batch], torch.Tensor]) -> torch.Tensor:
-        """What ``compute`` finds; the same memory each time, once it is a graph."""
+        """What ``compute`` finds; once it is a graph, memory that any graph of the model may write to later."""
         if self._graph is not None and self._found is not None:
             self._graph.replay()
             return self._found
-        return compute(self)
+        with _LAUNCHING:
+            return compute(self)
 
-    def record(self, compute: Callable[[_Batch], torch.Tensor], memory: object) -> None:
-        """Make a graph of what `run` did kernel by kernel before."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: that is no error of this one.
-        with torch.cuda.graph(graph, pool=cast("Any", memory), capture_error_mode="thread_local"):
-            found = compute(self)
-        self._graph, self._found = graph, found
+    def record(self, compute: Callable[[_Batch], torch.Tensor], recorder: _Recorder) -> None:
+        """Make a graph of what `run` did kernel by kernel before.
+
+        Raises:
+            RuntimeError: a kernel cannot be recorded, or memory is short.
+        """
+        # Whatever fails, the thread's stream and device are as before: torch.cuda.graph does not see to that.
+        with _LAUNCHING, torch.cuda.device(self._flat.device), torch.cuda.stream(torch.cuda.current_stream()):
+            recorder.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(recorder.stream):
+                compute(self)  # cuBLAS makes what it needs for a thread and a stream, which no recording may
+            self._graph = torch.cuda.CUDAGraph()  # kept if it fails: torch's allocator goes on asking it
+            # Other threads may use the device meanwhile: that is no error of this one.
+            with torch.cuda.graph(
+                self._graph, pool=recorder.memory, stream=recorder.stream, capture_error_mode="thread_local"
+            ):
+                found = compute(self)
+            self._found = found
+
+
+class _Recorder:
+    """Where graphs are recorded: a stream and memory that they share, so that they are dropped together.
+
+    torch frees cuBLAS's workspace of a stream with the first of its graphs that is dropped, though others use it
+    (pytorch/pytorch#193402), and takes no recording into memory whose graphs have all been dropped.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.memory: Any = torch.cuda.graph_pool_handle()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +287,6 @@ class PooledLlama:
     """A model's weights, the pool of its keys and values, and the passes recorded so far."""
 
     name: Literal["own"] = "own"
-    why = ""
     most_tokens = MOST_TOKENS
 
     def __init__(self, model: PreTrainedModel, *, first_slots: int | None = None) -> None:
@@ -271,9 +307,12 @@ class PooledLlama:
         self.pool = KeyValuePool(
             layers=len(self._layers), heads=self._kv_heads, width=self._head_dim, like=self._embedding, **sizes
         )
-        self._batches: OrderedDict[_Shape, _Batch] = OrderedDict()
+        self.why = ""
+        """Why its passes are no CUDA graphs on a GPU."""
+        self._records = self._embedding.is_cuda
+        self._batches: dict[_Shape, _Batch] = {}
         self._recorded_over: torch.Tensor | None = None  # the pool's memory that graphs read and write
-        self._memory: Any = None  # that graphs share
+        self._recorder: _Recorder | None = None
         self.counts: Counter[str] = Counter()
         """Of batches run so far: ``kernels`` one by one, as a ``graph``; ``tokens``, and ``room`` for them."""
 
@@ -306,14 +345,20 @@ class PooledLlama:
 
     def release(self) -> None:
         """Let go of weights, pool and graphs; nothing can be computed any more."""
-        self._batches.clear()
-        self._recorded_over = self._memory = None
+        self._forget()
+        self._recorded_over = None
         self._layers, self._head = (), _Weights(weight=torch.empty(0), bias=None)
         self._embedding = self.pool.slots = torch.empty(0)
+
+    def _forget(self) -> None:
+        """Drop all graphs."""
+        self._batches.clear()
+        self._recorder = None
 
     def _logits(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> list[torch.Tensor]:
         batch = self._batch(_Shape.around(feeds))
         batch.put(feeds, slots)
+        self.counts["graph" if batch.is_graph else "kernels"] += 1
         self.counts["tokens"] += sum(len(feed.fed.tokens) for feed in feeds)
         self.counts["room"] += batch.shape.texts * batch.shape.new
         hidden = batch.run(self._hidden)
@@ -326,20 +371,25 @@ class PooledLlama:
 
     def _batch(self, shape: _Shape) -> _Batch:
         """The shape's buffers, recorded if it was met before."""
-        if self._recorded_over is not self.pool.slots:  # it grew
-            self._batches.clear()
-            self._recorded_over = self.pool.slots
-        batch, graphs = self._batches.get(shape), self.pool.slots.is_cuda
-        self.counts["graph" if graphs and batch is not None else "kernels"] += 1
+        slots = self.pool.slots
+        batch = self._batches.get(shape) if self._recorded_over is slots else None
         if batch is None:
-            batch = self._batches[shape] = _Batch(shape, self.pool.slots.device)
-            if len(self._batches) > _MOST_SHAPES:
-                self._batches.popitem(last=False)
-        elif graphs and batch._graph is None:
-            self._memory = self._memory or torch.cuda.graph_pool_handle()
-            batch.record(self._hidden, self._memory)
-        self._batches.move_to_end(shape)
+            if self._recorded_over is not slots or len(self._batches) >= _MOST_SHAPES:  # the pool grew, or is new
+                self._forget()
+            self._recorded_over = slots
+            batch = self._batches[shape] = _Batch(shape, slots.device)
+        elif self._records and not batch.is_graph and not self.why:
+            self._record(batch)
         return batch
+
+    def _record(self, batch: _Batch) -> None:
+        try:
+            self._recorder = self._recorder or _Recorder(self.pool.slots.device)
+            batch.record(self._hidden, self._recorder)
+        except RuntimeError as error:
+            said = (str(error).splitlines() or [""])[0]
+            self.why = f"kernel by kernel, since no CUDA graph can be recorded ({type(error).__name__}: {said})"
+            _log.warning("The model runs %s.", self.why)
 
     def _hidden(self, batch: _Batch) -> torch.Tensor:
         """The last layer's output of the wanted tokens, ``(wanted, width)`` float32, not normed."""
