@@ -187,14 +187,18 @@ class _Batch:
 
 
 class _Recorder:
-    """Where graphs are recorded: a stream and memory that they share, so that they are dropped together.
+    """Where a model's graphs are recorded: a stream of its own, and memory that they share.
 
-    torch frees cuBLAS's workspace of a stream with the first of its graphs that is dropped, though others use it
-    (pytorch/pytorch#193402), and takes no recording into memory whose graphs have all been dropped.
+    They are dropped together: torch frees cuBLAS's workspace of a stream with the first of its graphs that is dropped,
+    though others use it (pytorch/pytorch#193402).
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # one of 32 that torch hands out in turn
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Once all graphs have been dropped: torch takes no recording into memory that none uses."""
         self.memory: Any = torch.cuda.graph_pool_handle()
 
 
@@ -353,7 +357,8 @@ class PooledLlama:
     def _forget(self) -> None:
         """Drop all graphs."""
         self._batches.clear()
-        self._recorder = None
+        if self._recorder is not None:
+            self._recorder.begin_anew()
 
     def _logits(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> list[torch.Tensor]:
         batch = self._batch(_Shape.around(feeds))

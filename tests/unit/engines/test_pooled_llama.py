@@ -197,24 +197,34 @@ class _Graph:
 
     def __init__(self, batch: Any, compute: Callable[[Any], torch.Tensor]) -> None:
         self.found = compute(batch)
-        self._again = lambda: compute(batch)
+        self._batch, self._compute = batch, compute
 
     def replay(self) -> None:
-        self.found.copy_(self._again())
+        self.found.copy_(self._compute(self._batch))
+
+
+class _Recorder:
+    """Stands for where graphs are recorded."""
+
+    def __init__(self, _: torch.device) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        self.memory = object()
 
 
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> tuple[PooledLlama, list[Any]]:
-    """A forward on a CPU that takes it for a GPU, and for each recording where it was made."""
+    """A forward on a CPU that takes it for a GPU, and the memory of each recording."""
     made: list[Any] = []
 
     def record(batch: Any, compute: Callable[[Any], torch.Tensor], recorder: Any) -> None:
         batch._graph = _Graph(batch, compute)
         batch._found = batch._graph.found
-        made.append(recorder)
+        made.append(recorder.memory)
 
     monkeypatch.setattr(pooled_llama._Batch, "record", record)
-    monkeypatch.setattr(pooled_llama, "_Recorder", lambda _: object())
+    monkeypatch.setattr(pooled_llama, "_Recorder", _Recorder)
     forward = PooledLlama(llama(), first_slots=SLOTS)
     forward._records = True
     return forward, made
