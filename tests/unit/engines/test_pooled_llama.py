@@ -234,12 +234,11 @@ def test_a_graph_is_recorded_at_the_second_pass_and_answers_from_the_third_as_ke
     recording: tuple[PooledLlama, list[Any]],
 ) -> None:
     forward, made = recording
-    prompts = [[1, 2, 3], [4, 5], [6] * 12]
-    wanted = [fed(PooledLlama(llama(), first_slots=SLOTS), prompt)[1][0] for prompt in prompts]
-    for _ in range(4):
-        found = fed(forward, *prompts)[1]
-        for one, other in zip(found, wanted, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    kernels = PooledLlama(llama(), first_slots=SLOTS)
+    for number in range(4):
+        prompts = [[number, 2, 3], [4, number], [number] * 12]
+        for prompt, found in zip(prompts, fed(forward, *prompts)[1], strict=True):
+            torch.testing.assert_close(found, fed(kernels, prompt)[1][0], atol=1e-5, rtol=1e-5)
     assert (forward.counts["kernels"], forward.counts["graph"], len(made)) == (2, 6, 2)
     assert made[0] is made[1]
 
