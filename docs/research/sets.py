@@ -30,15 +30,17 @@ NAMES = {
     "vg": "Video Games",
     "cds": "CDs and Vinyl",
     "office": "Office (semantic IDs)",
+    "toys": "Toys and Games",
     "ml1m": "MovieLens-1M",
 }
-EXCLUDED = ("ml1m",)
+EXCLUDED = ("ml1m", "toys")
 """Sets in whose lists nothing comes back that was seen, since no row asks for it."""
 SCORERS = {
     "ml": "EASE",
     "vg": "transitions",
     "cds": "transitions and EASE",
     "office": "transitions and EASE",
+    "toys": "transitions and EASE",
     "ml1m": "EASE",
 }
 """Of the served setting."""
