@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+TINY: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+"""The shape of a tiny Llama, and of its relatives."""
+
+
 def random_model(config: PretrainedConfig, *, seed: int = 7, spread: float = 0.3) -> PreTrainedModel:
     """Weights large enough for attention to look somewhere, so that a wrong mask or position shows."""
     from transformers import AutoModelForCausalLM

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from igd_core.artifact import Artifact
-    from igd_core.bench.decode import BenchCheckpoints, DecodeSettings
+    from igd_core.bench.decode import DecodeSettings
     from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.search.engine import EngineStats
     from igd_core.search.query import Query
@@ -33,7 +33,7 @@ class AtOnceResult:
     """One number of people who ask at once, each again as soon as answered.
 
     Attributes:
-        forward: how the model was run, ``own`` or ``transformers``.
+        forward, why_forward: how the model was run, and why not otherwise, as `EngineStats` has them.
         per_second: recommendations.
         p50_s, p95_s: of one, from asking to its answer.
         rounds: a recommendation, median.
@@ -48,6 +48,7 @@ class AtOnceResult:
     at_once: int
     histories: int
     forward: str
+    why_forward: str
     per_second: float
     p50_s: float
     p95_s: float
@@ -62,17 +63,15 @@ class AtOnceResult:
 
 
 def bench_at_once(
-    checkpoints: BenchCheckpoints, datasets: Sequence[str], settings: DecodeSettings, at_once: Sequence[int]
+    checkpoint: Checkpoint, datasets: Sequence[str], settings: DecodeSettings, at_once: Sequence[int]
 ) -> list[dict[str, object]]:
     """One object for each data set and number of people; progress on standard error."""
     results: list[dict[str, object]] = []
     for name in datasets:
         data = load_dataset(name, histories=settings.histories + 1, video_games=settings.video_games)
-        artifact = data.artifact(checkpoints.plain.tokenizer)
+        artifact = data.artifact(checkpoint.tokenizer)
         queries = [settings.query(history) for history in data.histories]
-        results += [
-            asdict(asyncio.run(_measure(name, checkpoints.served, artifact, queries, people))) for people in at_once
-        ]
+        results += [asdict(asyncio.run(_measure(name, checkpoint, artifact, queries, people))) for people in at_once]
     return results
 
 
@@ -97,9 +96,9 @@ async def _measure(
     started = time.perf_counter()
     await asyncio.gather(*(person() for _ in range(people)))
     wall_s = time.perf_counter() - started
-    after, forward = engine.stats(), checkpoint.forward_of(None).name
+    after = engine.stats()
     await engine.close()
-    return _result((name, people), forward, wall_s, answers, (before, after), _room(checkpoint) - room)
+    return _result((name, people), wall_s, answers, (before, after), _room(checkpoint) - room)
 
 
 def _room(checkpoint: Checkpoint) -> Counter[str]:
@@ -110,7 +109,6 @@ def _room(checkpoint: Checkpoint) -> Counter[str]:
 
 def _result(
     asked: tuple[str, int],
-    forward: str,
     wall_s: float,
     answers: Sequence[tuple[float, SessionStats]],
     passes: tuple[EngineStats, EngineStats],
@@ -130,7 +128,8 @@ def _result(
         dataset=name,
         at_once=people,
         histories=len(answers),
-        forward=forward,
+        forward=after.forward,
+        why_forward=after.why_forward,
         per_second=round(len(answers) / wall_s, 3),
         p50_s=round(float(np.percentile(seconds, 50)), 4),
         p95_s=round(float(np.percentile(seconds, 95)), 4),

@@ -67,6 +67,7 @@ def _decode(args: argparse.Namespace) -> int:
         raise InputError("at_once: measures the embedded engine; igd bench vllm has --concurrency")
     from igd_core.bench.at_once import bench_at_once
     from igd_core.bench.decode import BenchCheckpoints, DecodeSettings, bench_decode
+    from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
     from igd_core.engines.vllm.options import VLLMOptions
 
     on_vllm = VLLMOptions(model=asked.checkpoint(), dtype=asked.dtype, **asked.vllm)
@@ -78,13 +79,16 @@ def _decode(args: argparse.Namespace) -> int:
         forced_weight=asked.forced_weight,
         vllm=on_vllm if asked.engine == "vllm" else None,
     )
-    checkpoints = BenchCheckpoints.load(
-        asked.checkpoint(), device=asked.device, dtype=asked.dtype, forward=asked.forward, precision=asked.precision
-    )
-    datasets = asked.data or DATASETS
+    datasets, device, dtype, forward = asked.data or DATASETS, asked.device, asked.dtype, asked.forward
     if asked.at_once:
-        results = bench_at_once(checkpoints, datasets, settings, asked.at_once)
+        served = in_precision(
+            load_checkpoint(asked.checkpoint(), device=device, dtype=dtype, forward=forward), asked.precision
+        )
+        results = bench_at_once(served, datasets, settings, asked.at_once)
     else:
+        checkpoints = BenchCheckpoints.load(
+            asked.checkpoint(), device=device, dtype=dtype, forward=forward, precision=asked.precision
+        )
         results = bench_decode(checkpoints, datasets, settings)
     _print_results(results, as_json=args.json)
     return 0

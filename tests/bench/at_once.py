@@ -98,9 +98,12 @@ async def _answer(engine: TreeEngine, artifact: Artifact, queries: Sequence[Quer
     )
 
 
-def compared(at_once: int, runs: dict[str, list[Run]]) -> dict[str, object]:
-    """Medians over repeats; ratios of each repeat's seconds, another way's over those of shared passes."""
-    result: dict[str, object] = {"at_once": at_once}
+def compared(at_once: int, runs: dict[str, list[Run]], why: str) -> dict[str, object]:
+    """Medians over repeats; ratios of each repeat's seconds, another way's over those of shared passes.
+
+    ``why`` is what the forward says of why it runs otherwise than it should.
+    """
+    result: dict[str, object] = {"at_once": at_once, "why_forward": why}
     count = len(runs["shared"][0].items)
     for way, each in runs.items():
         result[f"{way}_per_s"] = round(statistics.median(count / run.wall_s for run in each), 3)
@@ -154,7 +157,7 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
         for repeat in tqdm(range(args.repeats), desc=f"{at_once} at once"):
             for way, (how, most) in ways.items() if repeat % 2 else reversed(ways.items()):
                 runs[way].append(answer(how, artifact, queries, at_once, most))
-        yield compared(at_once, runs)
+        yield compared(at_once, runs, checkpoint.forward_of(None).why)
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ def bench_passes(
 ) -> list[dict[str, object]]:
     """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
 
-    ``transformers_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
+    ``transformers_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio. ``why_own`` is empty,
+    or says why ``own`` is not our forward, or why its passes are no graphs on a GPU.
     """
     cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
         str(width): lambda forward, width=width: _timed(forward, (width,), with_prompt=False)  # type: ignore[misc]
@@ -62,7 +63,7 @@ def _interleaved(
     for repeat in range(repeats + 1):
         for way in ways if repeat % 2 else reversed(ways):
             taken[way].append(run(forwards[way]))
-    result: dict[str, object] = {"tokens": name}
+    result: dict[str, object] = {"tokens": name, "why_own": forwards["own"].why}
     for way, times in taken.items():
         result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
     compared = [("transformers", "own"), *([("own", "bf16")] if "bf16" in taken else [])]

@@ -1,10 +1,10 @@
 """What the self-test measures on models that are run rightly, and on the same models under faults, by data type.
 
-    python tests/bench/self_test_error.py [--model DIR ...] [--layers 2 16] [--deviations 0.02 0.1 0.3]
+    python tests/bench/self_test_error.py [--own] [--model DIR ...] [--layers 2 16] [--deviations 0.02 0.1 0.3]
 
 Its tolerances have to lie between the two. Random models of several architectures, depths and spreads of weights;
 ``--model`` adds checkpoints on disk. The faults: positions by cache slot, a mask that shows all that was fed before,
-and cached values that are another prompt's.
+and cached values that are another prompt's. ``--own``: by our forward for GPUs, of the models that it is for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.architectures import tiny_config
 
+from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
 from igd_core.engines.embedded.self_test import tree_differences
 from igd_core.engines.embedded.token_tree import TokenTree
 
@@ -97,14 +98,18 @@ def random_model(model_type: str, layers: int, deviation: float) -> PreTrainedMo
     return model
 
 
-def measured(model: PreTrainedModel) -> dict[tuple[str, str], float]:
-    """The largest difference of each case in each data type; NaN where the logits are not finite."""
+def measured(model: PreTrainedModel, *, own: bool) -> dict[tuple[str, str], float]:
+    """The largest difference of each case in each data type; NaN where the logits are not finite.
+
+    Trees are run by transformers' modules, or by `PooledLlama` if ``own``.
+    """
     found = {}
     for name, dtype in DTYPES.items():
         model = model.to(dtype)  # type: ignore[arg-type]
+        forward = PooledLlama(model) if own else None
         for case, applied in CASES.items():
             with applied():
-                found[case, name] = max(tree_differences(model).values(), default=math.nan)
+                found[case, name] = max(tree_differences(model, forward).values(), default=math.nan)
     return found
 
 
@@ -121,6 +126,7 @@ def _models(args: argparse.Namespace) -> Iterator[tuple[str, PreTrainedModel]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--own", action="store_true", help="by our forward for GPUs, on the CPU")
     parser.add_argument("--model", nargs="*", default=[], metavar="DIR")
     parser.add_argument("--layers", nargs="*", type=int, default=[2, 16])
     parser.add_argument("--deviations", nargs="*", type=float, default=[0.02, 0.1, 0.3])
@@ -136,7 +142,9 @@ def main() -> int:
     columns = [(case, name) for name in DTYPES for case in CASES]
     write(f"{'':40}" + "".join(f"{name[:8] + ' ' + case[:9]:>19}" for case, name in columns) + "\n")
     for label, model in _models(args):
-        found: Any = measured(model)
+        if args.own and why_not_pooled(model):
+            continue
+        found: Any = measured(model, own=args.own)
         for key, value in found.items():
             all_found.setdefault(key, []).append(value)
         write(f"{label:40}" + "".join(f"{found[key]:19.2e}" for key in columns) + "\n")

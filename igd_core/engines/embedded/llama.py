@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from igd_core.engines.embedded.forward import additive
-from igd_core.engines.embedded.llama_family import linears_of, why_not_llama
+from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear
 
@@ -54,33 +54,17 @@ MOST_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Norm:
-    """Root mean square normalisation; ``weight`` is ``(width,)``."""
-
-    weight: torch.Tensor
-    epsilon: float
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Norm:
-        norm: Any = module
-        return cls(weight=norm.weight.detach(), epsilon=float(norm.variance_epsilon))
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """A decoder layer's weights; ``normed_query`` and ``normed_key`` are Qwen3's, each over one head."""
 
-    before_attention: _Norm
+    before_attention: Norm
     query: PackedLinear
     key: PackedLinear
     value: PackedLinear
-    normed_query: _Norm | None
-    normed_key: _Norm | None
+    normed_query: Norm | None
+    normed_key: Norm | None
     output: PackedLinear
-    before_mlp: _Norm
+    before_mlp: Norm
     gate: PackedLinear
     up: PackedLinear
     down: PackedLinear
@@ -91,14 +75,14 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         return cls(
-            before_attention=_Norm.of(layer.input_layernorm),
+            before_attention=Norm.of(layer.input_layernorm),
             query=attention.q_proj,
             key=attention.k_proj,
             value=attention.v_proj,
-            normed_query=None if query_norm is None else _Norm.of(query_norm),
-            normed_key=None if key_norm is None else _Norm.of(key_norm),
+            normed_query=None if query_norm is None else Norm.of(query_norm),
+            normed_key=None if key_norm is None else Norm.of(key_norm),
             output=attention.o_proj,
-            before_mlp=_Norm.of(layer.post_attention_layernorm),
+            before_mlp=Norm.of(layer.post_attention_layernorm),
             gate=mlp.gate_proj,
             up=mlp.up_proj,
             down=mlp.down_proj,
@@ -164,7 +148,7 @@ class LlamaForward:
         decoder = whole.model
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
-        self._norm = _Norm.of(decoder.norm)
+        self._norm = Norm.of(decoder.norm)
         self._head = OutputLayer(whole.lm_head, decoder.embed_tokens, tied=bool(model.config.tie_word_embeddings))
         self._frequencies: torch.Tensor = decoder.rotary_emb.inv_freq.float()
         self._rotation_scale = float(decoder.rotary_emb.attention_scaling)

@@ -1,8 +1,11 @@
-"""Which models the project's own forwards compute: Llama, Mistral without a window, Qwen2, Qwen3."""
+"""Which models the project's own forwards compute (Llama, Mistral without a window, Qwen2, Qwen3), and their norm."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,3 +32,21 @@ def why_not_llama(model: PreTrainedModel) -> str:
 def linears_of(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     """The modules that multiply by a weight, with their names."""
     return ((name, each) for name, each in model.named_modules() if name.endswith(("_proj", "lm_head")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """Root mean square normalisation in float32; ``weight`` is ``(width,)`` float32."""
+
+    weight: torch.Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Norm:
+        """With the weight of one of transformers' modules, which is not copied if it is float32."""
+        norm: Any = module
+        return cls(weight=norm.weight.detach().float(), epsilon=float(norm.variance_epsilon))
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``(..., width)`` float32 to the same."""
+        return torch.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)

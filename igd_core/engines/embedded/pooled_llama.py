@@ -1,13 +1,12 @@
-"""The project's own forward of Llama-type models on a GPU: passes of fixed shapes, so that CUDA graphs can repeat them.
+"""The project's own forward of Llama-type models on a GPU: passes of fixed sizes, so that CUDA graphs can repeat them.
 
-A round's pass is some 700 kernels of a few microseconds each, and launching them one by one takes ten times as long as
-running them. A CUDA graph launches all at once, but does exactly what it did when it was recorded. So:
+By transformers' modules a pass took 35 ms on an H200 whatever it held: most likely it waited for the launches of a
+thousand small kernels (docs/research/speed.md). A CUDA graph launches all at once, but does exactly what it did when it
+was recorded. So:
 
 - keys and values lie in a pool (`key_value_pool`); which slots a text reads and writes are numbers, copied before;
-- texts of a pass that feed about as many tokens are rows of one batch; tokens, keys and texts are filled up to the next
-  of a few sizes, and what was filled up is masked;
-- each shape has its own buffers. At its first pass it runs kernel by kernel, from its second on as a graph. Where no
-  graph can be recorded, passes go on kernel by kernel, and the forward says why.
+- each size of a batch has its own buffers (`fixed_batches`). Its first pass runs kernel by kernel, all others as a
+  graph. Where no graph can be recorded, passes go on kernel by kernel, and the forward says why.
 
 Attention gathers a text's keys and values from the pool. Query heads that share keys are laid under each other as more
 rows, so that every kernel of torch can do it. The residual stream, norms and rotations are in float32, products in the
@@ -21,185 +20,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from igd_core.engines.embedded.key_value_pool import WASTE, ZEROS, KeyValuePool, PooledText
-from igd_core.engines.embedded.llama_family import linears_of, why_not_llama
+from igd_core.engines.embedded.fixed_batches import Batch, Numbers, Recorder, Shape, alike
+from igd_core.engines.embedded.key_value_pool import KeyValuePool, PooledText
+from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from igd_core.engines.embedded.forward import Feed, Running
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 MOST_TOKENS = 2048
-"""Of a pass: a GPU does the arithmetic of so many in about the time of launching its kernels (135 million weights)."""
-_LEAST = {"texts": 1, "new": 8, "seen": 128, "wanted": 8}
-_MOST_BATCH = 8192  # tokens of one shape, what is filled up included
-_MOST_SHAPES = 96  # that are kept; a graph of SmolLM2's size takes some ten megabytes
+"""Of a pass: by its peak rate an H200 computes 135 million weights over so many in 0.6 ms. Not measured."""
+_MOST_SHAPES = 96  # that are kept, with their graphs
 
 _log = logging.getLogger(__name__)
-# Of all models of the process. A recording begins with waiting for the whole device, which breaks one that runs in
-# another thread, whatever its mode; and what attention may choose from is set for the process.
-_LAUNCHING = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """Sizes of a batch: texts, new tokens of each, slots that each reads, tokens whose logits are wanted of all."""
-
-    texts: int
-    new: int
-    seen: int
-    wanted: int
-
-    @classmethod
-    def around(cls, feeds: Sequence[Feed]) -> _Shape:
-        """The smallest that holds them."""
-        return cls(
-            texts=_filled_up("texts", len(feeds)),
-            new=_filled_up("new", max(len(feed.fed.tokens) for feed in feeds)),
-            seen=_filled_up("seen", max(feed.fed.visible.shape[1] for feed in feeds)),
-            wanted=_filled_up("wanted", sum(len(feed.fed.rows) for feed in feeds)),
-        )
-
-    @property
-    def num_numbers(self) -> int:
-        return self.texts * (3 * self.new + self.seen) + self.wanted
-
-
-def _filled_up(what: str, count: int) -> int:
-    """The next power of two or three quarters of one, and no less than the least."""
-    least = _LEAST[what]
-    power = max(least, 1 << (count - 1).bit_length())
-    less = power * 3 // 4
-    return less if less >= max(count, least) else power
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Numbers:
-    """What differs from pass to pass, as views of one array, so that one copy brings it to the device.
-
-    Attributes:
-        tokens, positions: ``(texts, new)``.
-        written: ``(texts, new)``, the slot of each new token.
-        seen: ``(texts, seen)``, the slots of each text.
-        wanted: ``(wanted,)``, tokens whose logits are wanted, by their place among all of the batch.
-    """
-
-    tokens: Any
-    positions: Any
-    written: Any
-    seen: Any
-    wanted: Any
-
-    @classmethod
-    def of(cls, flat: Any, shape: _Shape) -> _Numbers:  # noqa: ANN401 - an array or a tensor
-        """Views of an array or a tensor of ``shape.num_numbers``."""
-        new, seen = shape.texts * shape.new, shape.texts * shape.seen
-        cuts = (0, *accumulate((new, new, new, seen, shape.wanted)))
-        parts = [flat[start:end] for start, end in pairwise(cuts)]
-        return cls(
-            **{
-                name: part.reshape(shape.texts, -1)
-                for name, part in zip(("tokens", "positions", "written", "seen"), parts[:4], strict=True)
-            },
-            wanted=parts[4],
-        )
-
-
-class _Batch:
-    """A shape's buffers, and how its pass is run: kernel by kernel, or as a graph of them."""
-
-    def __init__(self, shape: _Shape, device: torch.device) -> None:
-        self.shape = shape
-        self._flat = torch.zeros(shape.num_numbers, dtype=torch.int64, device=device)
-        self.numbers = _Numbers.of(self._flat, shape)
-        self.visible = torch.zeros(shape.texts, shape.new, shape.seen, dtype=torch.bool, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._found: torch.Tensor | None = None
-
-    def put(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> None:
-        """Copy the tokens of texts, and the slots of each, its new ones included, to the device."""
-        shape = self.shape
-        flat = np.zeros(shape.num_numbers, dtype=np.int64)
-        numbers = _Numbers.of(flat, shape)
-        numbers.written[:], numbers.seen[:] = WASTE, ZEROS
-        visible = np.zeros((shape.texts, shape.new, shape.seen), dtype=np.bool_)
-        visible[:, :, 0] = True  # a row that sees nothing has no softmax
-        wanted: list[NDArray[np.int64]] = []
-        for text, (feed, own) in enumerate(zip(feeds, slots, strict=True)):
-            new = len(feed.fed.tokens)
-            numbers.tokens[text, :new], numbers.positions[text, :new] = feed.fed.tokens, feed.fed.positions
-            numbers.written[text, :new], numbers.seen[text, : len(own)] = own[len(own) - new :], own
-            visible[text, :new, : len(own)] = feed.fed.visible.numpy()
-            wanted.append(text * shape.new + feed.fed.rows.numpy())
-        places = np.concatenate(wanted)
-        numbers.wanted[: len(places)] = places
-        self._flat.copy_(torch.from_numpy(flat))
-        self.visible.copy_(torch.from_numpy(visible))
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether it has been recorded."""
-        return self._found is not None
-
-    def run(self, compute: Callable[[_Batch], torch.Tensor]) -> torch.Tensor:
-        """What ``compute`` finds; once it is a graph, memory that any graph of the model may write to later."""
-        if self._graph is not None and self._found is not None:
-            self._graph.replay()
-            return self._found
-        with _LAUNCHING:
-            return compute(self)
-
-    def record(self, compute: Callable[[_Batch], torch.Tensor], recorder: _Recorder) -> None:
-        """Make a graph of what `run` did kernel by kernel before.
-
-        Raises:
-            RuntimeError: a kernel cannot be recorded, or memory is short.
-        """
-        # Whatever fails, the thread's stream and device are as before: torch.cuda.graph does not see to that.
-        with _LAUNCHING, torch.cuda.device(self._flat.device), torch.cuda.stream(torch.cuda.current_stream()):
-            recorder.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(recorder.stream):
-                compute(self)  # cuBLAS makes what it needs for a thread and a stream, which no recording may
-            self._graph = torch.cuda.CUDAGraph()  # kept if it fails: torch's allocator goes on asking it
-            # Other threads may use the device meanwhile: that is no error of this one.
-            with torch.cuda.graph(
-                self._graph, pool=recorder.memory, stream=recorder.stream, capture_error_mode="thread_local"
-            ):
-                found = compute(self)
-            self._found = found
-
-
-class _Recorder:
-    """Where a model's graphs are recorded: a stream of its own, and memory that they share.
-
-    They are dropped together: torch frees cuBLAS's workspace of a stream with the first of its graphs that is dropped,
-    though others use it (pytorch/pytorch#193402).
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)  # one of 32 that torch hands out in turn
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Once all graphs have been dropped: torch takes no recording into memory that none uses."""
-        self.memory: Any = torch.cuda.graph_pool_handle()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,31 +77,15 @@ class _Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Norm:
-    """Root mean square normalisation, float32."""
-
-    weight: torch.Tensor
-    epsilon: float
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Norm:
-        norm: Any = module
-        return cls(weight=norm.weight.detach().float(), epsilon=float(norm.variance_epsilon))
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """A decoder layer; ``normed_query`` and ``normed_key`` are Qwen3's, each over one head."""
 
-    before_attention: _Norm
+    before_attention: Norm
     query_key_value: _Weights
-    normed_query: _Norm | None
-    normed_key: _Norm | None
+    normed_query: Norm | None
+    normed_key: Norm | None
     output: _Weights
-    before_mlp: _Norm
+    before_mlp: Norm
     gate_up: _Weights
     down: _Weights
 
@@ -263,12 +95,12 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         return cls(
-            before_attention=_Norm.of(layer.input_layernorm),
+            before_attention=Norm.of(layer.input_layernorm),
             query_key_value=_Weights.of(attention.q_proj, attention.k_proj, attention.v_proj),
-            normed_query=None if query_norm is None else _Norm.of(query_norm),
-            normed_key=None if key_norm is None else _Norm.of(key_norm),
+            normed_query=None if query_norm is None else Norm.of(query_norm),
+            normed_key=None if key_norm is None else Norm.of(key_norm),
             output=_Weights.of(attention.o_proj),
-            before_mlp=_Norm.of(layer.post_attention_layernorm),
+            before_mlp=Norm.of(layer.post_attention_layernorm),
             gate_up=_Weights.of(mlp.gate_proj, mlp.up_proj),
             down=_Weights.of(mlp.down_proj),
         )
@@ -299,7 +131,7 @@ class PooledLlama:
         decoder = whole.model
         self._embedding: torch.Tensor = decoder.embed_tokens.weight.detach()
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
-        self._norm = _Norm.of(decoder.norm)
+        self._norm = Norm.of(decoder.norm)
         self._head = _Weights.of(whole.lm_head)
         self._frequencies: torch.Tensor = decoder.rotary_emb.inv_freq.detach().float()
         self._rotation_scale = float(decoder.rotary_emb.attention_scaling)
@@ -314,9 +146,9 @@ class PooledLlama:
         self.why = ""
         """Why its passes are no CUDA graphs on a GPU."""
         self._records = self._embedding.is_cuda
-        self._batches: dict[_Shape, _Batch] = {}
+        self._batches: dict[Shape, Batch] = {}
         self._recorded_over: torch.Tensor | None = None  # the pool's memory that graphs read and write
-        self._recorder: _Recorder | None = None
+        self._recorder: Recorder | None = None
         self.counts: Counter[str] = Counter()
         """Of batches run so far: ``kernels`` one by one, as a ``graph``; ``tokens``, and ``room`` for them."""
 
@@ -337,7 +169,7 @@ class PooledLlama:
         slots = [text.slots + taken[start:end] for text, (start, end) in zip(texts, pairwise(ends), strict=True)]
         found: dict[int, torch.Tensor] = {}
         try:
-            for group in _alike(feeds):
+            for group in alike(feeds):
                 logits = self._logits([feeds[at] for at in group], [slots[at] for at in group])
                 found.update(zip(group, logits, strict=True))
         except BaseException:
@@ -361,7 +193,7 @@ class PooledLlama:
             self._recorder.begin_anew()
 
     def _logits(self, feeds: Sequence[Feed], slots: Sequence[list[int]]) -> list[torch.Tensor]:
-        batch = self._batch(_Shape.around(feeds))
+        batch = self._batch(Shape.around(feeds))
         batch.put(feeds, slots)
         self.counts["graph" if batch.is_graph else "kernels"] += 1
         self.counts["tokens"] += sum(len(feed.fed.tokens) for feed in feeds)
@@ -374,7 +206,7 @@ class PooledLlama:
             for found, feed in zip(logits, feeds, strict=True)
         ]
 
-    def _batch(self, shape: _Shape) -> _Batch:
+    def _batch(self, shape: Shape) -> Batch:
         """The shape's buffers, recorded if it was met before."""
         slots = self.pool.slots
         batch = self._batches.get(shape) if self._recorded_over is slots else None
@@ -382,21 +214,21 @@ class PooledLlama:
             if self._recorded_over is not slots or len(self._batches) >= _MOST_SHAPES:  # the pool grew, or is new
                 self._forget()
             self._recorded_over = slots
-            batch = self._batches[shape] = _Batch(shape, slots.device)
+            batch = self._batches[shape] = Batch(shape, slots.device)
         elif self._records and not batch.is_graph and not self.why:
             self._record(batch)
         return batch
 
-    def _record(self, batch: _Batch) -> None:
+    def _record(self, batch: Batch) -> None:
         try:
-            self._recorder = self._recorder or _Recorder(self.pool.slots.device)
+            self._recorder = self._recorder or Recorder(self.pool.slots.device)
             batch.record(self._hidden, self._recorder)
         except RuntimeError as error:
             said = (str(error).splitlines() or [""])[0]
             self.why = f"kernel by kernel, since no CUDA graph can be recorded ({type(error).__name__}: {said})"
             _log.warning("The model runs %s.", self.why)
 
-    def _hidden(self, batch: _Batch) -> torch.Tensor:
+    def _hidden(self, batch: Batch) -> torch.Tensor:
         """The last layer's output of the wanted tokens, ``(wanted, width)`` float32, not normed."""
         numbers = batch.numbers
         angles = numbers.positions.reshape(-1, 1, 1).float() * self._frequencies
@@ -414,7 +246,7 @@ class PooledLlama:
         return hidden
 
     def _attended(
-        self, number: int, hidden: torch.Tensor, turns: _Turns, mask: torch.Tensor, numbers: _Numbers
+        self, number: int, hidden: torch.Tensor, turns: _Turns, mask: torch.Tensor, numbers: Numbers
     ) -> torch.Tensor:
         """Heads of all new tokens in a layer, ``(texts * new, heads * head_dim)``; keeps their keys and values."""
         layer, kept, width = self._layers[number], self.pool.slots[number], self._head_dim
@@ -459,18 +291,6 @@ class _Turns:
 
     def __call__(self, heads: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(heads * self.cos, heads.roll(heads.shape[-1] // 2, dims=-1), self.sin)
-
-
-def _alike(feeds: Sequence[Feed]) -> list[list[int]]:
-    """Groups of feeds that go into one batch: of about as many new tokens, and not too many together."""
-    by_size: dict[int, list[int]] = {}
-    for at, feed in enumerate(feeds):
-        by_size.setdefault(_filled_up("new", len(feed.fed.tokens)), []).append(at)
-    groups = []
-    for size, places in sorted(by_size.items()):
-        most = max(1, _MOST_BATCH // size)
-        groups += [places[start : start + most] for start in range(0, len(places), most)]
-    return groups
 
 
 def _float_product(inputs: torch.Tensor, weights: _Weights) -> torch.Tensor:

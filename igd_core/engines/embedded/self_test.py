@@ -41,9 +41,10 @@ _TRIES = 3
 # Of the spread of a row's logits. Right ones differ by the order of additions. In half precision only gross faults can
 # be told; a folder is the same in all, so float32 is the one to try.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.15}
-# Of a forward that rounds at other places than the modules do. `PooledLlama` keeps the residual stream in float32:
-# SmolLM2-135M in bfloat16 differs by 0.17, with positions by cache slot by 0.56, with a mask that shows all by 0.77.
-_OTHERWISE_ROUNDED = {torch.float32: 1e-4, torch.float16: 0.2, torch.bfloat16: 0.3}
+# Of a forward that rounds at other places than the modules do: `PooledLlama` keeps the residual stream in float32. By
+# `self_test_error.py --own` right ones of 19 models differ by 7e-6, 0.14 and 0.011 at most (float32, bfloat16, half),
+# another run of SmolLM2-135M in bfloat16 by 0.17; the three faults change SmolLM2 by 0.50, 0.75 and 1.7 in bfloat16.
+_OTHERWISE_ROUNDED = _TOLERANCE | {torch.bfloat16: 0.25}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

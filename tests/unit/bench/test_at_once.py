@@ -10,7 +10,7 @@ from factories import make_catalogue, tiny_checkpoint
 
 from igd_core.bench import at_once
 from igd_core.bench.datasets import BenchData
-from igd_core.bench.decode import BenchCheckpoints, DecodeSettings
+from igd_core.bench.decode import DecodeSettings
 from igd_core.cli.main import main
 from igd_core.ids import ItemIndex
 
@@ -33,16 +33,16 @@ def test_shares_add_up_and_people_share_passes_where_the_forward_lets_them(
     monkeypatch.setattr(at_once, "load_dataset", made_up)
     checkpoint = tiny_checkpoint(kind, tokenizer)
     settings = DecodeSettings(video_games=Path(), histories=HISTORIES, beams=3)
-    checkpoints = BenchCheckpoints(plain=checkpoint, served=checkpoint)
     alone, together = (
         at_once.AtOnceResult(**found)  # type: ignore[arg-type]
-        for found in at_once.bench_at_once(checkpoints, ["films"], settings, [1, 4])
+        for found in at_once.bench_at_once(checkpoint, ["films"], settings, [1, 4])
     )
     assert (alone.at_once, together.at_once) == (1, 4)
     for found in (alone, together):
         assert (found.dataset, found.histories) == ("films", HISTORIES)
         assert found.queue_share + found.model_share + found.search_share == pytest.approx(1, abs=0.002)
         assert found.p50_s <= found.p95_s
+        assert (found.forward, found.why_forward) == ("transformers" if kind == "llama-fp32" else "own", "")
         assert found.passes * found.people_a_pass == pytest.approx(
             found.passes if found is alone else alone.passes, rel=0.1
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import random_model, write_checkpoint
+from checkpoints import TINY, random_model, write_checkpoint
 from factories import own_forward, pooled_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,18 +32,8 @@ if TYPE_CHECKING:
 
     from igd_core.engines.embedded.forward import Forward
 
-VOCAB = 60
+VOCAB = TINY["vocab_size"]
 TOLERANCE = 1e-5
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
 
 
 def rope(kind: str, **fields: Any) -> dict[str, Any]:
@@ -57,20 +47,20 @@ LLAMA3: dict[str, Any] = {
     "original_max_position_embeddings": 32,
 }
 CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SHAPE),
-    "tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
-    "one head for all": LlamaConfig(**SHAPE | {"num_key_value_heads": 1}),
-    "a head each": LlamaConfig(**SHAPE | {"num_key_value_heads": 4}),
-    "wide heads": LlamaConfig(**SHAPE, head_dim=24),
-    "one layer": LlamaConfig(**SHAPE | {"num_hidden_layers": 1}),
-    "theta": LlamaConfig(**SHAPE, **rope("default")),
-    "linear": LlamaConfig(**SHAPE, **rope("linear", factor=3.0)),
-    "llama3": LlamaConfig(**SHAPE, **rope("llama3", **LLAMA3)),
-    "yarn": LlamaConfig(**SHAPE, **rope("yarn", factor=4.0, original_max_position_embeddings=64)),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "llama": LlamaConfig(**TINY),
+    "tied": LlamaConfig(**TINY, tie_word_embeddings=True),
+    "biases": LlamaConfig(**TINY, attention_bias=True, mlp_bias=True),
+    "one head for all": LlamaConfig(**TINY | {"num_key_value_heads": 1}),
+    "a head each": LlamaConfig(**TINY | {"num_key_value_heads": 4}),
+    "wide heads": LlamaConfig(**TINY, head_dim=24),
+    "one layer": LlamaConfig(**TINY | {"num_hidden_layers": 1}),
+    "theta": LlamaConfig(**TINY, **rope("default")),
+    "linear": LlamaConfig(**TINY, **rope("linear", factor=3.0)),
+    "llama3": LlamaConfig(**TINY, **rope("llama3", **LLAMA3)),
+    "yarn": LlamaConfig(**TINY, **rope("yarn", factor=4.0, original_max_position_embeddings=64)),
+    "mistral": MistralConfig(**TINY, sliding_window=None),
+    "qwen2": Qwen2Config(**TINY),
+    "qwen3": Qwen3Config(**TINY, head_dim=16),
 }
 
 
@@ -247,14 +237,14 @@ def test_what_it_is_not_for_is_named(plain_llama: PreTrainedModel) -> None:
     from transformers import GPT2Config, MixtralConfig
 
     gpt2 = GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=1, n_head=4, n_positions=64)
-    mixtral = MixtralConfig(**SHAPE, num_local_experts=2, sliding_window=None)
+    mixtral = MixtralConfig(**TINY, num_local_experts=2, sliding_window=None)
     longrope = rope("longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4, original_max_position_embeddings=40)
     for config, why in (
         (gpt2, "architecture 'gpt2'"),
         (mixtral, "architecture 'mixtral'"),
-        (LlamaConfig(**SHAPE, hidden_act="gelu"), "hidden_act 'gelu'"),
-        (LlamaConfig(**SHAPE, **rope("dynamic", factor=2.0)), "rope_type 'dynamic'"),
-        (LlamaConfig(**SHAPE, **longrope), "rope_type 'longrope'"),
+        (LlamaConfig(**TINY, hidden_act="gelu"), "hidden_act 'gelu'"),
+        (LlamaConfig(**TINY, **rope("dynamic", factor=2.0)), "rope_type 'dynamic'"),
+        (LlamaConfig(**TINY, **longrope), "rope_type 'longrope'"),
     ):
         made = random_model(config)
         pack_linears(made)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from checkpoints import random_model, write_checkpoint
+from checkpoints import TINY, random_model, write_checkpoint
 from torch import nn
 from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -29,20 +29,10 @@ if TYPE_CHECKING:
 
 has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 needs_bf16 = pytest.mark.skipif(not has_bf16, reason="oneDNN has no bf16 product for this processor")
-SHAPE: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
 CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True),
+    "llama": LlamaConfig(**TINY, attention_bias=True, mlp_bias=True),
+    "qwen2": Qwen2Config(**TINY),
+    "qwen3": Qwen3Config(**TINY, head_dim=16, tie_word_embeddings=True),
 }
 IDS = [(7 * at + at * at) % 60 for at in range(30)]
 
@@ -148,7 +138,7 @@ def test_the_result_of_the_test_is_told(saved: Path) -> None:
 def test_weights_that_bf16_cannot_hold_stop_the_start_or_stay_in_fp32(
     definition: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = write_checkpoint(tmp_path / "spoiled", spoiled(random_model(LlamaConfig(**SHAPE))), definition)
+    saved = write_checkpoint(tmp_path / "spoiled", spoiled(random_model(LlamaConfig(**TINY))), definition)
     with pytest.raises(
         ModelError, match=r"^precision 'bf16': (finds .* of fp32's|is .* nats off fp32).*'fp32' can be used$"
     ):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from checkpoints import random_model, write_checkpoint
+from checkpoints import TINY, random_model, write_checkpoint
 from transformers import (
     BartConfig,
     BertConfig,
@@ -32,16 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 VOCAB = 100
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
+SHAPE: dict[str, Any] = TINY | {"vocab_size": VOCAB, "max_position_embeddings": 64}
 BERT = {name: size for name, size in SHAPE.items() if name != "num_key_value_heads"}
 GPT: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 LONGROPE = {
