@@ -77,6 +77,8 @@ _TUNE = (
 _TUNE_DRY = ("--train-rows", "8", "--valid-rows", "4", "--precision", "fp32")
 _SERVE = ("--artifact", f"{{work}}/{ARTIFACT}", "--model", MODEL)
 _HTTP = "tests/device/http_load.py"
+_SHAPES = "tests/bench/shapes.py"
+_SHAPES_DRY = ("--shape", "tiny", "--at-once", "1", "--seconds", "0.1", "--brief")
 _FOR_VLLM_TESTS = ("vllm", "pytest_asyncio", "pytest_timeout", "hypothesis")
 
 
@@ -192,6 +194,40 @@ RUNS: tuple[Run, ...] = (
         command=(*PYTHON, _HTTP, "--running", "8", "--", *_SERVE),
         model=True,
         after="files",
+    ),
+    Run(
+        name="shapes",
+        what="shapes of 135M and 1.5B with random weights, embedded: 1 to 128 at once, longer prompts, wider searches",
+        seconds=240,
+        least=90,
+        command=(*PYTHON, _SHAPES, "--shape", "smollm2-135m", "qwen2.5-1.5b"),
+        dry=_SHAPES_DRY,
+        modules=("recbole",),
+        model=True,
+    ),
+    Run(
+        name="shapes-vllm",
+        what="the same on vLLM",
+        seconds=300,
+        least=150,
+        command=(
+            *(*PYTHON, _SHAPES, "--shape", "smollm2-135m", "qwen2.5-1.5b", "--engine", "vllm"),
+            *("--vllm", json.dumps({"max_model_len": 2048, "max_num_seqs": 512})),
+        ),
+        dry=_SHAPES_DRY,
+        modules=("vllm", "recbole"),
+        model=True,
+    ),
+    Run(
+        name="shapes-large",
+        what="shapes of 1.7B and 8B, embedded, ten beams: 1 to 128 at once",
+        seconds=240,
+        least=120,
+        command=(*PYTHON, _SHAPES, "--shape", "qwen3-1.7b", "llama-3-8b", "--brief"),
+        dry=_SHAPES_DRY,
+        modules=("recbole",),
+        model=True,
+        gpus=1,
     ),
     Run(
         name="decode",
