@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from igd_core.checked_settings import CheckedSettings, Count, Directory, File, Flag
+from igd_core.cli import tune_lists
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
@@ -64,7 +65,8 @@ class TuneInputs(CheckedSettings):
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `igd tune`."""
     parser = subparsers.add_parser("tune", help="tune a checkpoint or an adapter with the IGD loss")
-    parts = parser.add_subparsers(metavar="merge|tokenizer")
+    parts = parser.add_subparsers(metavar="lists|merge|tokenizer")
+    tune_lists.add_parser(parts)
     smaller = parts.add_parser("tokenizer", help="cut a tokenizer down to a catalogue, for models from scratch")
     smaller.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="built with the whole tokenizer")
     smaller.add_argument("--tokenizer", type=Path, metavar="DIR", help="the whole tokenizer (default: SmolLM2's)")

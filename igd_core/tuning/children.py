@@ -198,6 +198,25 @@ def child_cross_entropy(logits: torch.Tensor, decisions: Decisions, *, temperatu
     return total[_put(decisions.place, logits.device)] - values[_put(decisions.target, logits.device)]
 
 
+def child_divergence(
+    logits: torch.Tensor, start: torch.Tensor, decisions: Decisions, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """``KL(p || p_start)`` over the children of each target's node, all of them, ``(m,)`` float32, nats, >= 0.
+
+    Args:
+        logits: ``(n,)`` float32, of `child_logits`.
+        start: the same of the model to stay close to; without gradient.
+        decisions: of the batch.
+        temperature: > 0; of both.
+    """
+    of_place = _place_of_child(decisions, logits.device)
+    ours, theirs = (
+        values - _log_sum(values, decisions)[of_place] for values in (logits / temperature, start / temperature)
+    )
+    each = logits.new_zeros(len(decisions.start) - 1).index_add(0, of_place, ours.exp() * (ours - theirs))
+    return each[_put(decisions.place, logits.device)]
+
+
 @torch.no_grad()
 def bear_weights(
     logits: torch.Tensor, decisions: Decisions, bear: BearSettings, *, temperature: float = 1.0

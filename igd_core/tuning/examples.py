@@ -15,6 +15,7 @@ import numpy as np
 
 from igd_core.errors import DataError
 from igd_core.ids import ItemIndex, NodeId
+from igd_core.tuning.weights import TokenWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from igd_core.catalogue.gain import InfoGainTable
     from igd_core.catalogue.trie import TokenTrie
     from igd_core.datasets.rows import HistoryRows
-    from igd_core.tuning.weights import TokenWeights
 
     Int32 = NDArray[np.int32]
     Float32 = NDArray[np.float32]
@@ -148,6 +148,11 @@ class _Response:
     gain: Float32
     asked: NDArray[np.int64]
 
+    @property
+    def fed(self) -> list[int]:
+        """What is computed: the last token with a loss is predicted, not fed."""
+        return self.ids[: self.asked[-1]]
+
 
 def gain_of_response(trie: TokenTrie, gains: InfoGainTable, response: Sequence[int]) -> Float32:
     """Information gain of each token of a response, ``(len(response),)`` float32, nats.
@@ -175,9 +180,39 @@ def make_examples(artifact: Artifact, rows: HistoryRows, limits: PackLimits, wei
     """
     if not len(rows):
         raise DataError("there are no rows to tune on")
-    if limits.decisions_only and artifact.trie.num_leaves == 1:
-        raise DataError("the catalogue has one title: normalised over children there is nothing to learn")
+    if limits.decisions_only:
+        _require_decisions(artifact)
     return _Packing(artifact, limits, weights).run(rows)
+
+
+class GroupPacks:
+    """Packs of one prompt and several of the catalogue's paths behind it, of which decisions alone are targets."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Raises DataError for a catalogue of one title, which leaves nothing to decide."""
+        _require_decisions(artifact)
+        self._packing = _Packing(artifact, PackLimits(decisions_only=True), TokenWeights(beta=1.0))
+
+    def pack(self, prompt: Sequence[int], leaves: NDArray[np.int64], weight: NDArray[np.float64]) -> Pack:
+        """The prompt's tokens, and those of the paths; a token that several paths share is there once.
+
+        Args:
+            prompt: token ids.
+            leaves: ``(g,)`` int64, distinct.
+            weight: ``(g,)`` float64; of each path, for every target on it.
+        """
+        growing = _Growing()
+        for place in np.argsort(leaves):  # the order of a depth-first walk
+            response = self._packing.response(int(leaves[place]))
+            targets = len(response.asked)
+            growing.add(np.array([*prompt, *response.fed], dtype=np.int32), len(prompt), response)
+            growing.count(np.zeros(targets, dtype=bool), np.full(targets, weight[place], dtype=np.float32))
+        return growing.finish()
+
+
+def _require_decisions(artifact: Artifact) -> None:
+    if artifact.trie.num_leaves == 1:
+        raise DataError("the catalogue has one title: normalised over children there is nothing to learn")
 
 
 class _Packing:
@@ -209,8 +244,8 @@ class _Packing:
         shown = template.window([ItemIndex(item) for item in rows.history(row).tolist()])
         leaves = [int(leaf[item]) for item in shown]
         target = int(leaf[rows.item[row]])
-        length = len(template.of_paths(())) + len(self._response(target).ids) - 1
-        lengths = [len(template.bullet_ids) + len(self._response(item).ids) - 1 for item in leaves]
+        length = len(template.of_paths(())) + len(self.response(target).ids) - 1
+        lengths = [len(template.bullet_ids) + len(self.response(item).ids) - 1 for item in leaves]
         over = length + sum(lengths) - self.limits.max_tokens
         if over > 0:
             self.shortened += 1
@@ -223,7 +258,7 @@ class _Packing:
                 )
         return (*leaves, target)
 
-    def _response(self, leaf: int) -> _Response:
+    def response(self, leaf: int) -> _Response:
         """That of a leaf."""
         if leaf not in self.responses:
             trie = self.artifact.trie
@@ -240,10 +275,9 @@ class _Packing:
         return self.responses[leaf]
 
     def _add(self, leaves: tuple[int, ...]) -> None:
-        response = self._response(leaves[-1])
-        prompt_ids = self.template.of_paths(self._response(leaf).ids for leaf in leaves[:-1])
-        fed = response.ids[: response.asked[-1]]  # the last token with a loss is predicted, not fed
-        tokens, prompt = np.array([*prompt_ids, *fed], dtype=np.int32), len(prompt_ids)
+        response = self.response(leaves[-1])
+        prompt_ids = self.template.of_paths(self.response(leaf).ids for leaf in leaves[:-1])
+        tokens, prompt = np.array([*prompt_ids, *response.fed], dtype=np.int32), len(prompt_ids)
         self.row_tokens += len(tokens)
         if self.growing is None or not self.growing.takes(tokens, prompt, self.limits):
             if self.growing is not None:

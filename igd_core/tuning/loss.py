@@ -144,18 +144,20 @@ class ResponseLosses:
         return emphasised * (weights.sum() / emphasised.sum())
 
 
-def response_losses(
-    decoder: nn.Module, head: nn.Module, inputs: Mapping[str, Any], settings: LossSettings
-) -> ResponseLosses:
-    """Cross-entropy of every target of a batch (`batches.collate`): over the vocabulary, or over siblings alone.
+def response_logits(
+    decoder: nn.Module, head: nn.Module, inputs: Mapping[str, Any], autocast: torch.dtype | None = None
+) -> torch.Tensor:
+    """Logits that the targets of a batch (`batches.collate`) are told from.
 
     Hidden states are gathered before the output layer, so logits exist for predicting positions only, and once for
-    rows that share one: with 49,152 tokens in the vocabulary that layer alone is a third of SmolLM2-135M's work. A
-    batch with ``decisions`` computes those of children and no others.
+    rows that share one: with 49,152 tokens in the vocabulary that layer alone is a third of SmolLM2-135M's work.
+
+    Returns:
+        ``(n,)`` float32 of the children of all places, of a batch with ``decisions``; else ``(p, vocabulary)``, of the
+        distinct positions in ascending order.
     """
     decisions: Decisions | None = inputs.get("decisions")
-    places, index = torch.unique(inputs["position"], return_inverse=True)
-    device, autocast = inputs["input_ids"].device, settings.autocast
+    device = inputs["input_ids"].device
     with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         hidden = decoder(
             input_ids=inputs["input_ids"],
@@ -164,10 +166,25 @@ def response_losses(
             use_cache=False,
         ).last_hidden_state
         hidden = hidden.flatten(0, 1)
-        logits = head(hidden[places]) if decisions is None else child_logits(hidden, head, decisions)
+        if decisions is not None:
+            return child_logits(hidden, head, decisions)
+        logits: torch.Tensor = head(hidden[torch.unique(inputs["position"])])
+        return logits
+
+
+def response_losses(
+    decoder: nn.Module, head: nn.Module, inputs: Mapping[str, Any], settings: LossSettings
+) -> ResponseLosses:
+    """Cross-entropy of every target of a batch: over the vocabulary, or over siblings alone.
+
+    A batch with ``decisions`` computes logits of children and no others.
+    """
+    decisions: Decisions | None = inputs.get("decisions")
+    logits = response_logits(decoder, head, inputs, settings.autocast)
     temperature, bear = settings.temperature, settings.bear
     if decisions is None:
         scaled = logits if temperature == 1 else logits / temperature
+        index = torch.unique(inputs["position"], return_inverse=True)[1]
         return ResponseLosses(cross_entropy=cross_entropy_at(scaled, index, inputs["target"]))
     return ResponseLosses(
         cross_entropy=child_cross_entropy(logits, decisions, temperature=temperature),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from igd_core.artifact import Artifact
+    from igd_core.checked_settings import CheckedSettings
     from igd_core.tuning.inputs import RunInputs, TuningData
 
 RECORD = "run.json"
@@ -41,7 +42,7 @@ def content_of(model: str | Path) -> str:
         return digests.together()
 
 
-def new_record(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -> dict[str, Any]:
+def new_record(inputs: RunInputs, settings: CheckedSettings, artifact: Artifact) -> dict[str, Any]:
     """The record before the rows are read.
 
     Raises:
@@ -145,8 +146,28 @@ def require_base_of_adapter(adapter: Path, now: Mapping[str, Any]) -> None:
         require_base(record, now[BASE], at=now["model"], what=f"adapter {adapter}")
 
 
-def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def begun_before(out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """The record of the run in a folder, to resume; None where one may begin.
+
+    Raises:
+        TuningError: there is no run to resume, or a run or something else in the way of a new one.
+    """
+    before = read_record(out / RECORD)
+    if before is None and resume:
+        raise TuningError(f"{out / RECORD}: not found, so there is no run to resume")
+    if before is not None and not resume:
+        raise TuningError(f"{out}: holds a run already; resume it, or choose another folder")
+    if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TuningError(f"{out}: exists and holds no run")
+    return before
+
+
+def require_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], kind: type[CheckedSettings] = TuningSettings
+) -> None:
     """Check that a resumed run is the same run: else its record would describe a run that never was.
+
+    ``kind``: what both runs' settings are.
 
     Raises:
         InputError: names what differs.
@@ -155,7 +176,7 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")
         parts.remove("model")  # it may have moved
-    recorded = TuningSettings.read(before.get("settings", {}), where="settings of the run to resume")
+    recorded = kind.read(before.get("settings", {}), where="settings of the run to resume")
     before = {**before, "settings": recorded.to_json()}  # adds defaults of settings that are newer than the run
     for part in parts:
         if before.get(part) == now[part]:

@@ -25,7 +25,7 @@ from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.examples import PackLimits, make_examples
 from igd_core.tuning.inputs import RunInputs, TuningData
-from igd_core.tuning.record import RECORD, new_record, read_record, require_base_of_adapter, require_same, rows_record
+from igd_core.tuning.record import RECORD, begun_before, new_record, require_base_of_adapter, require_same, rows_record
 from igd_core.tuning.team import Team, ToldElsewhere
 from igd_core.whole_files import write_json
 
@@ -82,14 +82,7 @@ class _Begun:
 
 def _begin(inputs: RunInputs, settings: TuningSettings, *, resume: bool) -> _Begun | dict[str, Any]:
     """Read everything but the model; or the record of a run that is finished."""
-    record_path = inputs.out / RECORD
-    before = read_record(record_path)
-    if before is None and resume:
-        raise TuningError(f"{record_path}: not found, so there is no run to resume")
-    if before is not None and not resume:
-        raise TuningError(f"{inputs.out}: holds a run already; resume it, or choose another folder")
-    if before is None and inputs.out.exists() and (not inputs.out.is_dir() or any(inputs.out.iterdir())):
-        raise TuningError(f"{inputs.out}: exists and holds no run")
+    before = begun_before(inputs.out, resume=resume)
     artifact = load_artifact(inputs.artifact)
     record = new_record(inputs, settings, artifact)
     if inputs.adapter is not None:
@@ -116,7 +109,7 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         rows=settings.rows_together,
         decisions_only=settings.normalise == "children",
     )
-    read = [_read_rows(path, inputs, artifact) for path in (inputs.train, inputs.valid)]
+    read = [read_rows(path, inputs, artifact) for path in (inputs.train, inputs.valid)]
     train, valid = (file.data for file in read)
     if not isinstance(train, HistoryRows) or not isinstance(valid, HistoryRows):  # for the type checker
         raise DataError("single interactions")
@@ -125,7 +118,7 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
     if settings.train_users:
         train = rows_of_users(train, settings.train_users, settings.seed)
     train_examples, valid_examples = (
-        make_examples(artifact, _drawn(rows, wanted, settings.seed), limits, settings.token_weights)
+        make_examples(artifact, drawn(rows, wanted, settings.seed), limits, settings.token_weights)
         for rows, wanted in ((train, settings.train_rows), (valid, settings.valid_rows))
     )
     return TuningData(
@@ -137,7 +130,12 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
     )
 
 
-def _read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> InteractionsFile:
+def read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> InteractionsFile:
+    """Read a file of history rows.
+
+    Raises:
+        DataError: as `read_data`.
+    """
     return read_interactions(
         path,
         artifact.catalogue,
@@ -148,7 +146,7 @@ def _read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> In
     )
 
 
-def _drawn(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
+def drawn(rows: HistoryRows, wanted: int, seed: int) -> HistoryRows:
     """``wanted`` rows drawn by the seed, or all of them."""
     if not 0 < wanted < len(rows):
         return rows

@@ -43,6 +43,7 @@ def _shape(value: object) -> object:
 
 
 Tokens = Annotated[int, Field(ge=8, le=1 << 20)]
+Schedule = Literal["linear", "cosine", "constant"]
 Shape = Annotated[Mapping[str, Any], BeforeValidator(_shape), Flag(metavar="FILE")]
 
 
@@ -99,7 +100,7 @@ class TuningSettings(CheckedSettings):
         default=8, description="forward passes a step is split into; more take less memory, and the result is the same"
     )
     warmup_steps: CountOrNone = Field(default=20, description="steps until the learning rate is reached")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
+    schedule: Schedule = Field(
         default="linear", description="what the learning rate does then; linear and cosine end at 0"
     )
     weight_decay: Amount = Field(default=0.0, description="of AdamW")
@@ -176,3 +177,35 @@ class TuningSettings(CheckedSettings):
     def rows_together(self) -> int:
         """Most rows of a pack, so that a batch always fills its micro-batches."""
         return max(1, min(self.pack_rows, self.batch // self.micro_batches)) if self.share_prompts else 1
+
+
+class ListSettings(CheckedSettings):
+    """How to tune a model further by the lists that it gives: `lists`."""
+
+    group: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=16, description="items of a row's list, by a beam search as wide"
+    )
+    kl: Amount = Field(
+        default=1e-3, description="weight of the divergence from the model that the run starts with; 0 leaves it out"
+    )
+    rows: CountOrNone = Field(default=0, description="use this many rows, drawn by the seed (0: all)")
+    epochs: Count = Field(default=1, description="passes over the rows, at most")
+    lr: PositiveAmount = Field(default=1e-4, description="highest learning rate")
+    batch: Count = Field(default=64, description="rows of an optimiser step")
+    warmup_steps: CountOrNone = Field(default=5, description="steps until the learning rate is reached")
+    schedule: Schedule = Field(
+        default="constant", description="what the learning rate does then; linear and cosine end at 0"
+    )
+    weight_decay: Amount = Field(default=0.0, description="of AdamW")
+    max_grad_norm: Amount = Field(default=1.0, description="gradients are scaled down to this norm; 0 leaves them")
+    valid_rows: CountOrNone = Field(default=500, description="use this many, drawn by the seed (0: all)")
+    validate_every: Count = Field(default=20, description="steps between validations")
+    patience: Count = Field(default=3, description="validations without a better NDCG@10 before the run ends")
+    save_every: Count = Field(
+        default=20, description="steps between checkpoints; one more is written after each validation"
+    )
+    max_tokens: Tokens = Field(
+        default=512, description="longest prompt with a path; older history items leave until it fits"
+    )
+    pack_tokens: Tokens = Field(default=4096, description="most tokens of rows computed together")
+    seed: Seed = Field(default=0, description="of order and drawn rows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,6 +144,19 @@ def load_checkpoint(
         adapted=adapted,
         prompts=prompts,
         forwards={adapter: proved_forward(each, forward) for adapter, each in everything},
+    )
+
+
+def copied_checkpoint(model: PreTrainedModel, tokenizer: TitleTokenizer, *, name: str) -> Checkpoint:
+    """A copy of a model that is being tuned, as it is now, made ready for an engine that owns it.
+
+    Raises:
+        ModelError: an architecture that this engine would run wrongly.
+    """
+    _refuse_unsupported(model.config)
+    copied = _prepared(copy.deepcopy(model), packed=True)
+    return Checkpoint(
+        model=copied, tokenizer=tokenizer, model_id=name, forwards={None: proved_forward(copied, "auto")}, owned=True
     )
 
 
