@@ -80,7 +80,7 @@ def test_every_command_explains_itself_without_extras_and_without_what_computes(
         *([name] for name in COMMANDS),
         *(["data", "prepare", source] for source in ("ml-100k", "amazon", "csv")),
         *(["bench", kind] for kind in ("decode", "serve", "vllm")),
-        *(["tune", part] for part in ("merge", "tokenizer")),
+        *(["tune", part] for part in ("lists", "merge", "tokenizer")),
     ]
     computing = ("numpy", "pyarrow", "safetensors", "tokenizers", "matplotlib")
     ends = in_a_bare_environment(["--help"], ["--version"], *([*each, "--help"] for each in words), without=computing)

@@ -54,7 +54,8 @@ def rewards_by_hand(group: Sequence[int], target: int) -> list[float]:
 def test_rewards_of_a_group_of_three_are_the_published_ones() -> None:
     second, third = 1 / math.log2(3), 1 / math.log2(4)
     found = rewards(np.array([[5, 9, 2], [5, 9, 2]]), np.array([5, 7]))
-    np.testing.assert_allclose(found, [[1, -second / (second + third), -third / (second + third)], [0, 0, 0]])
+    wanted = [[1.0, -second / (second + third), -third / (second + third)], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(found, np.array(wanted))
 
 
 @given(order=st.permutations(range(9)), size=st.integers(2, 8), target=st.integers(0, 8))
