@@ -124,7 +124,7 @@ class FakeSession:
         result = {}
         for start in nodes:
             for node in leaves.forced_chain(trie, start):
-                wanted = self._scoring.wants(trie, node)
+                wanted = bool(self._scoring.wants(trie, node))
                 result[node] = self._score(node) if wanted else self._scoring.unscored_child(trie, node)
         self.stats.rounds += 1
         self.stats.model_tokens += len(result)

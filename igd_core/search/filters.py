@@ -79,9 +79,15 @@ class LeafFilter:
     def forced_chain(self, trie: TokenTrie, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to, up to one with several open children, or before a leaf."""
         chain = [node]
-        while (edge := self.only_edge(trie, chain[-1])) is not None and not trie.is_leaf(NodeId(edge + 1)):
-            chain.append(NodeId(edge + 1))
-        return chain
+        row_start = trie.row_start.data  # a memoryview gives int, where the array gives numpy's slower scalars
+        while True:
+            edge: int | None = row_start[node]
+            if row_start[node + 1] - row_start[node] != 1:
+                edge = self.only_edge(trie, node)
+            if edge is None or row_start[edge + 1] == row_start[edge + 2]:
+                return chain
+            node = NodeId(edge + 1)
+            chain.append(node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -62,9 +62,10 @@ class Scoring:
         """Whether log-probabilities are normalised over the children of a node."""
         return self.normalise == "children"
 
-    def wants(self, trie: TokenTrie, node: NodeId) -> bool:
-        """Whether the model must score the children of ``node``; a single child in the trie is forced."""
-        return (self.forced and not self.over_children) or len(trie.children(node)) != 1
+    def wants(self, trie: TokenTrie, nodes: NDArray[np.integer[Any]] | NodeId) -> NDArray[np.bool_]:
+        """Whether the model must score the children of each node; a single child in the trie is forced."""
+        degree = trie.row_start[np.add(nodes, 1)] - trie.row_start[nodes]
+        return np.asarray((degree != 1) | (self.forced and not self.over_children))
 
     def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weighted scores of children of ``node``, with the prior in them if there is one."""

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -155,8 +156,8 @@ def make_artifacts(checkpoint: Checkpoint) -> dict[str, Artifact]:
     from igd_core.bench.datasets import load_dataset
     from igd_core.catalogue.items import Catalogue
 
-    sys.path.append(str(Path(__file__).parent))
-    from synthetic import real_titles, synthetic_titles, zipf_counts
+    sys.path.append(str(HERE / "tests"))
+    from bench.synthetic import real_titles, synthetic_titles, zipf_counts
 
     titles = synthetic_titles(real_titles(), n=SYNTHETIC_ITEMS)
     many = Catalogue.build(
@@ -233,6 +234,8 @@ def child(histories: int) -> None:
     stages.install()
     checkpoint = make_checkpoint()
     artifacts = make_artifacts(checkpoint)
+    gc.collect()
+    gc.freeze()  # as a server does once it has started
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
         name, normalise, people = json.loads(line)

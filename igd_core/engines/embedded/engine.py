@@ -210,13 +210,13 @@ class _Round:
     session: TreeSession
     scored: list[NodeId]
     new: NewTokens
-    wanted: list[bool]
+    wanted: NDArray[np.bool_]
     next_tokens: NDArray[np.int64] | None
 
     def growth(self) -> Growth:
         tree, most = self.session._begun(), self.session._passes.most_prompt_tokens
         if tree.prompt_left > most:
-            return Growth(tree=tree, new=_NOTHING, wanted=[], most_prompt_tokens=most)
+            return Growth(tree=tree, new=_NOTHING, wanted=_NONE_WANTED, most_prompt_tokens=most)
         return Growth(tree=tree, new=self.new, wanted=self.wanted, next_tokens=self.next_tokens)
 
     def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores] | None:
@@ -226,6 +226,7 @@ class _Round:
 
 
 _NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
+_NONE_WANTED = np.empty(0, dtype=np.bool_)
 
 
 class TreeSession:
@@ -296,16 +297,15 @@ class TreeSession:
         """The nodes and the forced chains below them."""
         trie, scoring = self._version.artifact.trie, self._prompt.scoring
         scored = [link for node in nodes for link in scoring.leaves.forced_chain(trie, node)]
-        fed = np.asarray([node for node in scored if node != ROOT], dtype=np.int64)
-        new = NewTokens(
-            nodes=[NodeId(node) for node in fed.tolist()],
-            parents=[NodeId(node) for node in trie.parents(fed).tolist()],
-            tokens=trie.edge_token[fed - 1].tolist(),
-        )
-        wanted = [scoring.wants(trie, node) for node in scored]
+        fed = [node for node in scored if node != ROOT]
+        nodes_fed = np.asarray(fed, dtype=np.int64)
+        parents: list[NodeId] = trie.parents(nodes_fed).tolist()
+        new = NewTokens(nodes=fed, parents=parents, tokens=trie.edge_token[nodes_fed - 1].tolist())
+        all_scored = np.asarray(scored, dtype=np.int64)
+        wanted = scoring.wants(trie, all_scored)
         next_tokens = None
-        if scoring.over_children and any(wanted):
-            next_tokens = child_tokens(self._version.weights, np.asarray(scored)[wanted])
+        if scoring.over_children and wanted.any():
+            next_tokens = child_tokens(self._version.weights, all_scored[wanted])
         return _Round(session=self, scored=scored, new=new, wanted=wanted, next_tokens=next_tokens)
 
     def _begun(self) -> TokenTree:
@@ -323,7 +323,7 @@ class TreeSession:
         trie, scoring = self._version.artifact.trie, self._prompt.scoring
         self.stats.rounds += 1
         self.stats.model_tokens = tree.length - self.stats.cached_tokens
-        pairs = list(zip(of.scored, of.wanted, strict=True))
+        pairs = list(zip(of.scored, of.wanted.tolist(), strict=True))
         asked = [node for node, is_wanted in pairs if is_wanted]
         unscored = {node: scoring.unscored_child(trie, node) for node, is_wanted in pairs if not is_wanted}
         ranked = self._rank(asked, logits, of.next_tokens) if asked else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from igd_core.engines.embedded.forward import Fed, Feed
@@ -17,7 +18,6 @@ from igd_core.ids import ROOT, NodeId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from igd_core.engines.embedded.forward import Forward, Layers
@@ -48,8 +48,8 @@ class TokenTree:
         self._running = forward.begin(prefix, len(prompt_ids))
         self._prompt = prompt_ids
         self._length = 0 if prefix is None else len(prefix.ids)
-        # Cache slots of a node and its ancestors; the root has none, since the prompt is visible to all.
-        self._slots: dict[NodeId, list[int]] = {ROOT: []}
+        # A node and its ancestors as bits, by their places behind the prompt, which is visible to all.
+        self._seen: dict[NodeId, int] = {ROOT: 0}
 
     @property
     def length(self) -> int:
@@ -74,9 +74,7 @@ class TokenTree:
         prompt = self._prompt[self._length : self._length + growth.num_prompt_tokens]
         tokens = [*prompt, *growth.new.tokens]
         visible, positions = self._place(len(prompt), growth.new)
-        rows = torch.arange(len(tokens) - len(growth.wanted), len(tokens))[
-            torch.tensor(growth.wanted, dtype=torch.bool)
-        ]
+        rows = torch.from_numpy(np.flatnonzero(growth.wanted) + len(tokens) - len(growth.wanted))
         next_tokens = None if growth.next_tokens is None else torch.from_numpy(growth.next_tokens)
         fed = Fed(tokens=tokens, positions=positions, visible=visible, rows=rows, next_tokens=next_tokens)
         return Feed(running=self._running, fed=fed)
@@ -85,19 +83,30 @@ class TokenTree:
         """Give new tokens their cache slots; returns what each sees, ``(new, cached + new)`` bool, and its position."""
         prompt_length = len(self._prompt)
         count, fed = prompt_tokens + len(new.nodes), self._length + prompt_tokens
-        visible = torch.zeros(count, self._length + count, dtype=torch.bool)
-        visible[:prompt_tokens, :fed] = torch.ones(prompt_tokens, fed, dtype=torch.bool).tril_(self._length)
-        visible[prompt_tokens:, :prompt_length] = True
-        positions = list(range(self._length, self._length + prompt_tokens))
-        rows: list[int] = []
-        columns: list[int] = []
-        for row, (node, parent) in enumerate(zip(new.nodes, new.parents, strict=True), start=prompt_tokens):
-            slots = self._slots[node] = [*self._slots[parent], self._length + row]
-            positions.append(prompt_length + len(slots) - 1)
-            rows += [row] * len(slots)
-            columns += slots
-        visible[rows, columns] = True
-        return visible, positions
+        visible = np.zeros((count, self._length + count), dtype=np.bool_)
+        visible[:prompt_tokens, :fed] = np.tri(prompt_tokens, fed, self._length, dtype=np.bool_)
+        positions = list(range(self._length, fed))
+        if new.nodes:
+            seen = self._see(new, fed - prompt_length)
+            positions += [prompt_length + each.bit_count() - 1 for each in seen]
+            visible[prompt_tokens:, :prompt_length] = True
+            visible[prompt_tokens:, prompt_length:] = _bits(seen, self._length + count - prompt_length)
+        return torch.from_numpy(visible), positions
+
+    def _see(self, new: NewTokens, place: int) -> list[int]:
+        """What each new node sees of the tree, where the first of them has this place."""
+        found = []
+        for own, (node, parent) in enumerate(zip(new.nodes, new.parents, strict=True), start=place):
+            seen = self._seen[node] = self._seen[parent] | 1 << own
+            found.append(seen)
+        return found
+
+
+def _bits(numbers: Sequence[int], count: int) -> NDArray[np.bool_]:
+    """The lowest ``count`` bits of each number, the lowest first: ``(len(numbers), count)``."""
+    width = (count + 7) // 8
+    packed = np.frombuffer(b"".join(number.to_bytes(width, "little") for number in numbers), dtype=np.uint8)
+    return np.unpackbits(packed.reshape(len(numbers), width), axis=1, count=count, bitorder="little").view(np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +124,7 @@ class Growth:
 
     tree: TokenTree
     new: NewTokens
-    wanted: Sequence[bool]
+    wanted: Sequence[bool] | NDArray[np.bool_]
     next_tokens: NDArray[np.int64] | None = None
     most_prompt_tokens: int | None = None
 

@@ -140,7 +140,7 @@ class VLLMSession:
         self._engine.check_open()
 
     def _wants(self, node: NodeId) -> bool:
-        return self._prompt.scoring.wants(self.artifact.trie, node)
+        return bool(self._prompt.scoring.wants(self.artifact.trie, node))
 
     def _chain(self, node: NodeId) -> list[NodeId]:
         """``node`` and the nodes that forced tokens lead to; a benchmark overrides it to measure without jumps."""

@@ -242,7 +242,7 @@ async def test_a_round_that_cannot_be_computed_fails_alone(
 ) -> None:
     """One cannot be placed in its tree, one has a token that the model does not have, and the pass fails with it."""
     sessions = await opened(joined, artifact, *HISTORIES, (7,), (8,))
-    sessions[3]._tree._slots.clear()
+    sessions[3]._tree._seen.clear()
     sessions[4]._tree._prompt = [*sessions[4]._tree._prompt, 10**6]
     *sound, unplaced, bad = await second_round(joined, artifact, sessions)
     assert isinstance(unplaced, KeyError)
