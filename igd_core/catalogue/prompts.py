@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.errors import CatalogueError
-from igd_core.ids import ItemIndex, LeafIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.catalogue.trie import TokenTrie
+    from igd_core.ids import ItemIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,8 @@ class PromptTemplate:
         self, history: Sequence[ItemIndex], trie: TokenTrie, leaf_of_item: NDArray[np.int32], *, left_out: int = 0
     ) -> list[int]:
         """Token ids of the prompt for ``history`` (oldest first), without the window's oldest ``left_out`` items."""
-        return self.of_paths(trie.path(LeafIndex(int(leaf_of_item[item]))) for item in self.window(history)[left_out:])
+        shown = np.asarray(self.window(history)[left_out:], dtype=np.int64)
+        return self.of_paths(trie.paths(leaf_of_item[shown]))
 
     def of_paths(self, paths: Iterable[Sequence[int]]) -> list[int]:
         """Token ids of the prompt whose lines are these paths (EOS included); used in serving and in tuning."""

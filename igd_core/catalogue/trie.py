@@ -110,6 +110,17 @@ class TokenTrie:
             node = NodeId(int(np.searchsorted(self.row_start, np.int32(node - 1), side="right")) - 1)
         return edges[::-1]
 
+    def edges_to_each(self, nodes: NDArray[np.integer[Any]]) -> list[list[int]]:
+        """Edges from the root to each of some nodes, in order; one search for all of them a level."""
+        levels = [np.asarray(nodes)]
+        while levels[-1].any():
+            levels.append(np.maximum(self.parents(levels[-1]), 0))  # the root's "parent" is -1
+        return [[node - 1 for node in above if node] for above in np.stack(levels[::-1], axis=1).tolist()]
+
+    def paths(self, leaves: NDArray[np.integer[Any]]) -> list[list[int]]:
+        """`path` of each leaf."""
+        return [self.edge_token[edges].tolist() for edges in self.edges_to_each(self.leaf_node[leaves])]
+
     def path(self, leaf: LeafIndex) -> list[int]:
         """Token ids of a leaf's path, EOS included."""
         edges = self.edges_to(NodeId(int(self.leaf_node[leaf])))

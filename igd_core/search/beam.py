@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, LeafIndex, NodeId
 
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from igd_core.search.session import ChildScores, Session
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenStep:
+class TokenStep(NamedTuple):
     """One token of a hypothesis: edge, log-probability in nats (unweighted) and weighted score.
 
     The log-probability is None if the score did not need it, so that the model was not asked.
@@ -133,7 +134,8 @@ class BeamSearch:
             if needed:
                 self._learn(await session.expand(self._with_look_ahead(needed)))
             self._step()
-        return [self._hypothesis(path) for path in self._finished]
+        edges = self._trie.edges_to_each(np.array([path.node for path in self._finished], dtype=np.int64))
+        return [self._hypothesis(path, along) for path, along in zip(self._finished, edges, strict=True)]
 
     def _learn(self, scored: Mapping[NodeId, ChildScores]) -> None:
         """Store the scores that the session returned, with the weight of forced tokens applied."""
@@ -253,10 +255,10 @@ class BeamSearch:
             # will. The reference keeps such beams; dropping them changes no result and saves their tokens.
             self._live = [beam for beam in self._live if beam.score > worst]
 
-    def _hypothesis(self, path: _Beam) -> Hypothesis:
+    def _hypothesis(self, path: _Beam, edges: list[int]) -> Hypothesis:
         steps = []
         parent: int = ROOT
-        for edge in self._trie.edges_to(NodeId(path.node)):
+        for edge in edges:
             known = self._known[parent]
             at = known.nodes.index(edge + 1)
             logprob = known.logprobs[at]

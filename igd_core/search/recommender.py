@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -273,15 +273,25 @@ class Recommender:
     def _found(
         self, found: Hypothesis, query: ResolvedQuery, item_filter: ItemFilter, mixer: PriorMixer | None
     ) -> RankedItem:
-        return replace(
-            self._item(found.leaf, found.score, item_filter),
+        first, *others = self._items(found.leaf, item_filter)
+        return RankedItem(
+            item=first,
+            score=found.score,
             probability=found.probability if query.normalise == "children" else None,
+            duplicates=tuple(others),
             tokens=self._explained(found, query, mixer) if query.explain else (),
         )
 
     def _item(self, leaf: LeafIndex, score: float, item_filter: ItemFilter) -> RankedItem:
-        items = first_admitted(self.artifact.trie.items_of(leaf), self.artifact.catalogue.frequency, item_filter)
-        return RankedItem(item=items[0], score=score, duplicates=tuple(items[1:]))
+        first, *others = self._items(leaf, item_filter)
+        return RankedItem(item=first, score=score, duplicates=tuple(others))
+
+    def _items(self, leaf: LeafIndex, item_filter: ItemFilter) -> list[ItemIndex]:
+        """The admitted items of a leaf that has one."""
+        items = self.artifact.trie.items_of(leaf)
+        if len(items) == 1:
+            return [ItemIndex(int(items[0]))]
+        return first_admitted(items, self.artifact.catalogue.frequency, item_filter)
 
     def _explained(
         self, found: Hypothesis, query: ResolvedQuery, mixer: PriorMixer | None

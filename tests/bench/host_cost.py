@@ -16,6 +16,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import inspect
 import json
 import os
 import statistics
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
@@ -61,20 +62,15 @@ STAGES: dict[str, dict[str, tuple[str, ...]]] = {
         "igd_core.engines.embedded.engine": ("TreeSession._children",),
         "igd_core.engines.embedded.children": ("best_children",),
     },
-    "search": {
-        "igd_core.search.beam": tuple(
-            f"BeamSearch.{name}"
-            for name in ("__init__", "_learn", "_needed", "_with_look_ahead", "_step", "_hypothesis")
-        )
-    },
-    "request": {
-        "igd_core.search.recommender": ("Recommender.resolve", "Recommender._filters", "Recommender._found"),
-        "igd_core.artifact.bundle": ("Artifact.prompt",),
-        "igd_core.engines.embedded.engine": ("TreeEngine.open",),
+    "search": {"igd_core.search.beam": ("BeamSearch.run",)},
+    "request": {"igd_core.search.recommender": ("Recommender.recommend",)},
+    "queue": {
+        "igd_core.engines.embedded.engine": ("TreeSession.expand",),
+        "igd_core.engines.embedded.worker": ("ModelThread._next", "ModelThread._pass"),
     },
 }
 """Functions of each part of a recommendation; what they call of another part counts there. What is not here is "rest":
-the event loop, the model thread and its queue."""
+the event loop, and threads that change. Few functions, since Linux may take microseconds to tell a thread's time."""
 
 
 class Stages:
@@ -87,17 +83,28 @@ class Stages:
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, whose time counts for a stage."""
 
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any) -> Any:
             below = getattr(self._threads, "below", 0.0)
             self._threads.below = 0.0
             started = time.thread_time()
             try:
-                return function(*args, **kwargs)
+                return function(*args)
             finally:
                 spent = time.thread_time() - started
                 self.seconds[stage] += spent - self._threads.below
                 self._threads.below = below + spent
+
+        return call
+
+    def timed_method(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As `timed`, with any arguments; a coroutine's steps count, and not what it waits for."""
+        if not inspect.iscoroutinefunction(function):
+            return functools.wraps(function)(
+                lambda *args, **kwargs: self.timed(stage, functools.partial(function, *args, **kwargs))()
+            )
+
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return await _Steps(self, stage, function(*args, **kwargs))
 
         return wrapped
 
@@ -113,7 +120,24 @@ class Stages:
                     for part in outer:
                         owner = getattr(owner, part, None)
                     if found := getattr(owner, last, None):
-                        setattr(owner, last, self.timed(stage, found))
+                        setattr(owner, last, self.timed_method(stage, found))
+
+
+class _Steps:
+    """A coroutine whose steps count for a stage."""
+
+    def __init__(self, stages: Stages, stage: str, coroutine: Any) -> None:
+        self._steps = coroutine.__await__()
+        self._next = stages.timed(stage, self._steps.send)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value: Any = None
+        while True:
+            try:
+                waits = self._next(value)
+            except StopIteration as done:
+                return done.value
+            value = yield waits
 
 
 def make_checkpoint() -> Checkpoint:

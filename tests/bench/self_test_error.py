@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.architectures import tiny_config
 
+from igd_core.engines.embedded.forward import LayerPairs
+from igd_core.engines.embedded.key_value_pool import PooledLayers
 from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
 from igd_core.engines.embedded.self_test import tree_differences
 from igd_core.engines.embedded.token_tree import TokenTree
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from igd_core.engines.embedded.forward import Layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ARCHITECTURES = (
@@ -63,8 +67,15 @@ def _placed(wrong: Callable[[torch.Tensor, list[int]], Placed]) -> Iterator[None
 
 @contextlib.contextmanager
 def _foreign_cache() -> Iterator[None]:
-    right = TokenTree.prompt_layers
-    TokenTree.prompt_layers = lambda self: tuple((keys, values.flip(2)) for keys, values in right(self))  # type: ignore[method-assign]
+    right: Any = TokenTree.prompt_layers
+
+    def wrong(tree: TokenTree) -> Layers:
+        layers = right(tree)
+        if isinstance(layers, PooledLayers):
+            return PooledLayers(torch.stack([layers.both[:, :, 0], layers.both[:, :, 1].flip(1)], dim=2))
+        return LayerPairs(tuple((keys, values.flip(2)) for keys, values in layers.pairs))
+
+    TokenTree.prompt_layers = wrong  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

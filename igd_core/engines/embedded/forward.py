@@ -18,8 +18,43 @@ if TYPE_CHECKING:
 
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
-Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
-"""Per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``, keys rotated by their positions."""
+
+class Layers(Protocol):
+    """Keys and values of a text's first tokens, all layers, as the forward that made them holds them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        ...
+
+    def prefix(self, length: int) -> Layers:
+        """Those of the first ``length`` tokens, as views."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPairs:
+    """As tensors of their own; a `Layers`.
+
+    Attributes:
+        pairs: per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``, keys rotated by their positions.
+    """
+
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(tensor.nbytes for pair in self.pairs for tensor in pair)
+
+    def prefix(self, length: int) -> LayerPairs:
+        """Those of the first ``length`` tokens, as views."""
+        return LayerPairs(tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.pairs))
+
+    @classmethod
+    def of(cls, prefix: PromptKV | None) -> LayerPairs:
+        """Those of a cached prompt that a forward with such layers made."""
+        return cls() if prefix is None else cast("LayerPairs", prefix.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +143,7 @@ class TransformersForward:
     def begin(self, prefix: PromptKV | None, prompt_tokens: int) -> Running:  # noqa: ARG002 - it grows by itself
         """Start a cache of transformers' kind."""
         cache = DynamicCache()
-        for layer, (keys, values) in enumerate(() if prefix is None else prefix.layers):
+        for layer, (keys, values) in enumerate(LayerPairs.of(prefix).pairs):
             cache.update(keys, values, layer)
         return _TransformersRun(cache)
 
@@ -138,7 +173,7 @@ class _TransformersRun:
     cache: DynamicCache
 
     def layers(self, length: int) -> Layers:
-        return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values, *_ in self.cache)
+        return LayerPairs(tuple((keys, values) for keys, values, *_ in self.cache)).prefix(length)
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from igd_core.engines.embedded.forward import Layers
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 ZEROS = 0
@@ -23,6 +23,26 @@ ZEROS = 0
 WASTE = 1
 """The slot that is never read: what is written where there is nothing to write."""
 _FIRST_SLOTS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class PooledLayers:
+    """A copy of slots, outside of the pool; a `forward.Layers`.
+
+    Attributes:
+        both: ``(layers, tokens, 2, heads, width)``, keys before values.
+    """
+
+    both: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return self.both.nbytes
+
+    def prefix(self, length: int) -> PooledLayers:
+        """Those of the first ``length`` tokens, as a view."""
+        return PooledLayers(self.both[:, :length])
 
 
 class KeyValuePool:
@@ -70,17 +90,13 @@ class KeyValuePool:
         self._returned.append(slots.copy())
         slots.clear()
 
-    def write(self, slots: Sequence[int], layers: Layers) -> None:
+    def write(self, slots: Sequence[int], layers: PooledLayers) -> None:
         """Copy the keys and values of a cached prompt into slots."""
-        keys = torch.stack([pair[0][0] for pair in layers])
-        values = torch.stack([pair[1][0] for pair in layers])
-        both = torch.stack([keys, values], dim=3)  # (layers, heads, tokens, 2, width)
-        self.slots.index_copy_(1, self._numbers(slots), both.permute(0, 2, 3, 1, 4).to(self.slots))
+        self.slots.index_copy_(1, self._numbers(slots), layers.both)
 
-    def read(self, slots: Sequence[int]) -> Layers:
-        """A copy of what slots hold, one piece of memory for all layers."""
-        found = self.slots.index_select(1, self._numbers(slots)).permute(0, 2, 3, 1, 4)  # layers, 2, heads, tokens
-        return tuple((layer[0][None], layer[1][None]) for layer in found)
+    def read(self, slots: Sequence[int]) -> PooledLayers:
+        """A copy of what slots hold."""
+        return PooledLayers(self.slots.index_select(1, self._numbers(slots)))
 
     def _numbers(self, slots: Sequence[int]) -> torch.Tensor:
         return torch.tensor(slots, dtype=torch.int64, device=self.slots.device)
@@ -103,8 +119,8 @@ class PooledText:
         weakref.finalize(self, pool.give_back, self.slots)
         if prefix is not None:
             self.slots += pool.take(len(prefix.ids))
-            pool.write(self.slots, prefix.layers)
+            pool.write(self.slots, cast("PooledLayers", prefix.layers))
 
-    def layers(self, length: int) -> Layers:
+    def layers(self, length: int) -> PooledLayers:
         """The first ``length`` tokens, as a copy."""
         return self._pool.read(self.slots[:length])

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from igd_core.engines.embedded.forward import additive
+from igd_core.engines.embedded.forward import LayerPairs, additive
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from igd_core.engines.embedded.forward import Fed, Feed, Layers, Running
+    from igd_core.engines.embedded.forward import Fed, Feed, Running
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 # Beyond so many tokens a pass costs in proportion to them, so more of them would gain nothing and let everybody in it
@@ -267,7 +267,7 @@ class KeyValues:
 
     def __init__(self, forward: LlamaForward, prefix: PromptKV | None, prompt_tokens: int) -> None:
         self._shape = (forward.num_layers, forward.kv_heads, forward.head_dim)
-        self._prefix: Layers = () if prefix is None else prefix.layers  # read until there is room of our own
+        self._prefix = LayerPairs.of(prefix)  # read until there is room of our own
         self._both: torch.Tensor | None = None  # (2, layers, kv_heads, room, head_dim)
         self._prompt_tokens = prompt_tokens
         self.length = 0 if prefix is None else len(prefix.ids)
@@ -285,10 +285,10 @@ class KeyValues:
         grown = torch.empty(2, layers, heads, room, width)
         if self._both is not None:
             grown[:, :, :, : self.length] = self._both[:, :, :, : self.length]
-        for layer, pair in enumerate(self._prefix):
+        for layer, pair in enumerate(self._prefix.pairs):
             for kind, tensor in enumerate(pair):
                 grown[kind, layer, :, : self.length] = tensor[0]
-        self._both, self._prefix = grown, ()
+        self._both, self._prefix = grown, LayerPairs()
 
     def slots(self, layer: int, new: int) -> _Slots:
         """A layer's part; there is room."""
@@ -296,10 +296,10 @@ class KeyValues:
         keys, values = self._room[:, layer, :, :end]
         return _Slots(keys=keys, values=values, new_keys=keys[:, self.length :], new_values=values[:, self.length :])
 
-    def layers(self, length: int) -> Layers:
+    def layers(self, length: int) -> LayerPairs:
         """The first ``length`` tokens, as views."""
         keys, values = self._room[:, :, None, :, :length]
-        return tuple(zip(keys, values, strict=True))
+        return LayerPairs(tuple(zip(keys, values, strict=True)))
 
     @property
     def _room(self) -> torch.Tensor:

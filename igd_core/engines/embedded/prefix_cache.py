@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect, bisect_left, insort
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from numpy.typing import NDArray
+
+    from igd_core.engines.embedded.forward import Layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,49 +24,45 @@ class PromptKV:
     Attributes:
         ids: ``(length,)`` int64 token ids.
         adapter: the model computed them with this adapter; None for the model itself.
-        layers: per layer, keys and values of shape ``(1, kv_heads, length, head_dim)``; never written to.
+        layers: as the forward that computed them gave them; never written to.
     """
 
     ids: NDArray[np.int64]
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    layers: Layers
     adapter: str | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        return sum(tensor.nbytes for pair in self.layers for tensor in pair)
+        return self.layers.nbytes
 
     def prefix(self, length: int) -> PromptKV:
         """The first ``length`` tokens, as views."""
-        return PromptKV(
-            ids=self.ids[:length],
-            layers=tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers),
-            adapter=self.adapter,
-        )
+        return PromptKV(ids=self.ids[:length], layers=self.layers.prefix(length), adapter=self.adapter)
 
 
 class PrefixCache:
     """Least recently used prompts within a byte budget. One thread uses it.
 
     Every prompt of a catalogue begins with the same instruction, and a returning user's with most of the last history.
-    So the longest common prefix over the few prompts that fit is all the structure needed (64 prompts: 0.1 ms).
+    In the order of their tokens, the prompt with the longest common prefix stands right before or behind a wanted one.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[str | None, bytes], PromptKV] = OrderedDict()
+        self._entries: OrderedDict[tuple[str | None, tuple[int, ...]], PromptKV] = OrderedDict()
+        self._ordered: defaultdict[str | None, list[tuple[int, ...]]] = defaultdict(list)  # the keys of each adapter
         self.nbytes = 0
 
     def longest(self, ids: Sequence[int], adapter: str | None = None) -> PromptKV | None:
         """Longest cached proper prefix of ``ids`` under ``adapter``: at least the last token is left to compute."""
-        wanted = np.asarray(ids, dtype=np.int64)[:-1]
+        wanted, ordered = tuple(ids[:-1]), self._ordered[adapter]
+        at, tokens = bisect(ordered, wanted), np.array(wanted, dtype=np.int64)
         best_key, best = None, 0
-        for key, entry in self._entries.items():
-            if entry.adapter != adapter:
-                continue
-            length = _common_prefix(entry.ids, wanted)
+        for key in ordered[max(at - 1, 0) : at + 1]:
+            length = _common_prefix(self._entries[adapter, key].ids, tokens)
             if length > best:
-                best_key, best = key, length
+                best_key, best = (adapter, key), length
         if best_key is None:
             return None
         self._entries.move_to_end(best_key)
@@ -73,17 +71,22 @@ class PrefixCache:
     def add(self, prompt: PromptKV) -> None:
         """Keep a prompt unless it exceeds the budget; drop the least recently used ones that exceed it then."""
         size = prompt.nbytes
-        key = (prompt.adapter, prompt.ids.tobytes())
+        key = (prompt.adapter, tuple(prompt.ids.tolist()))
         if size > self._max_bytes or key in self._entries:
             return
         while self.nbytes + size > self._max_bytes:
-            self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+            (adapter, ids), dropped = self._entries.popitem(last=False)
+            ordered = self._ordered[adapter]
+            del ordered[bisect_left(ordered, ids)]
+            self.nbytes -= dropped.nbytes
         self._entries[key] = prompt
+        insort(self._ordered[prompt.adapter], key[1])
         self.nbytes += size
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._ordered.clear()
         self.nbytes = 0
 
 

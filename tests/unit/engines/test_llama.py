@@ -16,7 +16,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from igd_core.engines.embedded import llama
 from igd_core.engines.embedded.checkpoint import load_checkpoint, proved_forward
-from igd_core.engines.embedded.forward import TransformersForward
+from igd_core.engines.embedded.forward import LayerPairs, TransformersForward
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import pack_linears
 from igd_core.engines.embedded.prefix_cache import PromptKV
@@ -196,7 +196,9 @@ def test_weights_are_those_of_the_model_and_not_copies_of_them(plain_llama: PreT
 def test_a_prompts_keys_and_values_stay_as_they_are_and_keep_no_room_alive(plain_llama: PreTrainedModel) -> None:
     tree = TokenTree(LlamaForward(plain_llama), [1, 2, 3, 4])
     feed(tree, NewTokens(nodes=[NodeId(1)], parents=[ROOT], tokens=[5]), [True])
-    layers = tree.prompt_layers()
+    kept = tree.prompt_layers()
+    assert isinstance(kept, LayerPairs)
+    layers = kept.pairs
     before = [(keys.clone(), values.clone()) for keys, values in layers]
     assert (
         layers[0][0].untyped_storage().nbytes() == 2 * 2 * 2 * 5 * 8 * 4

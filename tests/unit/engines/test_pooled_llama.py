@@ -20,7 +20,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from igd_core.engines.embedded import fixed_batches, pooled_llama
 from igd_core.engines.embedded.checkpoint import proved_forward
-from igd_core.engines.embedded.key_value_pool import KeyValuePool, PooledText
+from igd_core.engines.embedded.key_value_pool import KeyValuePool, PooledLayers, PooledText
 from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
 from igd_core.engines.embedded.prefix_cache import PromptKV
 from igd_core.engines.embedded.self_test import tree_differences
@@ -29,6 +29,8 @@ from igd_core.ids import ROOT, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from igd_core.engines.embedded.forward import Layers
 
 VOCAB = TINY["vocab_size"]
 SLOTS = 32
@@ -49,6 +51,12 @@ def fed(forward: PooledLlama, *prompts: Sequence[int]) -> tuple[list[TokenTree],
     """Prompts in one pass, and the logits of what follows each."""
     trees = [TokenTree(forward, prompt) for prompt in prompts]
     return trees, grow([Growth(tree=tree, new=NOTHING, wanted=[True]) for tree in trees])
+
+
+def both_of(layers: Layers) -> torch.Tensor:
+    """``(layers, tokens, 2, heads, width)``, keys before values."""
+    assert isinstance(layers, PooledLayers)
+    return layers.both
 
 
 def chain(*tokens: int) -> NewTokens:
@@ -99,27 +107,24 @@ def test_a_text_that_is_dropped_gives_its_slots_to_others(forward: PooledLlama) 
 
 def test_a_pool_that_grows_keeps_what_it_holds(forward: PooledLlama) -> None:
     tree, _ = fed(forward, [1, 2, 3])
-    before = [(keys.clone(), values.clone()) for keys, values in tree[0].prompt_layers()]
+    before = both_of(tree[0].prompt_layers())
     others, _ = fed(forward, list(range(50)))
     assert forward.pool.slots.shape[1] == 2 * SLOTS
-    for (keys, values), (old_keys, old_values) in zip(tree[0].prompt_layers(), before, strict=True):
-        assert torch.equal(keys, old_keys)
-        assert torch.equal(values, old_values)
+    assert torch.equal(both_of(tree[0].prompt_layers()), before)
     assert others
 
 
 def test_a_prompt_that_is_kept_is_a_copy_and_is_written_back_as_it_was(forward: PooledLlama) -> None:
     (tree,), _ = fed(forward, [1, 2, 3, 4])
     layers = tree.prompt_layers()
-    assert layers[0][0].shape == (1, 2, 4, 8)
+    assert both_of(layers).shape == (2, 4, 2, 2, 8)
+    assert layers.nbytes == 2 * 4 * 2 * 2 * 8 * 4
     kept = PromptKV(ids=np.arange(4), layers=layers).prefix(3)
     del tree
     gc.collect()
     fed(forward, [9, 9, 9, 9, 9, 9])  # in the slots that came free
     again = PooledText(forward.pool, kept)
-    for ours, theirs in zip(again.layers(3), kept.layers, strict=True):
-        assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
+    assert torch.equal(both_of(again.layers(3)), both_of(layers)[:, :3])
 
 
 def test_numbers_that_are_none_stay_in_their_text(forward: PooledLlama) -> None:

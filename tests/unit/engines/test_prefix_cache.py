@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igd_core.engines.embedded.forward import LayerPairs
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
 
 BYTES_A_TOKEN = 2 * 2 * 4
@@ -15,7 +16,7 @@ def prompt(ids: list[int]) -> PromptKV:
     """Two layers with one number a token: the token itself, and its position."""
     keys = torch.tensor(ids, dtype=torch.float32).reshape(1, 1, -1, 1)
     values = torch.arange(len(ids), dtype=torch.float32).reshape(1, 1, -1, 1)
-    return PromptKV(ids=np.array(ids), layers=((keys, values), (keys + 100, values + 100)))
+    return PromptKV(ids=np.array(ids), layers=LayerPairs(((keys, values), (keys + 100, values + 100))))
 
 
 def common(a: list[int], b: list[int]) -> int:
@@ -37,10 +38,15 @@ class Model:
         self.kept.append(ids)
 
     def longest(self, ids: list[int]) -> int:
-        lengths = [common(kept, ids[:-1]) for kept in self.kept]
-        best = max(lengths, default=0)
+        """Of several alike the nearest by tokens is used again, the one before rather than the one behind."""
+        wanted = ids[:-1]
+        best = max((common(kept, wanted) for kept in self.kept), default=0)
+        alike = [kept for kept in self.kept if common(kept, wanted) == best]
         if best:
-            self.kept.append(self.kept.pop(lengths.index(best)))
+            before = [kept for kept in alike if kept <= wanted]
+            used = max(before) if before else min(alike)
+            self.kept.remove(used)
+            self.kept.append(used)
         return best
 
 
@@ -62,7 +68,8 @@ def test_the_cache_behaves_as_a_list_with_a_budget(budget: int, steps: list[tupl
 def check_prefix(found: PromptKV, ids: list[int]) -> None:
     length = len(found.ids)
     assert found.ids.tolist() == ids[:length]
-    for layer, (keys, values) in enumerate(found.layers):
+    assert isinstance(found.layers, LayerPairs)
+    for layer, (keys, values) in enumerate(found.layers.pairs):
         assert keys.flatten().tolist() == [token + 100 * layer for token in ids[:length]]
         assert values.flatten().tolist() == [at + 100 * layer for at in range(length)]
     assert found.nbytes == length * BYTES_A_TOKEN
@@ -80,9 +87,11 @@ def test_the_last_token_is_always_left_to_compute() -> None:
 
 
 def test_a_prefix_shares_memory_with_its_prompt() -> None:
-    whole = prompt([1, 2, 3])
-    (keys, _), _ = whole.prefix(2).layers
-    assert keys.data_ptr() == whole.layers[0][0].data_ptr()
+    whole = prompt([1, 2, 3]).layers
+    shorter = whole.prefix(2)
+    assert isinstance(whole, LayerPairs)
+    assert isinstance(shorter, LayerPairs)
+    assert shorter.pairs[0][0].data_ptr() == whole.pairs[0][0].data_ptr()
 
 
 def test_clearing_forgets_everything() -> None:

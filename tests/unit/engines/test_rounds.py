@@ -292,7 +292,7 @@ async def test_numbers_that_are_none_stay_with_whose_they_are(
 ) -> None:
     sessions = await opened(joined, artifact, *HISTORIES, (7,))
     with torch.inference_mode():
-        for keys, values in sessions[3]._tree.prompt_layers():
+        for keys, values in sessions[3]._tree.prompt_layers().pairs:
             keys.fill_(float("nan"))
             values.fill_(float("nan"))
     *sound, bad = await second_round(joined, artifact, sessions)

@@ -22,6 +22,7 @@ from transformers import (
 
 from igd_core.engines.embedded import self_test, token_tree
 from igd_core.engines.embedded.checkpoint import context_tokens, load_checkpoint
+from igd_core.engines.embedded.forward import LayerPairs
 from igd_core.engines.embedded.self_test import require_trees_as_plain_passes
 from igd_core.errors import ModelError
 
@@ -125,10 +126,12 @@ def test_a_mask_or_a_position_that_is_wrong_is_noticed(
 def test_a_cached_prompt_that_changes_what_follows_is_noticed(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = token_tree.TokenTree.prompt_layers
-    monkeypatch.setattr(
-        token_tree.TokenTree, "prompt_layers", lambda tree: tuple((keys, 2 * values) for keys, values in layers(tree))
-    )
+    right: Any = token_tree.TokenTree.prompt_layers
+
+    def wrong(tree: token_tree.TokenTree) -> LayerPairs:
+        return LayerPairs(tuple((keys, 2 * values) for keys, values in right(tree).pairs))
+
+    monkeypatch.setattr(token_tree.TokenTree, "prompt_layers", wrong)
     with pytest.raises(ModelError, match="the prompt and its chain on a cached prompt gives other logits"):
         require_trees_as_plain_passes(model)
 
