@@ -90,7 +90,7 @@ def leaves_of(artifact: Artifact, *, allowed: Sequence[int] | None = None, barre
 
 def unscored_below(artifact: Artifact, scored: Mapping[NodeId, ChildScores]) -> list[NodeId]:
     """The next frontier: children of scored nodes that are neither scored nor leaves."""
-    children = {NodeId(edge + 1) for scores in scored.values() for edge in scores.edges.tolist()}
+    children = {NodeId(edge + 1) for scores in scored.values() for edge in scores.edges}
     return sorted(node for node in children if node not in scored and not artifact.trie.is_leaf(node))
 
 
@@ -120,7 +120,7 @@ def assert_same_scores(
 def by_edge(scores: Iterable[ChildScores]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """All edges ascending, and ``(2, n)`` log-probabilities and scores in that order."""
     listed = list(scores)
-    edges = np.concatenate([children.edges for children in listed])
+    edges = np.array([edge for children in listed for edge in children.edges], dtype=np.int64)
     logprobs = np.concatenate([children.logprobs for children in listed])
     weighted = np.concatenate([children.scores for children in listed])
     order = np.argsort(edges)

@@ -153,4 +153,4 @@ class FakeSession:
         gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
         scores = self._scoring.mixed(node, edges, logprobs * decoding_weight(gains, self._scoring.alpha))
         best = np.argsort(-scores, kind="stable")[: self._scoring.keep]
-        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+        return ChildScores(edges=edges[best].tolist(), logprobs=logprobs[best].tolist(), scores=scores[best].tolist())

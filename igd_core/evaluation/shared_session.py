@@ -198,7 +198,7 @@ class WeightedView:
                 scored = result[node] = self._weigh(node)
                 if len(scored.edges) != 1:
                     break
-                node = NodeId(int(scored.edges[0]) + 1)
+                node = NodeId(scored.edges[0] + 1)
                 if not self._shared.knows(node):
                     break
         return result
@@ -225,18 +225,20 @@ class WeightedView:
         return scored
 
     def _weigh_anew(self, node: NodeId, children: ChildScores, *, pruned: bool) -> ChildScores:
-        edges, logprobs = children.edges, self._normalised(children.logprobs)
+        edges = np.array(children.edges, dtype=np.int64)
+        logprobs = self._normalised(np.array(children.logprobs, dtype=np.float64))
         is_forced = len(edges) == 1
         if pruned:
             admitted = self._plan.leaves.open_nodes(self._trie, edges + 1)
             edges, logprobs = edges[admitted], logprobs[admitted]
         if is_forced:  # its gain is 0, so alpha changes nothing, and its share of the prior is 1
-            return ChildScores(edges=edges, logprobs=logprobs, scores=self._plan.mixing.model_weight * logprobs)
+            forced_scores = self._plan.mixing.model_weight * logprobs
+            return ChildScores(edges=edges.tolist(), logprobs=logprobs.tolist(), scores=forced_scores.tolist())
         scores = logprobs * decoding_weight(self._gain[edges].astype(np.float64), self._plan.alpha)
         if self._mixer is not None:
             scores = self._mixer.mixed(node, edges, scores)
         best = np.lexsort((edges, -scores))[: self._keep]
-        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+        return ChildScores(edges=edges[best].tolist(), logprobs=logprobs[best].tolist(), scores=scores[best].tolist())
 
     def _normalised(self, logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
         """The log-probabilities of all children of a node, normalised as the plan asks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -77,23 +77,24 @@ class Scoring:
         Its log-probability is 0 where it is normalised over children, and NaN where it does not count.
         """
         logprob = 0.0 if self.over_children else math.nan
-        edges = np.array([int(trie.row_start[node])])
-        return ChildScores(edges=edges, logprobs=np.array([logprob]), scores=np.zeros(1))
+        return ChildScores(edges=[int(trie.row_start[node])], logprobs=[logprob], scores=[0.0])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildScores:
+class ChildScores(NamedTuple):
     """Children of one node that the filter admits, best first.
 
+    Plain lists of n <= ``Scoring.keep``, since most have one entry: numpy's calls cost a microsecond each whatever
+    their size, and a search looks at 150 nodes.
+
     Attributes:
-        edges: ``(n,)`` int64, by falling score, ties by rising edge; n <= ``Scoring.keep``.
-        logprobs: ``(n,)`` float64, nats, unweighted.
-        scores: ``(n,)`` float64, weighted, and mixed with the prior.
+        edges: by falling score, ties by rising edge.
+        logprobs: nats, unweighted.
+        scores: weighted, and mixed with the prior.
     """
 
-    edges: NDArray[np.int64]
-    logprobs: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    edges: list[int]
+    logprobs: list[float]
+    scores: list[float]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -251,9 +251,11 @@ def child(histories: int) -> None:
     """Answer requests of the parent, one a line: catalogue, normalisation, people at once."""
     import torch
 
+    from igd_core.search import scores
     from igd_core.search.query import Query
 
     torch.set_num_threads(1)
+    scores._BLOCK_LOGITS_CPU = scores._BLOCK_LOGITS_CUDA  # one softmax for all rows, as on a GPU
     stages = Stages()
     stages.install()
     checkpoint = make_checkpoint()

@@ -44,10 +44,10 @@ def best_children(
         ]
         scores = np.concatenate(mixed)
     best = best_of_rows(row, scores, scoring.keep)
-    edges, logprobs, scores = edges[best], logprobs[best], scores[best]
+    listed = edges[best].tolist(), logprobs[best].tolist(), scores[best].tolist()
     bounds = np.searchsorted(row[best], np.arange(len(nodes) + 1)).tolist()
     return {
-        node: ChildScores(edges=edges[begin:end], logprobs=logprobs[begin:end], scores=scores[begin:end])
+        node: ChildScores(*[values[begin:end] for values in listed])
         for node, (begin, end) in zip(nodes, pairwise(bounds), strict=True)
     }
 

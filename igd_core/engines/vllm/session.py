@@ -291,7 +291,7 @@ class VLLMSession:
         scoring = self._prompt.scoring
         scores = scoring.mixed(node, edges, logprobs * decoding_weight(gain, scoring.alpha))
         best = np.argsort(-scores, kind="stable")
-        return ChildScores(edges=edges[best], logprobs=logprobs[best], scores=scores[best])
+        return ChildScores(edges=edges[best].tolist(), logprobs=logprobs[best].tolist(), scores=scores[best].tolist())
 
 
 def round_params(asked: Round) -> SamplingParams:

@@ -159,7 +159,7 @@ async def test_without_forced_tokens_a_title_is_scored_by_its_decisions_alone(
         for edge in trie.edges_to(NodeId(int(trie.leaf_node[leaf]))):
             parent = NodeId(int(trie.parents(np.array([edge + 1]))[0]))
             if len(trie.children(parent)) > 1:
-                by_hand[leaf] += scored[parent].scores[list(scored[parent].edges).index(edge)]
+                by_hand[leaf] += scored[parent].scores[scored[parent].edges.index(edge)]
     best = np.argsort(-by_hand, kind="stable")
     answer = await RowDecoder(engine, artifact, settings).answer(history)
     for found, barred in zip(answer.lists, ([], history), strict=True):

@@ -25,6 +25,7 @@ from igd_core.search import recommender
 from igd_core.search.normalisation import Normalisation
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommendation, Recommender
+from igd_core.search.session import ChildScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from igd_core.catalogue.items import MetadataValue
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.ids import NodeId
-    from igd_core.search.session import ChildScores, Scoring
+    from igd_core.search.session import Scoring
 
 NUM_ITEMS = 40
 OVER_CHILDREN = Normalisation(normalise="children", temperature=0.5)
@@ -454,12 +455,12 @@ def faulty(change: Callable[[ChildScores], ChildScores]) -> FakeEngine:
 
 
 def without_the_first(children: ChildScores) -> ChildScores:
-    return replace(children, edges=children.edges[1:], logprobs=children.logprobs[1:], scores=children.scores[1:])
+    return ChildScores(children.edges[1:], children.logprobs[1:], children.scores[1:])
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_scores_that_are_not_finite_are_no_answer_whatever_the_engine(films: Artifact, value: float) -> None:
-    engine = faulty(lambda children: replace(children, scores=np.full_like(children.scores, value)))
+    engine = faulty(lambda children: children._replace(scores=[value] * len(children.scores)))
     with pytest.raises(ModelFault):
         ask(films, Query(history=items(1, 2)), engine)
     assert engine.stats().sessions == 0
