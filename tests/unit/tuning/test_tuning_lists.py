@@ -257,6 +257,16 @@ def test_learning_rates_follow_the_schedule(
     assert [tuner._learning_rate(number) for number in range(1, 6)] == pytest.approx(wanted)
 
 
+def test_a_step_moves_weights_by_its_own_learning_rate(backbone: Backbone, small_artifact: Artifact) -> None:
+    tuner = tuner_of(backbone, small_artifact, lr=1e-3, warmup_steps=4, kl=0.0)
+    rows = list_rows(small_artifact, [([1, 2], 0)])
+    rows.target[:] = tuner._sampler.lists(rows.prompts, 3)[:, 2]
+    before = {name: weight.clone() for name, weight in backbone.plain.state_dict().items()}
+    assert tuner.step(1, rows)["lr"] == 2.5e-4
+    furthest = max(float((weight - before[name]).abs().max()) for name, weight in backbone.plain.state_dict().items())
+    assert furthest == pytest.approx(2.5e-4, rel=1e-2)  # AdamW's first step is the sign of the gradient
+
+
 @pytest.fixture
 def inputs(model_dir: Path, pristine_bundle: Path, small_artifact: Artifact, tmp_path: Path) -> RunInputs:
     ids = small_artifact.catalogue.item_ids
