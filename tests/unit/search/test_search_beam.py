@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from strategies import PathsAndPrior, catalogues, item_lists
 
 from igd_core.bench.reference import build_dict_trie, shares, weights_at
+from igd_core.catalogue.trie import TokenTrie
 from igd_core.engines.fake import FakeEngine, FakeSession
 from igd_core.ids import ROOT, NodeId
-from igd_core.search.beam import BeamSearch, Hypothesis
+from igd_core.search.beam import BeamSearch, Hypothesis, _Beam
 from igd_core.search.filters import ItemFilter
 from igd_core.search.normalisation import NORMALISATIONS
-from igd_core.search.session import Scoring, SessionStats
+from igd_core.search.session import ChildScores, Scoring, SessionStats
 
 if TYPE_CHECKING:
     from oracles import Path
 
     from igd_core.artifact import Artifact
-    from igd_core.catalogue.trie import TokenTrie
     from igd_core.search.normalisation import Normalise
 
 BEAMS = st.integers(1, 8)
@@ -329,3 +329,30 @@ def test_over_children_the_probabilities_of_all_paths_sum_to_one_whatever_alpha(
     assert sum(each.probability for each in found) == pytest.approx(1.0, abs=1e-9)
     if len(everything.admitted) == 1:
         assert [each.score for each in found] == [0.0]
+
+
+ROWS = st.none() | st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0]), max_size=3).map(lambda row: sorted(row)[::-1])
+
+
+@given(
+    live=st.lists(st.tuples(st.sampled_from([-3.0, -2.5, -1.0]), ROWS), max_size=8),
+    beams=st.integers(1, 4),
+    forced=st.booleans(),
+)
+def test_continuations_are_ranked_as_by_sorting_all_of_them(
+    live: list[tuple[float, list[float] | None]], beams: int, forced: bool
+) -> None:
+    """With ``forced``, each beam that has been scored has a single child. Children have the numbers 1000 and on."""
+    search = BeamSearch(TokenTrie.build(np.array([0, 1]), np.array([1], dtype=np.int32)), beams=beams)
+    placed = [(score, row[:1] or [0.0] if forced and row is not None else row) for score, row in live]
+    expected: list[tuple[float, int]] = []
+    for place, (score, row) in enumerate(placed):
+        if row is None:
+            expected.append((score, place))
+            continue
+        edges = [1000 * (place + 1) + child - 1 for child in range(len(row))]
+        search._known[place] = ChildScores(edges, row, row)
+        expected += [(score + of_child, edge + 1) for of_child, edge in zip(row, edges, strict=True)]
+    expected.sort(key=lambda each: -each[0])
+    ranked = search._ranked([_Beam(place, score) for place, (score, _) in enumerate(placed)])
+    assert [(beam.score, beam.node) for beam in ranked] == expected[: 2 * beams]
