@@ -196,6 +196,18 @@ RUNS: tuple[Run, ...] = (
         after="files",
     ),
     Run(
+        name="http-tree-4",
+        what="the same with four replicas on the card: beside the model a process is bound by one core",
+        seconds=150,
+        least=90,
+        command=(
+            *(*PYTHON, _HTTP, "--running", "8", "--", *_SERVE),
+            *("--replicas", "4", "--operations-port", "9321", "--store", "file://{fresh}"),
+        ),
+        model=True,
+        after="files",
+    ),
+    Run(
         name="shapes",
         what="shapes of 135M and 1.5B with random weights, embedded: 1 to 128 at once, longer prompts, wider searches",
         seconds=240,

@@ -59,7 +59,7 @@ def main() -> int:
         if rate := args.overload * float(capacity["capacity_per_s"]):  # 0: too slow for any deadline
             overload = dataclasses.replace(bench, seconds=args.seconds)
             _tell(overload=dict(bench_rate(overload, rate=rate, even=False).report))
-        _tell(vllm=[line for line in _get(url + "/metrics").splitlines() if line.startswith(VLLM_METRICS)])
+        _tell(vllm=[line for line in _get(_metrics(url, flags)).splitlines() if line.startswith(VLLM_METRICS)])
     finally:
         server.stop()
     return 0
@@ -84,6 +84,13 @@ def _ready_s(server: ServerProcess, url: str, began: float, longest_s: float) ->
             return round(time.perf_counter() - began, 1)
     said = server.stderr if len(server.stderr) < 8000 else f"{server.stderr[:4000]}\n[...]\n{server.stderr[-4000:]}"
     raise SystemExit(f"not ready after {time.perf_counter() - began:.0f} s:\n{said}")
+
+
+def _metrics(url: str, flags: list[str]) -> str:
+    """Where the metrics are: on the port of their own, which replicas need, if there is one."""
+    if "--operations-port" in flags:
+        url = f"http://127.0.0.1:{flags[flags.index('--operations-port') + 1]}"
+    return url + "/metrics"
 
 
 def _get(url: str) -> str:
