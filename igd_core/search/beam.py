@@ -15,8 +15,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from igd_core.errors import ModelFault
 from igd_core.ids import ROOT, LeafIndex, NodeId
 from igd_core.search.session import ChildScores
@@ -124,8 +122,7 @@ class BeamSearch:
             if needed:
                 self._learn(await session.expand(self._with_look_ahead(needed)))
             self._step()
-        edges = self._trie.edges_to_each(np.array([path.node for path in self._finished], dtype=np.int64))
-        return [self._hypothesis(path, along) for path, along in zip(self._finished, edges, strict=True)]
+        return [self._hypothesis(path) for path in self._finished]
 
     def _learn(self, scored: Mapping[NodeId, ChildScores]) -> None:
         """Store the scores that the session returned, with the weight of forced tokens applied."""
@@ -254,10 +251,10 @@ class BeamSearch:
             # will. The reference keeps such beams; dropping them changes no result and saves their tokens.
             self._live = [beam for beam in self._live if beam.score > worst]
 
-    def _hypothesis(self, path: _Beam, edges: list[int]) -> Hypothesis:
+    def _hypothesis(self, path: _Beam) -> Hypothesis:
         steps = []
         parent: int = ROOT
-        for edge in edges:
+        for edge in self._trie.edges_to(NodeId(path.node)):
             known = self._known[parent]
             at = known.edges.index(edge)
             logprob = known.logprobs[at]

@@ -73,6 +73,8 @@ class LeafFilter:
             return EdgeId(start)
         if end == start or self.admits_all:
             return None
+        if self.barred and len(self.leaves) < end - start - 1:  # as nearly always: too few to bar all but one
+            return None
         edges = self.open_edges(trie, node)
         return EdgeId(int(edges[0])) if len(edges) == 1 else None
 

@@ -88,7 +88,9 @@ class ScoredChildren:
 def child_tokens(trie: TrieWeights, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The tokens of all children of some nodes, ascending: all that `child_scores` reads of them over children."""
     of_node = [trie.edge_token[trie.row_start[node] : trie.row_start[node + 1]] for node in nodes]
-    return np.unique(np.concatenate([trie.edge_token[:0], *of_node])).astype(np.int64)
+    tokens = np.sort(np.concatenate([trie.edge_token[:0], *of_node])).astype(np.int64)
+    is_new = np.append(True, tokens[1:] != tokens[:-1])[: len(tokens)]
+    return np.asarray(tokens[is_new])  # np.unique takes ten times as long
 
 
 def child_scores(

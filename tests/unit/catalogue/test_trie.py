@@ -102,11 +102,8 @@ def test_parents_and_edges_to_lead_back_up(paths: list[Path]) -> None:
 
 
 @given(paths=token_paths())
-def test_many_nodes_and_leaves_lead_back_up_as_each_does(paths: list[Path]) -> None:
+def test_many_leaves_have_the_paths_that_each_has(paths: list[Path]) -> None:
     trie = TokenTrie.build(*flat(paths))
-    nodes = [NodeId(node) for node in [*range(trie.num_nodes), ROOT]]
-    assert trie.edges_to_each(np.array(nodes)) == [trie.edges_to(node) for node in nodes]
-    assert trie.edges_to_each(np.array([ROOT])) == [[]]
     leaves = np.arange(trie.num_leaves)[::-1]
     assert trie.paths(leaves) == [trie.path(LeafIndex(leaf)) for leaf in leaves.tolist()]
     assert trie.paths(leaves[:0]) == []
