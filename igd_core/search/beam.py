@@ -140,14 +140,15 @@ class BeamSearch:
         """Where forced tokens score nothing, score the live beams that have only forced tokens left to their ends."""
         if self._tail_logprob is None:
             return
+        row_start, known = self._row_start, self._known
         for beam in self._live:
             node, tail = beam.node, []
-            while self._is_forced(node) and node not in self._known:
+            while node not in known and row_start[node + 1] - row_start[node] == 1:  # forced
                 tail.append(node)
-                node = self._row_start[node] + 1
-            if self._is_leaf(node):
+                node = row_start[node] + 1
+            if tail and row_start[node] == row_start[node + 1]:
                 for above in tail:
-                    self._known[above] = ChildScores([self._row_start[above]], [self._tail_logprob], [0.0])
+                    known[above] = ChildScores([row_start[above]], [self._tail_logprob], [0.0])
 
     def _is_forced(self, node: int) -> bool:
         """Whether ``node`` has a single child in the trie, whatever the filter."""
@@ -191,8 +192,9 @@ class BeamSearch:
         self._depth += 1
         going_on: list[_Beam] = []
         ended: list[_Beam] = []
+        row_start = self._row_start
         for rank, beam in enumerate(self._ranked(self._live)):
-            if not self._is_leaf(beam.node):
+            if row_start[beam.node] != row_start[beam.node + 1]:
                 going_on.append(beam)
             elif rank < self._beams:
                 ended.append(beam)
