@@ -74,9 +74,9 @@ def tune_lists(
         if before["status"] == "finished":
             return before
     backbone = _backbone(inputs, settings, artifact, scored)
-    most = min(settings.max_tokens, context_tokens(backbone.plain.config))
+    most = _most_tokens(settings, artifact, positions=context_tokens(backbone.plain.config))
     read = [read_rows(path, inputs, artifact) for path in (inputs.train, inputs.valid)]
-    train, valid = (
+    (train, train_shortened), (valid, valid_shortened) = (
         _list_rows(file.data, artifact, wanted=wanted, seed=settings.seed, max_tokens=most)
         for file, wanted in zip(read, (settings.rows, settings.valid_rows), strict=True)
     )
@@ -85,8 +85,8 @@ def tune_lists(
     record["rows"] = {
         "dropped": sum(file.dropped for file in read),
         "bad_rows": sum(file.bad_rows for file in read),
-        "train": {"rows": len(train)},
-        "valid": {"rows": len(valid)},
+        "train": {"rows": len(train), "shortened": train_shortened},
+        "valid": {"rows": len(valid), "shortened": valid_shortened},
     }
     order = _Order(rows=len(train), settings=settings)
     tuner = ListTuner(backbone, artifact, settings, temperature=scored.temperature, steps=order.steps)
@@ -125,17 +125,34 @@ def _backbone(inputs: RunInputs, settings: ListSettings, artifact: Artifact, sco
     return replace(backbone, prompt=prompt)
 
 
-def _list_rows(rows: object, artifact: Artifact, *, wanted: int, seed: int, max_tokens: int) -> ListRows:
+def _most_tokens(settings: ListSettings, artifact: Artifact, *, positions: int) -> int:
+    """Of a prompt with a path.
+
+    Raises:
+        InputError: fewer than a prompt without a history and the longest path take.
+    """
+    most = min(settings.max_tokens, positions)
+    needed = len(artifact.prompt(())) + artifact.trie.depth
+    if needed > most:
+        limit = f"max_tokens: {most}" if most == settings.max_tokens else f"model: it has {most} positions"
+        raise InputError(f"{limit}; a prompt without a history and the longest path take {needed} tokens")
+    return most
+
+
+def _list_rows(rows: object, artifact: Artifact, *, wanted: int, seed: int, max_tokens: int) -> tuple[ListRows, int]:
+    """The rows, and how many of them lost history items to ``max_tokens``."""
     if not isinstance(rows, HistoryRows):  # for the type checker
         raise DataError("single interactions")
     if not len(rows):
         raise DataError("there are no rows to tune on")
     rows = drawn(rows, wanted, seed)
-    prompts = []
+    prompts, shortened = [], 0
     for row in range(len(rows)):
         history = [ItemIndex(item) for item in rows.history(row).tolist()]
-        prompts.append(artifact.prompt(history, left_out=artifact.num_left_out(history, max_tokens)))
-    return ListRows(prompts=prompts, target=artifact.leaf_of_item[rows.item].astype(np.int64))
+        left_out = artifact.num_left_out(history, max_tokens)
+        shortened += left_out > 0
+        prompts.append(artifact.prompt(history, left_out=left_out))
+    return ListRows(prompts=prompts, target=artifact.leaf_of_item[rows.item].astype(np.int64)), shortened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

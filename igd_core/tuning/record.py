@@ -167,11 +167,14 @@ def require_same(
 ) -> None:
     """Check that a resumed run is the same run: else its record would describe a run that never was.
 
-    ``kind``: what both runs' settings are.
+    ``kind``: what this run's settings are.
 
     Raises:
         InputError: names what differs.
     """
+    if (by_lists := "group" in before.get("settings", {})) != ("group" in now["settings"]):
+        ours, theirs = ("igd tune", "igd tune lists") if by_lists else ("igd tune lists", "igd tune")
+        raise InputError(f"out: the run to resume is one of {theirs}, not of {ours}")
     parts = ["settings", "data", "artifact", "model", "adapter", "on_unknown"]
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import edit_tensors
+from checkpoints import edit_config, edit_tensors
 from factories import EOS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +29,7 @@ from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.list_steps import ListRows, ListTuner
 from igd_core.tuning.lists import best_step, tune_lists
 from igd_core.tuning.rewards import advantages, discounted_gain, rewards
+from igd_core.tuning.run import tune
 from igd_core.tuning.settings import ListSettings, TuningSettings
 
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def test_the_model_that_is_kept_says_how_it_is_scored_and_is_the_best(
     assert record["history"][0]["eval_ndcg"] == 1.0
     assert best_step(record["history"]) == 0
     assert record["steps"] == 1
-    assert record["rows"]["train"] == {"rows": 8}
+    assert record["rows"]["train"] == {"rows": 8, "shortened": 0}
     prompt = read_tuned_prompt(inputs.out / "model")
     assert prompt is not None
     assert prompt.scored == Normalisation(normalise="children", temperature=TEMPERATURE)
@@ -380,6 +381,25 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(inputs: RunInputs, small_ar
         tune_lists(inputs, QUICK)
 
 
+def test_a_limit_of_tokens_that_never_shows_a_history_is_refused(inputs: RunInputs, small_artifact: Artifact) -> None:
+    needed = len(small_artifact.prompt([])) + small_artifact.trie.depth
+    told = f"a prompt without a history and the longest path take {needed} tokens"
+    with pytest.raises(InputError, match=rf"^max_tokens: {needed - 1}; {told}$"):
+        tune_lists(inputs, QUICK.replaced(max_tokens=needed - 1))
+    assert not inputs.out.exists()
+    record = tune_lists(inputs, QUICK.replaced(max_tokens=needed, epochs=1, rows=5))
+    assert record["rows"]["train"] == {"rows": 5, "shortened": 5}
+    assert record["rows"]["valid"] == {"rows": 8, "shortened": 8}
+
+
+def test_a_model_with_too_few_positions_for_a_history_is_refused(inputs: RunInputs, tmp_path: Path) -> None:
+    assert inputs.model is not None
+    small = shutil.copytree(inputs.model, tmp_path / "small")
+    edit_config(small, max_position_embeddings=12)
+    with pytest.raises(InputError, match=r"^model: it has 12 positions; a prompt without a history"):
+        tune_lists(changed(inputs, model=str(small)), QUICK)
+
+
 @pytest.mark.parametrize("said", ["vocabulary", None])
 def test_a_model_that_was_not_tuned_over_children_is_refused(
     inputs: RunInputs, small_artifact: Artifact, said: str | None, tmp_path: Path
@@ -409,6 +429,14 @@ def test_a_run_is_resumed_with_its_own_settings_alone(inputs: RunInputs) -> None
     tune_lists(inputs, QUICK.replaced(epochs=1))
     with pytest.raises(InputError, match="settings: group was 8 in the run to resume, now 4"):
         tune_lists(inputs, QUICK.replaced(epochs=1, group=4), resume=True)
+    with pytest.raises(InputError, match=r"^out: the run to resume is one of igd tune lists, not of igd tune$"):
+        tune(inputs, TuningSettings(), resume=True)
+
+
+def test_a_run_of_igd_tune_is_not_resumed_by_lists(inputs: RunInputs) -> None:
+    tune(inputs, TuningSettings(normalise="children", epochs=1, batch=8, micro_batches=1))
+    with pytest.raises(InputError, match=r"^out: the run to resume is one of igd tune, not of igd tune lists$"):
+        tune_lists(inputs, QUICK, resume=True)
 
 
 def test_figures_that_are_no_numbers_end_the_run_and_are_recorded(
