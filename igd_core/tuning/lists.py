@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from igd_core.artifact import load_artifact
-from igd_core.catalogue.tokenization import require_same_tokenizer
 from igd_core.datasets.rows import HistoryRows
 from igd_core.engines.embedded.checkpoint import context_tokens, resolve_checkpoint
+from igd_core.engines.fit import require_artifact_fits
 from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt, read_tuned_prompt, warn_of_other_prompts
 from igd_core.errors import DataError, EngineError, InputError, TuningError
 from igd_core.ids import ItemIndex
@@ -117,7 +117,8 @@ def _backbone(inputs: RunInputs, settings: ListSettings, artifact: Artifact, sco
     logging.disable_progress_bar()
     asked = TuningSettings(normalise="children", max_tokens=settings.max_tokens)
     backbone = load_backbone(inputs.model, asked, tokenizer_dir=None, device=inputs.device)
-    require_same_tokenizer(artifact.manifest.tokenizer_sha256, backbone.tokenizer)
+    vocab_size = int(backbone.plain.config.get_text_config().vocab_size)
+    require_artifact_fits(artifact, backbone.tokenizer, vocab_size)  # before anything is written
     before = read_tuned_prompt(resolve_checkpoint(str(inputs.model)))
     if before is not None:
         warn_of_other_prompts({str(inputs.model): before}, artifact, backbone.tokenizer)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from igd_core.cli.main import main
 from igd_core.engines.tuned_prompt import TunedPrompt, read_tuned_prompt
-from igd_core.errors import DataError, InputError, ModelError, TuningError
+from igd_core.errors import ArtifactError, DataError, InputError, ModelError, TuningError
 from igd_core.ids import ItemIndex, LeafIndex
 from igd_core.search.normalisation import Normalisation
 from igd_core.tuning.backbone import Backbone, load_backbone
@@ -398,6 +398,21 @@ def test_a_model_with_too_few_positions_for_a_history_is_refused(inputs: RunInpu
     edit_config(small, max_position_embeddings=12)
     with pytest.raises(InputError, match=r"^model: it has 12 positions; a prompt without a history"):
         tune_lists(changed(inputs, model=str(small)), QUICK)
+
+
+def test_a_model_with_fewer_tokens_than_the_artifact_is_refused_before_anything_is_written(
+    inputs: RunInputs, tmp_path: Path
+) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:200]
+
+    assert inputs.model is not None
+    small = shutil.copytree(inputs.model, tmp_path / "small")
+    edit_tensors(small, cut)
+    edit_config(small, vocab_size=200)
+    with pytest.raises(ArtifactError, match=r"^vocabulary: the artifact needs \d+, the model has 200$"):
+        tune_lists(changed(inputs, model=str(small)), QUICK)
+    assert not inputs.out.exists()
 
 
 @pytest.mark.parametrize("said", ["vocabulary", None])
