@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from docs.research import demo, mixtures, sets
+from docs.research import demo, mixtures, second, sets
 from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compared, family_drawn
 from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
 from docs.research.tables import between, by_seed, effect, plain, table, verdict
@@ -250,6 +250,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-gammas": sets.gammas,
     "sets-groups": sets.groups,
     "sets-mean": sets.mean_in_search,
+    "sets-second": second.trainings,
+    "sets-alphas": second.alphas,
+    "sets-lists": second.by_lists,
     "mixed": mixtures.mixed_block,
     "mixture": mixtures.mixture,
     "gammas": mixtures.gammas,

@@ -37,7 +37,7 @@ EXCLUDED = ("ml1m", "toys")
 """Sets in whose lists nothing comes back that was seen, since no row asks for it."""
 SCORERS = {
     "ml": "EASE",
-    "vg": "transitions",
+    "vg": "transitions and EASE",
     "cds": "transitions and EASE",
     "office": "transitions and EASE",
     "toys": "transitions and EASE",
@@ -112,7 +112,9 @@ def _found(name: str) -> Found:
     seen: Literal["allowed", "excluded"] = "excluded" if name in EXCLUDED else "allowed"
     asked = Question(draw="targets", seen=seen)
     chosen = {
-        each.name: float(values(valid, each.name, asked).mean()) for each in valid.methods if each.name != "popular"
+        each.name: float(values(valid, each.name, asked).mean())
+        for each in valid.methods
+        if each.name == "scorer" or each.name.startswith("alpha=0 ")
     }
     setting = max((each for each in chosen if each != "scorer"), key=lambda each: chosen[each])
     alone = next(each.name for each in test.methods if each.name.startswith("alpha=") and gamma_of(each.name) == "0")
