@@ -105,7 +105,7 @@ class TokenTrie:
 
     def edges_to(self, node: NodeId) -> list[EdgeId]:
         """Edges from the root to ``node``, in order."""
-        row_start = self.row_start.data  # a memoryview gives int: the search is of 10 us a path, of NumPy's 50 or more
+        row_start = self.row_start.data  # a memoryview gives int: a path takes 14 us so, and 95 with NumPy's search
         edges: list[EdgeId] = []
         while node:
             edges.append(EdgeId(node - 1))
