@@ -22,7 +22,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
@@ -305,15 +304,6 @@ class Tree:
         self._process.wait()
 
 
-@contextlib.contextmanager
-def checked_out(commit: str) -> Iterator[Path]:
-    """The code of a commit, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="igd-against-") as scratch:
-        archive = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, stdout=subprocess.PIPE).stdout
-        subprocess.run(["tar", "-x", "-C", scratch], input=archive, check=True)
-        yield Path(scratch)
-
-
 def summary(legs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over turns, and how many recommendations a second keep one core busy."""
     medians = {
@@ -339,6 +329,9 @@ def main() -> None:
         sys.path.insert(0, str(given.child))
         child(given.histories)
         return
+    sys.path.append(str(HERE / "tests"))
+    from bench.commits import checked_out
+
     with contextlib.ExitStack() as stack:
         paths = {"here": HERE}
         if given.against:

@@ -128,7 +128,7 @@ def histories(artifact: Artifact, prompt: int) -> Iterator[tuple[ItemIndex, ...]
     rng = np.random.default_rng(0)
     while True:
         drawn = [ItemIndex(int(item)) for item in rng.permutation(artifact.trie.num_items)]
-        low, high = 1, _MOST_ITEMS
+        low, high = 1, min(len(drawn), _MOST_ITEMS)
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if len(artifact.prompt(drawn[:middle])) < prompt else (low, middle)

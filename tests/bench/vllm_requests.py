@@ -29,8 +29,6 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from igd_core.engines.vllm.engine import VLLMEngine
     from igd_core.search.normalisation import Normalise
     from igd_core.search.recommender import Recommender
@@ -237,15 +235,6 @@ class Tree:
             process.send_signal(number)
 
 
-@contextlib.contextmanager
-def checked_out(commit: str) -> Iterator[Path]:
-    """The code of a commit, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="igd-against-") as scratch:
-        archive = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, stdout=subprocess.PIPE).stdout
-        subprocess.run(["tar", "-x", "-C", scratch], input=archive, check=True)
-        yield Path(scratch)
-
-
 def medians(legs: list[Leg]) -> dict[str, Any]:
     """Median of each number over the turns."""
     first = dataclasses.asdict(legs[0])
@@ -271,6 +260,9 @@ def main() -> None:
         child(given.child, given.histories)
         return
     sys.path[:0] = [str(HERE), str(HERE / "server")]
+    sys.path.append(str(HERE / "tests"))
+    from bench.commits import checked_out
+
     with contextlib.ExitStack() as stack:
         model = make_model(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="igd-one-layer-"))))
         paths = {"here": HERE}
