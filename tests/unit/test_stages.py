@@ -1,9 +1,8 @@
-import re
+import json
+import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from igd_core.stages import Stages
@@ -26,25 +25,27 @@ def test_a_stage_that_is_entered_again_adds_up_and_keeps_its_place(monkeypatch: 
     ]
 
 
-def memory_mib(name: str) -> int:
-    """``VmHWM``, the peak so far, or ``VmRSS``, of this process."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) // 1024
+# In a process of its own: in one that ran other tests, pages freed or dropped meanwhile hide what a stage took.
+PEAKS = f"""
+import json
+from igd_core.stages import Stages
+stages = Stages()
+with stages.stage("small"):
+    pass
+with stages.stage("large"):
+    b"x" * (256 * {MIB})
+with stages.stage("after"):
+    pass
+print(json.dumps([cost.peak_mib for cost in stages.costs().values()]))
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_the_peak_is_of_all_memory_until_the_stage_ended() -> None:
-    stages = Stages()
-    with stages.stage("small"):
-        pass
-    with stages.stage("large"):
-        np.ones((memory_mib("VmHWM") - memory_mib("VmRSS") + 64) * MIB, np.uint8)
-    with stages.stage("after"):
-        pass
-    small, large, after = (cost.peak_mib or 0 for cost in stages.costs().values())
+    ended = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True, timeout=60)
+    small, large, after = json.loads(ended.stdout)
     assert small > 0
-    assert small + 32 < large < small + 128
+    assert small + 192 < large < small + 320
     assert after == large
 
 
