@@ -50,13 +50,17 @@ class Pace:
         """Seconds that a caller's slot is held for an ordinary request."""
         return self._of_callers.get(caller, self._held).mean
 
+    def most_s(self, caller: str) -> float:
+        """The most that it is held for one, unless it is unusual or the server becomes slower."""
+        return self._of_callers.get(caller, self._held).most
+
     def mean_of(self, caller: str, cost: float, beside: float) -> float:
         """Expected seconds of a request of this cost; ``beside``: cost of what the model does meanwhile."""
         return min(self.mean_s(caller) * cost, self._alone.mean * (cost + beside))
 
     def most_of(self, caller: str, cost: float, beside: float) -> float:
         """The longest that such a request takes, unless it is unusual."""
-        return min(self._of_callers.get(caller, self._held).most * cost, self.most_shared(cost, beside))
+        return min(self.most_s(caller) * cost, self.most_shared(cost, beside))
 
     def most_shared(self, cost: float, beside: float) -> float:
         """The same for a model that does one request at a time."""
