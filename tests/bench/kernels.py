@@ -1,8 +1,8 @@
 """What oneDNN's kernels cost: `python tests/bench/kernels.py`.
 
 oneDNN makes a kernel for each number of rows of each layer, and keeps the 1,024 used last. Here the layers of a small
-Llama multiply 2 to 256 rows: each number as it is, and filled up to the next multiple of eight. Each way has a process
-of its own, three times over: the first makes the kernels, the others show whether they were kept.
+Llama multiply 2 to 256 rows: each number as it is, and filled up as the forward does it (`kernel_rows`). Each way has a
+process of its own, three times over: the first makes the kernels, the others show whether they were kept.
 """
 
 from __future__ import annotations
@@ -20,16 +20,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from igd_core.engines.embedded.packed_linear import PackedLinear
+from igd_core.engines.embedded.packed_linear import PackedLinear, kernel_rows
 
 LAYERS = ((160, 160), (160, 80), (160, 448), (448, 160))
 ROWS = range(2, 257)
-STEP = 8
-
-
-def filled(rows: int) -> int:
-    """The next multiple of `STEP`."""
-    return -(-rows // STEP) * STEP
 
 
 @torch.inference_mode()
@@ -37,11 +31,11 @@ def measure(*, each: bool) -> None:
     """A line of JSON for each time."""
     torch.set_num_threads(1)
     layers = [PackedLinear(nn.Linear(*shape, bias=False)) for shape in LAYERS]
-    inputs = {rows: torch.randn(rows, max(LAYERS)[0]) for rows in {*ROWS, *map(filled, ROWS)}}
+    inputs = {rows: torch.randn(rows, max(LAYERS)[0]) for rows in {*ROWS, *map(kernel_rows, ROWS)}}
     for turn in range(3):
         began, calls = time.process_time(), 0
         for rows in ROWS:
-            given = inputs[rows if each else filled(rows)]
+            given = inputs[rows if each else kernel_rows(rows)]
             for layer in layers:
                 layer(given[:, : layer.in_features].contiguous())
                 calls += 1

@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from igd_core.engines.embedded.forward import LayerPairs, additive
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
-from igd_core.engines.embedded.packed_linear import PackedLinear
+from igd_core.engines.embedded.packed_linear import PackedLinear, filled_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +117,8 @@ class _Pass:
         parts: what it consists of, row after row.
         cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
         rows: ``(wanted,)`` int64; the tokens whose logits are wanted.
+
+    Both ``new`` and ``wanted`` are filled up to `kernel_rows`. What is behind the parts reaches no answer.
     """
 
     parts: Sequence[_Part]
@@ -183,8 +185,10 @@ class LlamaForward:
 
     def _run(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
         starts = [0, *itertools.accumulate(len(fed.tokens) for fed in feds)]
-        positions = [position for fed in feds for position in fed.positions]
-        angles = torch.tensor(positions, dtype=torch.float32)[:, None, None] * self._frequencies
+        tokens = filled_up(torch.tensor([token for fed in feds for token in fed.tokens]))
+        positions = filled_up(torch.tensor([position for fed in feds for position in fed.positions]))
+        angles = positions.float()[:, None, None] * self._frequencies
+        wanted = torch.cat([start + fed.rows for start, fed in zip(starts[:-1], feds, strict=True)])
         shared = _Pass(
             parts=[
                 _Part(tokens=slice(start, end), mask=additive(fed.visible, torch.float32), kept=each)
@@ -192,15 +196,15 @@ class LlamaForward:
             ],
             cos=angles.cos() * self._rotation_scale,
             sin=angles.sin() * self._rotation_scale,
-            rows=torch.cat([start + fed.rows for start, fed in zip(starts[:-1], feds, strict=True)]),
+            rows=filled_up(wanted),
         )
-        hidden: torch.Tensor = self._embed(torch.tensor([token for fed in feds for token in fed.tokens]))
+        hidden: torch.Tensor = self._embed(tokens)
         for number, layer in enumerate(self._layers):
             attended = self._attend(number, layer.before_attention(hidden), shared)
             if number == len(self._layers) - 1:
                 attended, hidden = attended[shared.rows], hidden[shared.rows]
             hidden = layer.mlp(layer.output.plus(attended, hidden))
-        normed = self._norm(hidden).split([len(fed.rows) for fed in feds])
+        normed = self._norm(hidden)[: len(wanted)].split([len(fed.rows) for fed in feds])
         return self._head(normed, [fed.next_tokens for fed in feds])
 
     def _attend(self, number: int, normed: torch.Tensor, shared: _Pass) -> torch.Tensor:
@@ -224,7 +228,7 @@ class LlamaForward:
             )
             for part in shared.parts
         ]
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
+        return filled_up(attended[0] if len(attended) == 1 else torch.cat(attended))
 
 
 def _attended(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import linear
 
+from igd_core.engines.embedded.packed_linear import filled_up
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,7 +55,8 @@ class OutputLayer:
         logits: dict[int, torch.Tensor] = {}
         if whole:
             rows = [len(hidden[at]) for at in whole]
-            logits.update(zip(whole, self._packed(torch.cat([hidden[at] for at in whole])).split(rows), strict=True))
+            filled = filled_up(torch.cat([hidden[at] for at in whole]))
+            logits.update(zip(whole, self._packed(filled)[: sum(rows)].split(rows), strict=True))
         found = []
         for at, (rows_of, tokens) in enumerate(zip(hidden, next_tokens, strict=True)):
             if tokens is None:

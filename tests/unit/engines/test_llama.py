@@ -12,13 +12,14 @@ from checkpoints import TINY, random_model, write_checkpoint
 from factories import own_forward, pooled_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from igd_core.engines.embedded import llama
 from igd_core.engines.embedded.checkpoint import load_checkpoint, proved_forward
 from igd_core.engines.embedded.forward import LayerPairs, TransformersForward
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
-from igd_core.engines.embedded.packed_linear import pack_linears
+from igd_core.engines.embedded.packed_linear import kernel_rows, pack_linears
 from igd_core.engines.embedded.prefix_cache import PromptKV
 from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
 from igd_core.errors import ModelError
@@ -122,6 +123,37 @@ def test_the_last_token_of_a_long_prompt_and_branches_below_it_are_as_in_plain_p
     below = feed(tree, new, [True] * 5)
     torch.testing.assert_close(torch.cat([first, below[[0, 2, 4]]]), expected[0], atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(torch.cat([first, below[[1, 3]]]), expected[1], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+class RowsMultiplied(TorchDispatchMode):
+    """Notes how many rows each of oneDNN's products has."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().startswith("mkldnn::_linear_pointwise"):
+            self.seen.add(args[0].numel() // args[0].shape[-1])
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("name", ["llama", "tied", "qwen3"])
+def test_passes_of_every_size_multiply_few_numbers_of_rows(name: str) -> None:
+    made = random_weights(CONFIGS[name])
+    forward = own_forward(made)
+    with RowsMultiplied() as rows:
+        for size in range(1, 100):
+            tree = TokenTree(forward, [1, 2])
+            with torch.inference_mode():
+                tree.compute(NOTHING, [True])
+                new = NewTokens(
+                    nodes=[NodeId(at) for at in range(1, size + 1)], parents=[ROOT] * size, tokens=[3] * size
+                )
+                tree.compute(new, [at % 3 == 0 for at in range(size)])
+    assert max(rows.seen) > 90
+    assert rows.seen <= {kernel_rows(count) for count in range(1, 100)}
 
 
 @st.composite

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.packed_linear import PackedLinear, filled_up, kernel_rows, pack_linears
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,3 +47,29 @@ def test_a_model_in_half_precision_is_left_as_it_is(checkpoint_of: Callable[[str
     model = copy.deepcopy(checkpoint_of("llama-bf16").model)
     pack_linears(model)
     assert any(type(module) is nn.Linear for module in model.modules())
+
+
+@given(st.integers(0, 5_000))
+def test_rows_are_filled_up_to_few_numbers_and_by_little(rows: int) -> None:
+    filled = kernel_rows(rows)
+    assert rows <= filled <= rows * 17 / 16
+    assert kernel_rows(filled) == filled
+
+
+def test_up_to_so_many_rows_there_are_so_many_numbers() -> None:
+    assert {most: len({kernel_rows(rows) for rows in range(1, most + 1)}) for most in (32, 64, 256, 1024)} == {
+        32: 32,
+        64: 48,
+        256: 80,
+        1024: 112,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (7, 3), (8,), (65, 2, 2)])
+def test_what_is_filled_up_with_is_zero(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    rows = torch.ones(shape, dtype=dtype)
+    filled = filled_up(rows)
+    assert (filled.shape, filled.dtype) == ((kernel_rows(len(rows)), *shape[1:]), dtype)
+    assert torch.equal(filled[: len(rows)], rows)
+    assert not filled[len(rows) :].any()
