@@ -5,9 +5,10 @@ its own; the load and Redis share another. The checkpoint is a random Llama of 3
 server is under test and not the model; `--model` takes another. No answer is given twice (`IGD_RESULT_TTL_S=0`), so
 every recommendation goes through the model.
 
-The capacity is found first (closed loop). `overload`: then three times as many requests a second arrive for
-`--warm-up` and for `--seconds`, whatever the answers do. `soak`: half the capacity, of which a tenth records events and
-a third asks by user id, while the catalogue's pointer moves between two versions every `--swap-every` seconds.
+The capacity is found first (closed loop), twice: the first time fills caches. `overload`: then three times as many
+requests a second arrive for `--warm-up` and for `--seconds`, whatever the answers do. `soak`: half the capacity, of
+which a tenth records events and a third asks by user id, while the catalogue's pointer moves between two versions every
+`--swap-every` seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ import httpx
 HERE = Path(__file__)
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2])]
 
-from redis_server import RedisServer, free_port  # noqa: E402 - from tests/, by the line above
+from bench.commits import ROOT, checked_out  # noqa: E402 - from tests/, by the line above
+from redis_server import RedisServer, free_port  # noqa: E402 - likewise
 
 from igd_core.artifact import BuildOptions, build_artifact, save_artifact  # noqa: E402
 from igd_core.bench.http_pool import Target  # noqa: E402
@@ -158,6 +160,7 @@ def measure(args: argparse.Namespace, target: Target, swaps: Swaps) -> Mapping[s
     body = {"k": 10, "timeout_ms": args.timeout_ms}
     histories = made_up_histories(args.versions[0], seed=0)
     plain = ServeBench(target=target, histories=histories, mix=Mix(body=body), deadline_s=deadline_s, seconds=args.step)
+    find_capacity(plain)
     capacity = find_capacity(plain)
     mix = Mix(body=body, events=0.1, users=0.3) if args.what == "soak" else Mix(body=body)
     factor = 0.5 if args.what == "soak" else 3.0
@@ -174,7 +177,7 @@ def measure(args: argparse.Namespace, target: Target, swaps: Swaps) -> Mapping[s
 
 def run(args: argparse.Namespace, directory: Path) -> Mapping[str, Any]:
     """Start Redis and the server, measure, stop them."""
-    model = args.model or make_small_model(directory / "model")
+    model = args.model.resolve() if args.model else make_small_model(directory / "model")
     args.versions = make_versions(directory)
     os.sched_setaffinity(0, {LOAD_CORE})
     target = Target.of(f"http://127.0.0.1:{free_port()}")
@@ -184,9 +187,11 @@ def run(args: argparse.Namespace, directory: Path) -> Mapping[str, Any]:
         command = [sys.executable, "-m", "igd_core", "serve", "--port", str(target.port), "--model", str(model)]
         command += ["--catalogues", CATALOGUE, "--store", redis.url, "--log-level", "warning", *args.serve]
         variables = {"IGD_CACHE_DIR": str(directory / "cache"), "IGD_RESULT_TTL_S": "0", "IGD_LOCAL_RESULTS": "0"}
+        variables["PYTHONPATH"] = os.pathsep.join(str(args.code / folder) for folder in ("", "server"))
         server = subprocess.Popen(
             ["taskset", "--cpu-list", str(SERVER_CORE), *command],
             stderr=stream,
+            cwd=args.code,  # comes first in the path, with -m
             env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         )
         try:
@@ -225,13 +230,15 @@ def main() -> None:
     parser.add_argument("--timeout-ms", type=int, default=2000, help="deadline of a request; default: %(default)s")
     parser.add_argument("--swap-every", type=float, default=60.0, metavar="S", help="soak; default: %(default)s")
     parser.add_argument("--model", type=Path, help="a checkpoint; default: a random one of 3.5 million parameters")
+    parser.add_argument("--commit", help="serve the code of this commit, not of this tree")
     parser.add_argument("--log", type=Path, help="keep the server's log here")
     parser.add_argument("--json", action="store_true")
     # By hand: argparse has given all positional places away when it comes to --.
     words = [*sys.argv[1:], "--"]
     args = parser.parse_args(words[: words.index("--")])
     args.serve = words[words.index("--") + 1 : -1]
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        args.code = stack.enter_context(checked_out(args.commit)) if args.commit else ROOT
         result = run(args, Path(directory))
     print(json.dumps(result) if args.json else "\n".join(lines(result)))  # noqa: T201 - what it is for
 
