@@ -7,6 +7,7 @@ RUN/checkpoints/    the newest state, until the run is finished
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from igd_core.progress import progress
 from igd_core.tuning.backbone import MODEL, Backbone, load_backbone
 from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.list_steps import ListRows, ListTuner
-from igd_core.tuning.record import RECORD, begun_before, new_record, require_same
+from igd_core.tuning.record import RECORD, begun_before, hold_folder, new_record, require_same
 from igd_core.tuning.run import drawn, read_rows
 from igd_core.tuning.settings import ListSettings, TuningSettings
 from igd_core.whole_files import replaced_folder, write_json
@@ -90,8 +91,10 @@ def tune_lists(
     }
     order = _Order(rows=len(train), settings=settings)
     tuner = ListTuner(backbone, artifact, settings, temperature=scored.temperature, steps=order.steps)
-    run = _Run(out=inputs.out, record=record, settings=settings, backbone=backbone, tuner=tuner)
-    return run.to_the_end(train, valid, order)
+    with contextlib.ExitStack() as held:
+        hold_folder(inputs.out, before, held, resume=resume)
+        run = _Run(out=inputs.out, record=record, settings=settings, backbone=backbone, tuner=tuner)
+        return run.to_the_end(train, valid, order)
 
 
 def _scored(inputs: RunInputs) -> Normalisation:

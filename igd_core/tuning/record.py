@@ -13,10 +13,12 @@ from igd_core.datasets.sources import Source
 from igd_core.engines.embedded.adapters import WEIGHTS_FILE
 from igd_core.engines.identity import FolderDigests
 from igd_core.errors import DataError, InputError, TuningError
+from igd_core.locked_folders import LOCK_FILE, locked_folder
 from igd_core.search.identity import FINGERPRINT_LENGTH
 from igd_core.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Mapping
 
     from igd_core.artifact import Artifact
@@ -157,9 +159,23 @@ def begun_before(out: Path, *, resume: bool) -> dict[str, Any] | None:
         raise TuningError(f"{out / RECORD}: not found, so there is no run to resume")
     if before is not None and not resume:
         raise TuningError(f"{out}: holds a run already; resume it, or choose another folder")
-    if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if before is None and out.exists() and (not out.is_dir() or any(path.name != LOCK_FILE for path in out.iterdir())):
         raise TuningError(f"{out}: exists and holds no run")
     return before
+
+
+def hold_folder(out: Path, before: Mapping[str, Any] | None, held: contextlib.ExitStack, *, resume: bool) -> None:
+    """Let no other process tune into the folder until ``held`` ends; ``before``: what `begun_before` found in it.
+
+    Called when everything has been read, so that a refused call leaves no folder.
+
+    Raises:
+        DataError: another process is tuning into it, or it cannot be made.
+        TuningError: another process has, since `begun_before`.
+    """
+    held.enter_context(locked_folder(out))
+    if begun_before(out, resume=resume) != before:
+        raise TuningError(f"{out}: another process has gone on with the run; resume it again")
 
 
 def require_same(

@@ -7,6 +7,7 @@ RUN/checkpoints/    the newest state, until the run is finished
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -25,7 +26,15 @@ from igd_core.errors import DataError, InputError, TuningError
 from igd_core.tuning.checkpoints import CheckpointFolder
 from igd_core.tuning.examples import PackLimits, make_examples
 from igd_core.tuning.inputs import RunInputs, TuningData
-from igd_core.tuning.record import RECORD, begun_before, new_record, require_base_of_adapter, require_same, rows_record
+from igd_core.tuning.record import (
+    RECORD,
+    begun_before,
+    hold_folder,
+    new_record,
+    require_base_of_adapter,
+    require_same,
+    rows_record,
+)
 from igd_core.tuning.team import Team, ToldElsewhere
 from igd_core.whole_files import write_json
 
@@ -63,12 +72,13 @@ def tune(
         ModelError: the checkpoint.
         TuningError: the folder holds something else, or the loss became NaN or infinite.
     """
-    begun = team.agreed(lambda: _begin(inputs, settings, resume=resume))
-    if isinstance(begun, dict):
-        return begun
-    if tell is not None and team.is_first:
-        tell(begun.data.notes)
-    return _train(inputs, settings, begun, team)
+    with contextlib.ExitStack() as held:
+        begun = team.agreed(lambda: _begin(inputs, settings, held, resume=resume))
+        if isinstance(begun, dict):
+            return begun
+        if tell is not None and team.is_first:
+            tell(begun.data.notes)
+        return _train(inputs, settings, begun, team)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,8 +90,10 @@ class _Begun:
     record: dict[str, Any]
 
 
-def _begin(inputs: RunInputs, settings: TuningSettings, *, resume: bool) -> _Begun | dict[str, Any]:
-    """Read everything but the model; or the record of a run that is finished."""
+def _begin(
+    inputs: RunInputs, settings: TuningSettings, held: contextlib.ExitStack, *, resume: bool
+) -> _Begun | dict[str, Any]:
+    """Read everything but the model, and hold the run's folder; or the record of a run that is finished."""
     before = begun_before(inputs.out, resume=resume)
     artifact = load_artifact(inputs.artifact)
     record = new_record(inputs, settings, artifact)
@@ -93,6 +105,7 @@ def _begin(inputs: RunInputs, settings: TuningSettings, *, resume: bool) -> _Beg
             return before
     data = read_data(inputs, settings, artifact)
     record["rows"] = rows_record(data)
+    hold_folder(inputs.out, before, held, resume=resume)
     return _Begun(artifact=artifact, data=data, record=record)
 
 

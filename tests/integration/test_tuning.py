@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -23,7 +24,9 @@ from safetensors.torch import load_file, save_file
 
 from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError, ModelError, TuningError
+from igd_core.locked_folders import locked_folder
 from igd_core.tuning import loss
+from igd_core.tuning import record as record_module
 from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.merge import merge_run
 from igd_core.tuning.run import tune
@@ -31,7 +34,7 @@ from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import IGDTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
@@ -468,6 +471,27 @@ def test_a_run_is_not_overwritten_and_not_resumed_as_another(inputs: RunInputs) 
     with pytest.raises(InputError, match=r"settings: beta was 0\.2 in the run to resume, now 0\.5"):
         tune(inputs, quick(epochs=1, beta=0.5), resume=True)
     assert tune(inputs, quick(epochs=1), resume=True) == first
+
+
+def test_a_folder_that_another_process_tunes_into_is_refused_and_a_lock_left_behind_is_not(inputs: RunInputs) -> None:
+    with locked_folder(inputs.out), pytest.raises(DataError, match="another process is writing it"):
+        tune(inputs, quick(epochs=1))
+    assert tune(inputs, quick(epochs=1))["status"] == "finished"
+
+
+def test_a_run_that_another_process_has_gone_on_with_meanwhile_is_not_written(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def slow_lock(path: Path) -> Iterator[None]:
+        monkeypatch.undo()
+        assert tune(inputs, quick(epochs=1))["status"] == "finished"
+        with locked_folder(path):
+            yield
+
+    monkeypatch.setattr(record_module, "locked_folder", slow_lock)
+    with pytest.raises(TuningError, match="holds a run already"):
+        tune(inputs, quick(epochs=1))
 
 
 def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(inputs: RunInputs) -> None:

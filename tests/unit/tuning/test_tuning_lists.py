@@ -23,6 +23,7 @@ from igd_core.cli.main import main
 from igd_core.engines.tuned_prompt import TunedPrompt, read_tuned_prompt
 from igd_core.errors import ArtifactError, DataError, InputError, ModelError, TuningError
 from igd_core.ids import ItemIndex, LeafIndex
+from igd_core.locked_folders import locked_folder
 from igd_core.search.normalisation import Normalisation
 from igd_core.tuning.backbone import Backbone, load_backbone
 from igd_core.tuning.inputs import RunInputs
@@ -379,6 +380,14 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(inputs: RunInputs, small_ar
     (inputs.out / "mine").touch()
     with pytest.raises(TuningError, match="exists and holds no run"):
         tune_lists(inputs, QUICK)
+
+
+def test_a_folder_that_another_process_tunes_into_is_refused_and_a_lock_left_behind_is_not(inputs: RunInputs) -> None:
+    with locked_folder(inputs.out), pytest.raises(DataError, match="another process is writing it"):
+        tune_lists(inputs, QUICK)
+    record = tune_lists(inputs, QUICK)
+    with locked_folder(inputs.out):  # of a finished run only the record is read
+        assert tune_lists(inputs, QUICK, resume=True) == record
 
 
 def test_a_limit_of_tokens_that_never_shows_a_history_is_refused(inputs: RunInputs, small_artifact: Artifact) -> None:
