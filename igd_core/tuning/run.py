@@ -73,7 +73,7 @@ def tune(
         TuningError: the folder holds something else, or the loss became NaN or infinite.
     """
     with contextlib.ExitStack() as held:
-        begun = team.agreed(lambda: _begin(inputs, settings, held, resume=resume))
+        begun = team.agreed(lambda: _begin(inputs, settings, held if team.is_first else None, resume=resume))
         if isinstance(begun, dict):
             return begun
         if tell is not None and team.is_first:
@@ -91,9 +91,12 @@ class _Begun:
 
 
 def _begin(
-    inputs: RunInputs, settings: TuningSettings, held: contextlib.ExitStack, *, resume: bool
+    inputs: RunInputs, settings: TuningSettings, held: contextlib.ExitStack | None, *, resume: bool
 ) -> _Begun | dict[str, Any]:
-    """Read everything but the model, and hold the run's folder; or the record of a run that is finished."""
+    """Read everything but the model, and hold the run's folder; or the record of a run that is finished.
+
+    ``held`` is None in processes that share the run with the one that holds its folder.
+    """
     before = begun_before(inputs.out, resume=resume)
     artifact = load_artifact(inputs.artifact)
     record = new_record(inputs, settings, artifact)
@@ -105,7 +108,8 @@ def _begin(
             return before
     data = read_data(inputs, settings, artifact)
     record["rows"] = rows_record(data)
-    hold_folder(inputs.out, before, held, resume=resume)
+    if held is not None:
+        hold_folder(inputs.out, before, held, resume=resume)
     return _Begun(artifact=artifact, data=data, record=record)
 
 

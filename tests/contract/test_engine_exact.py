@@ -404,7 +404,7 @@ async def test_over_children_only_decisions_are_asked_of_the_output_layer(
         finally:
             hook.remove()
     branching = [node for node in scored if len(artifact.trie.children(node)) > 1]
-    assert rows == len(branching) < len(scored)
+    assert len(branching) <= rows <= len(branching) * 17 / 16 < len(scored)  # filled up: packed_linear.kernel_rows
     for node, children in scored.items():
         if node not in branching:
             assert (children.logprobs, children.scores) == ([0.0], [0.0])

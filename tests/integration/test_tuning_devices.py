@@ -141,7 +141,7 @@ def test_a_killed_process_ends_the_run_with_one_line_and_one_process_goes_on_to_
     resumed = tune(run, WHOLE, resume=True)
     expected = json.loads((alone / "run.json").read_text())
     assert (resumed["status"], resumed["steps"], resumed["devices"]) == ("finished", 20, 1)
-    assert [path.name for path in sorted(run.out.iterdir())] == ["model", "run.json"]
+    assert [path.name for path in sorted(run.out.iterdir())] == [".lock", "model", "run.json"]
     assert differ(run.out / "model", alone / "model") < 1e-5
     assert losses(resumed) == pytest.approx(losses(expected), rel=1e-4)
 
