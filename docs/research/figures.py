@@ -253,6 +253,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-second": second.trainings,
     "sets-alphas": second.alphas,
     "sets-lists": second.by_lists,
+    "sets-rows": second.by_rows,
     "mixed": mixtures.mixed_block,
     "mixture": mixtures.mixture,
     "gammas": mixtures.gammas,

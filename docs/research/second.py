@@ -1,7 +1,9 @@
-"""Video Games once more: a second training with another scorer, alpha in the mixture, and tuning by lists.
+"""Video Games once more: another scorer, alpha in the mixture, tuning by lists, and half of the training rows.
 
 ``sets-vg-…`` are of seed 1 with the mean of transitions and EASE (`sets`); ``sets-vgfirst-…`` of seed 0 with
-transitions, on the same rows; ``sets-vglists-test`` of seed 1's model after `igd tune lists`, on 2,000 of them.
+transitions, on the same rows; ``sets-vglists-test`` of seed 1's model after `igd tune lists`, on 2,000 of them;
+``sets-vgrows-whole`` and ``sets-vgrows-half`` of seed 0, with models and scorers of all training rows and of every
+second, on the same 2,000.
 """
 
 from __future__ import annotations
@@ -69,3 +71,18 @@ def by_lists() -> str:
         shown = [between(drawn.value("before")), between(drawn.value("after")), effect(gained)]
         rows.append([words, *shown, verdict(gained, seeds=1)])
     return table(["NDCG@10, 2,000 test rows", "before", "after", "after less before", "better?"], rows)
+
+
+def by_rows() -> str:
+    """What the second half of the training rows brought to the model, the scorer and what is served."""
+    whole, half = runs()["sets-vgrows-whole"], runs()["sets-vgrows-half"]
+    if whole.targets is None:
+        raise ValueError("the sample does not say which rows ask for the same title")
+    rows = []
+    for name, words in ((_MODEL, "the model alone"), ("scorer", "the scorer alone"), (_SERVED, "served, gamma 0.5")):
+        columns = {"half": values(half, name, _ASKED), "whole": values(whole, name, _ASKED)}
+        drawn = Drawn(columns, whole.targets)
+        gained = drawn.less("whole", "half")
+        shown = [between(drawn.value("half")), between(drawn.value("whole")), effect(gained)]
+        rows.append([words, *shown, verdict(gained, seeds=1)])
+    return table(["NDCG@10, 2,000 test rows", "24,567 rows", "49,133 rows", "more by the other half", "better?"], rows)
