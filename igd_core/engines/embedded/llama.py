@@ -228,7 +228,9 @@ class LlamaForward:
             )
             for part in shared.parts
         ]
-        return filled_up(attended[0] if len(attended) == 1 else torch.cat(attended))
+        if more := new - shared.parts[-1].tokens.stop:
+            attended.append(attended[0].new_zeros(more, attended[0].shape[1]))
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _attended(

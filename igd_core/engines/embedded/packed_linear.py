@@ -7,8 +7,9 @@ once (2 cores, interleaved medians). At 270 tokens there is no difference.
 In bf16 there is half as much to read, and processors with AVX-512 BF16 or AMX multiply pairs: half the time again.
 oneDNN adds up in fp32 and rounds the result to bf16.
 
-oneDNN makes a kernel for each number of rows, in 1.6 ms and half a MiB, and keeps the 1,024 used last. Passes of
-several people have any number of rows, so there would be more: `kernel_rows` says to which they are filled up.
+oneDNN makes a kernel for each number of rows, in about a millisecond and half a MiB (tests/bench/kernels.py), and keeps
+the 1,024 used last. Passes of several people have any number of rows, so there would be more: `kernel_rows` says to
+which numbers they are filled up.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class Admission:
         ahead = self._queue.ahead_of(turn) + min(running, turn.cost)
         wait_s = self._pace.mean_s(caller) * ahead / self._max_running
         # By the most and not the mean: the requests ahead are slow together, when the server is. Of those accepted by
-        # the mean a tenth ran out of time, most of them in the model, whose work was lost (tests/bench/calm.py).
+        # the mean a tenth ran out of time (tests/bench/calm.py), in the queue or with work of the model lost.
         most_s = self._pace.most_s(caller) * ahead / self._max_running
         if most_s + self._pace.most_of(caller, turn.cost, self._beside(caller, turn)) > timeout_s:
             self._refuse("expected-wait", f"the queue may take {most_s:.2f} s; {timeout_s:.2f} s are left", wait_s)
