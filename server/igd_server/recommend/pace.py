@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-# Of the moving averages. 1/8 would follow a change sooner, but at 3x overload 5 % of requests instead of 2 % would wait
-# and then miss their deadline.
+# Of the moving averages. 1/8 would follow a change sooner, but at 3x overload up to 2 % less is done in time, for the
+# models that tests/unit/server/recommend/test_admission.py simulates.
 _GAIN = 1 / 32
 _MAX_CALLERS = 1024  # callers with averages of their own, the latest
 _SPREAD = 2.0  # mean deviations above the mean that count as the most a recommendation takes
