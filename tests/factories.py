@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.checkpoint import Checkpoint
-    from igd_core.engines.embedded.forward import Forward
+    from igd_core.engines.embedded.forward import Feed, Forward
     from igd_core.engines.embedded.llama import LlamaForward
     from igd_core.engines.embedded.pooled_llama import PooledLlama
 
@@ -168,6 +169,21 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     if "own" in how or "pooled" in how:
         forwards[None] = own_forward(model) if "own" in how else pooled_forward(model)
     return Checkpoint(model=model, tokenizer=tokenizer, model_id=kind, forwards=forwards)
+
+
+def laned_forward(model: PreTrainedModel) -> LlamaForward:
+    """As `own_forward`, with every pass cut as finely as can be, and computed in two lanes if it has two parts."""
+    from igd_core.engines.embedded import lanes
+    from igd_core.engines.embedded.llama import LlamaForward
+
+    class Laned(LlamaForward):
+        def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+            with patch.multiple(lanes, LEAST_TOKENS=1, _MOST_UNCUT=1, _UNEVEN=2.0):
+                return super().feed(feeds)
+
+    own_forward(model)
+    two = lanes.Lanes(2)
+    return Laned(model, lanes=lambda: two)
 
 
 def own_forward(model: PreTrainedModel) -> LlamaForward:

@@ -1,8 +1,9 @@
-"""Recommendations of several people at once, with and without shared passes: `python tests/bench/at_once.py --help`.
+"""Recommendations of several people at once, in several ways: `python tests/bench/at_once.py --help`.
 
-The same engine on one checkpoint, in two ways or three: each round in a pass of its own (alone); rounds that wait at
-the same moment in one pass (shared); and, over children on a CPU, these with an output layer over the whole vocabulary
-(whole); on a GPU, by transformers' modules, as before there was a forward of our own for it (transformers).
+The same engine on one checkpoint: rounds that wait at the same moment in one pass (shared, always measured); each round
+in a pass of its own (alone), and so by transformers' modules, as before there was a forward of our own (transformers);
+on a CPU, each in a pass of its own (alone-by-steps) and shared passes (steps) with each step split among the cores;
+over children, shared passes with an output layer over the whole vocabulary (whole).
 All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
 cached prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
 """
@@ -38,7 +39,7 @@ from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
@@ -101,7 +102,8 @@ async def _answer(engine: TreeEngine, artifact: Artifact, queries: Sequence[Quer
 def compared(at_once: int, runs: dict[str, list[Run]], why: str) -> dict[str, object]:
     """Medians over repeats; ratios of each repeat's seconds, another way's over those of shared passes.
 
-    ``why`` is what the forward says of why it runs otherwise than it should.
+    ``why`` is what the forward says of why it runs otherwise than it should. Items and scores are compared with the
+    first other way's.
     """
     result: dict[str, object] = {"at_once": at_once, "why_forward": why}
     count = len(runs["shared"][0].items)
@@ -110,17 +112,19 @@ def compared(at_once: int, runs: dict[str, list[Run]], why: str) -> dict[str, ob
         result[f"{way}_cpu_s"] = round(statistics.median(run.cpu_s / count for run in each), 4)
         result[f"{way}_p50_s"] = round(statistics.median(s for run in each for s in run.latency_s), 3)
     last = runs["shared"][-1]
-    for way in runs.keys() - {"shared"}:
+    others = [way for way in runs if way != "shared"]
+    for way in others:
         pairs = list(zip(runs[way], runs["shared"], strict=True))
         result[f"{way}_to_shared"] = round(statistics.median(one.wall_s / shared.wall_s for one, shared in pairs), 3)
         result[f"{way}_to_shared_cpu"] = round(statistics.median(one.cpu_s / shared.cpu_s for one, shared in pairs), 3)
     result["people_a_pass"] = round(last.sessions / last.passes, 2)
     result["tokens_a_pass"] = round(last.tokens / last.passes, 1)
-    result["same_items"] = sum(a == b for a, b in zip(runs["alone"][-1].items, last.items, strict=True))
+    first = runs[others[0]][-1]
+    result["same_items"] = sum(a == b for a, b in zip(first.items, last.items, strict=True))
     result["largest_difference"] = max(
         abs(a - b)
-        for alone, shared in zip(runs["alone"][-1].scores, last.scores, strict=True)
-        for a, b in zip(alone, shared, strict=True)
+        for one, shared in zip(first.scores, last.scores, strict=True)
+        for a, b in zip(one, shared, strict=True)
     )
     return result
 
@@ -132,6 +136,13 @@ def with_whole_output(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, forwards={None: forward})
 
 
+def by_steps(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, with each step of a pass split among the cores, and no branches."""
+    forward = copy.copy(cast("LlamaForward", checkpoint.forward_of(None)))
+    forward._lanes = lambda: None
+    return replace(checkpoint, forwards={None: forward})
+
+
 def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     """One object for each number of people at once."""
     model = args.model or smollm2_dir()
@@ -139,17 +150,18 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     data = load_dataset(args.data, histories=args.histories + 1, video_games=args.video_games)
     artifact = data.artifact(checkpoint.tokenizer)
     queries = [Query(history=history, normalise=args.normalise) for history in data.histories]
-    ways: dict[str, tuple[Checkpoint, int | None]] = {
-        "alone": (checkpoint, 0),
-        "shared": (checkpoint, args.most_tokens),
-    }
-    if checkpoint.model.device.type != "cpu":
-        ways["transformers"] = (
+    makers: dict[str, Callable[[], tuple[Checkpoint, int | None]]] = {
+        "shared": lambda: (checkpoint, args.most_tokens),
+        "alone": lambda: (checkpoint, 0),
+        "transformers": lambda: (
             load_checkpoint(model, device=args.device, dtype=args.dtype, forward="transformers"),
             0,
-        )
-    elif args.normalise == "children":
-        ways["whole"] = (with_whole_output(checkpoint), args.most_tokens)
+        ),
+        "alone-by-steps": lambda: (by_steps(checkpoint), 0),
+        "steps": lambda: (by_steps(checkpoint), args.most_tokens),
+        "whole": lambda: (with_whole_output(checkpoint), args.most_tokens),
+    }
+    ways = {way: makers[way]() for way in ("shared", *args.ways)}
     if args.threads:
         torch.set_num_threads(args.threads)
     for at_once in args.at_once:
@@ -171,6 +183,13 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="*", default=(1, 2, 4, 8))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        choices=("alone", "transformers", "alone-by-steps", "steps", "whole"),
+        default=("alone",),
+        help="beside shared passes; default: alone",
+    )
     parser.add_argument("--most-tokens", type=int, help="of a shared pass; default: as the forward has it")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch")

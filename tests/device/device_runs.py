@@ -165,7 +165,7 @@ RUNS: tuple[Run, ...] = (
         least=60,
         command=(
             *(*PYTHON, "tests/bench/at_once.py", "--model", MODEL, "--device", "auto", "--histories", "64"),
-            *("--at-once", "1", "8", "32", "--repeats", "3", "--json"),
+            *("--at-once", "1", "8", "32", "--repeats", "3", "--ways", "alone", "transformers", "--json"),
         ),
         dry=("--histories", "2", "--at-once", "1", "--repeats", "1"),
         modules=("recbole",),

@@ -12,7 +12,8 @@ round. Here:
 - the last layer computes what follows its keys and values only for the tokens whose logits are wanted: one of a prompt;
 - the output layer computes the tokens that are wanted, where they are few (`output_layer`);
 - tokens of several prompts and trees share a pass: all products and norms run over the rows of all of them, so that
-  weights are read once; attention runs for each over its own keys, by the call that it would make alone.
+  weights are read once; attention runs for each over its own keys, by the calls that it would make alone;
+- few cores share a pass by its parts and not by its steps (`lanes`).
 
 The weights are those of transformers' modules (`packed_linear`), not copies of them. Whether a checkpoint runs rightly
 this way is not believed but tried when it is loaded (`self_test`).
@@ -20,6 +21,7 @@ this way is not believed but tried when it is loaded (`self_test`).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,17 +30,19 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from igd_core.engines.embedded.forward import LayerPairs, additive
+from igd_core.engines.embedded.lanes import lanes_here, parts_of, shared_out
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear, filled_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
     from transformers import PreTrainedModel
 
     from igd_core.engines.embedded.forward import Fed, Feed, Running
+    from igd_core.engines.embedded.lanes import Lanes, Meet, Part
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 # Beyond so many tokens a pass costs in proportion to them, so more of them would gain nothing and let everybody in it
@@ -95,33 +99,37 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """One prompt or tree of a pass, for all layers.
+class _Rows:
+    """One part of a pass, for all layers.
 
     Attributes:
-        tokens: its rows among those of the pass.
-        mask: ``(new, before + new)`` float, added to attention scores.
-        kept: its keys and values, with room for the new ones.
+        tokens: its rows among those of the pass, or of its lane.
+        mask: ``(tokens, seen)`` float, added to attention scores; the last it sees is its own last token.
+        kept: keys and values of the whole prompt and tree, with room for the new ones.
+        first: the place of its first token among what is new in them.
     """
 
     tokens: slice
     mask: torch.Tensor
     kept: KeyValues
+    first: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """What all layers of one pass share.
+    """What all layers of one pass share, or of one lane of it.
 
     Attributes:
         parts: what it consists of, row after row.
+        meet: waits for the lanes with the other parts; None if nothing here sees what is new there.
         cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
         rows: ``(wanted,)`` int64; the tokens whose logits are wanted.
 
     Both ``new`` and ``wanted`` are filled up to `kernel_rows`. What is behind the parts reaches no answer.
     """
 
-    parts: Sequence[_Part]
+    parts: Sequence[_Rows]
+    meet: Meet | None
     cos: torch.Tensor
     sin: torch.Tensor
     rows: torch.Tensor
@@ -144,10 +152,11 @@ class LlamaForward:
     why = ""
     most_tokens = MOST_TOKENS
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Share the weights of ``model``, for which `why_not_own` has nothing to say."""
+    def __init__(self, model: PreTrainedModel, *, lanes: Callable[[], Lanes | None] = lanes_here) -> None:
+        """Share the weights of ``model``, for which `why_not_own` has nothing to say; ``lanes`` is asked each pass."""
         whole: Any = model
         decoder = whole.model
+        self._lanes = lanes
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
         self._norm = Norm.of(decoder.norm)
@@ -175,7 +184,8 @@ class LlamaForward:
         kept = [cast("KeyValues", feed.running) for feed in feeds]
         for each, feed in zip(kept, feeds, strict=True):
             each.reserve(len(feed.fed.tokens))
-        logits = self._run([feed.fed for feed in feeds], kept)
+        feds = [feed.fed for feed in feeds]
+        logits = self._head(self._outputs(feds, kept), [fed.next_tokens for fed in feds])
         for each, feed in zip(kept, feeds, strict=True):
             each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
         return logits
@@ -183,7 +193,35 @@ class LlamaForward:
     def release(self) -> None:
         """Its weights are the model's."""
 
-    def _run(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
+    def _outputs(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
+        """What the output layer multiplies for each: ``(wanted, width)``."""
+        parts = [part for place, fed in enumerate(feds) for part in parts_of(place, fed)]
+        lanes = self._lanes()
+        shares = [] if lanes is None else shared_out([len(part.fed.tokens) for part in parts], lanes.count)
+        if lanes is None or not shares:
+            found = dict(enumerate(self._run(parts, kept)))
+        else:
+            for each, fed in zip(kept, feds, strict=True):
+                each.clear(len(fed.tokens))
+            waits = any(part.follows for part in parts)
+
+            def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
+                return self._run([parts[at] for at in share], kept, meet if waits else None)
+
+            outputs = lanes.run([functools.partial(run, share) for share in shares])
+            found = dict(zip(itertools.chain(*shares), itertools.chain(*outputs), strict=True))
+        of_each: list[list[torch.Tensor]] = [[] for _ in feds]
+        for at, part in enumerate(parts):
+            of_each[part.place].append(found[at])
+        return [each[0] if len(each) == 1 else torch.cat(each) for each in of_each]
+
+    @torch.inference_mode()
+    def _run(self, parts: Sequence[Part], kept: Sequence[KeyValues], meet: Meet | None = None) -> list[torch.Tensor]:
+        """What the output layer multiplies for each part, ``(wanted, width)``.
+
+        ``kept`` is of all in the pass. ``meet`` waits for the other parts' keys and values of a layer.
+        """
+        feds = [part.fed for part in parts]
         starts = [0, *itertools.accumulate(len(fed.tokens) for fed in feds)]
         tokens = filled_up(torch.tensor([token for fed in feds for token in fed.tokens]))
         positions = filled_up(torch.tensor([position for fed in feds for position in fed.positions]))
@@ -191,9 +229,15 @@ class LlamaForward:
         wanted = torch.cat([start + fed.rows for start, fed in zip(starts[:-1], feds, strict=True)])
         shared = _Pass(
             parts=[
-                _Part(tokens=slice(start, end), mask=additive(fed.visible, torch.float32), kept=each)
-                for fed, each, (start, end) in zip(feds, kept, itertools.pairwise(starts), strict=True)
+                _Rows(
+                    tokens=slice(start, end),
+                    mask=additive(part.fed.visible, torch.float32),
+                    kept=kept[part.place],
+                    first=part.first,
+                )
+                for part, (start, end) in zip(parts, itertools.pairwise(starts), strict=True)
             ],
+            meet=meet,
             cos=angles.cos() * self._rotation_scale,
             sin=angles.sin() * self._rotation_scale,
             rows=filled_up(wanted),
@@ -204,8 +248,7 @@ class LlamaForward:
             if number == len(self._layers) - 1:
                 attended, hidden = attended[shared.rows], hidden[shared.rows]
             hidden = layer.mlp(layer.output.plus(attended, hidden))
-        normed = self._norm(hidden)[: len(wanted)].split([len(fed.rows) for fed in feds])
-        return self._head(normed, [fed.next_tokens for fed in feds])
+        return list(self._norm(hidden)[: len(wanted)].split([len(fed.rows) for fed in feds]))
 
     def _attend(self, number: int, normed: torch.Tensor, shared: _Pass) -> torch.Tensor:
         """Heads of all new tokens in a layer, ``(new, heads * head_dim)``; keeps their keys and values."""
@@ -218,33 +261,25 @@ class LlamaForward:
         heads = query.shape[1]
         turned = _rotated(torch.cat([query, key], dim=1), shared).transpose(0, 1)
         value = layer.value(normed).view(new, -1, self.head_dim).transpose(0, 1)
+        for rows in shared.parts:
+            rows.kept.write(number, rows.first, turned[heads:, rows.tokens], value[:, rows.tokens])
+        if shared.meet is not None:
+            shared.meet()
         attended = [
-            _attended(
-                part.kept.slots(number, len(part.mask)),
-                turned[:heads, part.tokens],
-                turned[heads:, part.tokens],
-                value[:, part.tokens],
-                part.mask,
-            )
-            for part in shared.parts
+            _attended(turned[:heads, rows.tokens], *rows.kept.read(number, rows.mask.shape[1]), rows.mask)
+            for rows in shared.parts
         ]
         if more := new - shared.parts[-1].tokens.stop:
             attended.append(attended[0].new_zeros(more, attended[0].shape[1]))
         return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
-def _attended(
-    slots: _Slots, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    """Heads of one part's new tokens, ``(new, heads * head_dim)``; writes their keys and values into ``slots``.
+def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Heads of one part's tokens, ``(tokens, heads * head_dim)``.
 
-    ``query`` is ``(heads, new, head_dim)``, ``key`` and ``value`` are ``(kv_heads, new, head_dim)``.
+    ``query`` is ``(heads, tokens, head_dim)``, ``keys`` and ``values`` are ``(kv_heads, seen, head_dim)``.
     """
-    slots.new_keys.copy_(key)
-    slots.new_values.copy_(value)
-    found = scaled_dot_product_attention(
-        query[None], slots.keys[None], slots.values[None], attn_mask=mask, enable_gqa=True
-    )
+    found = scaled_dot_product_attention(query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True)
     return found[0].transpose(0, 1).flatten(1)
 
 
@@ -256,16 +291,6 @@ def _rotated(heads: torch.Tensor, shared: _Pass) -> torch.Tensor:
     turned[..., :half].addcmul_(second, shared.sin, value=-1)
     turned[..., half:].addcmul_(first, shared.sin)
     return turned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Slots:
-    """A layer's keys and values, ``(kv_heads, before + new, head_dim)``, and the part of them to write."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    new_keys: torch.Tensor
-    new_values: torch.Tensor
 
 
 class KeyValues:
@@ -296,11 +321,19 @@ class KeyValues:
                 grown[kind, layer, :, : self.length] = tensor[0]
         self._both, self._prefix = grown, LayerPairs()
 
-    def slots(self, layer: int, new: int) -> _Slots:
-        """A layer's part; there is room."""
-        end = self.length + new
-        keys, values = self._room[:, layer, :, :end]
-        return _Slots(keys=keys, values=values, new_keys=keys[:, self.length :], new_values=values[:, self.length :])
+    def clear(self, new: int) -> None:
+        """Set the next ``new`` slots to 0: before they are written, they may be read, and weighed by 0."""
+        self._room[:, :, :, self.length : self.length + new] = 0
+
+    def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keep ``(kv_heads, tokens, head_dim)`` of new tokens, from the ``first`` new slot on; there is room."""
+        slots = slice(self.length + first, self.length + first + keys.shape[1])
+        self._room[0, layer, :, slots].copy_(keys)
+        self._room[1, layer, :, slots].copy_(values)
+
+    def read(self, layer: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values before slot ``end``, as views: ``(kv_heads, end, head_dim)`` each."""
+        return self._room[0, layer, :, :end], self._room[1, layer, :, :end]
 
     def layers(self, length: int) -> LayerPairs:
         """The first ``length`` tokens, as views."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import TINY, random_model, write_checkpoint
-from factories import own_forward, pooled_forward
+from factories import laned_forward, own_forward, pooled_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -76,7 +76,11 @@ def random_weights(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-WAYS: dict[str, Callable[[PreTrainedModel], Forward]] = {"own": own_forward, "pooled": pooled_forward}
+WAYS: dict[str, Callable[[PreTrainedModel], Forward]] = {
+    "own": own_forward,
+    "own in lanes": laned_forward,
+    "pooled": pooled_forward,
+}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -172,7 +176,11 @@ def trees(draw: st.DrawFn) -> tuple[list[int], int, list[list[tuple[int, int]]]]
 @pytest.fixture(scope="module")
 def forwards(plain_llama: PreTrainedModel) -> dict[str, Forward]:
     """The same weights, run both ways."""
-    return {"own": LlamaForward(plain_llama), "pooled": pooled_forward(random_weights(CONFIGS["llama"]))}
+    return {
+        "own": LlamaForward(plain_llama),
+        "own in lanes": laned_forward(plain_llama),
+        "pooled": pooled_forward(random_weights(CONFIGS["llama"])),
+    }
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from factories import own_forward, pooled_forward, tiny_checkpoint
+from factories import laned_forward, own_forward, pooled_forward, tiny_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from subjects import Subject, busy, by_edge, leaves_of, prompt_of, unscored_below
@@ -94,7 +94,11 @@ ROUNDS = 5
 def checkpoints(tokenizer: TitleTokenizer) -> dict[str, Checkpoint]:
     """The same weights run by each forward, and an adapter, for which a model of other weights stands."""
     made: dict[str, Checkpoint] = {}
-    ways: dict[str, Callable[[PreTrainedModel], Forward]] = {"own": own_forward, "pooled": pooled_forward}
+    ways: dict[str, Callable[[PreTrainedModel], Forward]] = {
+        "own": own_forward,
+        "own in lanes": laned_forward,
+        "pooled": pooled_forward,
+    }
     for way in (*ways, "transformers"):
         base, other = tiny_checkpoint("llama-fp32", tokenizer), tiny_checkpoint("llama-fp32", tokenizer).model
         for weight in other.parameters():
@@ -155,7 +159,7 @@ async def together(
     return [None if place in gone else tree for place, tree in enumerate(trees)]
 
 
-@pytest.mark.parametrize("way", ["own", "pooled"])
+@pytest.mark.parametrize("way", ["own", "own in lanes", "pooled"])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=people(), most=st.sampled_from([MOST_TOKENS, 6]))
 def test_no_answer_depends_on_who_else_was_in_the_pass(

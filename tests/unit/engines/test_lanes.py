@@ -1,0 +1,258 @@
+"""Passes by parts, on a core each: the same to the bit, whole or in lanes; and what happens when one fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import TINY, random_model
+from factories import laned_forward
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+from igd_core.engines.embedded import lanes
+from igd_core.engines.embedded.forward import Fed
+from igd_core.engines.embedded.lanes import Lanes, lanes_here, parts_of, shared_out
+from igd_core.engines.embedded.packed_linear import pack_linears
+from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
+from igd_core.ids import ROOT, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from igd_core.engines.embedded.lanes import Meet, Part
+    from igd_core.engines.embedded.llama import LlamaForward
+
+NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
+
+
+@st.composite
+def feds(draw: st.DrawFn) -> Fed:
+    """Tokens behind some old ones; each sees itself and what its parent sees, all see the old ones."""
+    before, new = draw(st.integers(0, 5)), draw(st.integers(1, 120))
+    how = draw(st.sampled_from(["prompt", "chains", "any tree"]))
+    if how == "prompt":
+        parents = list(range(-1, new - 1))
+    elif how == "chains":
+        length = draw(st.integers(1, 8))
+        parents = [at - 1 if at % length else -1 for at in range(new)]
+    else:
+        parents = [draw(st.integers(-1, at - 1)) for at in range(new)]
+    visible = np.zeros((new, before + new), dtype=np.bool_)
+    visible[:, :before] = True
+    for at, parent in enumerate(parents):
+        if parent >= 0:
+            visible[at] = visible[parent]
+        visible[at, before + at] = True
+    rows = draw(st.sets(st.integers(0, new - 1)))
+    return Fed(
+        tokens=list(range(new)),
+        positions=[100 + at for at in range(new)],
+        visible=torch.from_numpy(visible),
+        rows=torch.tensor(sorted(rows), dtype=torch.int64),
+    )
+
+
+@given(fed=feds())
+def test_parts_are_the_whole_and_see_what_it_saw(fed: Fed) -> None:
+    parts, new = parts_of(3, fed), len(fed.tokens)
+    before = fed.visible.shape[1] - new
+    assert [token for part in parts for token in part.fed.tokens] == list(fed.tokens)
+    assert [position for part in parts for position in part.fed.positions] == list(fed.positions)
+    assert [row for part in parts for row in (part.fed.rows + part.first).tolist()] == fed.rows.tolist()
+    assert {part.place for part in parts} == {3}
+    for part in parts:
+        count, seen = part.fed.visible.shape
+        assert (count, seen) == (len(part.fed.tokens), before + part.first + count)
+        assert torch.equal(part.fed.visible, fed.visible[part.first : part.first + count, :seen])
+        assert not fed.visible[part.first : part.first + count, seen:].any()
+        sees_earlier = bool(part.fed.visible[:, before : before + part.first].any())
+        assert sees_earlier <= part.follows  # whoever reads what other lanes write waits for it
+
+
+@given(new=st.integers(1, 600))
+def test_a_prompt_is_cut_evenly_and_short_branches_are_not_cut_through(new: int) -> None:
+    def fed(length: int) -> Fed:
+        own = np.arange(new) // length
+        visible = (own[:, None] == own) & np.tri(new, dtype=np.bool_)
+        return Fed(
+            tokens=range(new), positions=range(new), visible=torch.from_numpy(visible), rows=torch.tensor([new - 1])
+        )
+
+    prompt = [len(part.fed.tokens) for part in parts_of(0, fed(new))]
+    assert max(prompt) <= 24
+    assert max(prompt) - min(prompt) <= 1
+    chains = parts_of(0, fed(5))
+    assert max(len(part.fed.tokens) for part in chains) <= 24 + 5
+    assert not any(part.follows for part in chains)
+    assert all(part.first % 5 == 0 for part in chains)
+
+
+@given(tokens=st.lists(st.integers(1, 24), min_size=1, max_size=40), count=st.integers(2, 4))
+def test_lanes_get_every_part_once_and_about_as_much_each(tokens: list[int], count: int) -> None:
+    shares, average = shared_out(tokens, count), sum(tokens) / count
+    if shares:
+        assert sorted(place for share in shares for place in share) == list(range(len(tokens)))
+        assert len(shares) == count
+        assert average >= 32
+        assert max(sum(tokens[place] for place in share) for share in shares) <= 1.2 * average
+    else:
+        assert average < 32 or max(tokens) > 0.2 * average  # many small parts can always be shared out
+
+
+def test_a_lane_has_one_of_torchs_threads_and_the_others_keep_theirs() -> None:
+    found: list[int] = []
+
+    def torch_threads() -> None:
+        torch.set_num_threads(3)
+        found.extend([*two.run([lambda _: torch.get_num_threads()] * 2), torch.get_num_threads()])
+        torch.set_num_threads(1)
+
+    two = Lanes(2)
+    thread = threading.Thread(target=torch_threads)
+    thread.start()
+    thread.join()
+    assert found == [1, 1, 3]
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("threads", "asked"), [(1, []), (2, [2]), (4, [4]), (5, [])])
+def test_lanes_are_for_few_cores(threads: int, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(lanes, "_lanes", made.append)
+    assert lanes_here() is None
+    assert made == asked
+
+
+def test_the_error_is_that_of_the_lane_that_failed_and_the_next_pass_goes_on() -> None:
+    two, met = Lanes(2), []
+
+    def waits(meet: Meet) -> None:
+        met.append(1)
+        meet()
+        met.append(2)
+
+    def fails(_: Meet) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    for calls in ([waits, fails], [fails, waits]):
+        with pytest.raises(torch.OutOfMemoryError, match="no room"):
+            two.run(calls)
+    assert met == [1, 1]
+    assert two.run([lambda meet: meet() is not None] * 2) == [True, True]
+
+
+def test_two_passes_at_a_time_do_not_wait_for_each_others_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    two, done = Lanes(2), []
+    submit = two._threads.submit
+
+    def slowly(*args: Any) -> Any:
+        submitted = submit(*args)
+        time.sleep(0.02)  # in which the other pass could take the second thread
+        return submitted
+
+    def passes() -> None:
+        for _ in range(5):
+            two.run([lambda meet: meet()] * 2)
+        done.append(True)
+
+    monkeypatch.setattr(two._threads, "submit", slowly)
+
+    threads = [threading.Thread(target=passes, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert done == [True, True]
+
+
+@pytest.fixture(scope="module")
+def laned() -> LlamaForward:
+    model = random_model(LlamaConfig(**TINY))
+    pack_linears(model)
+    return laned_forward(model)
+
+
+def grown(forward: LlamaForward, people: Sequence[tuple[int, int, int]]) -> Iterator[torch.Tensor]:
+    """Logits of a pass with everybody's prompt and of one with a round of chains for each, all or some of them."""
+    trees = [TokenTree(forward, [number + 1, *range(prompt)]) for number, (prompt, *_) in enumerate(people)]
+    with torch.inference_mode():
+        yield from grow([Growth(tree=tree, new=NOTHING, wanted=[True]) for tree in trees])
+        new = []
+        for _, count, length in people:
+            nodes = [NodeId(at + 1) for at in range(count)]
+            parents = [nodes[at - 1] if at % length else ROOT for at in range(count)]
+            new.append(NewTokens(nodes=nodes, parents=parents, tokens=[at % 60 for at in range(count)]))
+        yield from grow(
+            [
+                Growth(tree=tree, new=each, wanted=[at % 3 > 0 for at in range(len(each.nodes))])
+                for tree, each in zip(trees, new, strict=True)
+            ]
+        )
+
+
+@settings(max_examples=30)
+@given(people=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 5)), min_size=1, max_size=4))
+def test_in_lanes_and_in_one_piece_everybody_gets_the_same_to_the_bit(
+    laned: LlamaForward, people: list[tuple[int, int, int]]
+) -> None:
+    ran: list[int] = []
+    two: Any = laned._lanes()
+    run = two.run
+
+    def counted(calls: Any) -> Any:
+        ran.append(len(calls))
+        return run(calls)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(two, "run", counted)
+        in_lanes = list(grown(laned, people))
+        assert ran or sum(prompt + 1 for prompt, *_ in people) < 4
+        ran.clear()
+        patched.setattr(laned, "_lanes", lambda: None)
+        in_one = list(grown(laned, people))
+        assert not ran
+    alone = [list(grown(laned, [one])) for one in people[:1]]
+    for ours, theirs in zip(in_lanes, in_one, strict=True):
+        assert torch.equal(ours, theirs)
+    for place, theirs_alone in enumerate(alone):
+        assert torch.equal(in_lanes[place], theirs_alone[0])
+        assert torch.equal(in_lanes[len(people) + place], theirs_alone[1])
+
+
+def test_what_another_lane_has_not_written_yet_weighs_nothing(
+    laned: LlamaForward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for keys and values is not empty memory: here it holds none of the numbers."""
+    empty = torch.empty
+    people = [(3, 30, 1), (9, 30, 1)]  # chains of one token: no lane waits for another
+    expected = list(grown(laned, people))
+    monkeypatch.setattr(torch, "empty", lambda *size, **how: empty(*size, **how).fill_(float("nan")))
+    for ours, theirs in zip(grown(laned, people), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_pass_that_fails_in_one_lane_leaves_the_trees_as_they_were(
+    laned: LlamaForward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = TokenTree(laned, list(range(50)))
+    run = type(laned)._run
+    failed: list[bool] = []
+
+    def failing(self: Any, parts: Sequence[Part], *others: Any) -> Any:
+        if any(part.first for part in parts) and not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, parts, *others)
+
+    with torch.inference_mode():
+        monkeypatch.setattr(type(laned), "_run", failing)
+        with pytest.raises(torch.OutOfMemoryError):
+            tree.compute(NOTHING, [True])
+        assert torch.equal(tree.compute(NOTHING, [True]), TokenTree(laned, list(range(50))).compute(NOTHING, [True]))
