@@ -50,7 +50,7 @@ def asked() -> Asked:
 def figures(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with its page in view of a test."""
     monkeypatch.syspath_prepend(str(ROOT))
-    for name in ("kept", "families", "mixtures", "demo", "sets", "second", "figures"):
+    for name in ("kept", "families", "losses", "mixtures", "demo", "sets", "second", "figures"):
         monkeypatch.setattr(_module(name), "runs", lambda: asked)
     return _module("figures")
 

@@ -1,0 +1,44 @@
+"""Tuned over children, or over the vocabulary: three sets, two or three seeds, equal steps.
+
+``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from docs.research.kept import Drawn, runs, values
+from docs.research.tables import between, effect, plain, table, verdict
+from igd_core.evaluation.compare import Question
+
+_SETS = {"vg": "Video Games", "cds": "CDs and Vinyl", "office": "Office (semantic IDs)"}
+_NAMES = {"children": "alpha=0 lp=0 beams=10 normalise=children", "vocabulary": "alpha=0 lp=0 beams=10"}
+_ASKED = Question(draw="targets", seen="allowed")
+
+
+def by_set() -> str:
+    """NDCG@10 of either loss, the mean of the seeds that both have, and their difference."""
+    rows = []
+    for name, words in _SETS.items():
+        run = runs()[f"sets-loss-{name}-children-0"]
+        if run.targets is None:
+            raise ValueError("the sample does not say which rows ask for the same title")
+        held = [seed for seed in "012" if all(f"sets-loss-{name}-{loss}-{seed}" in runs() for loss in _NAMES)]
+        seeds = {
+            loss: [values(runs()[f"sets-loss-{name}-{loss}-{seed}"], setting, _ASKED) for seed in held]
+            for loss, setting in _NAMES.items()
+        }
+        drawn = Drawn({loss: np.mean(each, axis=0) for loss, each in seeds.items()}, run.targets)
+        gained = drawn.less("children", "vocabulary")
+        shown = [
+            f"{between(drawn.value(loss))}; {', '.join(plain(float(each.mean())) for each in of_seeds)}"
+            for loss, of_seeds in seeds.items()
+        ]
+        rows.append([words, *shown, effect(gained), verdict(gained, seeds=len(held))])
+    head = [
+        "NDCG@10, 2,000 test rows",
+        "over children; each seed",
+        "over the vocabulary; each seed",
+        "first less second",
+    ]
+    return table([*head, "better?"], rows)
