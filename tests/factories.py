@@ -171,19 +171,20 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
     return Checkpoint(model=model, tokenizer=tokenizer, model_id=kind, forwards=forwards)
 
 
-def laned_forward(model: PreTrainedModel) -> LlamaForward:
-    """As `own_forward`, with every pass cut as finely as can be, and computed in two lanes if it has two parts."""
+def laned_forward(model: PreTrainedModel, *, count: int = 2) -> LlamaForward:
+    """As `own_forward`, with every pass cut as finely as can be, and computed in lanes if there are pieces enough."""
     from igd_core.engines.embedded import lanes
     from igd_core.engines.embedded.llama import LlamaForward
+    from igd_core.engines.embedded.packed_linear import pack_linears
 
     class Laned(LlamaForward):
         def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
             with patch.multiple(lanes, LEAST_TOKENS=1, _MOST_UNCUT=1, _UNEVEN=2.0):
                 return super().feed(feeds)
 
-    own_forward(model)
-    two = lanes.Lanes(2)
-    return Laned(model, lanes=lambda: two)
+    pack_linears(model)
+    made = lanes.Lanes(count)
+    return Laned(model, lanes=lambda: made)
 
 
 def own_forward(model: PreTrainedModel) -> LlamaForward:

@@ -31,6 +31,7 @@ from igd_core.bench.datasets import load_dataset
 from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
+from igd_core.engines.embedded.llama import LlamaForward
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.errors import IGDError
 from igd_core.models import smollm2_dir
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
-    from igd_core.engines.embedded.llama import LlamaForward
     from igd_core.search.recommender import Recommendation
 
 
@@ -137,10 +137,8 @@ def with_whole_output(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def by_steps(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, with each step of a pass split among the cores, and no branches."""
-    forward = copy.copy(cast("LlamaForward", checkpoint.forward_of(None)))
-    forward._lanes = lambda: None
-    return replace(checkpoint, forwards={None: forward})
+    """The same, with each step of a pass split among the cores."""
+    return replace(checkpoint, forwards={None: LlamaForward(checkpoint.model, lanes=lambda: None)})
 
 
 def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -195,6 +193,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", action="store_true", help="one object a line")
     args = parser.parse_args()
+    if args.device != "cpu" and (only := {"alone-by-steps", "steps", "whole"} & set(args.ways)):
+        parser.error(f"--ways {', '.join(sorted(only))}: with --device cpu alone")
     try:
         for result in bench(args):
             text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.items())

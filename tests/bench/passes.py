@@ -1,7 +1,7 @@
 """What one forward pass costs by the number of tokens fed: `python tests/bench/passes.py --help`.
 
 By transformers with plain weights, by transformers with packed ones, by the own forward, and (`--bf16`) by the own one
-with bf16 products, interleaved. The last row
+with bf16 products, interleaved; on a CPU, by the own one with each step split among the cores too. The last row
 is a whole recommendation: a prompt of 150 tokens, and six rounds of twenty nodes. Milliseconds are wall time; on a busy
 machine trust the ratio of CPU seconds, with one thread.
 """
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from igd_core.bench.decode import BenchCheckpoints
 from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
 from igd_core.engines.embedded.forward import TransformersForward
+from igd_core.engines.embedded.llama import LlamaForward
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.errors import IGDError
 from igd_core.ids import ROOT, NodeId
@@ -44,8 +45,8 @@ def bench_passes(
 ) -> list[dict[str, object]]:
     """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
 
-    ``transformers_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio. ``why_own`` is empty,
-    or says why ``own`` is not our forward, or why its passes are no graphs on a GPU.
+    ``transformers_to_own``, ``by_steps_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
+    ``why_own`` is empty, or says why ``own`` is not our forward, or why its passes are no graphs on a GPU.
     """
     cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
         str(width): lambda forward, width=width: _timed(forward, (width,), with_prompt=False)  # type: ignore[misc]
@@ -66,8 +67,8 @@ def _interleaved(
     result: dict[str, object] = {"tokens": name, "why_own": forwards["own"].why}
     for way, times in taken.items():
         result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
-    compared = [("transformers", "own"), *([("own", "bf16")] if "bf16" in taken else [])]
-    for slow, fast in compared:
+    compared = [("transformers", "own"), ("by_steps", "own"), ("own", "bf16")]
+    for slow, fast in [pair for pair in compared if taken.keys() >= set(pair)]:
         for kind, clock in enumerate(("", "_cpu")):
             pairs = zip(taken[slow][1:], taken[fast][1:], strict=True)
             ratio = statistics.median(theirs[kind] / ours[kind] for theirs, ours in pairs)
@@ -117,6 +118,8 @@ def main() -> None:
         "transformers": TransformersForward(checkpoints.served.model),
         "own": checkpoints.served.forward_of(None),
     }
+    if isinstance(forwards["own"], LlamaForward):
+        forwards["by_steps"] = LlamaForward(checkpoints.served.model, lanes=lambda: None)
     if args.bf16:
         lower = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
         forwards["bf16"] = in_precision(lower, "bf16").forward_of(None)

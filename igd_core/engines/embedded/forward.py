@@ -65,7 +65,7 @@ class Fed:
         tokens: in the model's vocabulary.
         positions: of each, from 0; not the slots: branches of a tree share positions.
         visible: ``(new, before + new)`` bool; the slots that each token sees, itself among them.
-        rows: ``(wanted,)`` int64; the tokens after which logits are wanted, by their place among ``tokens``.
+        rows: ``(wanted,)`` int64, ascending; the tokens after which logits are wanted, by place among ``tokens``.
         next_tokens: ``(n,)`` int64, ascending; the tokens of which logits are wanted. None: the whole vocabulary's.
     """
 

@@ -1,4 +1,4 @@
-"""Parts of a pass computed at the same time on a core each.
+"""Pieces of a pass computed at the same time on a core each.
 
 torch and oneDNN split each step of a pass among the cores, and each step waits for its slowest core: some 400 times a
 pass of SmolLM2-135M. But people's trees do not depend on each other, nor do the branches that a round adds to a tree.
@@ -31,9 +31,9 @@ Meet: TypeAlias = "Callable[[], object]"
 MOST_LANES = 4
 """With more cores they are not used: they were measured on two."""
 LEAST_TOKENS = 32
-"""Of a lane, on average: two of 20 gain nothing, of 34 a third."""
+"""Of a lane, on average: two lanes of 20 gain nothing, of 34 a third (tests/bench/passes.py)."""
 _UNEVEN = 1.2  # the longest lane over the average, up to which lanes gain
-_MOST_UNCUT = 24  # tokens: parts of 8 to 16 cost a pass up to a sixth more on one core, of 12 to 24 nothing
+_MOST_UNCUT = 24  # tokens: attention over pieces of 8 to 16 costs more, over 12 to 24 what it costs over all
 
 
 class Lanes:
@@ -82,13 +82,13 @@ def lanes_here() -> Lanes | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Piece:
     """Some tokens, one behind the other, of what is fed to one run.
 
     Attributes:
         place: of the whole, among what is fed in the pass.
         first: of its tokens, among those of the whole.
-        fed: the part; it sees no slots behind its own.
+        fed: the piece; it sees no slots behind its own.
         follows: whether it sees new tokens before its first.
     """
 
@@ -98,27 +98,32 @@ class Part:
     follows: bool = False
 
 
-def parts_of(place: int, fed: Fed) -> list[Part]:
+def pieces_of(place: int, fed: Fed) -> list[Piece]:
     """What is fed, cut into halves, quarters and so on, between two branches where there are some.
 
-    The cuts depend on nothing else in the pass. So attention over each part does the same whatever else there is, and
+    The cuts depend on nothing else in the pass. So attention over each piece does the same whatever else there is, and
     gives the same to the bit.
     """
     new, count = len(fed.tokens), 1
     while new > count * _MOST_UNCUT:
         count *= 2
     if count == 1:
-        return [Part(place=place, first=0, fed=fed)]
+        return [Piece(place=place, first=0, fed=fed)]
     starts = _starts(fed)
     even = np.arange(1, count) * new // count
     nearest = starts[np.abs(starts[:, None] - even).argmin(axis=0)]
     cuts = np.unique([0, *np.where(np.abs(nearest - even) <= new // count // 2, nearest, even), new]).tolist()
     known = set(starts.tolist())
-    return [_part(place, fed, first, last, follows=first not in known) for first, last in itertools.pairwise(cuts)]
+    rows = np.searchsorted(fed.rows.numpy(), cuts).tolist()
+    ends = zip(itertools.pairwise(cuts), itertools.pairwise(rows), strict=True)
+    return [
+        Piece(place=place, first=first, fed=_cut(fed, slice(first, last), slice(*wanted)), follows=first not in known)
+        for (first, last), wanted in ends
+    ]
 
 
 def shared_out(tokens: Sequence[int], lanes: int) -> list[list[int]]:
-    """The places of parts with so many tokens, for each lane; nothing if lanes would gain nothing."""
+    """The places of pieces with so many tokens, for each lane; nothing if lanes would gain nothing."""
     average = sum(tokens) / lanes
     if average < LEAST_TOKENS:
         return []
@@ -139,17 +144,15 @@ def _starts(fed: Fed) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.flatnonzero(first_from_here >= np.arange(new))
 
 
-def _part(place: int, fed: Fed, first: int, last: int, *, follows: bool) -> Part:
+def _cut(fed: Fed, tokens: slice, rows: slice) -> Fed:
     new, seen = fed.visible.shape
-    wanted = fed.rows[(fed.rows >= first) & (fed.rows < last)]
-    part = replace(
+    return replace(
         fed,
-        tokens=fed.tokens[first:last],
-        positions=fed.positions[first:last],
-        visible=fed.visible[first:last, : seen - new + last],
-        rows=wanted - first,
+        tokens=fed.tokens[tokens],
+        positions=fed.positions[tokens],
+        visible=fed.visible[tokens, : seen - new + tokens.stop],
+        rows=fed.rows[rows] - tokens.start,
     )
-    return Part(place=place, first=first, fed=part, follows=follows)
 
 
 @functools.cache

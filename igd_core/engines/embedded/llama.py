@@ -13,7 +13,7 @@ round. Here:
 - the output layer computes the tokens that are wanted, where they are few (`output_layer`);
 - tokens of several prompts and trees share a pass: all products and norms run over the rows of all of them, so that
   weights are read once; attention runs for each over its own keys, by the calls that it would make alone;
-- few cores share a pass by its parts and not by its steps (`lanes`).
+- few cores share a pass by its pieces and not by its steps (`lanes`).
 
 The weights are those of transformers' modules (`packed_linear`), not copies of them. Whether a checkpoint runs rightly
 this way is not believed but tried when it is loaded (`self_test`).
@@ -30,7 +30,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from igd_core.engines.embedded.forward import LayerPairs, additive
-from igd_core.engines.embedded.lanes import lanes_here, parts_of, shared_out
+from igd_core.engines.embedded.lanes import lanes_here, pieces_of, shared_out
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear, filled_up
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from igd_core.engines.embedded.forward import Fed, Feed, Running
-    from igd_core.engines.embedded.lanes import Lanes, Meet, Part
+    from igd_core.engines.embedded.lanes import Lanes, Meet, Piece
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
 # Beyond so many tokens a pass costs in proportion to them, so more of them would gain nothing and let everybody in it
@@ -100,7 +100,7 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """One part of a pass, for all layers.
+    """One piece of a pass, for all layers.
 
     Attributes:
         tokens: its rows among those of the pass, or of its lane.
@@ -120,15 +120,15 @@ class _Pass:
     """What all layers of one pass share, or of one lane of it.
 
     Attributes:
-        parts: what it consists of, row after row.
-        meet: waits for the lanes with the other parts; None if nothing here sees what is new there.
+        pieces: what it consists of, row after row.
+        meet: waits for the lanes with the other pieces; None if nothing here sees what is new there.
         cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
         rows: ``(wanted,)`` int64; the tokens whose logits are wanted.
 
-    Both ``new`` and ``wanted`` are filled up to `kernel_rows`. What is behind the parts reaches no answer.
+    Both ``new`` and ``wanted`` are filled up to `kernel_rows`. What is behind the pieces reaches no answer.
     """
 
-    parts: Sequence[_Rows]
+    pieces: Sequence[_Rows]
     meet: Meet | None
     cos: torch.Tensor
     sin: torch.Tensor
@@ -195,47 +195,47 @@ class LlamaForward:
 
     def _outputs(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
         """What the output layer multiplies for each: ``(wanted, width)``."""
-        parts = [part for place, fed in enumerate(feds) for part in parts_of(place, fed)]
+        pieces = [piece for place, fed in enumerate(feds) for piece in pieces_of(place, fed)]
         lanes = self._lanes()
-        shares = [] if lanes is None else shared_out([len(part.fed.tokens) for part in parts], lanes.count)
+        shares = [] if lanes is None else shared_out([len(piece.fed.tokens) for piece in pieces], lanes.count)
         if lanes is None or not shares:
-            found = dict(enumerate(self._run(parts, kept)))
+            found = dict(enumerate(self._run(pieces, kept)))
         else:
             for each, fed in zip(kept, feds, strict=True):
                 each.clear(len(fed.tokens))
-            waits = any(part.follows for part in parts)
+            waits = any(piece.follows for piece in pieces)
 
             def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
-                return self._run([parts[at] for at in share], kept, meet if waits else None)
+                return self._run([pieces[at] for at in share], kept, meet if waits else None)
 
             outputs = lanes.run([functools.partial(run, share) for share in shares])
             found = dict(zip(itertools.chain(*shares), itertools.chain(*outputs), strict=True))
         of_each: list[list[torch.Tensor]] = [[] for _ in feds]
-        for at, part in enumerate(parts):
-            of_each[part.place].append(found[at])
+        for at, piece in enumerate(pieces):
+            of_each[piece.place].append(found[at])
         return [each[0] if len(each) == 1 else torch.cat(each) for each in of_each]
 
     @torch.inference_mode()
-    def _run(self, parts: Sequence[Part], kept: Sequence[KeyValues], meet: Meet | None = None) -> list[torch.Tensor]:
-        """What the output layer multiplies for each part, ``(wanted, width)``.
+    def _run(self, pieces: Sequence[Piece], kept: Sequence[KeyValues], meet: Meet | None = None) -> list[torch.Tensor]:
+        """What the output layer multiplies for each piece, ``(wanted, width)``.
 
-        ``kept`` is of all in the pass. ``meet`` waits for the other parts' keys and values of a layer.
+        ``kept`` is of all in the pass. ``meet`` waits for the other pieces' keys and values of a layer.
         """
-        feds = [part.fed for part in parts]
+        feds = [piece.fed for piece in pieces]
         starts = [0, *itertools.accumulate(len(fed.tokens) for fed in feds)]
         tokens = filled_up(torch.tensor([token for fed in feds for token in fed.tokens]))
         positions = filled_up(torch.tensor([position for fed in feds for position in fed.positions]))
         angles = positions.float()[:, None, None] * self._frequencies
         wanted = torch.cat([start + fed.rows for start, fed in zip(starts[:-1], feds, strict=True)])
         shared = _Pass(
-            parts=[
+            pieces=[
                 _Rows(
                     tokens=slice(start, end),
-                    mask=additive(part.fed.visible, torch.float32),
-                    kept=kept[part.place],
-                    first=part.first,
+                    mask=additive(piece.fed.visible, torch.float32),
+                    kept=kept[piece.place],
+                    first=piece.first,
                 )
-                for part, (start, end) in zip(parts, itertools.pairwise(starts), strict=True)
+                for piece, (start, end) in zip(pieces, itertools.pairwise(starts), strict=True)
             ],
             meet=meet,
             cos=angles.cos() * self._rotation_scale,
@@ -261,21 +261,21 @@ class LlamaForward:
         heads = query.shape[1]
         turned = _rotated(torch.cat([query, key], dim=1), shared).transpose(0, 1)
         value = layer.value(normed).view(new, -1, self.head_dim).transpose(0, 1)
-        for rows in shared.parts:
+        for rows in shared.pieces:
             rows.kept.write(number, rows.first, turned[heads:, rows.tokens], value[:, rows.tokens])
         if shared.meet is not None:
             shared.meet()
         attended = [
             _attended(turned[:heads, rows.tokens], *rows.kept.read(number, rows.mask.shape[1]), rows.mask)
-            for rows in shared.parts
+            for rows in shared.pieces
         ]
-        if more := new - shared.parts[-1].tokens.stop:
+        if more := new - shared.pieces[-1].tokens.stop:
             attended.append(attended[0].new_zeros(more, attended[0].shape[1]))
         return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Heads of one part's tokens, ``(tokens, heads * head_dim)``.
+    """Heads of one piece's tokens, ``(tokens, heads * head_dim)``.
 
     ``query`` is ``(heads, tokens, head_dim)``, ``keys`` and ``values`` are ``(kv_heads, seen, head_dim)``.
     """

@@ -175,7 +175,7 @@ def trees(draw: st.DrawFn) -> tuple[list[int], int, list[list[tuple[int, int]]]]
 
 @pytest.fixture(scope="module")
 def forwards(plain_llama: PreTrainedModel) -> dict[str, Forward]:
-    """The same weights, run both ways."""
+    """The same weights, run in each way."""
     return {
         "own": LlamaForward(plain_llama),
         "own in lanes": laned_forward(plain_llama),
