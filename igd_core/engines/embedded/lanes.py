@@ -1,9 +1,8 @@
 """Pieces of a pass computed at the same time on a core each.
 
 torch and oneDNN split each step of a pass among the cores, and each step waits for its slowest core: some 400 times a
-pass of SmolLM2-135M. But people's trees do not depend on each other, nor do the branches that a round adds to a tree.
-So each core computes a share of them from end to end, and the cores wait for each other once. Where a prompt is in the
-pass, they wait once a layer: its later tokens read the keys and values of its earlier ones.
+pass of SmolLM2-135M. Here each core computes some of the pass's tokens from end to end. The cores wait for each other
+once a layer, when the keys and values of all new tokens are there.
 
 Every core then reads all weights. That is why a share has `LEAST_TOKENS` or more, and why this is for few cores.
 """
@@ -12,10 +11,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Meet: TypeAlias = "Callable[[], object]"
+
+_log = logging.getLogger(__name__)
 
 MOST_LANES = 4
 """With more cores they are not used: they were measured on two."""
@@ -40,13 +42,22 @@ class Lanes:
     """Threads on which torch uses one core each."""
 
     def __init__(self, count: int) -> None:
-        """Start ``count`` threads. How many torch uses on others stays as it is."""
+        """Start ``count`` threads. A thread that first asks for torch's number of threads meanwhile may be told 1.
+
+        Raises:
+            RuntimeError: the system has no room for more threads.
+        """
         self.count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="igd-lane")
         self._running = threading.Lock()  # calls that wait for each other must all have a thread
-        threads = torch.get_num_threads()
-        self.run([_begin] * count)
-        torch.set_num_threads(threads)
+        try:
+            found = self.run([_begin] * count)
+        except RuntimeError:
+            self._threads.shutdown()
+            raise
+        restoring = threading.Thread(target=torch.set_num_threads, args=(found[0],))
+        restoring.start()
+        restoring.join()
 
     def run(self, calls: Sequence[Callable[[Meet], T]]) -> list[T]:
         """What the calls return, each on a thread; all have ended when it returns or raises.
@@ -56,6 +67,7 @@ class Lanes:
 
         Raises:
             Exception: what the first of the calls that failed raised.
+            RuntimeError: a thread could not be started, or the interpreter is ending.
         """
         barrier = threading.Barrier(len(calls))
 
@@ -66,17 +78,26 @@ class Lanes:
                 barrier.abort()
                 raise
 
+        futures: list[Future[T]] = []
         with self._running:
-            futures = [self._threads.submit(called, call) for call in calls]
-            wait(futures)
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        if errors:
-            raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
-        return [future.result() for future in futures]
+            try:
+                futures.extend(self._threads.submit(called, call) for call in calls)
+            except BaseException:
+                barrier.abort()
+                raise
+            finally:
+                wait(futures)
+        error = _first_error(futures)
+        if error is None:
+            return [future.result() for future in futures]
+        try:
+            raise error
+        finally:
+            del error, futures  # the error holds this frame: what it holds would live until the collector runs
 
 
 def lanes_here() -> Lanes | None:
-    """One for each of torch's threads; None where they are too many, or one."""
+    """One for each of torch's threads; None where they are too many, or one, or cannot be started."""
     count = torch.get_num_threads()
     return _lanes(count) if 1 < count <= MOST_LANES else None
 
@@ -89,17 +110,15 @@ class Piece:
         place: of the whole, among what is fed in the pass.
         first: of its tokens, among those of the whole.
         fed: the piece; it sees no slots behind its own.
-        follows: whether it sees new tokens before its first.
     """
 
     place: int
     first: int
     fed: Fed
-    follows: bool = False
 
 
 def pieces_of(place: int, fed: Fed) -> list[Piece]:
-    """What is fed, cut into halves, quarters and so on, between two branches where there are some.
+    """What is fed, cut evenly into halves, quarters and so on.
 
     The cuts depend on nothing else in the pass. So attention over each piece does the same whatever else there is, and
     gives the same to the bit.
@@ -109,16 +128,11 @@ def pieces_of(place: int, fed: Fed) -> list[Piece]:
         count *= 2
     if count == 1:
         return [Piece(place=place, first=0, fed=fed)]
-    starts = _starts(fed)
-    even = np.arange(1, count) * new // count
-    nearest = starts[np.abs(starts[:, None] - even).argmin(axis=0)]
-    cuts = np.unique([0, *np.where(np.abs(nearest - even) <= new // count // 2, nearest, even), new]).tolist()
-    known = set(starts.tolist())
+    cuts = [new * at // count for at in range(count + 1)]
     rows = np.searchsorted(fed.rows.numpy(), cuts).tolist()
-    ends = zip(itertools.pairwise(cuts), itertools.pairwise(rows), strict=True)
     return [
-        Piece(place=place, first=first, fed=_cut(fed, slice(first, last), slice(*wanted)), follows=first not in known)
-        for (first, last), wanted in ends
+        Piece(place=place, first=first, fed=_cut(fed, slice(first, last), slice(*wanted)))
+        for (first, last), wanted in zip(itertools.pairwise(cuts), itertools.pairwise(rows), strict=True)
     ]
 
 
@@ -136,14 +150,6 @@ def shared_out(tokens: Sequence[int], lanes: int) -> list[list[int]]:
     return shares if max(sums) <= _UNEVEN * average else []
 
 
-def _starts(fed: Fed) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The tokens from which on none sees a new one before it; 0 is one of them."""
-    new, seen = fed.visible.shape
-    first_seen = fed.visible[:, seen - new :].numpy().argmax(axis=1)  # each sees itself
-    first_from_here = np.minimum.accumulate(first_seen[::-1])[::-1]
-    return np.flatnonzero(first_from_here >= np.arange(new))
-
-
 def _cut(fed: Fed, tokens: slice, rows: slice) -> Fed:
     new, seen = fed.visible.shape
     return replace(
@@ -155,12 +161,25 @@ def _cut(fed: Fed, tokens: slice, rows: slice) -> Fed:
     )
 
 
+def _first_error(futures: Sequence[Future[Any]]) -> BaseException | None:
+    """What the first call that failed raised; others' breaking off only if there is nothing else."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    causes = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    return next(iter(causes + errors), None)
+
+
 @functools.cache
-def _lanes(count: int) -> Lanes:
-    return Lanes(count)
+def _lanes(count: int) -> Lanes | None:
+    try:
+        return Lanes(count)
+    except RuntimeError as error:
+        _log.warning("Each step of a pass is split among %d cores: no lanes (%s).", count, error)
+        return None
 
 
-def _begin(meet: Meet) -> None:
-    meet()  # so that each thread runs this once
-    torch.get_num_threads()  # at its first use a thread takes the process's number; only then does its own last
+def _begin(meet: Meet) -> int:
+    """Torch's number of threads in the process, as a thread takes it at its first use; this one's is then 1."""
+    found = torch.get_num_threads()
+    meet()
     torch.set_num_threads(1)
+    return found

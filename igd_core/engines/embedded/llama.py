@@ -121,7 +121,7 @@ class _Pass:
 
     Attributes:
         pieces: what it consists of, row after row.
-        meet: waits for the lanes with the other pieces; None if nothing here sees what is new there.
+        meet: waits for the lanes with the other pieces; None where all are here.
         cos, sin: ``(new, 1, head_dim / 2)`` of the angles by which queries and keys are rotated.
         rows: ``(wanted,)`` int64; the tokens whose logits are wanted.
 
@@ -157,6 +157,7 @@ class LlamaForward:
         whole: Any = model
         decoder = whole.model
         self._lanes = lanes
+        lanes()  # so that threads start now, and not while requests run
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
         self._norm = Norm.of(decoder.norm)
@@ -201,12 +202,9 @@ class LlamaForward:
         if lanes is None or not shares:
             found = dict(enumerate(self._run(pieces, kept)))
         else:
-            for each, fed in zip(kept, feds, strict=True):
-                each.clear(len(fed.tokens))
-            waits = any(piece.follows for piece in pieces)
 
             def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
-                return self._run([pieces[at] for at in share], kept, meet if waits else None)
+                return self._run([pieces[at] for at in share], kept, meet)
 
             outputs = lanes.run([functools.partial(run, share) for share in shares])
             found = dict(zip(itertools.chain(*shares), itertools.chain(*outputs), strict=True))
@@ -320,10 +318,6 @@ class KeyValues:
             for kind, tensor in enumerate(pair):
                 grown[kind, layer, :, : self.length] = tensor[0]
         self._both, self._prefix = grown, LayerPairs()
-
-    def clear(self, new: int) -> None:
-        """Set the next ``new`` slots to 0: before they are written, they may be read, and weighed by 0."""
-        self._room[:, :, :, self.length : self.length + new] = 0
 
     def write(self, layer: int, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Keep ``(kv_heads, tokens, head_dim)`` of new tokens, from the ``first`` new slot on; there is room."""
