@@ -172,8 +172,9 @@ def tiny_checkpoint(kind: str, tokenizer: TitleTokenizer) -> Checkpoint:
 
 
 def laned_forward(model: PreTrainedModel, *, count: int = 2) -> LlamaForward:
-    """As `own_forward`, with every pass cut as finely as can be, and computed in lanes if there are pieces enough."""
+    """As `own_forward`, with every pass cut as finely as can be, and computed in the most lanes that can be."""
     from igd_core.engines.embedded import lanes
+    from igd_core.engines.embedded.fastest_way import FastestWay
     from igd_core.engines.embedded.llama import LlamaForward
     from igd_core.engines.embedded.packed_linear import pack_linears
 
@@ -182,9 +183,13 @@ def laned_forward(model: PreTrainedModel, *, count: int = 2) -> LlamaForward:
             with patch.multiple(lanes, LEAST_TOKENS=1, _MOST_UNCUT=1, _UNEVEN=2.0):
                 return super().feed(feeds)
 
+    class Most(FastestWay):
+        def choose(self, tokens: int, ways: Sequence[int]) -> int:  # noqa: ARG002 - whatever it was
+            return max(ways)
+
     pack_linears(model)
     made = lanes.Lanes(count)
-    return Laned(model, lanes=lambda: made)
+    return Laned(model, lanes=lambda: made, fastest=Most())
 
 
 def own_forward(model: PreTrainedModel) -> LlamaForward:

@@ -2,8 +2,9 @@
 
 The same engine on one checkpoint: rounds that wait at the same moment in one pass (shared, always measured); each round
 in a pass of its own (alone), and so by transformers' modules, as before there was a forward of our own (transformers);
-on a CPU, each in a pass of its own (alone-by-steps) and shared passes (steps) with each step split among the cores;
-over children, shared passes with an output layer over the whole vocabulary (whole).
+on a CPU, in one of the ways among which passes are measured to be fastest, and no other: each step split among the
+cores (steps, and alone-steps with a pass of its own), one core a pass (one-core, alone-one-core), as many lanes as can
+be (lanes, alone-lanes); over children, shared passes with an output layer over the whole vocabulary (whole).
 All answer the same histories in turns, by as many people as are told, who ask again at once. All begin without
 cached prompts but for the instruction. On a busy machine trust the ratio of CPU seconds, with one thread.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import copy
+import functools
 import json
+import os
 import statistics
 import sys
 import time
@@ -21,17 +24,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `igd` does, before torch is there
+
 import torch
 from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.ways import MOST, forward_by
 
 from igd_core.bench.datasets import load_dataset
 from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.engine import TreeEngine
-from igd_core.engines.embedded.llama import LlamaForward
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.errors import IGDError
 from igd_core.models import smollm2_dir
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 
     from igd_core.artifact import Artifact
     from igd_core.engines.embedded.checkpoint import Checkpoint
+    from igd_core.engines.embedded.llama import LlamaForward
     from igd_core.search.recommender import Recommendation
 
 
@@ -136,9 +144,9 @@ def with_whole_output(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, forwards={None: forward})
 
 
-def by_steps(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, with each step of a pass split among the cores."""
-    return replace(checkpoint, forwards={None: LlamaForward(checkpoint.model, lanes=lambda: None)})
+def only_by(way: str, checkpoint: Checkpoint) -> Checkpoint:
+    """The same, by ``steps``, ``one-core`` or ``lanes`` alone."""
+    return replace(checkpoint, forwards={None: forward_by(way, checkpoint.model)})
 
 
 def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -155,8 +163,8 @@ def bench(args: argparse.Namespace) -> Iterator[dict[str, object]]:
             load_checkpoint(model, device=args.device, dtype=args.dtype, forward="transformers"),
             0,
         ),
-        "alone-by-steps": lambda: (by_steps(checkpoint), 0),
-        "steps": lambda: (by_steps(checkpoint), args.most_tokens),
+        **{f"alone-{way}": functools.partial(lambda way: (only_by(way, checkpoint), 0), way) for way in MOST},
+        **{way: functools.partial(lambda way: (only_by(way, checkpoint), args.most_tokens), way) for way in MOST},
         "whole": lambda: (with_whole_output(checkpoint), args.most_tokens),
     }
     ways = {way: makers[way]() for way in ("shared", *args.ways)}
@@ -184,7 +192,7 @@ def main() -> None:
     parser.add_argument(
         "--ways",
         nargs="+",
-        choices=("alone", "transformers", "alone-by-steps", "steps", "whole"),
+        choices=("alone", "transformers", *MOST, *(f"alone-{way}" for way in MOST), "whole"),
         default=("alone",),
         help="beside shared passes; default: alone",
     )
@@ -193,7 +201,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", action="store_true", help="one object a line")
     args = parser.parse_args()
-    if args.device != "cpu" and (only := {"alone-by-steps", "steps", "whole"} & set(args.ways)):
+    if args.device != "cpu" and (only := {*MOST, *(f"alone-{way}" for way in MOST), "whole"} & set(args.ways)):
         parser.error(f"--ways {', '.join(sorted(only))}: with --device cpu alone")
     try:
         for result in bench(args):

@@ -1,7 +1,8 @@
 """What one forward pass costs by the number of tokens fed: `python tests/bench/passes.py --help`.
 
 By transformers with plain weights, by transformers with packed ones, by the own forward, and (`--bf16`) by the own one
-with bf16 products, interleaved; on a CPU, by the own one with each step split among the cores too. The last row
+with bf16 products, interleaved; on a CPU, by the own one in each way among which it chooses, too: each step split among
+the cores, one core, as many lanes as can be. On a thread that has not loaded the model, as in a server. The last row
 is a whole recommendation: a prompt of 150 tokens, and six rounds of twenty nodes. Milliseconds are wall time; on a busy
 machine trust the ratio of CPU seconds, with one thread.
 """
@@ -10,16 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `igd` does, before torch is there
 
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.ways import MOST, forward_by
 
 from igd_core.bench.decode import BenchCheckpoints
 from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
@@ -45,7 +53,7 @@ def bench_passes(
 ) -> list[dict[str, object]]:
     """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
 
-    ``transformers_to_own``, ``by_steps_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
+    ``transformers_to_own``, ``WAY_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
     ``why_own`` is empty, or says why ``own`` is not our forward, or why its passes are no graphs on a GPU.
     """
     cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
@@ -67,7 +75,7 @@ def _interleaved(
     result: dict[str, object] = {"tokens": name, "why_own": forwards["own"].why}
     for way, times in taken.items():
         result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
-    compared = [("transformers", "own"), ("by_steps", "own"), ("own", "bf16")]
+    compared = [("transformers", "own"), *((way, "own") for way in MOST), ("own", "bf16")]
     for slow, fast in [pair for pair in compared if taken.keys() >= set(pair)]:
         for kind, clock in enumerate(("", "_cpu")):
             pairs = zip(taken[slow][1:], taken[fast][1:], strict=True)
@@ -119,11 +127,13 @@ def main() -> None:
         "own": checkpoints.served.forward_of(None),
     }
     if isinstance(forwards["own"], LlamaForward):
-        forwards["by_steps"] = LlamaForward(checkpoints.served.model, lanes=lambda: None)
+        forwards |= {way: forward_by(way, checkpoints.served.model) for way in MOST}
     if args.bf16:
         lower = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
         forwards["bf16"] = in_precision(lower, "bf16").forward_of(None)
-    for result in bench_passes(forwards, args.widths, args.repeats):
+    with ThreadPoolExecutor(1) as thread:
+        results = thread.submit(bench_passes, forwards, args.widths, args.repeats).result()
+    for result in results:
         text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.items())
         sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
 

@@ -1,10 +1,9 @@
-"""Pieces of a pass computed at the same time on a core each.
+"""A pass computed by one core, or pieces of it at the same time by a core each.
 
-torch and oneDNN split each step of a pass among the cores, and each step waits for its slowest core: some 400 times a
-pass of SmolLM2-135M. Here each core computes some of the pass's tokens from end to end. The cores wait for each other
-once a layer, when the keys and values of all new tokens are there.
-
-Every core then reads all weights. That is why a share has `LEAST_TOKENS` or more, and why this is for few cores.
+torch and oneDNN split each step of a pass among the cores, and each step waits for its slowest core, which may have to
+be woken first: some 400 times a pass of SmolLM2-135M. A lane is a thread on which torch uses one core. One lane waits
+for nobody. Several each compute some of the pass's tokens from end to end, and wait for each other once a layer, when
+the keys and values of all new tokens are there; but each of them reads all weights, so they are for few cores.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ Meet: TypeAlias = "Callable[[], object]"
 _log = logging.getLogger(__name__)
 
 MOST_LANES = 4
-"""With more cores they are not used: they were measured on two."""
-LEAST_TOKENS = 32
-"""Of a lane, on average: two lanes of 20 gain nothing, of 34 a third (tests/bench/passes.py)."""
+"""With more cores a pass has one lane at most: several were measured on two."""
+LEAST_TOKENS = 16
+"""Of a lane, on average, where there are several: with fewer they were never faster."""
 _UNEVEN = 1.2  # the longest lane over the average, up to which lanes gain
 _MOST_UNCUT = 24  # tokens: attention over pieces of 8 to 16 costs more, over 12 to 24 what it costs over all
 
@@ -97,9 +96,9 @@ class Lanes:
 
 
 def lanes_here() -> Lanes | None:
-    """One for each of torch's threads; None where they are too many, or one, or cannot be started."""
+    """One for each of torch's threads; one in all where they are too many; None where torch has one thread."""
     count = torch.get_num_threads()
-    return _lanes(count) if 1 < count <= MOST_LANES else None
+    return None if count == 1 else _lanes(count if count <= MOST_LANES else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +135,28 @@ def pieces_of(place: int, fed: Fed) -> list[Piece]:
     ]
 
 
+def joined(pieces: Sequence[Piece], outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """``(wanted, width)`` of each whole, from those of its pieces."""
+    of_each: dict[int, list[torch.Tensor]] = {}
+    for piece, output in zip(pieces, outputs, strict=True):
+        of_each.setdefault(piece.place, []).append(output)
+    return [each[0] if len(each) == 1 else torch.cat(each) for each in of_each.values()]
+
+
+def shares_by_lanes(tokens: Sequence[int], lanes: Lanes | None) -> dict[int, list[list[int]]]:
+    """By number of lanes, the places of the pieces with so many tokens that each gets.
+
+    0 is none: torch splits each step. Numbers of lanes that cannot get about as much each are left out.
+    """
+    everything = list(range(len(tokens)))
+    if lanes is None:
+        return {0: [everything]}
+    shares = shared_out(tokens, lanes.count) if lanes.count > 1 else []
+    return {0: [everything], 1: [everything], **({lanes.count: shares} if shares else {})}
+
+
 def shared_out(tokens: Sequence[int], lanes: int) -> list[list[int]]:
-    """The places of pieces with so many tokens, for each lane; nothing if lanes would gain nothing."""
+    """The places of pieces with so many tokens, for each of some lanes; nothing if there are too few."""
     average = sum(tokens) / lanes
     if average < LEAST_TOKENS:
         return []
@@ -173,7 +192,7 @@ def _lanes(count: int) -> Lanes | None:
     try:
         return Lanes(count)
     except RuntimeError as error:
-        _log.warning("Each step of a pass is split among %d cores: no lanes (%s).", count, error)
+        _log.warning("Each step of a pass is split among cores: %d threads could not be started (%s).", count, error)
         return None
 
 

@@ -13,7 +13,8 @@ round. Here:
 - the output layer computes the tokens that are wanted, where they are few (`output_layer`);
 - tokens of several prompts and trees share a pass: all products and norms run over the rows of all of them, so that
   weights are read once; attention runs for each over its own keys, by the calls that it would make alone;
-- few cores share a pass by its pieces and not by its steps (`lanes`).
+- one core computes a pass, or few cores its pieces, or all of them each step of it (`lanes`), as is fastest here and
+  now (`fastest_way`).
 
 The weights are those of transformers' modules (`packed_linear`), not copies of them. Whether a checkpoint runs rightly
 this way is not believed but tried when it is loaded (`self_test`).
@@ -23,14 +24,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from igd_core.engines.embedded.fastest_way import ONE_CORE, FastestWay
 from igd_core.engines.embedded.forward import LayerPairs, additive
-from igd_core.engines.embedded.lanes import lanes_here, pieces_of, shared_out
+from igd_core.engines.embedded.lanes import joined, lanes_here, pieces_of, shares_by_lanes
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
 from igd_core.engines.embedded.output_layer import OutputLayer
 from igd_core.engines.embedded.packed_linear import PackedLinear, filled_up
@@ -152,11 +155,21 @@ class LlamaForward:
     why = ""
     most_tokens = MOST_TOKENS
 
-    def __init__(self, model: PreTrainedModel, *, lanes: Callable[[], Lanes | None] = lanes_here) -> None:
-        """Share the weights of ``model``, for which `why_not_own` has nothing to say; ``lanes`` is asked each pass."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        lanes: Callable[[], Lanes | None] = lanes_here,
+        fastest: FastestWay | None = None,
+    ) -> None:
+        """Share the weights of ``model``, for which `why_not_own` has nothing to say.
+
+        ``lanes`` is asked each pass, and ``fastest`` how many of them shall compute it; None is a new one.
+        """
         whole: Any = model
         decoder = whole.model
         self._lanes = lanes
+        self._fastest = fastest or FastestWay()
         lanes()  # so that threads start now, and not while requests run
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
@@ -186,7 +199,18 @@ class LlamaForward:
         for each, feed in zip(kept, feeds, strict=True):
             each.reserve(len(feed.fed.tokens))
         feds = [feed.fed for feed in feeds]
-        logits = self._head(self._outputs(feds, kept), [fed.next_tokens for fed in feds])
+        pieces = [piece for place, fed in enumerate(feds) for piece in pieces_of(place, fed)]
+        lanes, lengths = self._lanes(), [len(piece.fed.tokens) for piece in pieces]
+        shares = shares_by_lanes(lengths, lanes)
+        count = self._fastest.choose(sum(lengths), list(shares))
+        started = time.perf_counter()
+        if lanes is None or not count:
+            logits = self._all(feds, pieces, kept)
+        elif count == ONE_CORE:
+            (logits,) = lanes.run([lambda _: self._all(feds, pieces, kept)])
+        else:
+            logits = self._shared_out(feds, pieces, kept, shares[count], lanes)
+        self._fastest.took(sum(lengths), count, time.perf_counter() - started)
         for each, feed in zip(kept, feeds, strict=True):
             each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
         return logits
@@ -194,24 +218,27 @@ class LlamaForward:
     def release(self) -> None:
         """Its weights are the model's."""
 
-    def _outputs(self, feds: Sequence[Fed], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
-        """What the output layer multiplies for each: ``(wanted, width)``."""
-        pieces = [piece for place, fed in enumerate(feds) for piece in pieces_of(place, fed)]
-        lanes = self._lanes()
-        shares = [] if lanes is None else shared_out([len(piece.fed.tokens) for piece in pieces], lanes.count)
-        if lanes is None or not shares:
-            found = dict(enumerate(self._run(pieces, kept)))
-        else:
+    @torch.inference_mode()
+    def _all(self, feds: Sequence[Fed], pieces: Sequence[Piece], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
+        """Logits of a pass on the thread that calls this, and on all that torch adds to it."""
+        return self._head(joined(pieces, self._run(pieces, kept)), [fed.next_tokens for fed in feds])
 
-            def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
-                return self._run([pieces[at] for at in share], kept, meet)
+    def _shared_out(
+        self,
+        feds: Sequence[Fed],
+        pieces: Sequence[Piece],
+        kept: Sequence[KeyValues],
+        shares: Sequence[Sequence[int]],
+        lanes: Lanes,
+    ) -> list[torch.Tensor]:
+        """Logits of a pass whose pieces are shared out among lanes; the output layer's steps are split."""
 
-            outputs = lanes.run([functools.partial(run, share) for share in shares])
-            found = dict(zip(itertools.chain(*shares), itertools.chain(*outputs), strict=True))
-        of_each: list[list[torch.Tensor]] = [[] for _ in feds]
-        for at, piece in enumerate(pieces):
-            of_each[piece.place].append(found[at])
-        return [each[0] if len(each) == 1 else torch.cat(each) for each in of_each]
+        def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
+            return self._run([pieces[at] for at in share], kept, meet)
+
+        found = lanes.run([functools.partial(run, share) for share in shares])
+        outputs = dict(zip(itertools.chain(*shares), itertools.chain(*found), strict=True))
+        return self._head(joined(pieces, [outputs[at] for at in range(len(pieces))]), [fed.next_tokens for fed in feds])
 
     @torch.inference_mode()
     def _run(self, pieces: Sequence[Piece], kept: Sequence[KeyValues], meet: Meet | None = None) -> list[torch.Tensor]:

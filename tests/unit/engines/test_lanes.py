@@ -93,10 +93,31 @@ def test_lanes_get_every_piece_once_and_about_as_much_each(tokens: list[int], co
     if shares:
         assert sorted(place for share in shares for place in share) == list(range(len(tokens)))
         assert len(shares) == count
-        assert average >= 32
+        assert average >= 16
         assert max(sum(tokens[place] for place in share) for share in shares) <= 1.2 * average
     else:
-        assert average < 32 or max(tokens) > 0.2 * average  # many small pieces can always be shared out
+        assert average < 16 or max(tokens) > 0.2 * average  # many small pieces can always be shared out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "count", "possible"),
+    [
+        ([24], 2, {0, 1}),
+        ([16, 16], 2, {0, 1, 2}),
+        ([15, 16], 2, {0, 1}),
+        ([24, 24], 1, {0, 1}),
+        ([16] * 4, 4, {0, 1, 4}),
+    ],
+)
+def test_a_pass_may_be_split_or_run_on_one_core_or_be_shared_out(
+    tokens: list[int], count: int, possible: set[int]
+) -> None:
+    shares = lanes.shares_by_lanes(tokens, Lanes(count))
+    assert shares.keys() == possible
+    for way, each in shares.items():
+        assert len(each) == max(1, way)
+        assert sorted(place for share in each for place in share) == list(range(len(tokens)))
+    assert lanes.shares_by_lanes(tokens, None).keys() == {0}
 
 
 def test_a_lane_has_one_of_torchs_threads_and_the_others_keep_theirs() -> None:
@@ -123,8 +144,8 @@ def test_a_lane_has_one_of_torchs_threads_and_the_others_keep_theirs() -> None:
     assert found == [1, 1, 3, 2]
 
 
-@pytest.mark.parametrize(("threads", "asked"), [(1, []), (2, [2]), (4, [4]), (5, [])])
-def test_lanes_are_for_few_cores(threads: int, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "asked"), [(1, []), (2, [2]), (4, [4]), (5, [1])])
+def test_several_lanes_are_for_few_cores(threads: int, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(lanes, "_lanes", made.append)
@@ -260,12 +281,12 @@ def test_in_lanes_and_in_one_piece_everybody_gets_the_same_to_the_bit(
         patched.setattr(two, "run", counted)
         in_lanes = list(grown(laned, people))
         assert ran or two.count > 2 or sum(prompt + 1 for prompt, *_ in people) < 4
-        ran.clear()
-        patched.setattr(laned, "_lanes", lambda: None)
-        in_one = list(grown(laned, people))
-        assert not ran
-    for ours, theirs in zip(in_lanes, in_one, strict=True):
-        assert torch.equal(ours, theirs)
+        for ways in (1, 0):  # one lane, or none
+            ran.clear()
+            patched.setattr(laned._fastest, "choose", lambda _, possible, ways=ways: possible[ways])
+            for ours, theirs in zip(in_lanes, grown(laned, people), strict=True):
+                assert torch.equal(ours, theirs)
+            assert ran == [1, 1] * ways
     for ours, theirs in zip(in_lanes[:: len(people)], grown(laned, people[:1]), strict=True):
         assert torch.equal(ours, theirs)  # the first of them, with nobody else there
 
