@@ -189,7 +189,7 @@ def laned_forward(model: PreTrainedModel, *, count: int = 2) -> LlamaForward:
 
     pack_linears(model)
     made = lanes.Lanes(count)
-    return Laned(model, lanes=lambda: made, fastest=Most())
+    return Laned(model, lanes=lambda: made, fastest=Most)
 
 
 def own_forward(model: PreTrainedModel) -> LlamaForward:

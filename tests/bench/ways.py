@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from igd_core.engines.embedded.fastest_way import FastestWay
@@ -29,4 +30,4 @@ class UpTo(FastestWay):
 
 def forward_by(way: str, model: PreTrainedModel) -> LlamaForward:
     """A model's own forward, by ``steps``, ``one-core`` or ``lanes``."""
-    return LlamaForward(model, fastest=UpTo(MOST[way]))
+    return LlamaForward(model, fastest=functools.partial(UpTo, MOST[way]))

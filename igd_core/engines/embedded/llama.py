@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -160,16 +161,20 @@ class LlamaForward:
         model: PreTrainedModel,
         *,
         lanes: Callable[[], Lanes | None] = lanes_here,
-        fastest: FastestWay | None = None,
+        fastest: Callable[[], FastestWay] = FastestWay,
     ) -> None:
         """Share the weights of ``model``, for which `why_not_own` has nothing to say.
 
-        ``lanes`` is asked each pass, and ``fastest`` how many of them shall compute it; None is a new one.
+        Args:
+            model: has them.
+            lanes: asked each pass for what can share it.
+            fastest: makes what chooses how many lanes do. There is one for each type of products, so that passes in
+                fp32 and in bf16 can be compared (`precision`).
         """
         whole: Any = model
         decoder = whole.model
         self._lanes = lanes
-        self._fastest = fastest or FastestWay()
+        self._fastest: defaultdict[torch.dtype, FastestWay] = defaultdict(fastest)
         lanes()  # so that threads start now, and not while requests run
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
@@ -202,7 +207,8 @@ class LlamaForward:
         pieces = [piece for place, fed in enumerate(feds) for piece in pieces_of(place, fed)]
         lanes, lengths = self._lanes(), [len(piece.fed.tokens) for piece in pieces]
         shares = shares_by_lanes(lengths, lanes)
-        count = self._fastest.choose(sum(lengths), list(shares))
+        fastest = self._fastest[self._layers[0].query.dtype]
+        count = fastest.choose(sum(lengths), list(shares))
         started = time.perf_counter()
         if lanes is None or not count:
             logits = self._all(feds, pieces, kept)
@@ -210,7 +216,7 @@ class LlamaForward:
             (logits,) = lanes.run([lambda _: self._all(feds, pieces, kept)])
         else:
             logits = self._shared_out(feds, pieces, kept, shares[count], lanes)
-        self._fastest.took(sum(lengths), count, time.perf_counter() - started)
+        fastest.took(sum(lengths), count, time.perf_counter() - started)
         for each, feed in zip(kept, feeds, strict=True):
             each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
         return logits

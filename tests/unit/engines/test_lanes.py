@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from igd_core.engines.embedded import lanes
+from igd_core.engines.embedded.fastest_way import FastestWay
 from igd_core.engines.embedded.forward import Fed
 from igd_core.engines.embedded.lanes import Lanes, lanes_here, pieces_of, shared_out
-from igd_core.engines.embedded.packed_linear import PackedLinear
+from igd_core.engines.embedded.llama import LlamaForward
+from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
 from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
 from igd_core.ids import ROOT, NodeId
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from igd_core.engines.embedded.lanes import Meet, Piece
-    from igd_core.engines.embedded.llama import LlamaForward
 
 has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
@@ -281,9 +282,10 @@ def test_in_lanes_and_in_one_piece_everybody_gets_the_same_to_the_bit(
         patched.setattr(two, "run", counted)
         in_lanes = list(grown(laned, people))
         assert ran or two.count > 2 or sum(prompt + 1 for prompt, *_ in people) < 4
+        chooser = laned._fastest[laned._layers[0].query.dtype]
         for ways in (1, 0):  # one lane, or none
             ran.clear()
-            patched.setattr(laned._fastest, "choose", lambda _, possible, ways=ways: possible[ways])
+            patched.setattr(chooser, "choose", lambda _, possible, ways=ways: possible[ways])
             for ours, theirs in zip(in_lanes, grown(laned, people), strict=True):
                 assert torch.equal(ours, theirs)
             assert ran == [1, 1] * ways
@@ -321,3 +323,39 @@ def test_a_pass_that_fails_in_one_lane_leaves_the_trees_as_they_were(
         with pytest.raises(torch.OutOfMemoryError):
             tree.compute(NOTHING, [True])
         assert torch.equal(tree.compute(NOTHING, [True]), TokenTree(laned, list(range(50))).compute(NOTHING, [True]))
+
+
+def test_what_a_pass_took_is_remembered_of_the_way_that_computed_it() -> None:
+    told: list[tuple[str, int, object]] = []
+
+    class Told(FastestWay):
+        def choose(self, tokens: int, ways: Sequence[int]) -> int:
+            told.append(("choose", tokens, list(ways)))
+            return ways[tokens % 2]
+
+        def took(self, tokens: int, way: int, seconds: float) -> None:
+            assert seconds > 0
+            told.append(("took", tokens, way))
+
+    model = random_model(LlamaConfig(**TINY))
+    pack_linears(model)
+    made = Lanes(2)
+    forward = LlamaForward(model, lanes=lambda: made, fastest=Told)
+    for tokens in (9, 10, 33):
+        list(grown(forward, [(tokens - 1, 1, 1)]))
+    assert told[::4] == [("choose", 9, [0, 1]), ("choose", 10, [0, 1]), ("choose", 33, [0, 1, 2])]
+    assert told[1::4] == [("took", 9, 1), ("took", 10, 0), ("took", 33, 1)]
+    assert told[2::4] == [("choose", 1, [0, 1])] * 3
+    assert forward._fastest.keys() == {torch.float32}
+
+
+@pytest.mark.skipif(not has_bf16, reason="this processor has no bf16 products")
+def test_passes_in_bf16_are_not_compared_with_those_in_fp32() -> None:
+    model = random_model(LlamaConfig(**TINY))
+    forward = laned_forward(model)
+    for dtype in (torch.float32, torch.bfloat16):
+        for module in model.modules():
+            if isinstance(module, PackedLinear):
+                module.multiply_in(dtype)
+        list(grown(forward, [(9, 1, 1)]))
+    assert forward._fastest.keys() == {torch.float32, torch.bfloat16}
