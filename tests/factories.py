@@ -202,6 +202,17 @@ def own_forward(model: PreTrainedModel) -> LlamaForward:
     return LlamaForward(model)
 
 
+def plain_forward(model: PreTrainedModel) -> LlamaForward:
+    """As `own_forward`, and layers multiply plainly, as a small model's do."""
+    from igd_core.engines.embedded.packed_linear import PackedLinear
+
+    forward = own_forward(model)
+    for each in model.modules():
+        if isinstance(each, PackedLinear):
+            each.lay_out_plainly()
+    return forward
+
+
 def pooled_forward(model: PreTrainedModel) -> PooledLlama:
     """The project's own forward for GPUs, wherever ``model`` is; its pool grows in every test."""
     from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled

@@ -2,9 +2,9 @@
 
 By transformers with plain weights, by transformers with packed ones, by the own forward, and (`--bf16`) by the own one
 with bf16 products, interleaved; on a CPU, by the own one in each way among which it chooses, too: each step split among
-the cores, one core, as many lanes as can be. On a thread that has not loaded the model, as in a server. The last row
-is a whole recommendation: a prompt of 150 tokens, and six rounds of twenty nodes. Milliseconds are wall time; on a busy
-machine trust the ratio of CPU seconds, with one thread.
+the cores, one core, as many lanes as can be; and with both layouts of weights (`--layouts`). On a thread that has not
+loaded the model, as in a server. The last row is a whole recommendation: a prompt of 150 tokens, and six rounds of
+twenty nodes. Milliseconds are wall time; on a busy machine trust the ratio of CPU seconds, with one thread.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `igd` does, before torch is there
 
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.ways import MOST, forward_by
 
 from igd_core.bench.decode import BenchCheckpoints
+from igd_core.engines.embedded import packed_linear
 from igd_core.engines.embedded.checkpoint import in_precision, load_checkpoint
 from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.llama import LlamaForward
@@ -53,8 +55,9 @@ def bench_passes(
 ) -> list[dict[str, object]]:
     """One object a width: medians of a pass after a prompt of 150 tokens, with logits for every token.
 
-    ``transformers_to_own``, ``WAY_to_own``, ``own_to_bf16`` and ``..._cpu`` are medians of each repeat's ratio.
-    ``why_own`` is empty, or says why ``own`` is not our forward, or why its passes are no graphs on a GPU.
+    ``transformers_to_own``, ``WAY_to_own``, ``own_to_bf16``, ``laid_out_to_plainly`` and ``..._cpu`` are medians of
+    each repeat's ratio. ``why_own`` is empty, or says why ``own`` is not our forward, or why its passes are no graphs
+    on a GPU.
     """
     cases: dict[str, Callable[[Forward], tuple[float, float]]] = {
         str(width): lambda forward, width=width: _timed(forward, (width,), with_prompt=False)  # type: ignore[misc]
@@ -75,7 +78,7 @@ def _interleaved(
     result: dict[str, object] = {"tokens": name, "why_own": forwards["own"].why}
     for way, times in taken.items():
         result[f"{way}_ms"] = round(1e3 * statistics.median(wall for wall, _ in times[1:]), 1)
-    compared = [("transformers", "own"), *((way, "own") for way in MOST), ("own", "bf16")]
+    compared = [("transformers", "own"), *((way, "own") for way in MOST), ("own", "bf16"), ("laid_out", "plainly")]
     for slow, fast in [pair for pair in compared if taken.keys() >= set(pair)]:
         for kind, clock in enumerate(("", "_cpu")):
             pairs = zip(taken[slow][1:], taken[fast][1:], strict=True)
@@ -113,6 +116,13 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--bf16", action="store_true", help="the own forward in bf16 too")
+    parser.add_argument(
+        "--layouts",
+        nargs="*",
+        choices=("laid_out", "plainly"),
+        default=(),
+        help="the own forward, whatever the model's size, with weights laid out for oneDNN, and multiplied plainly",
+    )
     parser.add_argument("--json", action="store_true", help="one object a line for each width")
     args = parser.parse_args()
     try:
@@ -128,6 +138,11 @@ def main() -> None:
     }
     if isinstance(forwards["own"], LlamaForward):
         forwards |= {way: forward_by(way, checkpoints.served.model) for way in MOST}
+    for name, most in (("laid_out", 0), ("plainly", 1 << 40)):
+        if name in args.layouts:
+            with patch.object(packed_linear, "MOST_PLAIN", most):
+                loaded = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
+            forwards[name] = loaded.forward_of(None)
     if args.bf16:
         lower = load_checkpoint(args.model or smollm2_dir(), device=args.device, dtype=args.dtype)
         forwards["bf16"] = in_precision(lower, "bf16").forward_of(None)

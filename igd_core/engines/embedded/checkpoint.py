@@ -16,7 +16,7 @@ from igd_core.engines.embedded.adapters import CONFIG_FILE, lora_tensors, read_a
 from igd_core.engines.embedded.forward import TransformersForward
 from igd_core.engines.embedded.integrity import load_weights, named, read_config
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
-from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.packed_linear import PackedLinear, multiply_plainly, pack_linears
 from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
 from igd_core.engines.embedded.precision import Precision, settle_precision
 from igd_core.engines.embedded.self_test import require_trees_as_plain_passes, why_unproved
@@ -207,6 +207,7 @@ def _prepared(model: PreTrainedModel, *, packed: bool) -> PreTrainedModel:
             weights.data = weights.data.clone()
     if packed:
         pack_linears(model)
+        multiply_plainly(model)
     model.eval()
     return model
 

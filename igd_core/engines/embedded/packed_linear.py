@@ -7,6 +7,11 @@ once (2 cores, interleaved medians). At 270 tokens there is no difference.
 In bf16 there is half as much to read, and processors with AVX-512 BF16 or AMX multiply pairs: half the time again.
 oneDNN adds up in fp32 and rounds the result to bf16.
 
+A call of oneDNN takes some 30 us besides what it computes: most of the time of a small model's product. There the
+weights lie as ``(in_features, out_features)`` and torch multiplies plainly, where this adds up each row in one order
+(`multiply_plainly`). A larger model's weights come from memory at each product, and laid out for oneDNN they come
+faster.
+
 oneDNN makes a kernel for each number of rows, in about a millisecond and half a MiB (tests/bench/kernels.py), and keeps
 the 1,024 used last. Passes of several people have any number of rows, so there would be more: `kernel_rows` says to
 which numbers they are filled up.
@@ -14,13 +19,24 @@ which numbers they are filled up.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from igd_core.engines.embedded.lanes import lanes_here
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
+
+
+MOST_PLAIN = 8_000_000
+"""Weights of all layers of a small model, at most. Multiplied plainly, a pass of one with 1.4 million was 1.3 times as
+fast, with 5.7 million 1.2 times (tests/bench/passes.py --layouts); SmolLM2-135M's 0.8 to 1.05 times."""
+_TRIED_ROWS = 256  # of a pass, at most
 
 
 class PackedLinear(nn.Module):
@@ -35,6 +51,11 @@ class PackedLinear(nn.Module):
         self._use(torch.float32)
 
     @property
+    def plain(self) -> bool:
+        """Whether the weight in use lies as ``(in_features, out_features)``, and not as oneDNN has it."""
+        return self._packed.layout == torch.strided
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the weight: float32, or bfloat16 (`multiply_in`)."""
         return self._packed.dtype
@@ -42,8 +63,13 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight in a linear layer's layout, float32, as a copy: some architectures read it themselves."""
-        weight: torch.Tensor = self._packed.to_dense()
+        weight: torch.Tensor = self._packed.t().clone() if self.plain else self._packed.to_dense()
         return weight.float()
+
+    def lay_out_plainly(self) -> None:
+        """In float32, let the weight lie as ``(in_features, out_features)`` from now on; it is in use then."""
+        self._layouts[torch.float32] = self.weight.t().contiguous()
+        self._use(torch.float32)
 
     def multiply_in(self, dtype: torch.dtype) -> None:
         """Use the weight in this type from now on; the layouts made so far stay, until `keep_one_layout`."""
@@ -69,6 +95,8 @@ class PackedLinear(nn.Module):
 
     def plus(self, inputs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """The output and ``other``, ``(..., out_features)`` float32, added in float32."""
+        if self.plain:
+            return self._product(inputs, "none").add_(other)
         if self.dtype != torch.float32:
             return other + self._product(inputs, "none")
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
@@ -80,6 +108,8 @@ class PackedLinear(nn.Module):
         """The output and ``other``, ``(..., out_features)``, multiplied; all in the weight's type."""
         if self._is_alone(inputs):
             return self.times(_doubled(inputs), _doubled(other))[:1].view(other.shape)
+        if self.plain:
+            return self._product(inputs, "none").mul_(other)
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             inputs.to(self.dtype), other, self._packed, self._cast_bias, "mul"
         )
@@ -92,18 +122,29 @@ class PackedLinear(nn.Module):
     def _product(self, inputs: torch.Tensor, after: str) -> torch.Tensor:
         if self._is_alone(inputs):
             return self._product(_doubled(inputs), after)[:1].view(*inputs.shape[:-1], self.out_features)
+        if self.plain:
+            return self._plain_product(inputs, after)
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             inputs.to(self.dtype), self._packed, self._cast_bias, after, [], ""
         )
         return output
 
-    def _is_alone(self, inputs: torch.Tensor) -> bool:
-        """Whether it is one row in bf16. oneDNN adds up a row that is alone in another order than rows of two or more.
+    def _plain_product(self, inputs: torch.Tensor, after: str) -> torch.Tensor:
+        found = torch.mm(inputs.reshape(-1, self.in_features), self._packed)
+        if self._cast_bias is not None:
+            found.add_(self._cast_bias)
+        if after == "swish":
+            # not torch's silu, which computes the last few numbers of a tensor another way than the others
+            found.div_(found.neg().exp_().add_(1))
+        return found.view(*inputs.shape[:-1], self.out_features)
 
-        In fp32 that changes the last bit. In bf16 it decides which way some results are rounded, by 0.4 %: what a
-        person gets would depend on who else is in the pass.
+    def _is_alone(self, inputs: torch.Tensor) -> bool:
+        """Whether it is one row, in bf16 or plainly: a row alone is added up in another order than two or more.
+
+        What a person gets would depend on who else is in the pass: by the last bit, and in bf16, where it decides which
+        way some results are rounded, by 0.4 %. (oneDNN does so in fp32 too, in few products and by the last bit.)
         """
-        return self.dtype != torch.float32 and inputs.numel() == self.in_features
+        return (self.plain or self.dtype != torch.float32) and inputs.numel() == self.in_features
 
 
 def kernel_rows(rows: int) -> int:
@@ -132,6 +173,41 @@ def pack_linears(model: PreTrainedModel) -> None:
         for name, child in parent.named_children():
             if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
+
+
+def multiply_plainly(model: PreTrainedModel) -> bool:
+    """Let the layers of a small model multiply plainly, if no row's product depends on the others then; tells."""
+    layers = [each for each in model.modules() if isinstance(each, PackedLinear)]
+    shapes = {(each.in_features, each.out_features) for each in layers}
+    weights = sum(each.in_features * each.out_features for each in layers)
+    if not layers or weights > MOST_PLAIN or not all(adds_up_in_one_order(*shape) for shape in shapes):
+        return False
+    for each in layers:
+        each.lay_out_plainly()
+    return True
+
+
+@functools.cache
+def adds_up_in_one_order(
+    in_features: int, out_features: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.mm
+) -> bool:
+    """Whether a row's plain product is the same to the bit among any number of rows from 2 on, first or last of them.
+
+    Tried for the numbers to which rows are filled up, on all of torch's threads, and for the most on one thread.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(_TRIED_ROWS, in_features, generator=generator)
+    weight = torch.randn(in_features, out_features, generator=generator)
+    numbers = sorted({kernel_rows(rows) for rows in range(2, _TRIED_ROWS)})
+    with torch.inference_mode():
+        whole = product(inputs, weight)
+        alike = all(
+            torch.equal(product(inputs[some].clone(), weight), whole[some])
+            for rows in numbers
+            for some in (slice(rows), slice(_TRIED_ROWS - rows, _TRIED_ROWS))
+        )
+        lanes = lanes_here()
+        return alike and (lanes is None or torch.equal(lanes.run([lambda _: product(inputs, weight)])[0], whole))
 
 
 def _laid_out(weight: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from igd_core.engines.embedded.fastest_way import FastestWay
 from igd_core.engines.embedded.forward import Fed
 from igd_core.engines.embedded.lanes import Lanes, lanes_here, pieces_of, shared_out
 from igd_core.engines.embedded.llama import LlamaForward
-from igd_core.engines.embedded.packed_linear import PackedLinear, pack_linears
+from igd_core.engines.embedded.packed_linear import PackedLinear, adds_up_in_one_order, pack_linears
 from igd_core.engines.embedded.token_tree import Growth, NewTokens, TokenTree, grow
 from igd_core.ids import ROOT, NodeId
 
@@ -234,16 +234,20 @@ def test_two_passes_at_a_time_do_not_wait_for_each_others_lanes(monkeypatch: pyt
     assert done == [True, True]
 
 
-@pytest.fixture(scope="module", params=["2 lanes", "4 lanes", "2 lanes, bf16"])
+@pytest.fixture(scope="module", params=["2 lanes", "4 lanes", "2 lanes, bf16", "2 lanes, plainly"])
 def laned(request: pytest.FixtureRequest) -> LlamaForward:
     if "bf16" in request.param and not has_bf16:
         pytest.skip("this processor has no bf16 products")
     model = random_model(LlamaConfig(**TINY))
     forward = laned_forward(model, count=int(request.param[0]))
-    if "bf16" in request.param:
-        for module in model.modules():
-            if isinstance(module, PackedLinear):
-                module.multiply_in(torch.bfloat16)
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    for layer in layers:
+        if "bf16" in request.param:
+            layer.multiply_in(torch.bfloat16)
+        if "plainly" in request.param:
+            if not adds_up_in_one_order(layer.in_features, layer.out_features):
+                pytest.skip("this processor's plain product adds up rows in other orders")
+            layer.lay_out_plainly()
     return forward
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import TINY, random_model, write_checkpoint
-from factories import laned_forward, own_forward, pooled_forward
+from factories import laned_forward, own_forward, plain_forward, pooled_forward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,6 +79,7 @@ def random_weights(config: PretrainedConfig) -> PreTrainedModel:
 WAYS: dict[str, Callable[[PreTrainedModel], Forward]] = {
     "own": own_forward,
     "own in lanes": laned_forward,
+    "own, plainly": plain_forward,
     "pooled": pooled_forward,
 }
 
@@ -179,6 +180,7 @@ def forwards(plain_llama: PreTrainedModel) -> dict[str, Forward]:
     return {
         "own": LlamaForward(plain_llama),
         "own in lanes": laned_forward(plain_llama),
+        "own, plainly": plain_forward(random_weights(CONFIGS["llama"])),
         "pooled": pooled_forward(random_weights(CONFIGS["llama"])),
     }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from factories import laned_forward, own_forward, pooled_forward, tiny_checkpoint
+from factories import laned_forward, own_forward, plain_forward, pooled_forward, tiny_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from subjects import Subject, busy, by_edge, leaves_of, prompt_of, unscored_below
@@ -97,6 +97,7 @@ def checkpoints(tokenizer: TitleTokenizer) -> dict[str, Checkpoint]:
     ways: dict[str, Callable[[PreTrainedModel], Forward]] = {
         "own": own_forward,
         "own in lanes": laned_forward,
+        "own, plainly": plain_forward,
         "pooled": pooled_forward,
     }
     for way in (*ways, "transformers"):
@@ -159,7 +160,7 @@ async def together(
     return [None if place in gone else tree for place, tree in enumerate(trees)]
 
 
-@pytest.mark.parametrize("way", ["own", "own in lanes", "pooled"])
+@pytest.mark.parametrize("way", ["own", "own in lanes", "own, plainly", "pooled"])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=people(), most=st.sampled_from([MOST_TOKENS, 6]))
 def test_no_answer_depends_on_who_else_was_in_the_pass(
