@@ -49,13 +49,16 @@ class Lanes:
         self.count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="igd-lane")
         self._running = threading.Lock()  # calls that wait for each other must all have a thread
+        found: list[int] = []
         try:
-            found = self.run([_begin] * count)
+            found += self.run([_begin] * count)
+            restoring = threading.Thread(target=torch.set_num_threads, args=(found[0],))
+            restoring.start()
         except RuntimeError:
             self._threads.shutdown()
+            if found:
+                torch.set_num_threads(found[0])
             raise
-        restoring = threading.Thread(target=torch.set_num_threads, args=(found[0],))
-        restoring.start()
         restoring.join()
 
     def run(self, calls: Sequence[Callable[[Meet], T]]) -> list[T]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from igd_core.engines.embedded.fastest_way import ONE_CORE, FastestWay
+from igd_core.engines.embedded.fastest_way import FastestWay
 from igd_core.engines.embedded.forward import LayerPairs, additive
 from igd_core.engines.embedded.lanes import joined, lanes_here, pieces_of, shares_by_lanes
 from igd_core.engines.embedded.llama_family import Norm, linears_of, why_not_llama
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from igd_core.engines.embedded.forward import Fed, Feed, Running
+    from igd_core.engines.embedded.forward import Feed, Running
     from igd_core.engines.embedded.lanes import Lanes, Meet, Piece
     from igd_core.engines.embedded.prefix_cache import PromptKV
 
@@ -173,9 +174,10 @@ class LlamaForward:
         """
         whole: Any = model
         decoder = whole.model
-        self._lanes = lanes
+        heads = decoder.layers[0].self_attn.q_proj.out_features // decoder.layers[0].self_attn.head_dim
+        self._lanes = lanes if heads > 1 else _no_lanes  # attention of one head gives other last bits on one core
         self._fastest: defaultdict[torch.dtype, FastestWay] = defaultdict(fastest)
-        lanes()  # so that threads start now, and not while requests run
+        self._lanes()  # so that threads start now, and not while requests run
         self._embed: nn.Module = decoder.embed_tokens
         self._layers = tuple(_Layer.of(layer) for layer in decoder.layers)
         self._norm = Norm.of(decoder.norm)
@@ -210,12 +212,12 @@ class LlamaForward:
         fastest = self._fastest[self._layers[0].query.dtype]
         count = fastest.choose(sum(lengths), list(shares))
         started = time.perf_counter()
-        if lanes is None or not count:
-            logits = self._all(feds, pieces, kept)
-        elif count == ONE_CORE:
-            (logits,) = lanes.run([lambda _: self._all(feds, pieces, kept)])
-        else:
-            logits = self._shared_out(feds, pieces, kept, shares[count], lanes)
+        try:
+            outputs = self._outputs(pieces, kept, shares[count], lanes if count else None)
+            logits = self._head(outputs, [fed.next_tokens for fed in feds])
+        except Exception:
+            fastest.took(sum(lengths), count, math.inf)  # or a way that always fails would be tried for ever
+            raise
         fastest.took(sum(lengths), count, time.perf_counter() - started)
         for each, feed in zip(kept, feeds, strict=True):
             each.length += len(feed.fed.tokens)  # last: a pass that fails leaves nothing half written
@@ -224,27 +226,27 @@ class LlamaForward:
     def release(self) -> None:
         """Its weights are the model's."""
 
-    @torch.inference_mode()
-    def _all(self, feds: Sequence[Fed], pieces: Sequence[Piece], kept: Sequence[KeyValues]) -> list[torch.Tensor]:
-        """Logits of a pass on the thread that calls this, and on all that torch adds to it."""
-        return self._head(joined(pieces, self._run(pieces, kept)), [fed.next_tokens for fed in feds])
-
-    def _shared_out(
+    def _outputs(
         self,
-        feds: Sequence[Fed],
         pieces: Sequence[Piece],
         kept: Sequence[KeyValues],
         shares: Sequence[Sequence[int]],
-        lanes: Lanes,
+        lanes: Lanes | None,
     ) -> list[torch.Tensor]:
-        """Logits of a pass whose pieces are shared out among lanes; the output layer's steps are split."""
+        """What the output layer multiplies for each run, ``(wanted, width)``.
+
+        That layer itself is always computed by the thread that feeds, on all of torch's: its products of few columns
+        give other last bits on one.
+        """
+        if lanes is None:
+            return joined(pieces, self._run(pieces, kept))
 
         def run(share: Sequence[int], meet: Meet) -> list[torch.Tensor]:
             return self._run([pieces[at] for at in share], kept, meet)
 
         found = lanes.run([functools.partial(run, share) for share in shares])
         outputs = dict(zip(itertools.chain(*shares), itertools.chain(*found), strict=True))
-        return self._head(joined(pieces, [outputs[at] for at in range(len(pieces))]), [fed.next_tokens for fed in feds])
+        return joined(pieces, [outputs[at] for at in range(len(pieces))])
 
     @torch.inference_mode()
     def _run(self, pieces: Sequence[Piece], kept: Sequence[KeyValues], meet: Meet | None = None) -> list[torch.Tensor]:
@@ -303,6 +305,10 @@ class LlamaForward:
         if more := new - shared.pieces[-1].tokens.stop:
             attended.append(attended[0].new_zeros(more, attended[0].shape[1]))
         return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _no_lanes() -> None:
+    return None
 
 
 def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MOST_PLAIN = 8_000_000
 """Weights of all layers of a small model, at most. Multiplied plainly, a pass of one with 1.4 million was 1.3 times as
 fast, with 5.7 million 1.2 times (tests/bench/passes.py --layouts); SmolLM2-135M's 0.8 to 1.05 times."""
-_TRIED_ROWS = 256  # of a pass, at most
+_TRIED_ROWS = 256
 
 
 class PackedLinear(nn.Module):
@@ -187,27 +187,38 @@ def multiply_plainly(model: PreTrainedModel) -> bool:
     return True
 
 
-@functools.cache
 def adds_up_in_one_order(
     in_features: int, out_features: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.mm
 ) -> bool:
     """Whether a row's plain product is the same to the bit among any number of rows from 2 on, first or last of them.
 
-    Tried for the numbers to which rows are filled up, on all of torch's threads, and for the most on one thread.
+    Tried for the numbers up to 256 to which rows are filled up, on as many threads as torch has now, and on one.
     """
+    return _adds_up_in_one_order(in_features, out_features, product, torch.get_num_threads())
+
+
+@functools.cache
+def _adds_up_in_one_order(
+    in_features: int,
+    out_features: int,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    threads: int,  # noqa: ARG001 - what is remembered is of this number
+) -> bool:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(_TRIED_ROWS, in_features, generator=generator)
     weight = torch.randn(in_features, out_features, generator=generator)
     numbers = sorted({kernel_rows(rows) for rows in range(2, _TRIED_ROWS)})
-    with torch.inference_mode():
-        whole = product(inputs, weight)
-        alike = all(
+    whole = product(inputs, weight)
+
+    def alike(_: object) -> bool:
+        return torch.equal(product(inputs, weight), whole) and all(
             torch.equal(product(inputs[some].clone(), weight), whole[some])
             for rows in numbers
             for some in (slice(rows), slice(_TRIED_ROWS - rows, _TRIED_ROWS))
         )
-        lanes = lanes_here()
-        return alike and (lanes is None or torch.equal(lanes.run([lambda _: product(inputs, weight)])[0], whole))
+
+    lanes = lanes_here()
+    return alike(None) and (lanes is None or all(lanes.run([alike])))
 
 
 def _laid_out(weight: torch.Tensor) -> torch.Tensor:

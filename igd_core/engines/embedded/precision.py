@@ -45,6 +45,7 @@ _RANDOM_TOKENS, _FIRST, _TOP = 40, 4, 10
 # SmolLM2-135M: above 98 %, and about 0.2 nats. Weights that bf16 cannot hold lose most of the list.
 _LEAST_OVERLAP, _MOST_NATS = 0.9, 0.5
 _TIMED_PROMPT, _TIMED_TOKENS, _REPEATS = 32, 20, 5
+_WARM = 6  # passes in which the own forward tries its ways (`fastest_way`)
 _LEAST_SPEEDUP = 1.1
 _NOT_FINITE = "the model's scores are not finite"
 _NATIVE = ("avx512_bf16", "amx_bf16")
@@ -179,11 +180,11 @@ def tested(model: PreTrainedModel, forward: Forward, tokenizer: TitleTokenizer) 
     for dtype in (torch.float32, torch.bfloat16):
         _multiply_in(linears, dtype)
         by_dtype[dtype] = torch.cat([_next_logprobs(forward, ids) for ids in probes])
-    for _ in range(_REPEATS + 1):
+    for _ in range(_WARM + _REPEATS):
         for dtype in (torch.float32, torch.bfloat16):
             _multiply_in(linears, dtype)
             seconds.append(_pass_s(forward, min(_TIMED_PROMPT, _context(model) - 1)))
-    ratios = [full / half for full, half in zip(seconds[2::2], seconds[3::2], strict=True)]
+    ratios = [full / half for full, half in zip(seconds[2 * _WARM :: 2], seconds[2 * _WARM + 1 :: 2], strict=True)]
     full, half = by_dtype[torch.float32], by_dtype[torch.bfloat16]
     top, found = full.topk(_TOP).indices, half.topk(_TOP).indices
     shared = (top[:, :, None] == found[:, None, :]).any(dim=2).float().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import threading
@@ -188,6 +189,24 @@ def test_where_a_thread_cannot_be_started_there_are_no_lanes_and_nothing_waits(
     assert set(threading.enumerate()) <= before
 
 
+def test_where_the_number_of_threads_cannot_be_given_back_by_another_thread_it_is_by_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, before, told = threading.Thread.start, torch.get_num_threads(), []
+
+    def limited(thread: threading.Thread) -> None:
+        if not thread.name.startswith("igd-lane"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", limited)
+        patched.setattr(torch, "set_num_threads", told.append)
+        with pytest.raises(RuntimeError, match="new thread"):
+            Lanes(2)
+    assert told == [1, 1, before]
+
+
 def test_what_a_failed_call_held_is_let_go_at_once() -> None:
     two = Lanes(2)
 
@@ -363,3 +382,45 @@ def test_passes_in_bf16_are_not_compared_with_those_in_fp32() -> None:
                 module.multiply_in(dtype)
         list(grown(forward, [(9, 1, 1)]))
     assert forward._fastest.keys() == {torch.float32, torch.bfloat16}
+
+
+def test_a_way_that_always_fails_is_left_alone_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made = random_model(LlamaConfig(**TINY)), Lanes(2)
+    pack_linears(model)
+    forward, failed, passes = LlamaForward(model, lanes=lambda: made), [], 40
+
+    def failing(_: object) -> None:
+        failed.append(True)
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(made, "run", failing)
+    found = 0
+    for _ in range(passes):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            found += len(list(grown(forward, [(8, 1, 1)]))) == 2
+    assert 6 <= len(failed) <= 8  # three times for the prompt's size and three for the round's
+    assert found >= passes - len(failed)
+
+
+def test_a_model_with_one_head_has_no_lanes() -> None:
+    model = random_model(LlamaConfig(**TINY | {"num_attention_heads": 1, "num_key_value_heads": 1}))
+    pack_linears(model)
+    assert LlamaForward(model, lanes=lambda: Lanes(2))._lanes() is None
+
+
+@pytest.mark.parametrize("way", [0, 1, 2])
+def test_the_output_layer_is_computed_where_the_pass_was_fed(way: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products of few columns give other last bits on one thread than on several."""
+    model, made, threads = random_model(LlamaConfig(**TINY)), Lanes(2), []
+    pack_linears(model)
+    forward = LlamaForward(model, lanes=lambda: made)
+    head = forward._head
+
+    def told(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return head(*given)
+
+    monkeypatch.setattr(forward, "_head", told)
+    monkeypatch.setattr(FastestWay, "choose", lambda _self, _tokens, ways: max(each for each in ways if each <= way))
+    list(grown(forward, [(40, 1, 1)]))
+    assert threads == [threading.current_thread()] * 2

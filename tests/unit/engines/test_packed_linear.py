@@ -99,6 +99,19 @@ def test_a_product_that_depends_on_the_number_of_rows_is_found() -> None:
     assert adds_up_in_one_order(16, 16, exact)
 
 
+def test_what_was_found_on_one_thread_is_tried_again_on_two() -> None:
+    def depends(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (inputs.double() @ weight.double()).bfloat16() + 0.1 * (torch.get_num_threads() > 1)
+
+    found = [adds_up_in_one_order(16, 16, depends)]
+    try:
+        torch.set_num_threads(2)
+        found.append(adds_up_in_one_order(16, 16, depends))
+    finally:
+        torch.set_num_threads(1)
+    assert found == [True, False]  # on two threads it is tried on one of them too
+
+
 @pytest.mark.parametrize("shape", [(128, 128), (128, 384), (384, 128), (160, 448)])
 @settings(max_examples=20)
 @given(rows=st.integers(1, 200), first=st.integers(0, 56))

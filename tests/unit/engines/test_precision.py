@@ -163,7 +163,8 @@ def test_auto_stays_in_fp32_where_the_processor_has_no_instructions(
 @needs_bf16
 def test_auto_takes_bf16_only_where_it_is_faster(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_capabilities", lambda: {"amx_bf16": True})
-    times = iter([2.0, 1.0] * 6 + [1.05, 1.0] * 6)
+    warm, timed = [1.0, 9.0] * precision._WARM, precision._REPEATS
+    times = iter(warm + [2.0, 1.0] * timed + warm + [1.05, 1.0] * timed)
     monkeypatch.setattr(precision, "_pass_s", lambda *_: next(times))
     faster = in_precision(load_checkpoint(saved, device="cpu"), "auto").precision
     assert (faster.name, faster.why) == ("bf16", "")
