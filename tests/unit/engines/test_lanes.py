@@ -192,7 +192,8 @@ def test_where_a_thread_cannot_be_started_there_are_no_lanes_and_nothing_waits(
 def test_where_the_number_of_threads_cannot_be_given_back_by_another_thread_it_is_by_this_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start, before, told = threading.Thread.start, torch.get_num_threads(), []
+    start, before = threading.Thread.start, torch.get_num_threads()
+    told: list[int] = []
 
     def limited(thread: threading.Thread) -> None:
         if not thread.name.startswith("igd-lane"):
