@@ -20,7 +20,7 @@ _RECENT = 3
 _TRY_AFTER = 64
 """Passes between two trials. A way that takes three times as long then costs 3 % of the time."""
 _FIXED_TOKENS = 32
-"""A pass costs about as much as so many tokens before its first one: 21 with SmolLM2-135M, 54 with the demo's model."""
+"""A pass costs about as much as so many tokens before its first one (tests/bench/passes.py, 1 and 80 tokens)."""
 _WORTH_IT = 1.1
 """How much faster than `ONE_CORE` a way must be."""
 
@@ -55,7 +55,7 @@ class FastestWay:
         return fastest if passes else others[trial % len(others)]
 
     def took(self, tokens: int, way: int, seconds: float) -> None:
-        """A pass of so many tokens took so long."""
+        """A pass of so many tokens took so long; infinity if it failed."""
         cost = seconds / (tokens + _FIXED_TOKENS)
         self._took[tokens.bit_length(), way].append(cost if way == ONE_CORE else cost * _WORTH_IT)
 

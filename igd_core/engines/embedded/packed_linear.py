@@ -8,9 +8,8 @@ In bf16 there is half as much to read, and processors with AVX-512 BF16 or AMX m
 oneDNN adds up in fp32 and rounds the result to bf16.
 
 A call of oneDNN takes some 30 us besides what it computes: most of the time of a small model's product. There the
-weights lie as ``(in_features, out_features)`` and torch multiplies plainly, where this adds up each row in one order
-(`multiply_plainly`). A larger model's weights come from memory at each product, and laid out for oneDNN they come
-faster.
+weights of all layers but the output layer lie as ``(in_features, out_features)`` and torch multiplies plainly, where
+this adds up each row in one order (`multiply_plainly`). A larger model's time is in the products themselves.
 
 oneDNN makes a kernel for each number of rows, in about a millisecond and half a MiB (tests/bench/kernels.py), and keeps
 the 1,024 used last. Passes of several people have any number of rows, so there would be more: `kernel_rows` says to
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-MOST_PLAIN = 8_000_000
-"""Weights of all layers of a small model, at most. Multiplied plainly, a pass of one with 1.4 million was 1.3 times as
-fast, with 5.7 million 1.2 times (tests/bench/passes.py --layouts); SmolLM2-135M's 0.8 to 1.05 times."""
+MOST_PLAIN = 5_000_000
+"""Weights of a small model, at most, without its output layer. Larger ones were not faster, or not tried."""
 _TRIED_ROWS = 256
 
 
@@ -175,9 +173,15 @@ def pack_linears(model: PreTrainedModel) -> None:
                 setattr(parent, name, PackedLinear(child))
 
 
+def hidden_linears(model: PreTrainedModel) -> list[PackedLinear]:
+    """All packed layers but the output layer."""
+    head = model.get_output_embeddings()
+    return [each for each in model.modules() if isinstance(each, PackedLinear) and each is not head]
+
+
 def multiply_plainly(model: PreTrainedModel) -> bool:
-    """Let the layers of a small model multiply plainly, if no row's product depends on the others then; tells."""
-    layers = [each for each in model.modules() if isinstance(each, PackedLinear)]
+    """Let a small model's hidden layers multiply plainly, if no row's product depends on the others then; tells."""
+    layers = hidden_linears(model)
     shapes = {(each.in_features, each.out_features) for each in layers}
     weights = sum(each.in_features * each.out_features for each in layers)
     if not layers or weights > MOST_PLAIN or not all(adds_up_in_one_order(*shape) for shape in shapes):

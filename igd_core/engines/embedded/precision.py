@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from igd_core.engines.embedded.packed_linear import PackedLinear
+from igd_core.engines.embedded.packed_linear import hidden_linears
 from igd_core.engines.embedded.token_tree import NewTokens, TokenTree
 from igd_core.errors import ModelError
 from igd_core.ids import ROOT, NodeId
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.tokenization import TitleTokenizer
     from igd_core.engines.embedded.forward import Forward
+    from igd_core.engines.embedded.packed_linear import PackedLinear
     from igd_core.engines.forward_choice import PrecisionChoice
 
 _FILMS = (
@@ -122,7 +123,7 @@ def settle_precision(
         ModelError: ``bf16`` where it cannot be, or where it finds other next tokens.
     """
     models = [model for model, _ in ways.values()]
-    linears = [each for model in models for each in _hidden_linears(model)]
+    linears = [each for model in models for each in hidden_linears(model)]
     fp32_on_cpu = all(model.dtype == torch.float32 and model.device.type == "cpu" for model in models)
     if choice == "fp32":
         return Precision(name="fp32" if fp32_on_cpu else "")
@@ -175,7 +176,7 @@ def tested(model: PreTrainedModel, forward: Forward, tokenizer: TitleTokenizer) 
     Raises:
         RuntimeError: this processor or this torch has no bf16 product.
     """
-    linears, probes = _hidden_linears(model), _probes(model, tokenizer)
+    linears, probes = hidden_linears(model), _probes(model, tokenizer)
     by_dtype, seconds = {}, []
     for dtype in (torch.float32, torch.bfloat16):
         _multiply_in(linears, dtype)
@@ -194,12 +195,6 @@ def tested(model: PreTrainedModel, forward: Forward, tokenizer: TitleTokenizer) 
         nats=float((full.gather(1, top) - half.gather(1, top)).abs().amax()),
         speedup=statistics.median(ratios),
     )
-
-
-def _hidden_linears(model: PreTrainedModel) -> list[PackedLinear]:
-    """All but the output layer."""
-    head = model.get_output_embeddings()
-    return [each for each in model.modules() if isinstance(each, PackedLinear) and each is not head]
 
 
 def _multiply_in(linears: Sequence[PackedLinear], dtype: torch.dtype) -> None:

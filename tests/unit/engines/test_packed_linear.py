@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from checkpoints import TINY, random_model, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import LlamaConfig
 
 from igd_core.engines.embedded import packed_linear
+from igd_core.engines.embedded.checkpoint import load_checkpoint
 from igd_core.engines.embedded.packed_linear import (
     PackedLinear,
     adds_up_in_one_order,
     filled_up,
+    hidden_linears,
     kernel_rows,
     multiply_plainly,
     pack_linears,
@@ -23,6 +27,7 @@ from igd_core.engines.embedded.packed_linear import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
@@ -81,7 +86,19 @@ def test_a_small_model_multiplies_plainly_where_rows_are_added_up_in_one_order(
     assert not multiply_plainly(model)  # it has no packed layers yet
     pack_linears(model)
     assert multiply_plainly(model) == expected
-    assert {each.plain for each in model.modules() if isinstance(each, PackedLinear)} == {expected}
+    assert {each.plain for each in hidden_linears(model)} == {expected}
+    head = model.get_output_embeddings()
+    assert isinstance(head, PackedLinear)
+    assert not head.plain  # a vocabulary's product is no small one, and long to try
+
+
+def test_a_checkpoint_is_tried_when_it_is_loaded(
+    definition: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = write_checkpoint(tmp_path / "tiny", random_model(LlamaConfig(**TINY)), definition)
+    for alike in (True, False):
+        monkeypatch.setattr(packed_linear, "adds_up_in_one_order", lambda *_, alike=alike: alike)
+        assert {each.plain for each in hidden_linears(load_checkpoint(saved, device="cpu").model)} == {alike}
 
 
 def test_a_product_that_depends_on_the_number_of_rows_is_found() -> None:
