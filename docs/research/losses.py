@@ -1,4 +1,4 @@
-"""Tuned over children, or over the vocabulary: three sets, two or three seeds, equal steps.
+"""Tuned over children, or over the vocabulary: three sets, three seeds, equal steps.
 
 ``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set.
 """

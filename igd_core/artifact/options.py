@@ -29,7 +29,7 @@ class BuildOptions(CheckedSettings):
         default=False, description="paths hold the checkpoint's own added tokens (semantic IDs)"
     )
     max_path_tokens: int = Field(default=72, ge=3, le=512, description="longest path; longer texts are cut")
-    alpha: Share = Field(default=0.2, description="default of requests that name none")
+    alpha: Share = Field(default=0.0, description="default of requests that name none")
     beams: Beams = Field(default=DEFAULT_BEAMS, description="width of the search, of requests that name none")
     smoothing: Amount = Field(default=0.0, description="added to every item's count, for cold items")
     instruction: Annotated[str, Flag(metavar="TEXT", shows_default=False)] = Field(

@@ -17,6 +17,7 @@ from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import DataError
+from igd_core.scorers.options import usual_scorer
 
 if TYPE_CHECKING:
     import argparse
@@ -35,8 +36,8 @@ class BuildFlags(ItemsFlags):
     """What an artifact is made of; the choices that become part of it are `BuildOptions`."""
 
     interactions: File = Field(
-        description="one row an interaction, or (history, target): column item_id is counted; others are read for "
-        "--scorer"
+        description="one row an interaction, or (history, target): column item_id is counted; the item scorer reads "
+        "who chose what in which order"
     )
     tokenizer: Directory = Field(description="the checkpoint's directory")
     out: Directory = Field(description="folder of the artifact")
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, scorer: ScorerFlags) -> int:
     """Read, build, write, report."""
+    import numpy as np
+
     from igd_core.artifact import build_reported, save_artifact
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.cli.build_report import build_report, print_report
@@ -104,11 +107,17 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
         with stages.stage("interactions"):
             chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
         sequences: list[NDArray[np.int32]] = []
+        notes = list[str]()
         if options.scorer is not None:
             makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
             options = options.replaced(scorer=options.scorer.replaced(makers=makers))
             with stages.stage("scorer"):
                 sequences = _sequences(interactions_file, items.catalogue, asked, reading)
+        elif scorer.usual_scorer:
+            with stages.stage("scorer"):
+                sequences, notes = _usual_sequences(interactions_file, items.catalogue, asked, reading)
+            if sequences:
+                options = options.replaced(scorer=usual_scorer(len(np.unique(np.concatenate(sequences)))))
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)
     tokenizer, added = _tokenizer(asked, catalogue)
@@ -116,6 +125,7 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
         built = build_reported(catalogue, tokenizer, options, sequences=sequences, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None
+    tell(notes)
     with stages.stage("write"):
         save_artifact(built.artifact, asked.out, replace=asked.force)
     report = {
@@ -150,6 +160,25 @@ def _sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: R
 
     read = read_interactions(file, catalogue, on_unknown=asked.on_unknown_item, optional=("user_id",), reading=reading)
     return training_sequences(read.data)
+
+
+def _usual_sequences(
+    file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading
+) -> tuple[list[NDArray[np.int32]], list[str]]:
+    """The same for the scorer that nobody named: empty where the interactions do not tell them, and why."""
+    from igd_core.datasets.interactions_file import tells_sequences
+
+    if not tells_sequences(file, reading):
+        why = "user_id and timestamp, or history_item_ids, would say who chose what in which order"
+    else:
+        try:
+            sequences = _sequences(file, catalogue, asked, reading)
+        except DataError as error:
+            raise DataError(f"{error} (the item scorer needs this; --no-usual-scorer builds without one)") from None
+        if any(len(each) > 1 for each in sequences):
+            return sequences, []
+        why = "nobody chose two items"
+    return [], [f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"]
 
 
 def _tokenizer(asked: BuildFlags, catalogue: Catalogue) -> tuple[TitleTokenizer, int | None]:

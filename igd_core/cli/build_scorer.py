@@ -11,7 +11,15 @@ from igd_core.checked_settings import CheckedSettings, CountOrNone, File, comma_
 from igd_core.cli.flags import given_by_name
 from igd_core.errors import InputError
 from igd_core.scorers.gamma_file import read_gamma
-from igd_core.scorers.options import KINDS, MOST_KINDS, USUAL_MOST, Maker, ScorerOptions
+from igd_core.scorers.options import (
+    KINDS,
+    MOST_KINDS,
+    USUAL_EASE_ITEMS,
+    USUAL_GAMMA,
+    USUAL_MOST,
+    Maker,
+    ScorerOptions,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +38,12 @@ _NOT_OF_SASREC = ("scorer_decay", "scorer_backoff", "scorer_entries")
 class ScorerFlags(CheckedSettings):
     """What a scorer is made with that does not become part of the artifact as it stands here."""
 
+    usual_scorer: bool = Field(
+        default=True,
+        description="where --scorer names none, make the usual one of interactions that tell who chose what in which "
+        f"order: the mean of transitions and, of up to {USUAL_EASE_ITEMS:,} items, ease, with gamma {USUAL_GAMMA:g}; "
+        "--no-usual-scorer builds without, as the method is in its paper",
+    )
     scorer_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None,
         description="most epochs that sasrec trains; it ends earlier when what it held out is not predicted better for "
@@ -55,12 +69,14 @@ def check_scorer_flags(args: argparse.Namespace) -> None:
     of_options = {each.name for each in settings_in(BuildOptions) if each.path[0] == "scorer"}
     said = given_by_name(args, BuildOptions) | given_by_name(args, ScorerFlags)
     known = of_options.union(each.name for each in settings_in(ScorerFlags))
-    names = sorted(name for name in known & set(said) if said[name] is not None)
+    names = sorted(name for name in known & set(said) - {"usual_scorer"} if said[name] is not None)
     kind, gamma_from = said.get("scorer"), said.get("gamma_from")
     if kind is None:
         if names:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-            raise InputError(f"scorer: {flags} need --scorer KIND")
+            raise InputError(
+                f"scorer: {flags} need --scorer KIND (the usual one: --scorer transitions --scorer-also ease)"
+            )
         return
     _check_kinds(kind, comma_separated(said.get("scorer_also") or ()), names)
     for name in ("gamma", "mixture"):

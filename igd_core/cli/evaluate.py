@@ -28,6 +28,7 @@ from igd_core.search.normalisation import NORMALISATIONS, Normalisation, Normali
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from igd_core.artifact import Artifact
     from igd_core.evaluation.job import EvaluationJob, Summary
     from igd_core.evaluation.methods import DecodingSetting, Seen
     from igd_core.evaluation.shard import RunIdentity
@@ -53,7 +54,10 @@ class EvaluateFlags(EngineFlags, IntervalFlags):
     alphas: Several[Share] = Field(default=(0.0, 0.1, 0.2, 0.3, 0.4), description="weights of the rebalancing")
     length_penalties: Several[LengthPenalty] = Field(default=(0.0, 1.0), description="exponents of a path's length")
     forced_weights: Several[Share] = Field(default=(1.0,), description="of tokens without a choice")
-    gammas: Several[Share] = Field(default=(0.0,), description="weights of the artifact's item scorer in the search")
+    gammas: Several[Share] | None = Field(
+        default=None,
+        description="weights of the artifact's item scorer in the search (default: 0, and what the artifact serves)",
+    )
     gamma_from: File | None = Field(
         default=None,
         description="gamma by the length of the history, as one more way: the gamma.json of an evaluation of "
@@ -128,12 +132,15 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
     _check_methods(asked)
     artifact = load_artifact(asked.artifact)
     beams = asked.beams or (artifact.manifest.beams,)
-    settings = _settings(asked, beams, chosen)
+    scored = _scored(asked)
+    if asked.gammas is None and chosen is None:
+        chosen = _served(artifact, scored)
+    settings = _settings(asked, beams, chosen, scored)
     _check_reference(asked, settings)
     if "scorer" in asked.baselines and artifact.scorer is None:
         raise InputError("baseline 'scorer': the artifact holds no item scorer; `igd build --scorer` makes one")
-    if (any(asked.gammas) or chosen) and artifact.scorer is None:
-        name = "gammas" if any(asked.gammas) else "gamma_from"
+    if (any(asked.gammas or ()) or chosen) and artifact.scorer is None:
+        name = "gammas" if any(asked.gammas or ()) else "gamma_from"
         raise InputError(f"{name}: the artifact holds no item scorer; `igd build --scorer` makes one")
     if chosen is not None and artifact.manifest.scorer is not None:
         chosen.require_for(artifact.manifest.scorer.name, where=f"gamma_from: {asked.gamma_from}")
@@ -182,7 +189,19 @@ def _seen(asked: EvaluateFlags) -> list[Seen]:
     return ["allowed", "excluded"] if asked.seen == "both" else [asked.seen]
 
 
-def _settings(asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | None) -> list[DecodingSetting]:
+def _served(artifact: Artifact, scored: Sequence[Normalisation]) -> ChosenGamma | None:
+    """How the artifact mixes its scorer into the searches of requests that name no gamma; None where it does not."""
+    scorer = artifact.manifest.scorer
+    if scorer is None or scorer.gamma == 0:
+        return None
+    if scorer.mixture == "linear" and all(each.normalise != "children" for each in scored):
+        return None
+    return ChosenGamma(gamma=scorer.gamma, mixture=scorer.mixture, scorer=scorer.name)
+
+
+def _settings(
+    asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | None, scored: Sequence[Normalisation]
+) -> list[DecodingSetting]:
     from igd_core.evaluation.methods import decoding_settings, with_chosen, with_mixings
 
     settings = decoding_settings(
@@ -191,11 +210,12 @@ def _settings(asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | 
         beams=beams,
         seen=_seen(asked),
         forced_weights=asked.forced_weights,
-        scored=_scored(asked),
+        scored=scored,
     )
-    if "linear" in asked.mixtures and not any(asked.gammas):
+    gammas = (0.0,) if asked.gammas is None else asked.gammas
+    if "linear" in asked.mixtures and not any(gammas):
         raise InputError("mixtures: linear mixes nothing with a gamma of 0; give --gammas")
-    mixed = with_mixings(settings, gammas=asked.gammas, mixtures=asked.mixtures)
+    mixed = with_mixings(settings, gammas=gammas, mixtures=asked.mixtures)
     return mixed if chosen is None else list(dict.fromkeys([*mixed, *with_chosen(settings, chosen)]))
 
 
@@ -253,7 +273,7 @@ def _default_out(
         asked.seen,
         *(told for told in (asked.normalise, asked.temperature) if told is not None),
         *([] if asked.precision == "fp32" else [asked.precision]),
-        *([asked.gammas, asked.mixtures] if any(asked.gammas) else []),
+        *([asked.gammas, asked.mixtures] if any(asked.gammas or ()) else []),
         *([] if chosen is None else [chosen.to_json()]),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()

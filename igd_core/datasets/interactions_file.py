@@ -131,6 +131,16 @@ def read_interactions(
     )
 
 
+def tells_sequences(path: Path | Source, reading: Reading = DEFAULT_READING) -> bool:
+    """Whether the columns say who chose what, in which order, as `read_interactions` needs it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    columns = set(open_table(path, reading).columns)
+    return set(_HISTORY_COLUMNS) <= columns or set(_INTERACTION_COLUMNS) <= columns
+
+
 def count_items(
     path: Path | Source,
     catalogue: Catalogue,

@@ -176,8 +176,8 @@ class Start:
         self._stage(
             "tokens",
             "a vocabulary of the pieces that your titles use: a model from scratch needs no others",
-            [self._build(whole, self._at / "whole"), ["tune", "tokenizer", "--artifact", self._at / "whole",
-             "--tokenizer", whole, "--out", cut]],
+            [self._build(whole, self._at / "whole", "--no-usual-scorer"), ["tune", "tokenizer", "--artifact",
+             self._at / "whole", "--tokenizer", whole, "--out", cut]],
         )  # fmt: skip
         return cut
 

@@ -170,7 +170,7 @@ def run_build(setup: ScaleBench, artifact: Path) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "igd_core", "build", "--items", str(_path(setup, "items")), "--interactions"]
     command += [str(_path(setup, "interactions")), "--tokenizer", str(setup.tokenizer_dir), "--out", str(artifact)]
-    command += ["--smoothing", "1", "--force", "--json"]
+    command += ["--no-usual-scorer", "--smoothing", "1", "--force", "--json"]
     told, used = _watched(command, setup)
     report = json.loads(told)
     return {**used, **{name: report.get(name) for name in ("trie_nodes", "longest_path", "stages")}}

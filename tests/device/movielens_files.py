@@ -18,6 +18,7 @@ def main() -> int:
     subprocess.run([*IGD, "data", "prepare", "ml-100k", "--out", str(rows)], check=True)
     built = ["--items", str(rows / "items.csv"), "--multi", "genres=|", "--tokenizer", model, "--out", str(artifact)]
     built += ["--interactions", str(rows / "train_interactions.csv"), "--name", "ml-100k"]
+    built += ["--alpha", "0.2", "--no-usual-scorer"]  # as the method is in its paper
     subprocess.run([*IGD, "build", *built], check=True)
     test = rows / "test.csv"
     kept = list(itertools.islice(test.open(encoding="utf-8"), TEST_ROWS + 1))

@@ -20,6 +20,7 @@ from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
 from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
 from igd_core.ids import ItemIndex
+from igd_core.scorers.options import usual_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +62,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def artifact_dir(data_dir: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the method is in its paper."""
     out: Path = tmp_path_factory.mktemp("built") / "artifact"
-    assert main(_build_arguments(data_dir, model_dir, out)) == 0
+    assert main([*_build_arguments(data_dir, model_dir, out), "--no-usual-scorer", "--alpha", "0.2"]) == 0
     return out
 
 
@@ -82,6 +84,72 @@ def test_lines_of_a_prompt_begin_with_the_bullet_that_was_asked_for(
     assert main([*_build_arguments(data_dir, model_dir, tmp_path / "made"), *flags]) == 0
     template = json.loads((tmp_path / "made" / "manifest.json").read_text())["template"]
     assert template.get("bullet_ids", []) == tokenizer.encode_trusted(bullet)
+
+
+def test_without_a_flag_the_usual_scorer_is_made_and_mixed_in(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = _build_arguments(data_dir, model_dir, tmp_path / "usual")
+    assert main([*usual, "--json"]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["scorer"], report["gamma"], report["mixture"]) == ("transitions+ease", 0.7, "log-linear")
+    assert printed.err == ""
+    assert json.loads((tmp_path / "usual" / "manifest.json").read_text())["alpha"] == 0.0
+    named = _build_arguments(data_dir, model_dir, tmp_path / "named")
+    assert main([*named, "--no-usual-scorer", "--scorer", "transitions", "--scorer-also", "ease", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == report["version"], "flags that name it make the same"
+    assert main(_recommend_arguments(tmp_path / "usual", model_dir, "--history", make_catalogue(60).item_ids[0])) == 0
+    assert json.loads(capsys.readouterr().out)["gamma"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("item_id {0} {1} {0}", "user_id and timestamp, or history_item_ids, would say who chose what"),
+        ("user_id,item_id 1,{0} 1,{1}", "user_id and timestamp, or history_item_ids, would say who chose what"),
+        ("user_id,item_id,timestamp 1,{0},1700000001 2,{1},1700000002", "nobody chose two items"),
+        ("history_item_ids,item_id ,{0} ,{1}", "nobody chose two items"),
+    ],
+)
+def test_interactions_that_tell_no_order_make_no_scorer_and_that_is_said(
+    data_dir: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    why: str,
+) -> None:
+    ids = make_catalogue(60).item_ids
+    (tmp_path / "train.csv").write_text(table.format(*ids).replace(" ", "\n") + "\n")
+    (tmp_path / "items.csv").write_bytes((data_dir / "items.csv").read_bytes())
+    assert main([*_build_arguments(tmp_path, model_dir, tmp_path / "made"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "scorer" not in json.loads(printed.out)
+    assert f"train.csv: no item scorer is made of it, and lists are the model's alone: {why}" in printed.err
+    assert printed.err.count("\n") == 1
+    assert load_artifact(tmp_path / "made").manifest.scorer is None
+
+
+def test_interactions_whose_order_cannot_be_read_are_refused_unless_no_scorer_is_asked_for(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = make_catalogue(60).item_ids
+    (tmp_path / "train.csv").write_text(f"user_id,item_id,timestamp\n1,{ids[0]},yesterday\n1,{ids[1]},2\n")
+    (tmp_path / "items.csv").write_bytes((data_dir / "items.csv").read_bytes())
+    made = _build_arguments(tmp_path, model_dir, tmp_path / "made")
+    assert main(made) == 2
+    told = capsys.readouterr().err
+    assert "train.csv" in told
+    assert "'yesterday'" in told
+    assert "--no-usual-scorer builds without one" in told
+    assert not (tmp_path / "made").exists()
+    assert main([*made, "--no-usual-scorer"]) == 0
+
+
+def test_beyond_what_ease_is_usual_for_it_is_left_out() -> None:
+    assert usual_scorer(12_000).kinds == ("transitions", "ease")
+    assert usual_scorer(12_001).kinds == ("transitions",)
 
 
 @pytest.mark.parametrize("kind", ["transitions", "ease", "sasrec"])
@@ -230,7 +298,8 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
     assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=10", "alpha=0 lp=0 beams=10 gamma=0:0.75,3:0.25"]
     wide = built("wide", "--beams", "7", "--alpha", "0")
     measured = told("evaluate", "--artifact", str(wide), *asked, "--out", str(tmp_path / "wide-run"), of="methods")
-    assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=7"], "the catalogue's own, as it is served"
+    names = ["alpha=0 lp=0 beams=7", "alpha=0 lp=0 beams=7 gamma=0.7"]
+    assert [each["name"] for each in measured] == names, "the model alone, and the catalogue's own, as it is served"
     table.write_text(json.dumps(written | {"scorer": "neighbours"}))
     for refused in (
         [*_build_arguments(data_dir, model_dir, tmp_path / "no"), "--scorer", "transitions"],
@@ -243,7 +312,8 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
 def test_building_the_same_files_again_gives_the_same_version(
     artifact_dir: Path, data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*_build_arguments(data_dir, model_dir, tmp_path / "again"), "--json"]) == 0
+    again = _build_arguments(data_dir, model_dir, tmp_path / "again")
+    assert main([*again, "--no-usual-scorer", "--alpha", "0.2", "--json"]) == 0
     manifest = json.loads((artifact_dir / "manifest.json").read_text())
     report = json.loads(capsys.readouterr().out)
     assert report["version"] == manifest["version"]
@@ -257,7 +327,8 @@ def test_people_read_what_each_stage_took(
     assert main(_build_arguments(data_dir, model_dir, tmp_path / "timed")) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stages")]
     assert len(lines) == 1
-    assert re.search(r" items [0-9.]+ s, interactions [0-9.]+ s, tokens [0-9.]+ s, .*, write [0-9.]+ s$", lines[0])
+    stages = ("items", "interactions", "scorer", "tokens", "trie", "gains", "hashes", "write")
+    assert re.search(", ".join(rf"{stage} [0-9.]+ s" for stage in stages) + "$", lines[0])
 
 
 def test_an_outsider_can_compute_every_score_again(

@@ -55,7 +55,8 @@ def here(
     _write(folder / "test.csv", heads, test)
     _write(folder / "unknown.csv", heads, [*test[:3], (ids[0], "nobody-knows")])
     build = ["build", "--items", str(folder / "items.csv"), "--interactions", str(folder / "train.csv")]
-    assert main([*build, "--tokenizer", str(folder / "model"), "--out", str(folder / "artifact")]) == 0
+    more = ["--tokenizer", str(folder / "model"), "--out", str(folder / "artifact"), "--no-usual-scorer"]
+    assert main([*build, *more]) == 0
     return folder
 
 

@@ -112,7 +112,7 @@ def test_releases_that_know_no_scorer_are_told_by_the_format_version(scored: Art
         ScorerOptions(kind="ease"),
         ScorerOptions(kind="transitions", decay=0.5),
         ScorerOptions(kind="transitions", backoff=2.0),
-        ScorerOptions(kind="transitions", gamma=0.5),
+        ScorerOptions(kind="transitions", gamma=0.25),
         ScorerOptions(kind="transitions", gamma=((0, 0.0), (5, 0.5))),
         ScorerOptions(kind="transitions", mixture="linear"),
         ScorerOptions(kind="transitions", most=1),

@@ -133,7 +133,7 @@ def test_every_setting_of_a_build_comes_back_from_the_file_that_is_printed(print
         "name": 'a "b"', "model_id": "m", "path_column": "code", "allow_special_tokens": True, "max_path_tokens": 5,
         "alpha": 0.25, "smoothing": 1e-7, "instruction": "one\ntwo\t\u2028", "bullet": "", "suffix": " \\ ",
         "max_history": 7, "drop_block": 2, "beams": 4, "on_unspellable": "spell", "scorer": "given",
-        "scorer_also": ["ease"], "scorer_share": 0.5,
+        "scorer_also": ["ease"], "scorer_share": 0.5, "usual_scorer": False,
         "scorer_decay": 0.5, "scorer_backoff": 2.0, "scorer_entries": 9, "gamma": [[0, 1], [5, 0.5]],
         "mixture": "linear", "scorer_file": "w.csv", "schema": "s.json", "type": ["year=text"], "multi": ["genres=|"],
         "missing": ["price=n/a", "price=-"], "columns": {"item_id": "sku"}, "delimiter": ";", "quoting": "none",

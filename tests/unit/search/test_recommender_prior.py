@@ -50,7 +50,9 @@ def random_network(catalogue: Catalogue, _sequences: Sequence[NDArray[np.int32]]
 @pytest.fixture(scope="module")
 def scored(artifact: Artifact, tokenizer: TitleTokenizer) -> Artifact:
     """The 150 films, with a scorer counted from sequences that go by steps of 1, 5 and 7."""
-    options = BuildOptions(name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="transitions"))
+    options = BuildOptions(
+        name="films", instruction="Films, in order:\n", scorer=ScorerOptions(kind="transitions", gamma=0.0)
+    )
     return build_artifact(artifact.catalogue, tokenizer, options, sequences=SEQUENCES)
 
 
