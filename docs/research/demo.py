@@ -33,13 +33,17 @@ SERVED_SEEN: Literal["excluded"] = "excluded"
 
 
 def served() -> str:
-    """The setting that the demo serves, as `igd evaluate` names it: its recipe's."""
+    """The setting that the demo serves, as `igd evaluate` names it: its recipe's, over children as all mixtures are."""
     recipe = read_recipe("ml-100k-small-llama")
     options, scored = build_options(recipe), TuningSettings.read(recipe.tuning).scored
     if options.scorer is None:
         raise ValueError("the demo's recipe names no scorer")
     setting = DecodingSetting(
-        alpha=options.alpha, length_penalty=0.0, beams=options.beams, seen=SERVED_SEEN, scored=scored
+        alpha=options.alpha,
+        length_penalty=0.0,
+        beams=options.beams,
+        seen=SERVED_SEEN,
+        scored=scored.settled("children", None),
     )
     chosen = ChosenGamma(gamma=options.scorer.gamma, mixture=options.scorer.mixture, scorer=options.scorer.kind)
     return with_chosen([setting], chosen)[0].name
@@ -73,10 +77,14 @@ def settings() -> list[str]:
     return [each.name for each in both()[0].methods if each.name.startswith("alpha=")]
 
 
+def _over(name: str) -> str:
+    return "children" if "normalise=children" in name else "the vocabulary"
+
+
 def compared() -> str:
     """The demo's model, with each gamma, and what needs no model."""
     alone, *_ = settings()
-    labels = {name: f"gamma {gamma_of(name)}" for name in settings()}
+    labels = {name: f"gamma {gamma_of(name)}, over {_over(name)}" for name in settings()}
     labels |= {alone: "gamma 0: the model alone", served(): f"**gamma {gamma_of(served())}, served**"} | NAMES
     less = (alone, *LESS)
     rows = []
@@ -93,9 +101,9 @@ def chosen() -> str:
     found: dict[str, dict[str, float]] = {}
     for valid in (runs()["demo-ml-valid-narrow"], runs()["demo-ml-valid"]):
         for each in valid.methods:
-            if each.name.startswith("alpha="):
-                setting, _, _ = each.name.partition(" gamma=")
-                beams = setting.rpartition("beams=")[2]
+            mixes = gamma_of(each.name) != "0"
+            if each.name.startswith("alpha=") and mixes == (_over(each.name) == "children"):  # as the server does
+                beams = each.name.partition("beams=")[2].split()[0]
                 found.setdefault(gamma_of(each.name), {})[beams] = float(value(each.name, run=valid).mean())
     widths = sorted({beams for held in found.values() for beams in held}, key=int)
     best = max((value, gamma, beams) for gamma, held in found.items() for beams, value in held.items())

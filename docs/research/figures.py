@@ -260,6 +260,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gammas": mixtures.gammas,
     "losses": mixtures.losses_block,
     "losses-sets": losses.by_set,
+    "mixed-over": losses.mixed_over,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},

@@ -1,6 +1,7 @@
 """Tuned over children, or over the vocabulary: three sets, three seeds, equal steps.
 
-``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set.
+``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set;
+``sets-lossmix-vg-…`` of two of them with the mean of transitions and EASE mixed in.
 """
 
 from __future__ import annotations
@@ -42,3 +43,43 @@ def by_set() -> str:
         "first less second",
     ]
     return table([*head, "better?"], rows)
+
+
+_MIXED = {
+    "the vocabulary, scored over it": ("sets-lossmix-vg-vocabulary-0", "alpha=0 lp=0 beams=20 gamma={}"),
+    "the vocabulary, scored over children": (
+        "sets-lossmix-vg-renormalised-0",
+        "alpha=0 lp=0 beams=20 normalise=children gamma={}",
+    ),
+    "children, scored over them": (
+        "sets-lossmix-vg-children-0",
+        "alpha=0 lp=0 beams=20 normalise=children gamma={}",
+    ),
+}
+
+
+def mixed_over() -> str:
+    """What a scorer mixed into the search makes of models with either loss, by what their scores are over."""
+    gammas = ("0.5", "0.7")
+    first = runs()["sets-lossmix-vg-renormalised-0"]
+    if first.targets is None:
+        raise ValueError("the sample does not say which rows ask for the same title")
+    columns = {
+        f"{words} {gamma}": values(runs()[run], name.format(gamma), _ASKED)
+        for words, (run, name) in _MIXED.items()
+        for gamma in gammas
+    }
+    drawn = Drawn({**columns, "scorer": values(first, "scorer", _ASKED)}, first.targets)
+    plainly = next(iter(_MIXED))
+    rows = [
+        [
+            words,
+            *(between(drawn.value(f"{words} {gamma}")) for gamma in gammas),
+            effect(drawn.less(f"{words} 0.7", "scorer")),
+            "" if words == plainly else effect(drawn.less(f"{words} 0.7", f"{plainly} 0.7")),
+        ]
+        for words in _MIXED
+    ]
+    rows.append(["the scorer alone", "", between(drawn.value("scorer")), "", ""])
+    head = ["tuned over", *(f"gamma {gamma}" for gamma in gammas), "gamma 0.7 less the scorer alone"]
+    return table([*head, "less the first line"], rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -21,6 +21,7 @@ from igd_core.scorers.options import usual_scorer
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -28,8 +29,17 @@ if TYPE_CHECKING:
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault, TitleTokenizer
+    from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.items_file import ItemsFile
     from igd_core.datasets.sources import Reading, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Item rows that each person chose, oldest first; and what to say of how they were read."""
+
+    items: Sequence[NDArray[np.int32]] = ()
+    notes: Sequence[str] = ()
 
 
 class BuildFlags(ItemsFlags):
@@ -106,8 +116,7 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
             )
         with stages.stage("interactions"):
             chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
-        sequences: list[NDArray[np.int32]] = []
-        notes = list[str]()
+        sequences = Sequences()
         if options.scorer is not None:
             makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
             options = options.replaced(scorer=options.scorer.replaced(makers=makers))
@@ -115,17 +124,17 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
                 sequences = _sequences(interactions_file, items.catalogue, asked, reading)
         elif scorer.usual_scorer:
             with stages.stage("scorer"):
-                sequences, notes = _usual_sequences(interactions_file, items.catalogue, asked, reading)
-            if sequences:
-                options = options.replaced(scorer=usual_scorer(len(np.unique(np.concatenate(sequences)))))
+                sequences = _usual_sequences(interactions_file, items.catalogue, asked, reading)
+            if sequences.items:
+                options = options.replaced(scorer=usual_scorer(len(np.unique(np.concatenate(sequences.items)))))
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)
     tokenizer, added = _tokenizer(asked, catalogue)
     try:
-        built = build_reported(catalogue, tokenizer, options, sequences=sequences, stages=stages)
+        built = build_reported(catalogue, tokenizer, options, sequences=sequences.items, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None
-    tell(notes)
+    tell(sequences.notes)
     with stages.stage("write"):
         save_artifact(built.artifact, asked.out, replace=asked.force)
     report = {
@@ -153,32 +162,40 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
     return 0
 
 
-def _sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading) -> list[NDArray[np.int32]]:
+def _sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading) -> Sequences:
     """What each person chose, in order."""
     from igd_core.datasets.interactions_file import read_interactions
     from igd_core.datasets.sequences import training_sequences
 
     read = read_interactions(file, catalogue, on_unknown=asked.on_unknown_item, optional=("user_id",), reading=reading)
-    return training_sequences(read.data)
+    notes = [f"{file.name}: the item scorer leaves out {told}" for told in _left_out(read)]
+    return Sequences(items=training_sequences(read.data), notes=notes)
 
 
-def _usual_sequences(
-    file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading
-) -> tuple[list[NDArray[np.int32]], list[str]]:
-    """The same for the scorer that nobody named: empty where the interactions do not tell them, and why."""
+def _left_out(read: InteractionsFile) -> Iterator[str]:
+    if read.bad_rows:
+        yield f"rows that do not say who chose what and when: {read.bad_rows:,}"
+    if read.dropped_from_histories:
+        yield f"entries of histories that --items lacks: {read.dropped_from_histories:,}"
+
+
+def _usual_sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading) -> Sequences:
+    """The same for the scorer that nobody named: nothing where the interactions do not tell it, and why."""
     from igd_core.datasets.interactions_file import tells_sequences
 
     if not tells_sequences(file, reading):
         why = "user_id and timestamp, or history_item_ids, would say who chose what in which order"
+        why += " (--columns OURS=THEIRS names them)" if reading.hints else ""
     else:
         try:
-            sequences = _sequences(file, catalogue, asked, reading)
-        except DataError as error:
-            raise DataError(f"{error} (the item scorer needs this; --no-usual-scorer builds without one)") from None
-        if any(len(each) > 1 for each in sequences):
-            return sequences, []
-        why = "nobody chose two items"
-    return [], [f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"]
+            found = _sequences(file, catalogue, asked, reading)
+        except DataError as error:  # it was good enough to count, and nobody asked for more
+            why = " ".join(str(error).removeprefix(f"{file.name}: ").split())
+        else:
+            if any(len(set(each.tolist())) > 1 for each in found.items):
+                return found
+            why = "nobody chose two items"
+    return Sequences(notes=[f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"])
 
 
 def _tokenizer(asked: BuildFlags, catalogue: Catalogue) -> tuple[TitleTokenizer, int | None]:

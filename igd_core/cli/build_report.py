@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.artifact.shared_paths import shared_paths
 from igd_core.datasets.faults import SHOWN_ROWS
+from igd_core.scorers.gamma import checked_gamma, shown_gamma
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,9 @@ def print_report(report: Mapping[str, object]) -> None:
                 print(f"  {_line(example)}")
             continue
         shown_value = ", ".join(f"{one} {kind}" for one, kind in value.items()) if isinstance(value, dict) else value
-        if isinstance(value, tuple):
+        if name == "gamma":
+            shown_value = shown_gamma(checked_gamma(value))
+        elif isinstance(value, tuple):
             shown_value = ", ".join(f"{each:g}" for each in value)
         print(f"{name.replace('_', ' '):<25} {shown_value}")
 

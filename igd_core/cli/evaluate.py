@@ -68,7 +68,8 @@ class EvaluateFlags(EngineFlags, IntervalFlags):
     )
     normalise: Annotated[Words[Normalise], Field(min_length=1), Flag(metavar="WAY,...")] | None = Field(
         default=None,
-        description=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was tuned for)",
+        description=f"what is normalised over: {', '.join(NORMALISATIONS)} (default: what the model was "
+        "tuned for, and children where gamma is above 0)",
     )
     temperature: Temperature | None = Field(
         default=None, description="divides the logits (default: what the model was tuned for)"
@@ -134,7 +135,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
     beams = asked.beams or (artifact.manifest.beams,)
     scored = _scored(asked)
     if asked.gammas is None and chosen is None:
-        chosen = _served(artifact, scored)
+        chosen = _served(artifact, asked)
     settings = _settings(asked, beams, chosen, scored)
     _check_reference(asked, settings)
     if "scorer" in asked.baselines and artifact.scorer is None:
@@ -181,7 +182,8 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
                 sasrec=asked.sasrec,
             )
         )
-    _print(job, job.sum_up(summing), as_json=args.json)
+    several = asked.gammas is not None and len(asked.gammas) > 1
+    _print(job, job.sum_up(summing, chooses_gamma=several), as_json=args.json)
     return 0
 
 
@@ -189,34 +191,44 @@ def _seen(asked: EvaluateFlags) -> list[Seen]:
     return ["allowed", "excluded"] if asked.seen == "both" else [asked.seen]
 
 
-def _served(artifact: Artifact, scored: Sequence[Normalisation]) -> ChosenGamma | None:
+def _served(artifact: Artifact, asked: EvaluateFlags) -> ChosenGamma | None:
     """How the artifact mixes its scorer into the searches of requests that name no gamma; None where it does not."""
     scorer = artifact.manifest.scorer
     if scorer is None or scorer.gamma == 0:
         return None
-    if scorer.mixture == "linear" and all(each.normalise != "children" for each in scored):
-        return None
-    return ChosenGamma(gamma=scorer.gamma, mixture=scorer.mixture, scorer=scorer.name)
+    over_vocabulary = asked.normalise is not None and "children" not in asked.normalise
+    mixture = "log-linear" if over_vocabulary else scorer.mixture  # as requests over the vocabulary are answered
+    return ChosenGamma(gamma=scorer.gamma, mixture=mixture, scorer=scorer.name)
 
 
 def _settings(
     asked: EvaluateFlags, beams: Sequence[int], chosen: ChosenGamma | None, scored: Sequence[Normalisation]
 ) -> list[DecodingSetting]:
+    """What is decoded; mixed with the scorer over children unless ``--normalise`` says otherwise, as it is served."""
     from igd_core.evaluation.methods import decoding_settings, with_chosen, with_mixings
 
-    settings = decoding_settings(
-        alphas=asked.alphas,
-        length_penalties=asked.length_penalties,
-        beams=beams,
-        seen=_seen(asked),
-        forced_weights=asked.forced_weights,
-        scored=scored,
-    )
+    def over(ways: Sequence[Normalisation]) -> list[DecodingSetting]:
+        return decoding_settings(
+            alphas=asked.alphas,
+            length_penalties=asked.length_penalties,
+            beams=beams,
+            seen=_seen(asked),
+            forced_weights=asked.forced_weights,
+            scored=ways,
+        )
+
     gammas = (0.0,) if asked.gammas is None else asked.gammas
     if "linear" in asked.mixtures and not any(gammas):
-        raise InputError("mixtures: linear mixes nothing with a gamma of 0; give --gammas")
-    mixed = with_mixings(settings, gammas=gammas, mixtures=asked.mixtures)
-    return mixed if chosen is None else list(dict.fromkeys([*mixed, *with_chosen(settings, chosen)]))
+        raise InputError("mixtures: linear needs --gammas; without them what the artifact serves is mixed as it says")
+    mixed_over = scored
+    if asked.normalise is None:
+        mixed_over = list(dict.fromkeys(each.settled("children", asked.temperature) for each in scored))
+    settings = with_mixings(over(scored), gammas=[0.0], mixtures=["log-linear"]) if 0.0 in gammas else []
+    if any(gammas):
+        settings += with_mixings(over(mixed_over), gammas=gammas, mixtures=asked.mixtures)
+    if chosen is not None:
+        settings += with_chosen(over(mixed_over), chosen)
+    return list(dict.fromkeys(settings))
 
 
 def _scored(asked: EvaluateFlags) -> list[Normalisation]:
@@ -275,6 +287,7 @@ def _default_out(
         *([] if asked.precision == "fp32" else [asked.precision]),
         *([asked.gammas, asked.mixtures] if any(asked.gammas or ()) else []),
         *([] if chosen is None else [chosen.to_json()]),
+        *(["mixed over children"] if asked.normalise is None and (chosen or any(asked.gammas or ())) else []),
     ]
     digest = hashlib.sha256(json.dumps([told, identity.header()], sort_keys=True).encode()).hexdigest()
     return igd_home() / "evaluations" / f"{name}-{digest[:12]}"

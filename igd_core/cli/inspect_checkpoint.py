@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from igd_core.evaluation.inspection_tokens import AlphaEffect, TokenBias
     from igd_core.evaluation.rows import EvaluationRows
 
+_PAPERS_ALPHA = 0.2
+
 
 class CheckpointFlags(CheckedSettings):
     """Which checkpoints, and on what."""
@@ -36,7 +38,9 @@ class CheckpointFlags(CheckedSettings):
     rows: File | None = Field(default=None, description="history_item_ids and item_id (the target) a row")
     limit: Count = Field(default=200, description="random rows")
     seed: Seed = Field(default=0, description="of the sample and the intervals")
-    alpha: Share | None = Field(default=None, description="compared with 0 (default: the artifact's)")
+    alpha: Share | None = Field(
+        default=None, description="compared with 0 (default: the artifact's, or the paper's 0.2 where that is 0)"
+    )
     beams: Beams | None = Field(default=None, description="width of the search (default: the artifact's)")
     normalise: Normalise | None = Field(
         default=None,
@@ -111,7 +115,7 @@ def _inspect(
 
     prompt = read_tuned_prompt(resolve_checkpoint(directory))
     scored = (Normalisation() if prompt is None else prompt.scored).settled(asked.normalise, None)
-    alpha = artifact.manifest.alpha if asked.alpha is None else asked.alpha
+    alpha = (artifact.manifest.alpha or _PAPERS_ALPHA) if asked.alpha is None else asked.alpha
     beams = artifact.manifest.beams if asked.beams is None else asked.beams
     setting = DecodingSetting(alpha=alpha, length_penalty=0.0, beams=beams, seen="allowed", scored=scored)
     checkpoint = load_checkpoint(directory, device=asked.device, dtype=asked.dtype)

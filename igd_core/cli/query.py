@@ -43,7 +43,9 @@ class QueryFlags(EngineFlags):
     beams: Beams | None = Field(default=None, description="width of the search (default: the artifact's)")
     alpha: Share | None = Field(default=None, description="0..1 (default: the artifact's)")
     normalise: Normalise | None = Field(
-        default=None, description="what probabilities are normalised over (default: what the model was tuned for)"
+        default=None,
+        description="what probabilities are normalised over (default: children where gamma is above 0, else what the "
+        "model was tuned for)",
     )
     temperature: Temperature | None = Field(
         default=None, description="divides the logits (default: what the model or adapter was tuned for)"

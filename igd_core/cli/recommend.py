@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     untuned = why_untuned(opened.tuned.get(adapter), artifact) if answer.source == "model" else None
     if untuned is not None:
         print(f"warning: {untuned}; its ranking says little", file=sys.stderr)
-    if answer.source == "model" and (other := _scored_otherwise(answer, opened, adapter)) is not None:
+    asked_for = query.normalise or query.temperature or not answer.query.gamma  # else the mixture settles it
+    if answer.source == "model" and asked_for and (other := _scored_otherwise(answer, opened, adapter)) is not None:
         print(f"note: {other}", file=sys.stderr)
     if args.json:
         print(json.dumps(to_json(answer, artifact, opened, adapter=adapter) | {"untuned": untuned}))

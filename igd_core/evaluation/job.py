@@ -202,8 +202,8 @@ class EvaluationJob:
         )
         journal.append(*(record for record in records if record["row"] not in done))
 
-    def sum_up(self, summing: ResultSettings) -> Summary:
-        """Write ``results.json``, ``ranks.json``, ``gamma.json`` and the plots, once every row is decoded.
+    def sum_up(self, summing: ResultSettings, *, chooses_gamma: bool) -> Summary:
+        """Write ``results.json``, ``ranks.json`` and the plots, once every row is decoded; and perhaps ``gamma.json``.
 
         Raises:
             DataError: a journal is damaged, or of another run.
@@ -233,7 +233,7 @@ class EvaluationJob:
             targets=self.rows.target_groups(self.artifact),
         )
         shown = summing.shown_cutoff(result.depth for result in results)
-        chosen = self._choose_gamma(ranks, k=shown, seed=summing.resampling.seed)
+        chosen = self._choose_gamma(ranks, k=shown, seed=summing.resampling.seed) if chooses_gamma else None
         if chosen is not None:
             content["gamma"] = {"served": chosen.gamma, **dataclasses.asdict(chosen)}
         write_json(self.out / "results.json", content)

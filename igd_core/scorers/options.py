@@ -24,8 +24,8 @@ MIN_RIDGE, MAX_RIDGE, USUAL_RIDGE = 1e-3, 1e6, 500.0
 USUAL_GAMMA = 0.7
 """Validation rows chose it on five of six data sets; on those of all six the mixture is above both of its parts
 (docs/research/sets.md)."""
-USUAL_EASE_ITEMS = 12_000
-"""Most chosen items for which the usual scorer holds EASE: 3.5 GB while it is made, and about a minute."""
+USUAL_EASE_ITEMS = 10_000
+"""Most chosen items for which the usual scorer holds EASE: 3.2 GB while it is made, and about a minute of one core."""
 USUAL_DECAY: dict[ScorerKind, float] = {"transitions": 0.25, "neighbours": 1.0, "ease": 0.7, "given": 1.0}
 """Of every kind that has one: of those that sum weights between items."""
 _Steps: TypeAlias = tuple[tuple[int, int | float], ...]

@@ -43,7 +43,8 @@ class Query:
         k: items wanted, 1..100 and at most the catalogue's size.
         beams: width of the search, 1..200, raised to ``k`` where smaller; None for the artifact's.
         alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
-        normalise: over what probabilities are normalised, ``vocabulary`` or ``children``; None takes what the model was
+        normalise: over what probabilities are normalised, ``vocabulary`` or ``children``; None takes ``children`` where
+            an item scorer is mixed in and ``forced_weight`` is 1, else what the model was
             tuned for.
         temperature: divides the logits, in (0, 10]; None takes what the model was tuned for (`Normalisation.settled`).
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
@@ -228,11 +229,15 @@ def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixi
 
 
 def _normalise(query: Query, mixing: Mixing) -> Normalise | None:
-    if mixing.mixture != "linear":
-        return query.normalise
-    if query.normalise == "vocabulary":
+    """Over what to normalise; None for what the model was tuned for.
+
+    Mixed with an item scorer, which knows nothing of how titles are spelled, what a model knows of it only disturbs
+    (docs/research/accuracy.md): so over children, unless the query says otherwise.
+    """
+    if mixing.mixture == "linear" and query.normalise == "vocabulary":
         raise QueryError("mixture", "linear is of probabilities over children, and normalise is 'vocabulary'")
-    return "children"
+    weighs_forced = query.forced_weight != 1.0 and mixing.mixture != "linear"
+    return "children" if mixing.gamma and query.normalise is None and not weighs_forced else query.normalise
 
 
 # Every field that counts, also those added later. Another release may score, round or encode otherwise.

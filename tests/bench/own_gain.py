@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,8 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     drawn = Resampling(groups=rows.target_groups(artifact))
     told: dict[str, Any] = {"rows": len(rows)}
-    for prior, name in gains:
-        told[f"{name}, {prior} gains"] = _interval(gains[prior, name], drawn)
+    for (prior, name), values in gains.items():
+        told[f"{name}, {prior} gains"] = _interval(values, drawn)
     for name in names:
         if "alpha=0 " not in name:
             plain = "alpha=0" + name[name.index(" ") :]
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=40)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.2, 0.4])
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 0.5])
-    print(json.dumps(asyncio.run(measure(parser.parse_args())), indent=1))
+    sys.stdout.write(json.dumps(asyncio.run(measure(parser.parse_args())), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -131,25 +131,42 @@ def test_interactions_that_tell_no_order_make_no_scorer_and_that_is_said(
     assert load_artifact(tmp_path / "made").manifest.scorer is None
 
 
-def test_interactions_whose_order_cannot_be_read_are_refused_unless_no_scorer_is_asked_for(
+def test_interactions_that_can_be_counted_are_taken_without_a_scorer_where_their_order_cannot_be_read(
     data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = make_catalogue(60).item_ids
-    (tmp_path / "train.csv").write_text(f"user_id,item_id,timestamp\n1,{ids[0]},yesterday\n1,{ids[1]},2\n")
     (tmp_path / "items.csv").write_bytes((data_dir / "items.csv").read_bytes())
-    made = _build_arguments(tmp_path, model_dir, tmp_path / "made")
-    assert main(made) == 2
-    told = capsys.readouterr().err
-    assert "train.csv" in told
-    assert "'yesterday'" in told
-    assert "--no-usual-scorer builds without one" in told
-    assert not (tmp_path / "made").exists()
-    assert main([*made, "--no-usual-scorer"]) == 0
+    made = [*_build_arguments(tmp_path, model_dir, tmp_path / "made"), "--force", "--json"]
+    train = tmp_path / "train.csv"
+    header = "user_id,item_id,timestamp\n"
+    for rows, why in (
+        (f"1,{ids[0]},yesterday\n1,{ids[1]},1700000000\n", "row 2: timestamp 'yesterday'"),
+        (f"1,{ids[0]},1\n1,{ids[1]},2\n", "timestamp is no time from 1990 on"),
+        (f"1,{ids[0]},\n1,{ids[1]},\n", "timestamp"),
+    ):
+        train.write_text(header + rows)
+        assert main(made) == 0
+        printed = capsys.readouterr()
+        assert "scorer" not in json.loads(printed.out)
+        assert f"{train}: no item scorer is made of it, and lists are the model's alone: " in printed.err
+        assert why in printed.err
+        assert printed.err.count("\n") == 1
+        assert main([*made, "--scorer", "transitions"]) == 2, "who asks for one is told what is wrong"
+        assert why in capsys.readouterr().err
+    some = [f"{user},{ids[at]},17000000{at}0\n" for user in (1, 2) for at in range(4)]
+    train.write_text(header + "".join([*some, f"3,{ids[0]},never\n"]))
+    assert main([*made, "--on-bad-row", "skip"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["scorer"] == "transitions+ease"
+    assert f"{train}: the item scorer leaves out rows that do not say who chose what and when: 1" in printed.err
+    train.write_text(f"history_item_ids,item_id\n{ids[0]} gone,{ids[1]}\n{ids[1]},{ids[2]}\n")
+    assert main([*made, "--on-unknown-item", "drop"]) == 0
+    assert "the item scorer leaves out entries of histories that --items lacks: 1" in capsys.readouterr().err
 
 
 def test_beyond_what_ease_is_usual_for_it_is_left_out() -> None:
-    assert usual_scorer(12_000).kinds == ("transitions", "ease")
-    assert usual_scorer(12_001).kinds == ("transitions",)
+    assert usual_scorer(10_000).kinds == ("transitions", "ease")
+    assert usual_scorer(10_001).kinds == ("transitions",)
 
 
 @pytest.mark.parametrize("kind", ["transitions", "ease", "sasrec"])
@@ -295,10 +312,13 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
     assert [answered(by_length, length) for length in (1, 2, 3, 4)] == [0.75, 0.75, 0.25, 0.25]
     assert answered(by_length, 4, "--gamma", "1") == 1.0
     measured = told("evaluate", "--artifact", str(plain), *asked, "--gamma-from", str(table), of="methods")
-    assert [each["name"] for each in measured] == ["alpha=0 lp=0 beams=10", "alpha=0 lp=0 beams=10 gamma=0:0.75,3:0.25"]
+    assert [each["name"] for each in measured] == [
+        "alpha=0 lp=0 beams=10",
+        "alpha=0 lp=0 beams=10 normalise=children gamma=0:0.75,3:0.25",
+    ]
     wide = built("wide", "--beams", "7", "--alpha", "0")
     measured = told("evaluate", "--artifact", str(wide), *asked, "--out", str(tmp_path / "wide-run"), of="methods")
-    names = ["alpha=0 lp=0 beams=7", "alpha=0 lp=0 beams=7 gamma=0.7"]
+    names = ["alpha=0 lp=0 beams=7", "alpha=0 lp=0 beams=7 normalise=children gamma=0.7"]
     assert [each["name"] for each in measured] == names, "the model alone, and the catalogue's own, as it is served"
     table.write_text(json.dumps(written | {"scorer": "neighbours"}))
     for refused in (

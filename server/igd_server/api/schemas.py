@@ -141,8 +141,9 @@ class RecommendationRequest(_Request):
     normalise: Normalise | None = Field(
         default=None,
         description="What probabilities are normalised over: the whole `vocabulary`, or the `children` of each node of "
-        "the catalogue's tree, so that they sum to 1 over its titles. What the model was tuned for when absent, unless "
-        "the variant or the server says otherwise.",
+        "the catalogue's tree, so that they sum to 1 over its titles. When absent, what the variant or the server "
+        "says; else `children` where an item scorer is mixed in and `forced_weight` is 1, and what the model was "
+        "tuned for where none is.",
     )
     temperature: Temperature | None = Field(
         default=None,

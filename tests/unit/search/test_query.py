@@ -133,7 +133,8 @@ def normal(artifact: Artifact, query: Query, weights: str, room: int) -> Any:
 
 
 def is_children(query: Query) -> bool:
-    return query.normalise == "children" or is_linear(query)
+    mixes = bool(query.gamma) and query.normalise is None and query.forced_weight == 1.0
+    return query.normalise == "children" or is_linear(query) or mixes
 
 
 def seen_by(artifact: Artifact, query: Query) -> frozenset[ItemIndex]:
@@ -181,7 +182,7 @@ def respelled(data: st.DataObject, query: Query, artifact: Artifact) -> Query:
         k=query.k,
         beams=data.draw(st.integers(1, query.k)) if beams <= query.k else beams,
         alpha=artifact.manifest.alpha if query.alpha is None else twin(query.alpha),
-        normalise="children" if is_linear(query) else query.normalise or "vocabulary",
+        normalise="children" if is_children(query) else "vocabulary",
         temperature=twin(query.temperature or 1),
         length_penalty=twin(query.length_penalty),
         forced_weight=0.25 if is_children(query) else twin(query.forced_weight),
@@ -389,7 +390,7 @@ def test_the_artifacts_gamma_and_mixture_are_those_of_queries_that_name_none(art
     came = resolved(own, Query(history=[]))
     assert (came.gamma, came.mixture, came.normalise, came.scorer) == (0.25, "linear", "children", "next")
     came = resolved(own, Query(history=[], gamma=0.5, mixture="log-linear"))
-    assert (came.gamma, came.mixture, came.normalise) == (0.5, "log-linear", "vocabulary")
+    assert (came.gamma, came.mixture, came.normalise) == (0.5, "log-linear", "children")
     came = resolved(own, Query(history=[], normalise="vocabulary"))
     assert (came.gamma, came.mixture, came.normalise) == (0.25, "log-linear", "vocabulary")
     came = resolved(own, Query(history=[], gamma=0.0))

@@ -146,11 +146,32 @@ def test_over_children_scores_are_the_mixture_of_two_distributions_over_items(
     assert all(math.isfinite(score) for score in found.values()), "cold items too"
 
 
+@pytest.mark.parametrize(
+    ("asked", "over"),
+    [
+        ({}, "vocabulary"),
+        ({"gamma": 0.0}, "vocabulary"),
+        ({"gamma": 0.4}, "children"),
+        ({"gamma": 1.0}, "children"),
+        ({"gamma": 0.4, "normalise": "vocabulary"}, "vocabulary"),
+        ({"gamma": 0.4, "forced_weight": 0.5}, "vocabulary"),
+        ({"gamma": 0.4, "forced_weight": 0.5, "mixture": "linear"}, "children"),
+        ({"gamma": 0.0, "normalise": "children"}, "children"),
+    ],
+)
+def test_a_mixture_is_over_children_unless_somebody_says_otherwise(
+    scored: Artifact, asked: dict[str, Any], over: str
+) -> None:
+    answer = ask(scored, everything(**asked))
+    assert answer.query.normalise == over, "the model was tuned over the vocabulary"
+    assert (answer.items[0].probability is not None) == (over == "children")
+
+
 @pytest.mark.parametrize("forced_weight", [1.0, 0.5, 0.0])
 def test_over_the_vocabulary_forced_tokens_have_the_models_share_of_their_weight(
     scored: Artifact, forced_weight: float
 ) -> None:
-    answer = ask(scored, everything(gamma=0.4, forced_weight=forced_weight))
+    answer = ask(scored, everything(gamma=0.4, forced_weight=forced_weight, normalise="vocabulary"))
     model, prior = model_logprobs(scored, over_children=False), scorer_probabilities(scored)
     expected = {}
     for path, logprobs in model.items():

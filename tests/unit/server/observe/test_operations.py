@@ -98,7 +98,7 @@ async def test_catalogues_say_what_is_served(run: Run, films: Artifact) -> None:
     assert info["version"] == films.version
     assert (info["name"], info["model"], info["items"], info["titles"]) == ("films", "fake", 20, 19)
     assert info["entropy_nats"] == pytest.approx(films.manifest.entropy_nats)
-    assert (info["alpha"], info["max_history"]) == (0.2, 10)
+    assert (info["alpha"], info["max_history"]) == (0.0, 10)
     assert info["attributes"] == [
         {"name": "genres", "kind": "list", "type": "list-of-text"},
         {"name": "year", "kind": "number", "type": "integer"},

@@ -38,7 +38,7 @@ def scored(films: Artifact, tokenizer: TitleTokenizer, tmp_path: Path) -> Callab
 
     def runner(**options: Any) -> Run:
         rows = transition_rows([np.arange(0, NUM_ITEMS, 3, dtype=np.int32)], num_items=NUM_ITEMS, most=5)
-        record = ScorerRecord.of(ScorerOptions(kind="transitions", **options), len(rows.scorer_item))
+        record = ScorerRecord.of(ScorerOptions(kind="transitions", **({"gamma": 0.0} | options)), len(rows.scorer_item))
         manifest = replace(films.manifest, scorer=record)
         scorer = record.scorer(rows, sha256="of these rows")
         return app_runner(
@@ -69,7 +69,10 @@ async def test_gamma_is_the_requests_then_the_variants_then_the_catalogues(score
         )
         assert all("probability" in item for item in linear)
         assert await items(variant="shares", mixture="log-linear") == await items(gamma=0.5)
-        assert await items(variant="shares", normalise="vocabulary") == await items(gamma=0.5)
+        over_vocabulary = await items(variant="shares", normalise="vocabulary")
+        assert over_vocabulary == await items(gamma=0.5, normalise="vocabulary") != await items(gamma=0.5)
+        assert all("probability" in item for item in await items(gamma=0.5)), "over children, unless somebody says"
+        assert not any("probability" in item for item in over_vocabulary)
         (first, *_) = await items(gamma=1)
         assert first["item_id"] == "7", "what followed the fourth film"
 
