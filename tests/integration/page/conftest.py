@@ -43,7 +43,7 @@ def parts(
         },
     )
     return Parts(
-        artifact=build_artifact(catalogue, tokenizer, BuildOptions(name="films")),
+        artifact=build_artifact(catalogue, tokenizer, BuildOptions(name="films", alpha=0.2)),
         tokenizer=tokenizer,
         checkpoint=checkpoint_of("llama-fp32"),
         root=tmp_path_factory.mktemp("page"),
@@ -60,7 +60,7 @@ async def site(parts: Parts) -> AsyncIterator[Site]:
 async def scored(parts: Parts) -> AsyncIterator[Site]:
     """A site whose catalogue knows that people went from each third film to the one after the next two."""
     scorer = ScorerOptions(kind="transitions", gamma=((0, 0.25), (2, 0.75)))
-    options = BuildOptions(name="films", scorer=scorer)
+    options = BuildOptions(name="films", alpha=0.2, scorer=scorer)
     chosen = [np.arange(0, len(ALL_TITLES), 3, dtype=np.int32)] * 4
     artifact = build_artifact(parts.artifact.catalogue, parts.tokenizer, options, sequences=chosen)
     async with replace(parts, artifact=artifact).site() as made:

@@ -557,7 +557,7 @@ async def test_with_a_scorer_gamma_is_the_servers_until_it_is_moved_and_each_par
     await page.get_by_label("Gamma as the server has it").check()
     await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.75")
     await expect(page.locator("#gamma-value")).to_have_text("0.75")
-    token = page.locator("#chosen .token:not(.forced)").first
+    token = page.locator("#chosen .token:not(.forced)").filter(has_text=re.compile(r"\w")).first
     await token.hover()
     await expect(page.get_by_role("tooltip")).to_contain_text("scorer’s log-probability")
     await expect(page.get_by_role("tooltip")).to_contain_text("adds to the score")
