@@ -300,6 +300,8 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
     plain, run = built("plain"), tmp_path / "run"
     asked = ["--model", str(model_dir), "--device", "cpu", "--rows", str(data_dir / "train.csv"), "--limit", "6"]
     asked += ["--seen", "excluded", "--alphas", "0", "--length-penalties", "0", "--k", "5", "--resamples", "100"]
+    told("evaluate", "--artifact", str(plain), *asked, "--out", str(tmp_path / "as-served"), of="methods")
+    assert not (tmp_path / "as-served" / "gamma.json").exists(), "nobody asked for several gammas"
     choice = told("evaluate", "--artifact", str(plain), *asked, "--gammas", "0,0.5,1", "--out", str(run), of="gamma")
     written = json.loads((run / "gamma.json").read_text())
     assert (written["gamma"], written["choice"]["gammas"]) == (choice["served"], [0.0, 0.5, 1.0])
@@ -310,6 +312,8 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
     table.write_text(json.dumps(written | {"gamma": [[0, 0.75], [3, 0.25]]}))
     by_length = built("by-length", "--gamma-from", str(table))
     assert [answered(by_length, length) for length in (1, 2, 3, 4)] == [0.75, 0.75, 0.25, 0.25]
+    assert main(["inspect", "--artifact", str(by_length)]) == 0
+    assert re.search(r"gamma +0:0\.75,3:0\.25\n", capsys.readouterr().out)
     assert answered(by_length, 4, "--gamma", "1") == 1.0
     measured = told("evaluate", "--artifact", str(plain), *asked, "--gamma-from", str(table), of="methods")
     assert [each["name"] for each in measured] == [

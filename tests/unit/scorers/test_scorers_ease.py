@@ -54,7 +54,7 @@ def test_items_that_nobody_chose_have_no_weights_and_cost_no_memory(monkeypatch:
 
 
 def test_more_items_than_an_inverse_can_be_made_of_are_refused_with_the_bound() -> None:
-    with pytest.raises(CatalogueError, match=r"ease: 20,001 items were chosen; at most 20,000 can be, .* 9\.6 GB"):
+    with pytest.raises(CatalogueError, match=r"ease: 20,001 items were chosen; at most 20,000 can be, .* 12\.8 GB"):
         ease_rows([np.array([item], np.int32) for item in range(20_001)], num_items=20_001, most=1, ridge=1.0)
 
 
