@@ -332,7 +332,9 @@ def test_inspecting_two_checkpoints_compares_their_tokens(
     assert first["alpha"]["rows"] == ROWS
     assert plot.read_bytes().startswith(PNG_SIGNATURE)
     assert main([*arguments, "--limit", "3"]) == 0
-    assert "their share of the loss" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "their share of the loss" in shown
+    assert "alpha 0.2 against 0, rows" in shown, "the artifact's is 0"
     assert main(["inspect", "--artifact", str(here / "artifact"), "--checkpoint", str(here / "model")]) == 2
     assert "needs held-out rows" in capsys.readouterr().err
 
