@@ -254,6 +254,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-alphas": second.alphas,
     "sets-lists": second.by_lists,
     "sets-rows": second.by_rows,
+    "sets-width": second.by_width,
     "mixed": mixtures.mixed_block,
     "mixture": mixtures.mixture,
     "gammas": mixtures.gammas,

@@ -1,9 +1,10 @@
-"""Video Games once more: another scorer, alpha in the mixture, tuning by lists, and half of the training rows.
+"""Video Games once more: another scorer, alpha in the mixture, tuning by lists, half of the rows, other widths.
 
 ``sets-vg-…`` are of seed 1 with the mean of transitions and EASE (`sets`); ``sets-vgfirst-…`` of seed 0 with
 transitions, on the same rows; ``sets-vglists-test`` of seed 1's model after `igd tune lists`, on 2,000 of them;
 ``sets-vgrows-whole`` and ``sets-vgrows-half`` of seed 0, with models and scorers of all training rows and of every
-second, on the same 2,000.
+second, on the same 2,000; ``sets-vgwidth-64`` and ``sets-vgwidth-256`` as the former, with models half and twice as
+wide.
 """
 
 from __future__ import annotations
@@ -86,3 +87,20 @@ def by_rows() -> str:
         shown = [between(drawn.value("half")), between(drawn.value("whole")), effect(gained)]
         rows.append([words, *shown, verdict(gained, seeds=1)])
     return table(["NDCG@10, 2,000 test rows", "24,567 rows", "49,133 rows", "more by the other half", "better?"], rows)
+
+
+def by_width() -> str:
+    """What a model half and twice as wide makes of the same training rows, alone and served."""
+    of_width = {
+        "64": runs()["sets-vgwidth-64"], "128": runs()["sets-vgrows-whole"], "256": runs()["sets-vgwidth-256"]
+    }  # fmt: skip
+    targets = of_width["128"].targets
+    if targets is None:
+        raise ValueError("the sample does not say which rows ask for the same title")
+    rows = []
+    for name, words in ((_MODEL, "the model alone"), (_SERVED, "served, gamma 0.5")):
+        drawn = Drawn({width: values(run, name, _ASKED) for width, run in of_width.items()}, targets)
+        gained = [drawn.less("128", "64"), drawn.less("256", "128")]
+        rows.append([words, *(between(drawn.value(width)) for width in of_width), *map(effect, gained)])
+    head = ["NDCG@10, 2,000 test rows", *(f"width {width}" for width in of_width)]
+    return table([*head, "128 less 64", "256 less 128"], rows)
