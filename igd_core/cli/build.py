@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -12,7 +12,15 @@ from pydantic import Field
 from igd_core.artifact.options import BuildOptions
 from igd_core.checked_settings import Directory, File
 from igd_core.cli.attributes import AttributeFlags, ItemsFlags, add_attribute_arguments, attribute_rules
-from igd_core.cli.build_scorer import ScorerFlags, check_scorer_flags, scorer_makers, with_chosen_gamma
+from igd_core.cli.build_scorer import (
+    ChosenBy,
+    ScorerFlags,
+    check_scorer_flags,
+    scorer_makers,
+    who_chose_what,
+    who_chose_what_if_told,
+    with_chosen_gamma,
+)
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
@@ -21,25 +29,11 @@ from igd_core.scorers.options import usual_scorer
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault, TitleTokenizer
-    from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.items_file import ItemsFile
-    from igd_core.datasets.sources import Reading, Source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequences:
-    """Item rows that each person chose, oldest first; and what to say of how they were read."""
-
-    items: Sequence[NDArray[np.int32]] = ()
-    notes: Sequence[str] = ()
 
 
 class BuildFlags(ItemsFlags):
@@ -92,8 +86,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, scorer: ScorerFlags) -> int:
     """Read, build, write, report."""
-    import numpy as np
-
     from igd_core.artifact import build_reported, save_artifact
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.cli.build_report import build_report, print_report
@@ -116,25 +108,29 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
             )
         with stages.stage("interactions"):
             chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
-        sequences = Sequences()
+        chosen_by = ChosenBy()
         if options.scorer is not None:
             makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
             options = options.replaced(scorer=options.scorer.replaced(makers=makers))
             with stages.stage("scorer"):
-                sequences = _sequences(interactions_file, items.catalogue, asked, reading)
+                chosen_by = who_chose_what(
+                    interactions_file, items.catalogue, reading, on_unknown=asked.on_unknown_item
+                )
         elif scorer.usual_scorer:
             with stages.stage("scorer"):
-                sequences = _usual_sequences(interactions_file, items.catalogue, asked, reading)
-            if sequences.items:
-                options = options.replaced(scorer=usual_scorer(len(np.unique(np.concatenate(sequences.items)))))
+                chosen_by = who_chose_what_if_told(
+                    interactions_file, items.catalogue, reading, on_unknown=asked.on_unknown_item
+                )
+            if chosen_by.sequences:
+                options = options.replaced(scorer=usual_scorer(chosen_by.items))
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)
     tokenizer, added = _tokenizer(asked, catalogue)
     try:
-        built = build_reported(catalogue, tokenizer, options, sequences=sequences.items, stages=stages)
+        built = build_reported(catalogue, tokenizer, options, sequences=chosen_by.sequences, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None
-    tell(sequences.notes)
+    tell(chosen_by.notes)
     with stages.stage("write"):
         save_artifact(built.artifact, asked.out, replace=asked.force)
     report = {
@@ -160,42 +156,6 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
             f"ones mean nothing until it is tuned: `igd tune --tokenizer {asked.extend_tokenizer}` does both"
         )
     return 0
-
-
-def _sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading) -> Sequences:
-    """What each person chose, in order."""
-    from igd_core.datasets.interactions_file import read_interactions
-    from igd_core.datasets.sequences import training_sequences
-
-    read = read_interactions(file, catalogue, on_unknown=asked.on_unknown_item, optional=("user_id",), reading=reading)
-    notes = [f"{file.name}: the item scorer leaves out {told}" for told in _left_out(read)]
-    return Sequences(items=training_sequences(read.data), notes=notes)
-
-
-def _left_out(read: InteractionsFile) -> Iterator[str]:
-    if read.bad_rows:
-        yield f"rows that do not say who chose what and when: {read.bad_rows:,}"
-    if read.dropped_from_histories:
-        yield f"entries of histories that --items lacks: {read.dropped_from_histories:,}"
-
-
-def _usual_sequences(file: Source, catalogue: Catalogue, asked: BuildFlags, reading: Reading) -> Sequences:
-    """The same for the scorer that nobody named: nothing where the interactions do not tell it, and why."""
-    from igd_core.datasets.interactions_file import tells_sequences
-
-    if not tells_sequences(file, reading):
-        why = "user_id and timestamp, or history_item_ids, would say who chose what in which order"
-        why += " (--columns OURS=THEIRS names them)" if reading.hints else ""
-    else:
-        try:
-            found = _sequences(file, catalogue, asked, reading)
-        except DataError as error:  # it was good enough to count, and nobody asked for more
-            why = " ".join(str(error).removeprefix(f"{file.name}: ").split())
-        else:
-            if any(len(set(each.tolist())) > 1 for each in found.items):
-                return found
-            why = "nobody chose two items"
-    return Sequences(notes=[f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"])
 
 
 def _tokenizer(asked: BuildFlags, catalogue: Catalogue) -> tuple[TitleTokenizer, int | None]:

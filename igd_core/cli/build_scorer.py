@@ -1,7 +1,8 @@
-"""The flags of `igd build` that make an item scorer, beside those of `ScorerOptions`."""
+"""How `igd build` makes an item scorer: its flags beside those of `ScorerOptions`, and what it is made of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from igd_core.artifact.options import BuildOptions
 from igd_core.checked_settings import CheckedSettings, CountOrNone, File, comma_separated, settings_in
 from igd_core.cli.flags import given_by_name
-from igd_core.errors import InputError
+from igd_core.errors import DataError, InputError
 from igd_core.scorers.gamma_file import read_gamma
 from igd_core.scorers.options import (
     KINDS,
@@ -23,10 +24,13 @@ from igd_core.scorers.options import (
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from igd_core.catalogue.items import Catalogue
-    from igd_core.datasets.sources import Reading
+    from igd_core.datasets.sources import Reading, Source
 
 _ALONE = {"scorer_ridge": "ease", "scorer_epochs": "sasrec", "scorer_seed": "sasrec", "scorer_file": "given"}
 """Flags of one kind."""
@@ -153,3 +157,64 @@ def scorer_makers(
         epochs = {} if flags.scorer_epochs is None else {"epochs": flags.scorer_epochs}
         makers["sasrec"] = SASRecTraining(seed=flags.scorer_seed or 0, settings=SASRecSettings(**epochs))
     return makers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenBy:
+    """What each person chose, as the interactions tell it.
+
+    Attributes:
+        sequences: of each person, item rows, oldest first; none where no scorer is to be made of them.
+        notes: what to say of how they were read.
+    """
+
+    sequences: Sequence[NDArray[np.int32]] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def items(self) -> int:
+        """Distinct ones."""
+        import numpy as np
+
+        return len(np.unique(np.concatenate(self.sequences)))
+
+
+def who_chose_what(
+    file: Source, catalogue: Catalogue, reading: Reading, *, on_unknown: Literal["error", "drop"]
+) -> ChosenBy:
+    """What a scorer is counted from or trained on.
+
+    Raises:
+        DataError: the interactions do not tell who chose what, in which order.
+    """
+    from igd_core.datasets.interactions_file import read_interactions
+    from igd_core.datasets.sequences import training_sequences
+
+    read = read_interactions(file, catalogue, on_unknown=on_unknown, optional=("user_id",), reading=reading)
+    left_out = {
+        "rows that do not say who chose what and when": read.bad_rows,
+        "entries of histories that --items lacks": read.dropped_from_histories,
+    }
+    notes = [f"{file.name}: the item scorer leaves out {what}: {count:,}" for what, count in left_out.items() if count]
+    return ChosenBy(sequences=training_sequences(read.data), notes=notes)
+
+
+def who_chose_what_if_told(
+    file: Source, catalogue: Catalogue, reading: Reading, *, on_unknown: Literal["error", "drop"]
+) -> ChosenBy:
+    """The same where nobody named a scorer: no sequences, and a note that says why, where no scorer can be made."""
+    from igd_core.datasets.interactions_file import tells_sequences
+
+    if not tells_sequences(file, reading):
+        why = "user_id and timestamp, or history_item_ids, would say who chose what in which order"
+        why += " (--columns OURS=THEIRS names them)" if reading.hints else ""
+    else:
+        try:
+            found = who_chose_what(file, catalogue, reading, on_unknown=on_unknown)
+        except DataError as error:  # it was good enough to count, and nobody asked for more
+            why = " ".join(str(error).removeprefix(f"{file.name}: ").split())
+        else:
+            if any(len(set(each.tolist())) > 1 for each in found.sequences):
+                return found
+            why = "nobody chose two items"
+    return ChosenBy(notes=[f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"])

@@ -220,14 +220,15 @@ def _settings(
     gammas = (0.0,) if asked.gammas is None else asked.gammas
     if "linear" in asked.mixtures and not any(gammas):
         raise InputError("mixtures: linear needs --gammas; without them what the artifact serves is mixed as it says")
-    mixed_over = scored
+    mixed_over, alone = scored, None
     if asked.normalise is None:
-        mixed_over = list(dict.fromkeys(each.settled("children", asked.temperature) for each in scored))
+        alone = scored[0]
+        mixed_over = [alone.settled("children", asked.temperature)]
     settings = with_mixings(over(scored), gammas=[0.0], mixtures=["log-linear"]) if 0.0 in gammas else []
     if any(gammas):
         settings += with_mixings(over(mixed_over), gammas=gammas, mixtures=asked.mixtures)
     if chosen is not None:
-        settings += with_chosen(over(mixed_over), chosen)
+        settings += [dataclasses.replace(each, alone=alone) for each in with_chosen(over(mixed_over), chosen)]
     return list(dict.fromkeys(settings))
 
 

@@ -98,7 +98,7 @@ class RowDecoder:
                 length_penalty=each.length_penalty,
                 leaves=leaves[each.seen],
                 forced_weight=each.forced_weight,
-                scored=each.scored,
+                scored=each.scored_after(len(history)),
                 mixing=mixing,
                 prior=priors[each.seen] if mixing.gamma else None,
             )

@@ -52,6 +52,7 @@ class DecodingSetting:
         scored: over what probabilities are normalised, and at which temperature.
         mixing: how much of the artifact's item scorer goes in, and how.
         by_length: gamma by the length of the history, in the place of ``mixing``'s; empty for that one.
+        alone: the same as ``scored``, after histories with a gamma of 0 in ``by_length``; None for ``scored`` itself.
     """
 
     alpha: float
@@ -62,6 +63,11 @@ class DecodingSetting:
     scored: Normalisation = _PLAIN
     mixing: Mixing = NO_PRIOR
     by_length: GammaSteps = ()
+    alone: Normalisation | None = None
+
+    def scored_after(self, interactions: int) -> Normalisation:
+        """Over what probabilities are normalised after a history of so many interactions."""
+        return self.scored if self.alone is None or self.mixing_after(interactions).gamma else self.alone
 
     def mixing_after(self, interactions: int) -> Mixing:
         """How much of the item scorer goes in after a history of so many interactions."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from igd_core.errors import CatalogueError
 from igd_core.scorers.counting import choice_sets, chosen_with
+from igd_core.scorers.options import EASE_BYTES_A_PAIR, MAX_EASE_ITEMS
 from igd_core.scorers.rows import SparseRows
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAX_ITEMS = 20_000
-"""That somebody chose. The matrix, and what inverting it takes, are 32 bytes a pair of items: 12.8 GB."""
-_BYTES_A_PAIR = 32
 _DECIMALS = 6  # less is rounding, which another build of BLAS does otherwise: the artifact would get another version
 
 
@@ -40,19 +38,19 @@ def ease_rows(sequences: Sequence[NDArray[np.int32]], *, num_items: int, most: i
         ridge: above 0; the more, the smaller the weights, above all those that few people stand behind.
 
     Raises:
-        CatalogueError: more items than `MAX_ITEMS` were chosen, or their matrix does not fit the memory.
+        CatalogueError: more items than `MAX_EASE_ITEMS` were chosen, or their matrix does not fit the memory.
     """
     chosen = choice_sets(sequences)
     items = np.unique(np.concatenate([np.empty(0, np.int32), *chosen])).astype(np.int64)
-    if len(items) > MAX_ITEMS:
+    if len(items) > MAX_EASE_ITEMS:
         raise CatalogueError(
-            f"scorer ease: {len(items):,} items were chosen; at most {MAX_ITEMS:,} can be, whose matrices take "
-            f"{_BYTES_A_PAIR * MAX_ITEMS**2 / 1e9:.1f} GB: take neighbours or transitions"
+            f"scorer ease: {len(items):,} items were chosen; at most {MAX_EASE_ITEMS:,} can be, whose matrices take "
+            f"{EASE_BYTES_A_PAIR * MAX_EASE_ITEMS**2 / 1e9:.1f} GB: take neighbours or transitions"
         )
     try:
         weights = _weights(chosen, items, num_items=num_items, ridge=ridge)
     except MemoryError:
-        needed = _BYTES_A_PAIR * len(items) ** 2 / 1e9
+        needed = EASE_BYTES_A_PAIR * len(items) ** 2 / 1e9
         raise CatalogueError(f"scorer ease: {len(items):,} items need {needed:.1f} GB of memory") from None
     targets, kept = [np.empty(0, np.int64)], [np.empty(0)]
     for row in weights:

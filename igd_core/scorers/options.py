@@ -24,6 +24,8 @@ MIN_RIDGE, MAX_RIDGE, USUAL_RIDGE = 1e-3, 1e6, 500.0
 USUAL_GAMMA = 0.7
 """Validation rows chose it on five of six data sets; on those of all six the mixture is above both of its parts
 (docs/research/sets.md)."""
+MAX_EASE_ITEMS, EASE_BYTES_A_PAIR = 20_000, 32
+"""Items that somebody chose, at most: the matrix, and what inverting it takes, are so many bytes a pair, 12.8 GB."""
 USUAL_EASE_ITEMS = 10_000
 """Most chosen items for which the usual scorer holds EASE: 3.2 GB while it is made, and about a minute of one core."""
 USUAL_DECAY: dict[ScorerKind, float] = {"transitions": 0.25, "neighbours": 1.0, "ease": 0.7, "given": 1.0}

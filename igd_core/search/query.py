@@ -44,8 +44,7 @@ class Query:
         beams: width of the search, 1..200, raised to ``k`` where smaller; None for the artifact's.
         alpha: rebalancing towards decisive tokens, 0..1; None takes the artifact's.
         normalise: over what probabilities are normalised, ``vocabulary`` or ``children``; None takes ``children`` where
-            an item scorer is mixed in and ``forced_weight`` is 1, else what the model was
-            tuned for.
+            an item scorer is mixed in and ``forced_weight`` is 1, else what the model was tuned for.
         temperature: divides the logits, in (0, 10]; None takes what the model was tuned for (`Normalisation.settled`).
         length_penalty: 0 (D3, IGD) or up to 2; 1 is BIGRec.
         forced_weight: 0..1, what forced tokens count (see `BeamSearch`); 1 is the method, 0 scores decisions alone.
@@ -231,8 +230,8 @@ def _mixing(query: Query, artifact: Artifact, scorer: ItemScorer | None) -> Mixi
 def _normalise(query: Query, mixing: Mixing) -> Normalise | None:
     """Over what to normalise; None for what the model was tuned for.
 
-    Mixed with an item scorer, which knows nothing of how titles are spelled, what a model knows of it only disturbs
-    (docs/research/accuracy.md): so over children, unless the query says otherwise.
+    Where an item scorer is mixed in: over children, unless the query says otherwise. A scorer knows nothing of how
+    titles are spelled, and lists were worse where the model's knowledge of it counted (docs/research/accuracy.md).
     """
     if mixing.mixture == "linear" and query.normalise == "vocabulary":
         raise QueryError("mixture", "linear is of probabilities over children, and normalise is 'vocabulary'")

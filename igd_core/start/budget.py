@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from igd_core.scorers.options import EASE_BYTES_A_PAIR, MAX_EASE_ITEMS
+
 _SHARE = {"tune": 0.5, "choose": 0.2, "judge": 0.2}
 """Of the minutes; what is left is for the item scorers and the baselines, which nothing limits."""
 _MOST_EPOCHS = 8
 LEAST_ROWS, _MOST_ROWS = 100, 5_000
 _GIB = 1 << 30
 _THREADS = "OMP_NUM_THREADS"
-_BYTES_A_PAIR = 32
-_MOST_EASE_ITEMS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Machine:
 
     def has_room_for_ease(self, items: int) -> bool:
         """Whether the inverse that EASE needs fits into half of the free memory."""
-        return items <= _MOST_EASE_ITEMS and _BYTES_A_PAIR * items * items < self.free_bytes / 2
+        return items <= MAX_EASE_ITEMS and EASE_BYTES_A_PAIR * items * items < self.free_bytes / 2
 
 
 def _free_bytes() -> int:

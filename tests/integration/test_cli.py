@@ -333,6 +333,31 @@ def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
         assert f"gamma_from: {table}: was chosen for a scorer of neighbours" in capsys.readouterr().err
 
 
+def test_where_gamma_is_0_after_a_short_history_the_evaluation_scores_it_as_it_is_served(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {"format": "igd-gamma", "format_version": 1, "mixture": "log-linear", "scorer": "transitions"}
+    (tmp_path / "gamma.json").write_text(json.dumps(chosen | {"gamma": [[0, 0.0], [3, 0.5]]}))
+    built = [*_build_arguments(data_dir, model_dir, tmp_path / "made"), "--scorer", "transitions"]
+    assert main([*built, "--gamma-from", str(tmp_path / "gamma.json")]) == 0
+    asked = ["evaluate", "--artifact", str(tmp_path / "made"), "--model", str(model_dir), "--device", "cpu", "--rows"]
+    asked += [str(data_dir / "train.csv"), "--limit", "6", "--seen", "excluded", "--alphas", "0", "--k", "5"]
+
+    def lists(out: str, *more: str) -> list[Any]:
+        assert main([*asked, "--length-penalties", "0", "--resamples", "100", "--out", str(tmp_path / out), *more]) == 0
+        (journal,) = (tmp_path / out).glob("rows-*.jsonl")
+        return [json.loads(line)["lists"] for line in journal.read_text().splitlines()[1:]]
+
+    for alone, served in lists("as-served"):  # histories of one item
+        assert served == alone, "as the model was tuned: over the vocabulary"
+    over_children = lists("over-children", "--normalise", "children")
+    assert over_children != lists("as-served"), "the two differ here"
+    capsys.readouterr()
+    item = make_catalogue(60).item_ids[0]
+    assert main(_recommend_arguments(tmp_path / "made", model_dir, "--history", item)) == 0
+    assert json.loads(capsys.readouterr().out)["normalise"] == "vocabulary"
+
+
 def test_building_the_same_files_again_gives_the_same_version(
     artifact_dir: Path, data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,11 +44,11 @@ export function showRanking(list, answer, { brief = false, actions } = {}) {
 const details = (item, byModel) => [
   byModel && !item.explanation ? null : element(
     "span",
-    { class: "score" },
+    { class: "score", title: item.probability === undefined ? null : "score in nats; what the model alone gives it, of 100 %" },
     byModel ? fixed(item.score) : `${fixed(100 * item.score)} %`,
     unseen(byModel ? " score in nats" : " of interactions"),
     item.probability === undefined ? null : ` · ${fixed(100 * item.probability)} %`,
-    item.probability === undefined ? null : unseen(" probability"),
+    item.probability === undefined ? null : unseen(" given by the model alone"),
   ),
   item.explanation ? tokenBar(item) : null,
   item.duplicates ? element("p", { class: "note" }, `Other items of this title: ${item.duplicates.join(", ")}`) : null,

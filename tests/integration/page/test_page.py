@@ -222,6 +222,9 @@ async def test_where_scores_are_probabilities_they_stand_beside_them(visit: Open
         answer = await site.recommend({"history": ["1"], "alpha": 0.2})
         for item, shown in zip(answer["items"], await page.locator("#chosen .score").all_inner_texts(), strict=True):
             assert f" · {100 * item['probability']:.2f} %" in shown
+            assert "given by the model alone" in shown, "for screen readers; a score may be the scorer's too"
+        title = await page.locator("#chosen .score").first.get_attribute("title")
+        assert title == "score in nats; what the model alone gives it, of 100 %"
         wide = await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
         assert not wide, "a narrow page does not scroll sideways"
 

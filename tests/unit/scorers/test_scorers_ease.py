@@ -48,7 +48,7 @@ def test_weights_are_those_of_a_ridge_regression_on_all_other_items(
 
 
 def test_items_that_nobody_chose_have_no_weights_and_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ease, "MAX_ITEMS", 2)
+    monkeypatch.setattr(ease, "MAX_EASE_ITEMS", 2)
     rows = ease_rows([np.array([4, 900_000], np.int32)], num_items=1_000_000, most=3, ridge=1.0)
     assert [rows.of(item)[0].tolist() for item in (4, 900_000, 5)] == [[900_000], [4], []]
 
