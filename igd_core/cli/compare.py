@@ -28,7 +28,7 @@ class CompareFlags(IntervalFlags):
         default="allowed", description="whether items of the history may come back"
     )
     among: Annotated[Listed[str], Flag(metavar="SETTING", repeated=True)] = Field(
-        default=(), description="choose from these (default: D3 and IGD)"
+        default=(), description="choose from these (default: all with length penalty 0 and forced tokens in full)"
     )
     together: bool = Field(
         default=False, description="choose one setting for all seeds of a name (default: one for each)"

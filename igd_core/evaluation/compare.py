@@ -14,6 +14,7 @@ import numpy as np
 
 from igd_core.errors import InputError
 from igd_core.evaluation.bootstrap import DRAWS, Interval
+from igd_core.evaluation.methods import is_plain, ranks_by_sum
 from igd_core.evaluation.metrics import discounted_gains, hits
 from igd_core.evaluation.pairing import on_same_rows
 
@@ -56,9 +57,9 @@ class Comparison:
         name: the trials' name.
         chosen: each trial's best setting on its validation rows, or one setting for all (`Question`).
         validated: mean of that best validation value over trials; the name with the highest would be chosen.
-        plain_by_seed: each trial's value without rebalancing (alpha 0).
+        plain_by_seed: each trial's value without rebalancing (alpha 0) and without an item scorer.
         chosen_by_seed: each trial's value as chosen.
-        plain: mean over trials, alpha 0.
+        plain: mean over trials, so.
         best: mean over trials, as chosen.
         decoding: ``best`` minus ``plain``.
         tuning: ``plain`` minus the first name's ``plain``; None for the first name.
@@ -86,7 +87,8 @@ class Question:
     Attributes:
         metric: ``HR@k`` or ``NDCG@k``.
         seen: whether items of the history are allowed in lists.
-        among: names of the settings to choose from; empty for those of the method (D3, and IGD with any alpha).
+        among: names of the settings to choose from; empty for all that rank by the sum of token scores: D3, IGD with
+            any alpha, and either over children or mixed with an item scorer.
         together: choose one setting for all trials of a name, by the mean of their values, not one for each trial.
         draw: what the intervals draw: test rows or target titles (`bootstrap`).
     """
@@ -219,7 +221,7 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
     for result in results:
         seeds = len(result.chosen)
         lines.append(f"{result.name} ({seeds} seed{'s' if seeds > 1 else ''})")
-        lines.append(f"  alpha 0                     {_value(result.plain)}   by seed {_list(result.plain_by_seed)}")
+        lines.append(f"  alpha 0, no item scorer     {_value(result.plain)}   by seed {_list(result.plain_by_seed)}")
         lines.append(f"  chosen on validation rows   {_value(result.best)}   by seed {_list(result.chosen_by_seed)}")
         lines += [f"    {setting}" for setting in (result.chosen if len(set(result.chosen)) > 1 else result.chosen[:1])]
         lines.append(f"  on validation rows then     {result.validated:.4f}")
@@ -236,10 +238,13 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
 
 
 def _plain(run: RankedRun, question: Question) -> str:
-    for method in run.methods:
-        if method.seen == question.seen and method.known_as == "D3":
-            return method.name
-    raise InputError(f"{run.path}: has no alpha 0 with length penalty 0 and seen items {question.seen}")
+    found = [each for each in run.methods if each.seen == question.seen]
+    found = [each for each in found if each.known_as == "D3"] or [each for each in found if is_plain(each.name)]
+    if not found:
+        raise InputError(
+            f"{run.path}: has no alpha 0 with length penalty 0, no item scorer and seen items {question.seen}"
+        )
+    return found[0].name
 
 
 def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], float]:
@@ -261,10 +266,14 @@ def _validated(run: RankedRun, question: Question) -> dict[str, float]:
         candidates = [run.of(name, question.seen) for name in question.among]
     else:
         candidates = [
-            method for method in run.methods if method.seen == question.seen and method.known_as in {"D3", "IGD"}
+            method
+            for method in run.methods
+            if method.seen == question.seen and (method.known_as in {"D3", "IGD"} or ranks_by_sum(method.name))
         ]
     if not candidates:
-        raise InputError(f"{run.path}: has no D3 or IGD with seen items {question.seen}")
+        raise InputError(
+            f"{run.path}: has no setting with length penalty 0 and seen items {question.seen}; --among names others"
+        )
     return {method.name: float(question.values(method).mean()) for method in candidates}
 
 

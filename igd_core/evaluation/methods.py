@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Seen = Literal["allowed", "excluded"]
 _PLAIN = Normalisation()
+_BY_SUM = re.compile(
+    r"alpha=(?P<alpha>\S+) lp=0 beams=\d+( normalise=\S+)?( temperature=\S+)?(?P<gamma> gamma=\S+)?( mixture=\S+)?"
+)
 _MIXED = re.compile(r" gamma=(?P<gamma>[0-9.e+-]+)(?: mixture=(?P<mixture>[a-z-]+))?$")
 
 
@@ -217,6 +220,24 @@ class Mixed:
             return Mixed(setting=name, gamma=0.0, mixture=None)
         mixture = found["mixture"] or NO_PRIOR.mixture
         return Mixed(setting=name[: found.start()], gamma=float(found["gamma"]), mixture=mixture)
+
+
+def ranks_by_sum(name: str) -> bool:
+    """Whether a method's name is of a search that ranks titles by the sum of all its tokens' scores.
+
+    So do D3 and IGD, and either over children or mixed with an item scorer. BIGRec, decisions alone over the vocabulary
+    and baselines do not.
+
+    >>> [ranks_by_sum(f"alpha=0 {each} beams=10") for each in ("lp=0", "lp=1")]
+    [True, False]
+    """
+    return _BY_SUM.fullmatch(name) is not None
+
+
+def is_plain(name: str) -> bool:
+    """Whether such a search has alpha 0 and no item scorer: what the model says by itself."""
+    found = _BY_SUM.fullmatch(name)
+    return found is not None and found["alpha"] == "0" and found["gamma"] is None
 
 
 def _require(name: str, values: Sequence[float], lowest: float, highest: float) -> None:

