@@ -296,6 +296,10 @@ class RecommendationResponse(_Response):
         description="Who ranked: the `model`; `popularity`; or the model at an earlier time, `precomputed`."
     )
     precomputed: PrecomputedOf | None = Field(default=None, description="Where `source` is `precomputed`.")
+    normalise: Normalise | None = Field(
+        default=None,
+        description="Over what the model's probabilities in `score` were normalised. Absent where popularity answers.",
+    )
     gamma: float | None = Field(
         default=None,
         description="Weight that the catalogue's item scorer had: the request's, the variant's or the catalogue's own, "

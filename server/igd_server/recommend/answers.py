@@ -76,18 +76,19 @@ class Answer:
             "variant": None if asked.variant is None else asked.variant.name,
             "source": self.source,
             "precomputed": None if self.precomputed is None else _precomputed(self.precomputed),
-            **(self._mixed() if self.source == "model" else {}),
+            **(self._scored() if self.source == "model" else {}),
             "cached": self.cached,
         }
         tail = {"warnings": asked.warnings or None, "timings": self._timings()}
         return b'%b,"items":%b,%b' % (_encoded(head)[:-1], self.ranking.items, _encoded(tail)[1:])
 
-    def _mixed(self) -> dict[str, Any]:
-        """How much of an item scorer is in the ranking; nothing where the version holds none."""
+    def _scored(self) -> dict[str, Any]:
+        """What a score is of: over what the model's part is normalised, and how much of an item scorer is in it."""
         resolved = self.asked.resolved
         if self.asked.served.recommender.scorer is None:
-            return {}
-        return {"gamma": resolved.gamma, "mixture": resolved.mixture if resolved.gamma else None}
+            return {"normalise": resolved.normalise}
+        mixture = resolved.mixture if resolved.gamma else None
+        return {"normalise": resolved.normalise, "gamma": resolved.gamma, "mixture": mixture}
 
     def _timings(self) -> dict[str, float]:
         stats = self.stats

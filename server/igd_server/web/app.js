@@ -419,7 +419,7 @@ function showScale() {
   byId("scale-most").textContent = `${most.toFixed(2)} nats`;
 }
 
-function showFacts({ source, gamma, mixture, cached, catalogue, version, variant, model, request_id: requestId, timings }) {
+function showFacts({ source, normalise, gamma, mixture, cached, catalogue, version, variant, model, request_id: requestId, timings }) {
   const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   const facts = {
     Source: cached ? `${source}, from the cache` : source,
@@ -427,6 +427,7 @@ function showFacts({ source, gamma, mixture, cached, catalogue, version, variant
     Version: version,
     ...(variant && { Variant: variant }),
     Model: model,
+    ...(normalise && { "Normalised over": normalise === "children" ? "children of a node" : normalise }),
     ...(gamma !== undefined && { Gamma: mixture ? `${gamma.toFixed(2)}, ${mixture}` : gamma.toFixed(2) }),
     Total: ms(timings.total_ms),
     "In the model": `${ms(timings.model_ms)}, ${timings.rounds} ${timings.rounds === 1 ? "round" : "rounds"}`,

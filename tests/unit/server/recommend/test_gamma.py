@@ -54,8 +54,11 @@ async def test_gamma_is_the_requests_then_the_variants_then_the_catalogues(score
         async def items(**body: Any) -> Any:
             answer = await running.recommend(history=["1", "4"], k=5, **body)
             assert answer.status_code == 200, answer.text
-            assert "warnings" not in answer.json()
-            return answer.json()["items"]
+            answered = answer.json()
+            assert "warnings" not in answered
+            over_children = answered["normalise"] == "children"
+            assert all(("probability" in item) == over_children for item in answered["items"])
+            return answered["items"]
 
         alone = await items(gamma=0)
         assert await items() == await items(gamma=0.25) != alone
@@ -69,6 +72,8 @@ async def test_gamma_is_the_requests_then_the_variants_then_the_catalogues(score
         )
         assert all("probability" in item for item in linear)
         assert await items(variant="shares", mixture="log-linear") == await items(gamma=0.5)
+        assert (await running.recommend(history=["1"], gamma=0)).json()["normalise"] == "vocabulary"
+        assert (await running.recommend(history=["1"], gamma=0.5)).json()["normalise"] == "children"
         over_vocabulary = await items(variant="shares", normalise="vocabulary")
         assert over_vocabulary == await items(gamma=0.5, normalise="vocabulary") != await items(gamma=0.5)
         assert all("probability" in item for item in await items(gamma=0.5)), "over children, unless somebody says"
@@ -105,7 +110,7 @@ async def test_gamma_by_the_length_of_the_history_is_the_default_and_the_answer_
         assert [each["gamma"] for each in grown] == [0.0, 0.5, 0.75]
         assert "mixture" not in grown[0]
         assert (await answer("1", "4", variant="grows", gamma=1))["gamma"] == 1.0
-        assert not {"gamma", "mixture"} & (await answer()).keys(), "popularity answered"
+        assert not {"gamma", "mixture", "normalise"} & (await answer()).keys(), "popularity answered"
 
 
 async def test_a_stored_history_counts_as_one_that_is_sent(scored: Callable[..., Run]) -> None:

@@ -51,7 +51,8 @@ async def test_an_answer_says_what_ranked_which_items_and_what_it_cost(run: Run)
     assert response.headers["content-type"] == "application/json"
     body = response.json()
     assert set(body) == {
-        *("request_id", "catalogue", "version", "model", "model_fingerprint", "source", "cached", "items", "timings")
+        *("request_id", "catalogue", "version", "model", "model_fingerprint", "source", "normalise"),
+        *("cached", "items", "timings"),
     }
     assert body["cached"] is False
     assert (body["catalogue"], body["model"], body["source"]) == ("films", "fake", "model")
