@@ -213,6 +213,12 @@ function showSliders() {
   byId("alpha-value").textContent = control("alpha").toFixed(2);
   byId("gamma-value").textContent = control("gamma").toFixed(2);
   byId("beams-value").textContent = beams.value;
+  byId("decisions-field").hidden = !spellingMayRank();
+}
+
+/** Whether tokens without a choice count: mixed with an item scorer they do not, since children are what is scored. */
+function spellingMayRank() {
+  return !state.catalogue?.scorer || (!byId("own-gamma").checked && control("gamma") === 0);
 }
 
 /** The values an attribute has among the popular items. */
@@ -253,7 +259,7 @@ function chosenFilter() {
 
 function requestAt(alpha) {
   const history = state.history.map((item) => item.item_id);
-  const forced_weight = byId("decisions").checked ? 0 : 1; // said each time: a variant of the server may have its own
+  const forced_weight = byId("decisions").checked && spellingMayRank() ? 0 : 1; // said each time: a variant of the server may have its own
   const k = Math.min(control("k"), state.catalogue.items); // more than there are would be refused
   const gamma = state.catalogue.scorer && !byId("own-gamma").checked ? { gamma: control("gamma") } : {};
   return { history, k, alpha, forced_weight, ...gamma, beams: control("beams"), ...chosenFilter(), ...(byId("tokens").checked && { explain: true }) };
@@ -489,7 +495,10 @@ byId("gamma").addEventListener("input", () => {
   showSliders();
   rankSoon();
 });
-byId("own-gamma").addEventListener("input", rankSoon);
+byId("own-gamma").addEventListener("input", () => {
+  showSliders();
+  rankSoon();
+});
 byId("decisions").addEventListener("input", rankSoon);
 byId("tokens").addEventListener("input", rank);
 byId("value").addEventListener("input", rankSoon);

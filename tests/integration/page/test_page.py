@@ -551,8 +551,16 @@ async def test_with_a_scorer_gamma_is_the_servers_until_it_is_moved_and_each_par
     await expect(page.locator("#others h4")).to_have_text(["Model", "Transitions"])
     await expect(page.locator("#facts")).to_contain_text("Gamma\n0.75, log-linear", use_inner_text=True)
     assert "gamma" not in (await shown_request(page))[2]
+    await expect(page.locator("#decisions")).to_be_hidden()  # with a scorer nothing else counts
+    await page.get_by_role("slider", name="Gamma").fill("0")
+    await page.get_by_label("Decisions alone").check()
+    await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, decisions alone")
+    assert (await shown_request(page))[2]["forced_weight"] == 0
     await page.get_by_role("slider", name="Gamma").fill("0.4")
+    await expect(page.locator("#decisions")).to_be_hidden()
     await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.40")
+    assert (await shown_request(page))[2]["forced_weight"] == 1
+    await expect(page.locator("#facts")).to_contain_text("Normalised over\nchildren of a node", use_inner_text=True)
     assert (await shown_request(page))[2]["gamma"] == 0.4
     await expect(page.get_by_label("Gamma as the server has it")).not_to_be_checked()
     await others_show(page, lists)
