@@ -255,6 +255,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-lists": second.by_lists,
     "sets-rows": second.by_rows,
     "sets-width": second.by_width,
+    "sets-three": second.three_parts,
     "mixed": mixtures.mixed_block,
     "mixture": mixtures.mixture,
     "gammas": mixtures.gammas,

@@ -1,10 +1,11 @@
-"""Video Games once more: another scorer, alpha in the mixture, tuning by lists, half of the rows, other widths.
+"""Video Games once more: other scorers, alpha in the mixture, tuning by lists, half of the rows, other widths.
 
 ``sets-vg-…`` are of seed 1 with the mean of transitions and EASE (`sets`); ``sets-vgfirst-…`` of seed 0 with
 transitions, on the same rows; ``sets-vglists-test`` of seed 1's model after `igd tune lists`, on 2,000 of them;
 ``sets-vgrows-whole`` and ``sets-vgrows-half`` of seed 0, with models and scorers of all training rows and of every
 second, on the same 2,000; ``sets-vgwidth-64`` and ``sets-vgwidth-256`` as the former, with models half and twice as
-wide.
+wide; ``sets-vgthree-both-valid`` and ``sets-vgthree-three-valid`` of the model half as wide, with transitions and EASE,
+and with SASRec as well.
 """
 
 from __future__ import annotations
@@ -104,3 +105,22 @@ def by_width() -> str:
         rows.append([words, *(between(drawn.value(width)) for width in of_width), *map(effect, gained)])
     head = ["NDCG@10, 2,000 test rows", *(f"width {width}" for width in of_width)]
     return table([*head, "128 less 64", "256 less 128"], rows)
+
+
+def three_parts() -> str:
+    """What SASRec as a third part of the scorer adds, on validation rows."""
+    both, three = runs()["sets-vgthree-both-valid"], runs()["sets-vgthree-three-valid"]
+    if both.targets is None:
+        raise ValueError("the sample does not say which rows ask for the same title")
+    rows = []
+    for name, words in (
+        ("scorer", "the scorer alone"),
+        (_SERVED, "served, gamma 0.5"),
+        (_SERVED.replace("0.5", "0.7"), "served, gamma 0.7"),
+    ):
+        drawn = Drawn({"both": values(both, name, _ASKED), "three": values(three, name, _ASKED)}, both.targets)
+        gained = drawn.less("three", "both")
+        shown = [between(drawn.value("both")), between(drawn.value("three")), effect(gained)]
+        rows.append([words, *shown, verdict(gained, seeds=1)])
+    head = ["NDCG@10, 1,000 validation rows", "transitions and EASE", "and SASRec", "more by SASRec", "better?"]
+    return table(head, rows)
