@@ -81,6 +81,8 @@ class Recommended:
         model_fingerprint: hash of the model's content. Absent from older servers' answers.
         source: ``model``, ``popularity``, or ``precomputed``: the model at an earlier time.
         precomputed: where that is the source.
+        normalise: over what the model's probabilities in ``score`` were normalised, ``vocabulary`` or
+            ``children``. None where popularity answered, and from older servers.
         gamma: weight that the catalogue's item scorer had; None where the version holds none or popularity answered.
         mixture: how it was mixed with the model, where gamma is above 0.
         timings: milliseconds and counts, by name.
@@ -96,6 +98,7 @@ class Recommended:
     model_fingerprint: str | None = None
     variant: str | None = None
     precomputed: Precomputed | None = None
+    normalise: str | None = None
     gamma: float | None = None
     mixture: str | None = None
     warnings: tuple[Warned, ...] = ()

@@ -67,6 +67,7 @@ async def test_an_answer_comes_back_whole(serve: Serve) -> None:
         (item["item_id"], item["title"], item["rank"], item["score"]) for item in raw["items"]
     ]
     assert (answer.source, answer.catalogue, answer.version) == ("model", "films", raw["version"])
+    assert answer.normalise == raw["normalise"] == "vocabulary"
     assert all(isinstance(item, Item) and item.explanation for item in answer.items)
     assert all(token.logprob is not None for token in answer.items[0].explanation)
     total = sum((token.logprob or 0) * token.weight for token in answer.items[0].explanation)
