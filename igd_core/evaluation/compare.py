@@ -242,7 +242,7 @@ def _plain(run: RankedRun, question: Question) -> str:
     found = [each for each in found if each.known_as == "D3"] or [each for each in found if is_plain(each.name)]
     if not found:
         raise InputError(
-            f"{run.path}: has no alpha 0 with length penalty 0, no item scorer and seen items {question.seen}"
+            f"{run.path}: has no alpha 0 with length penalty 0, no item scorer and {_seen_items(run, question)}"
         )
     return found[0].name
 
@@ -272,9 +272,15 @@ def _validated(run: RankedRun, question: Question) -> dict[str, float]:
         ]
     if not candidates:
         raise InputError(
-            f"{run.path}: has no setting with length penalty 0 and seen items {question.seen}; --among names others"
+            f"{run.path}: has no setting with length penalty 0 and {_seen_items(run, question)}; --among names others"
         )
     return {method.name: float(question.values(method).mean()) for method in candidates}
+
+
+def _seen_items(run: RankedRun, question: Question) -> str:
+    """What was asked for, and what the run has instead."""
+    others = sorted({each.seen for each in run.methods} - {question.seen})
+    return f"seen items {question.seen}" + (f" (--seen {others[0]} would find what it has)" if others else "")
 
 
 def _value(interval: Interval) -> str:
