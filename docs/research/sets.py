@@ -30,6 +30,7 @@ NAMES = {
     "vg": "Video Games",
     "cds": "CDs and Vinyl",
     "office": "Office (semantic IDs)",
+    "industrial": "Industrial (semantic IDs)",
     "toys": "Toys and Games",
     "ml1m": "MovieLens-1M",
 }
@@ -40,6 +41,7 @@ SCORERS = {
     "vg": "transitions and EASE",
     "cds": "transitions and EASE",
     "office": "transitions and EASE",
+    "industrial": "transitions and EASE",
     "toys": "transitions and EASE",
     "ml1m": "EASE",
 }

@@ -129,6 +129,11 @@ class TuningSettings(CheckedSettings):
     )
     train_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     valid_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
+    valid_targets: Literal["all", "trained"] = Field(
+        default="all",
+        description="which validation rows count: all, or those whose item some training row asks for; what none asks "
+        "for grows less likely with every epoch",
+    )
     save_every: Count = Field(
         default=200, description="steps between checkpoints; one more is written after each epoch"
     )

@@ -22,6 +22,7 @@ from devices import needs_cuda
 from factories import EOS, make_catalogue
 from safetensors.torch import load_file, save_file
 
+from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
 from igd_core.errors import DataError, InputError, ModelError, TuningError
 from igd_core.locked_folders import locked_folder
@@ -29,7 +30,7 @@ from igd_core.tuning import loss
 from igd_core.tuning import record as record_module
 from igd_core.tuning.inputs import RunInputs
 from igd_core.tuning.merge import merge_run
-from igd_core.tuning.run import tune
+from igd_core.tuning.run import read_data, tune
 from igd_core.tuning.settings import LoraSettings, TuningSettings
 from igd_core.tuning.trainer import IGDTrainer
 
@@ -362,6 +363,41 @@ def test_rows_as_a_shop_exports_them_are_tuned_on_with_the_flags_of_reading(
     record = json.loads(captured.out)
     assert (record["rows"]["train"]["rows"], record["rows"]["bad_rows"]) == (2, 2)
     assert f"note: {rows}: read as Windows-1252" in captured.err
+
+
+def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_told_and_can_be_left_out(
+    inputs: RunInputs, data_dir: Path, tmp_path: Path
+) -> None:
+    """Their loss grows while the others' falls: by all of them an early state would be kept."""
+    artifact = load_artifact(data_dir / "artifact")
+    with (data_dir / "valid.csv").open(encoding="utf-8") as file:
+        rows = [(row["history_item_ids"], row["item_id"]) for row in csv.DictReader(file)]
+    old, new = rows[:-6], rows[-6:]
+    train, valid, warm = (tmp_path / name for name in ("train.csv", "valid.csv", "warm.csv"))
+    header = ["history_item_ids", "item_id"]
+    _write(train, header, old * 2)
+    _write(valid, header, [*new[:3], *old, *new[3:]])
+    _write(warm, header, old)
+
+    def read(valid: Path, **values: Any) -> Any:
+        return read_data(changed(inputs, train=train, valid=valid), quick(train_rows=0, **values), artifact)
+
+    told = f"6 of {len(rows)} validation rows ask for items that no training row asks for"
+    everything, trained = read(valid), read(valid, valid_targets="trained")
+    assert everything.notes == [
+        f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"
+    ]
+    assert trained.notes == [f"{told}: left out"]
+    assert (everything.valid.rows, trained.valid.rows) == (len(rows), len(old))
+    assert read(warm).notes == read(warm, valid_targets="trained").notes == []
+    assert trained.valid.targets == read(warm).valid.targets
+    assert read(valid, valid_targets="trained", valid_rows=4).valid.rows == 4, "drawn among those that are left"
+    few = tmp_path / "few.csv"
+    _write(few, header, [*old, new[0]])
+    assert read(few).notes == [], "one in ten is not worth a word"
+    _write(few, header, new)
+    with pytest.raises(InputError, match=r"valid_targets: 'trained' leaves no row: 6 of 6 validation rows ask"):
+        read(few, valid_targets="trained")
 
 
 @pytest.mark.parametrize(
