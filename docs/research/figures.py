@@ -248,6 +248,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-ceilings": sets.ceilings,
     "sets-every": sets.every,
     "sets-gammas": sets.gammas,
+    "sets-books": sets.books,
     "sets-groups": sets.groups,
     "sets-mean": sets.mean_in_search,
     "sets-second": second.trainings,

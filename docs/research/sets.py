@@ -5,6 +5,8 @@ of the model with its scorer; ``sets-NAME-base`` of most-popular, last-item tran
 of EASE alone, as ``scorer``; ``sets-NAME-both`` of the mean of transitions and EASE, likewise; ``sets-NAME-sasrec`` of
 SASRec, sized on validation rows, and of BPR. ML-100K is the demo's, with ``sets-ml-mean`` of the mean of EASE and
 SASRec, as ``scorer``, and ``sets-ml-mean-valid`` of that mean in its search.
+Books has ``sets-bookslinear-valid``, of linear mixtures, and ``sets-bookswarm-valid``, of a model that was kept by
+other validation rows.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ NAMES = {
     "industrial": "Industrial (semantic IDs)",
     "toys": "Toys and Games",
     "ml1m": "MovieLens-1M",
+    "books": "Books",
 }
 EXCLUDED = ("ml1m", "toys")
 """Sets in whose lists nothing comes back that was seen, since no row asks for it."""
@@ -44,6 +47,7 @@ SCORERS = {
     "industrial": "transitions and EASE",
     "toys": "transitions and EASE",
     "ml1m": "EASE",
+    "books": "EASE",
 }
 """Of the served setting."""
 RANKERS = {
@@ -209,6 +213,27 @@ def gammas() -> str:
         shown = [f"**{cell}**" if held.get(each) == top else cell for each, cell in zip(known, cells, strict=True)]
         rows.append([NAMES[name], *shown, plain(_found(name).chosen["scorer"])])
     return table(["NDCG@10, validation rows", *(f"gamma {each}" for each in known), "the scorer alone"], rows)
+
+
+def books() -> str:
+    """Books, validation rows: NDCG@10 by gamma of both mixtures, and of a model kept by trained targets alone."""
+    asked, rows = Question(draw="targets"), []
+    for run, mixture, words in (
+        ("sets-books-valid", "", "log-linear"),
+        ("sets-bookslinear-valid", "linear", "linear"),
+        ("sets-bookswarm-valid", "", "log-linear, kept by rows of trained items"),
+    ):
+        names = [each.name for each in runs()[run].methods if each.name.startswith("alpha=")]
+        told = {
+            gamma_of(name): plain(float(values(runs()[run], name, asked).mean()))
+            for name in names
+            if gamma_of(name) == "0" or name.partition(" mixture=")[2] == mixture
+        }
+        rows.append((words, told))
+    known = sorted({gamma for _, told in rows for gamma in told}, key=float)
+    alone = plain(float(values(runs()["sets-books-valid"], "scorer", asked).mean()))
+    head = ["NDCG@10, 1,000 validation rows", *(f"gamma {gamma}" for gamma in known), "EASE alone"]
+    return table(head, [[words, *(told.get(gamma, "") for gamma in known), alone] for words, told in rows])
 
 
 def mean_in_search() -> str:
