@@ -249,6 +249,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-every": sets.every,
     "sets-gammas": sets.gammas,
     "sets-books": sets.books,
+    "sets-bookswarm": sets.books_kept,
     "sets-groups": sets.groups,
     "sets-mean": sets.mean_in_search,
     "sets-second": second.trainings,
