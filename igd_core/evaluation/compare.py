@@ -59,7 +59,7 @@ class Comparison:
         validated: mean of that best validation value over trials; the name with the highest would be chosen.
         plain_by_seed: each trial's value without rebalancing (alpha 0) and without an item scorer.
         chosen_by_seed: each trial's value as chosen.
-        plain: mean over trials, so.
+        plain: mean over trials, likewise.
         best: mean over trials, as chosen.
         decoding: ``best`` minus ``plain``.
         tuning: ``plain`` minus the first name's ``plain``; None for the first name.

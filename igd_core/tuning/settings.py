@@ -131,8 +131,8 @@ class TuningSettings(CheckedSettings):
     valid_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     valid_targets: Literal["all", "trained"] = Field(
         default="all",
-        description="which validation rows count: all, or those whose item some training row asks for; what none asks "
-        "for grows less likely with every epoch",
+        description="which validation rows count: all, or those whose item some training row asks for; where many ask "
+        "for others, the loss of all keeps an early state",
     )
     save_every: Count = Field(
         default=200, description="steps between checkpoints; one more is written after each epoch"
