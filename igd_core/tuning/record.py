@@ -178,6 +178,10 @@ def hold_folder(out: Path, before: Mapping[str, Any] | None, held: contextlib.Ex
         raise TuningError(f"{out}: another process has gone on with the run; resume it again")
 
 
+_BEFORE_THE_SETTING = {"valid_targets": "all"}
+"""What runs did whose record lacks a setting, where that is not the default now."""
+
+
 def require_same(
     before: Mapping[str, Any], now: Mapping[str, Any], kind: type[CheckedSettings] = TuningSettings
 ) -> None:
@@ -195,7 +199,8 @@ def require_same(
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")
         parts.remove("model")  # it may have moved
-    recorded = kind.read(before.get("settings", {}), where="settings of the run to resume")
+    of_then = _BEFORE_THE_SETTING if kind is TuningSettings else {}
+    recorded = kind.read({**of_then, **before.get("settings", {})}, where="settings of the run to resume")
     before = {**before, "settings": recorded.to_json()}  # adds defaults of settings that are newer than the run
     for part in parts:
         if before.get(part) == now[part]:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _ALONE = Team()
 _MANY_UNTRAINED = 0.2
-"""Share of validation rows above which it is told. Books has 51 %, Video Games 4 %."""
+"""Share of validation rows above which it is told that they count. Books has 51 %, Video Games 4 %."""
 
 
 def tune(
@@ -121,7 +121,6 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
     Raises:
         DataError: a file that cannot be read, holds no history rows, or has a target outside the catalogue
             (``on_unknown="drop"`` leaves such rows out and counts them).
-        InputError: ``valid_targets="trained"`` leaves no validation row.
     """
     limits = PackLimits(
         max_tokens=settings.max_tokens,
@@ -161,11 +160,11 @@ def _valid_rows(valid: HistoryRows, train: HistoryRows, settings: TuningSettings
     untrained = int(np.count_nonzero(~trained))
     told = f"{untrained:,} of {len(valid):,} validation rows ask for items that no training row asks for"
     notes = []
-    if settings.valid_targets == "trained":
-        if len(valid) and not trained.any():
-            raise InputError(f"valid_targets: 'trained' leaves no row: {told}")
+    if settings.valid_targets == "trained" and trained.any():
         valid = valid.take(np.flatnonzero(trained))
-        notes = [f"{told}: left out"] if untrained else []
+        notes = [f"{told}: left out (--valid-targets all counts them)"] if untrained else []
+    elif settings.valid_targets == "trained" and untrained:
+        notes = [f"{told}: they count, since there are no others"]
     elif untrained > _MANY_UNTRAINED * len(valid):
         notes = [f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"]
     return drawn(valid, settings.valid_rows, settings.seed), notes

@@ -129,10 +129,10 @@ class TuningSettings(CheckedSettings):
     )
     train_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     valid_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
-    valid_targets: Literal["all", "trained"] = Field(
-        default="all",
-        description="which validation rows count: all, or those whose item some training row asks for; where many ask "
-        "for others, the loss of all keeps an early state",
+    valid_targets: Literal["trained", "all"] = Field(
+        default="trained",
+        description="which validation rows count: those whose item some training row asks for (all, if there are none "
+        "such), or all; where many ask for others, the loss of all keeps an early state",
     )
     save_every: Count = Field(
         default=200, description="steps between checkpoints; one more is written after each epoch"

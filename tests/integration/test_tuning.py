@@ -365,7 +365,7 @@ def test_rows_as_a_shop_exports_them_are_tuned_on_with_the_flags_of_reading(
     assert f"note: {rows}: read as Windows-1252" in captured.err
 
 
-def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_told_and_can_be_left_out(
+def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_left_out_and_told(
     inputs: RunInputs, data_dir: Path, tmp_path: Path
 ) -> None:
     """Their loss grows while the others' falls: by all of them an early state would be kept."""
@@ -383,21 +383,33 @@ def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_told_and
         return read_data(changed(inputs, train=train, valid=valid), quick(train_rows=0, **values), artifact)
 
     told = f"6 of {len(rows)} validation rows ask for items that no training row asks for"
-    everything, trained = read(valid), read(valid, valid_targets="trained")
+    trained, everything = read(valid), read(valid, valid_targets="all")
+    assert trained.notes == [f"{told}: left out (--valid-targets all counts them)"]
     assert everything.notes == [
         f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"
     ]
-    assert trained.notes == [f"{told}: left out"]
     assert (everything.valid.rows, trained.valid.rows) == (len(rows), len(old))
-    assert read(warm).notes == read(warm, valid_targets="trained").notes == []
+    assert read(warm).notes == read(warm, valid_targets="all").notes == []
     assert trained.valid.targets == read(warm).valid.targets
-    assert read(valid, valid_targets="trained", valid_rows=4).valid.rows == 4, "drawn among those that are left"
+    assert read(valid, valid_rows=4).valid.rows == 4, "drawn among those that are left"
     few = tmp_path / "few.csv"
     _write(few, header, [*old, new[0]])
-    assert read(few).notes == [], "one in ten is not worth a word"
+    assert read(few, valid_targets="all").notes == [], "one in ten that counts is not worth a word"
     _write(few, header, new)
-    with pytest.raises(InputError, match=r"valid_targets: 'trained' leaves no row: 6 of 6 validation rows ask"):
-        read(few, valid_targets="trained")
+    none = read(few)
+    assert none.notes == [told.replace(str(len(rows)), "6") + ": they count, since there are no others"]
+    assert none.valid.rows == 6
+
+
+def test_a_run_that_began_when_all_validation_rows_counted_goes_on_so(inputs: RunInputs) -> None:
+    """Records of then do not have the setting; losses of other rows could not be compared with its own."""
+    tune(inputs, quick(epochs=1, valid_targets="all"))
+    record = json.loads((inputs.out / "run.json").read_text("utf-8"))
+    del record["settings"]["valid_targets"]
+    (inputs.out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    with pytest.raises(InputError, match="settings: valid_targets was 'all' in the run to resume, now 'trained'"):
+        tune(inputs, quick(epochs=1), resume=True)
+    assert tune(inputs, quick(epochs=1, valid_targets="all"), resume=True)["status"] == "finished"
 
 
 @pytest.mark.parametrize(

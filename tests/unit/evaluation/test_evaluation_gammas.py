@@ -11,6 +11,7 @@ import pytest
 
 from igd_core.engines.fake import FakeEngine
 from igd_core.errors import InputError
+from igd_core.evaluation.bootstrap import Resampling
 from igd_core.evaluation.decode import RowDecoder
 from igd_core.evaluation.gammas import LEAST_ROWS, STARTS, WHOLE_ROWS, choose_gamma
 from igd_core.evaluation.methods import Mixed, decoding_settings, with_chosen, with_mixings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from igd_core.artifact import Artifact
 
 SETTING = "alpha=0 lp=0 beams=10"
+_BEAMS = ((0.0, "alpha=0 lp=0 beams=20"), (0.5, "alpha=0 lp=0 beams=20 gamma=0.5"))
 
 
 def method(ranks: Sequence[int], gamma: float, *, seen: str = "excluded", mixture: str = "") -> MethodRanks:
@@ -40,11 +42,16 @@ def gain(rank: int, k: int) -> float:
     return 1 / math.log2(rank + 1) if 1 <= rank <= k else 0.0
 
 
-def by_the_rule(lengths: Sequence[int], ranks: Mapping[float, Sequence[int]], k: int) -> tuple[float, dict[int, float]]:
-    """The best gamma of all, and each bucket's by its first length: loops over rows, of the documented rule."""
+def by_the_rule(
+    lengths: Sequence[int], targets: NDArray[np.int64], ranks: Mapping[float, Sequence[int]], k: int
+) -> tuple[float, dict[int, float]]:
+    """The surest gamma of all, and each bucket's by its first length: loops over rows, of the documented rule."""
     rows = range(len(lengths))
     mean = {gamma: sum(gain(rank, k) for rank in ranks[gamma]) / len(lengths) for gamma in ranks}
-    one = min(gamma for gamma in ranks if math.isclose(mean[gamma], max(mean.values()), rel_tol=1e-12))
+    draws = np.concatenate(list(Resampling(groups=targets).weights(len(lengths))))  # how often each row is drawn
+    gains = {gamma: np.array([gain(rank, k) for rank in ranks[gamma]]) for gamma in ranks}
+    low = {gamma: np.quantile(draws @ gains[gamma] / draws.sum(axis=1), 0.025) for gamma in ranks}
+    one = min(gamma for gamma in ranks if math.isclose(low[gamma], max(low.values()), rel_tol=1e-9))
     starts = [0]
     for start in STARTS[1:]:
         here = sum(starts[-1] <= length < start for length in lengths)
@@ -68,16 +75,42 @@ def test_what_is_chosen_is_what_the_rule_says(seed: int) -> None:
     rows, gammas, k = int(rng.integers(300, 2500)), [0.0, 0.25, 0.5, 1.0], int(rng.integers(1, 11))
     lengths = 1 + rng.geometric(0.15, rows)
     ranks = {gamma: rng.integers(0, 13, rows) for gamma in gammas}
-    chosen = choose_gamma(
-        [method(ranks[gamma].tolist(), gamma) for gamma in gammas], lengths, rng.integers(0, 60, rows), k=k
-    )
+    targets = np.unique(rng.geometric(0.1, rows), return_inverse=True)[1]  # some titles in many rows
+    chosen = choose_gamma([method(ranks[gamma].tolist(), gamma) for gamma in gammas], lengths, targets, k=k)
     assert chosen is not None
-    one, table = by_the_rule(lengths.tolist(), {gamma: each.tolist() for gamma, each in ranks.items()}, k)
+    one, table = by_the_rule(lengths.tolist(), targets, {gamma: each.tolist() for gamma, each in ranks.items()}, k)
     assert chosen.one == one
     assert {bucket.least: bucket.gamma for bucket in chosen.buckets} == table
     assert sum(bucket.rows for bucket in chosen.buckets) == rows == chosen.rows
     of_one = sum(bucket.rows * bucket.ndcg_of_one for bucket in chosen.buckets) / rows
-    assert of_one == pytest.approx(max(chosen.ndcg))
+    assert of_one == pytest.approx(chosen.ndcg[gammas.index(one)])
+
+
+def test_a_title_that_many_rows_ask_for_does_not_choose_alone() -> None:
+    """Half of the rows ask for one title, which gamma 0 finds; gamma 1 finds a third of all others."""
+    targets = np.array([0] * 150 + [*range(1, 151)])
+    hot = targets == 0
+    ranks = {0.0: np.where(hot, 2, 0), 1.0: np.where(~hot & (targets % 3 == 0), 1, 0)}
+    methods = [method(each.tolist(), gamma) for gamma, each in ranks.items()]
+    chosen = choose_gamma(methods, np.ones(300, np.int64), targets, k=10)
+    assert chosen is not None
+    assert chosen.ndcg[0] > 1.8 * chosen.ndcg[1], "by the mean it would be gamma 0"
+    assert (chosen.one, chosen.gamma) == (1.0, 1.0)
+    assert "  0: 0.3155 (from 0.0000)  1: 0.1667 (from 0.0" in chosen.told()
+    each_its_own = choose_gamma(methods, np.ones(300, np.int64), np.arange(300), k=10)
+    assert each_its_own is not None
+    assert each_its_own.one == 0.0, "were these 150 titles, it would be sure"
+
+
+def test_settings_are_compared_by_what_is_sure_too() -> None:
+    """Of two numbers of beams the one with the higher mean owes it to one title."""
+    targets = np.array([0] * 100 + [*range(1, 101)])
+    lucky = [replace(method(np.where(targets == 0, 1, 0).tolist(), gamma), name=name) for gamma, name in _BEAMS]
+    sure = [method(np.where(targets % 4 == 0, 2, 0).tolist(), gamma) for gamma in (0.0, 0.5)]
+    for methods in ([*lucky, *sure], [*sure, *lucky]):
+        chosen = choose_gamma(methods, np.ones(200, np.int64), targets, k=10)
+        assert chosen is not None
+        assert chosen.setting == SETTING
 
 
 def planted(rows: int, seed: int = 0) -> tuple[NDArray[np.int64], dict[float, NDArray[np.int64]]]:
