@@ -287,7 +287,8 @@ class Start:
                 f"{at / 'data' / 'valid.csv'}: no row has a history and an item of the catalogue to choose by"
             )
         beams = int(re.search(r"beams=(\d+)", gamma["setting"])[1])  # type: ignore[index]  # every name has them
-        self._say(f"  gamma {gamma['served']}, {beams} beams: NDCG@{gamma['k']} {max(gamma['ndcg']):.4f}")
+        ndcg = gamma["ndcg"][gamma["gammas"].index(gamma["one"])]
+        self._say(f"  gamma {gamma['served']}, {beams} beams: NDCG@{gamma['k']} {ndcg:.4f}")
         if gamma["served"] == 1:
             self._say(
                 "  gamma 1 is the item scorer alone: as far as it is tuned, the model adds nothing (more --minutes)"
