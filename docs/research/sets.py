@@ -21,8 +21,11 @@ from docs.research import demo
 from docs.research.kept import Drawn, runs, slices, values
 from docs.research.tables import between, effect, gamma_of, plain, table, verdict
 from igd_core.evaluation.compare import Question
+from igd_core.evaluation.gammas import choose_gamma
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from igd_core.evaluation.bootstrap import Interval
@@ -122,7 +125,7 @@ def _found(name: str) -> Found:
         for each in valid.methods
         if each.name == "scorer" or each.name.startswith("alpha=0 ")
     }
-    setting = max((each for each in chosen if each != "scorer"), key=lambda each: chosen[each])
+    setting = _surest(valid, [each for each in chosen if each != "scorer"], seen)
     alone = next(each.name for each in test.methods if each.name.startswith("alpha=") and gamma_of(each.name) == "0")
     methods = {SERVED: (test, setting), ALONE: (test, alone)}
     for ranker in RANKERS:
@@ -130,6 +133,17 @@ def _found(name: str) -> Found:
         if run in runs():
             methods[ranker] = (runs()[run], "scorer" if ranker in _AS_SCORER else ranker)
     return Found(label=NAMES[name], setting=setting, chosen=chosen, methods=methods, seen=seen)
+
+
+def _surest(valid: RankedRun, names: Sequence[str], seen: str) -> str:
+    """The setting whose gamma `igd evaluate` chooses."""
+    if valid.targets is None:
+        raise ValueError(f"{valid.path}: does not say which rows ask for the same title")
+    methods, rows = [valid.of(name, seen) for name in names], len(valid.targets)
+    choice = choose_gamma(methods, np.ones(rows, np.int64), valid.targets, k=10)
+    if choice is None:
+        raise ValueError(f"{valid.path}: has one gamma")
+    return next(name for name in names if gamma_of(name) == f"{choice.one:g}")
 
 
 @cache
@@ -209,8 +223,8 @@ def gammas() -> str:
     rows = []
     for name, held in told.items():
         cells = [plain(held[each]) if each in held else "" for each in known]
-        top = max(held.values())
-        shown = [f"**{cell}**" if held.get(each) == top else cell for each, cell in zip(known, cells, strict=True)]
+        top = gamma_of(_found(name).setting)
+        shown = [f"**{cell}**" if each == top else cell for each, cell in zip(known, cells, strict=True)]
         rows.append([NAMES[name], *shown, plain(_found(name).chosen["scorer"])])
     return table(["NDCG@10, validation rows", *(f"gamma {each}" for each in known), "the scorer alone"], rows)
 
