@@ -35,7 +35,7 @@ STARTS = (0, 2, 3, 5, 10, 20, 50, 100)
 LEAST_ROWS = 200
 """In a bucket: with fewer on one side of a start, the buckets on its two sides are one."""
 WHOLE_ROWS = 500
-"""Rows' worth of all rows' mean that each bucket's mean is taken together with."""
+"""Rows' worth of all rows' mean that each bucket's rows are taken together with."""
 _FOLDS = 5
 _STANDARD_ERRORS = 1.96
 """From the middle of a 95 % interval to its ends."""
@@ -108,13 +108,14 @@ class GammaChoice:
             lines.append(
                 f"  {self.one:g} has the highest lower end (95 %, drawn by title), {highest:g} the highest mean"
             )
-        lines += [
-            f"  from {each.least:>3} interactions on: gamma {each.gamma:<5g} NDCG {each.ndcg:.4f}, with {self.one:g} "
-            f"{each.ndcg_of_one:.4f} ({each.rows:,} rows)"
-            for each in self.buckets
-        ]
-        gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} {self.gain.high:+.4f})"
-        lines.append(f"  a table less one gamma, on rows that did not choose them: {gain}")
+        if len(self.buckets) > 1:
+            lines += [
+                f"  from {each.least:>3} interactions on: gamma {each.gamma:<5g} NDCG {each.ndcg:.4f}, "
+                f"with {self.one:g} {each.ndcg_of_one:.4f} ({each.rows:,} rows)"
+                for each in self.buckets
+            ]
+            gain = f"{self.gain.value:+.4f} ({self.gain.low:+.4f} {self.gain.high:+.4f})"
+            lines.append(f"  a table less one gamma, on rows that did not choose them: {gain}")
         return "\n".join([*lines, f"  gamma.json: {shown_gamma(self.gamma)}"])
 
     def to_json(self, *, scorer: str, artifact: str, rows_sha256: str) -> dict[str, Any]:
@@ -148,9 +149,9 @@ def choose_gamma(
     for (setting, seen, mixture), by_gamma in families.items():
         gammas = np.array(sorted(by_gamma))
         gains = np.column_stack([discounted_gains(by_gamma[gamma].titles[usable], k) for gamma in gammas.tolist()])
-        low = _low(gains, targets, seed)
-        one = _surest(low, gains)
-        if best is not None and (low[one], gains[:, one].mean()) <= max(zip(best.low, best.ndcg, strict=True)):
+        table = _Table.of(lengths[usable], gains, targets, seed)
+        one = table.one
+        if best is not None and (table.low[one], gains[:, one].mean()) <= max(zip(best.low, best.ndcg, strict=True)):
             continue
         best = GammaChoice(
             setting=setting,
@@ -160,9 +161,9 @@ def choose_gamma(
             rows=len(targets),
             gammas=tuple(gammas.tolist()),
             ndcg=tuple(gains.mean(axis=0).tolist()),
-            low=tuple(low.tolist()),
+            low=tuple(table.low.tolist()),
             one=float(gammas[one]),
-            buckets=_Table.of(lengths[usable], gains, one).buckets(lengths[usable], gains, gammas),
+            buckets=table.buckets(lengths[usable], gains, gammas),
             gain=_gain(lengths[usable], gains, targets, seed),
         )
     return best
@@ -191,27 +192,37 @@ class _Table:
 
     Attributes:
         starts: ``(buckets,)`` int64, rising from 0.
-        columns: ``(buckets,)`` int64.
-        one: the column that is served after any history, where lengths do not matter.
+        columns: ``(buckets,)`` int64; of each bucket that with the highest lower end over the bucket's rows together
+            with WHOLE_ROWS of the mean over all; ``one`` where it is as high.
+        one: the column with the highest ``low``; of equal ones that of the highest mean, then the first.
+        low: ``(columns,)``; the lower end of each column's 95 % interval over all rows, drawn by title.
     """
 
     starts: NDArray[np.int64]
     columns: NDArray[np.int64]
     one: int
+    low: NDArray[np.float64]
 
     @staticmethod
-    def of(lengths: NDArray[np.int64], gains: NDArray[np.float64], one: int) -> _Table:
+    def of(lengths: NDArray[np.int64], gains: NDArray[np.float64], targets: NDArray[np.int64], seed: int) -> _Table:
         starts = [0]
         for start in STARTS[1:]:
             before, after = (lengths >= starts[-1]) & (lengths < start), lengths >= start
             if min(before.sum(), after.sum()) >= LEAST_ROWS:
                 starts.append(start)
         bucket = np.searchsorted(starts, lengths, side="right") - 1
-        sums = np.zeros((len(starts), gains.shape[1]))
-        np.add.at(sums, bucket, gains)
-        drawn = sums + WHOLE_ROWS * gains.mean(axis=0)
-        columns = np.where(np.isclose(drawn.max(axis=1), drawn[:, one], rtol=1e-12), one, drawn.argmax(axis=1))
-        return _Table(starts=np.array(starts), columns=columns, one=one)
+        titles = int(targets.max()) + 1
+        sums = np.zeros((titles, len(starts), gains.shape[1] + 1))  # gains, and rows last
+        np.add.at(sums, (targets, bucket), np.column_stack([gains, np.ones(len(gains))]))
+        # Titles are drawn by their sums, and so with all their rows.
+        drawn = titles * Resampling(seed=seed).means(sums.reshape(titles, -1)).reshape(-1, *sums.shape[1:])
+        whole = drawn.sum(axis=1, keepdims=True)
+        mean = whole[..., :-1] / whole[..., -1:]
+        low = _lower_end(mean)[0]
+        one = max(range(len(low)), key=lambda column: (low[column], gains[:, column].mean(), -column))
+        pooled = _lower_end((drawn[..., :-1] + WHOLE_ROWS * mean) / (drawn[..., -1:] + WHOLE_ROWS))
+        columns = np.where(np.isclose(pooled.max(axis=1), pooled[:, one], rtol=1e-9), one, pooled.argmax(axis=1))
+        return _Table(starts=np.array(starts), columns=columns, one=one, low=low)
 
     def column(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """The column for each of ``lengths``."""
@@ -233,19 +244,10 @@ class _Table:
         )
 
 
-def _low(gains: NDArray[np.float64], targets: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """The lower end of each column's 95 % interval, drawn by title: ``(columns,)``."""
-    rows = np.bincount(targets)
-    sums = np.zeros((len(rows), gains.shape[1]))
-    np.add.at(sums, targets, gains)
-    draws = Resampling(seed=seed).means(np.column_stack([sums, rows]))  # titles' sums and not rows: the same, sooner
-    low: NDArray[np.float64] = np.quantile(draws[:, :-1] / draws[:, -1:], (1 - LEVEL) / 2, axis=0)
+def _lower_end(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the 95 % interval, over the first axis."""
+    low: NDArray[np.float64] = np.quantile(draws, (1 - LEVEL) / 2, axis=0)
     return low
-
-
-def _surest(low: NDArray[np.float64], gains: NDArray[np.float64]) -> int:
-    """The column of the highest ``low``; of equal ones that of the highest mean, then the first."""
-    return max(range(len(low)), key=lambda column: (low[column], gains[:, column].mean(), -column))
 
 
 def _gain(lengths: NDArray[np.int64], gains: NDArray[np.float64], targets: NDArray[np.int64], seed: int) -> Interval:
@@ -257,8 +259,8 @@ def _gain(lengths: NDArray[np.int64], gains: NDArray[np.float64], targets: NDArr
         rows = fold == held_out
         if rows.all():  # of a single title nothing can be held out
             break
-        one = _surest(_low(gains[~rows], np.unique(targets[~rows], return_inverse=True)[1], seed), gains[~rows])
-        table = _Table.of(lengths[~rows], gains[~rows], one)
+        others = np.unique(targets[~rows], return_inverse=True)[1]
+        table = _Table.of(lengths[~rows], gains[~rows], others, seed)
         at = np.flatnonzero(rows)
         difference[at] = gains[at, table.column(lengths[at])] - gains[at, table.one]
     draws = Resampling(seed=seed, groups=targets).means(difference[:, None])

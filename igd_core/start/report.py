@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igd_core.start.pictures import accuracy_picture, slices_picture
-from igd_core.start.run import shown_fact
 from igd_core.start.verdict import RULE, shown_name
+from igd_core.start.words import shown_fact
 from igd_core.whole_files import replaced_file
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from igd_core.start.budget import LEAST_ROWS, Machine, TuningPlan, rows_within, 
 from igd_core.start.folder import LAYOUT_FILE, REPORT_FILE
 from igd_core.start.serving import ask_server
 from igd_core.start.verdict import judge
+from igd_core.start.words import listed, shown_command, shown_fact, shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -324,13 +324,13 @@ class Start:
         history = _first_history(self._at / "data" / "test.csv")
         started = time.perf_counter()
         if "serve" not in self._folder.done:
-            self._say(f"\nserve: does it answer over HTTP?\n  $ {_shown(['serve', *arguments])}")
+            self._say(f"\nserve: does it answer over HTTP?\n  $ {shown_command(['serve', *arguments])}")
             answer = ask_server([*arguments, "--device", self._asked.device], history, self._at / "serve.log")
             result = {name: getattr(answer, name) for name in ("history", "titles", "source", "milliseconds")}
             self._folder.keep("serve", result, time.perf_counter() - started)
         answered = self._result("serve")
-        self._say(f"  after {_listed(answered['history'])}")
-        self._say(f"  comes {_listed(answered['titles'])} ({answered['milliseconds']:.0f} ms, {answered['source']})")
+        self._say(f"  after {listed(answered['history'])}")
+        self._say(f"  comes {listed(answered['titles'])} ({answered['milliseconds']:.0f} ms, {answered['source']})")
 
     @property
     def report(self) -> Path:
@@ -355,17 +355,17 @@ class Start:
     def _stage(self, name: str, words: str, commands: Sequence[Sequence[object]]) -> Mapping[str, Any]:
         """Run the commands of a stage unless they are done; what the last one printed."""
         if name in self._folder.done:
-            self._say(f"\n{name}: done before, in {_time(self._folder.done[name]['seconds'])}")
+            self._say(f"\n{name}: done before, in {shown_time(self._folder.done[name]['seconds'])}")
             return self._result(name)
         self._say(f"\n{name}: {words}")
         started, result = time.perf_counter(), dict[str, Any]()
         for arguments in commands:
             argv = [str(each) for each in arguments]
-            self._say(f"  $ {_shown(argv)}")
+            self._say(f"  $ {shown_command(argv)}")
             result = dict(self._command(argv))
         seconds = time.perf_counter() - started
         self._folder.keep(name, result, seconds)
-        self._say(f"  {_time(seconds)}")
+        self._say(f"  {shown_time(seconds)}")
         return result
 
     def _result(self, stage: str) -> Mapping[str, Any]:
@@ -383,15 +383,6 @@ class _Rows:
 
     rows: int
     told: str
-
-
-def shown_fact(value: object) -> str:
-    """A value of a report, for people."""
-    if isinstance(value, dict):
-        return ", ".join(f"{shown_fact(each)} {name}" for name, each in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _metric(results: Mapping[str, Any], name: str) -> float:
@@ -420,15 +411,3 @@ def _scorer(kinds: str) -> list[str]:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _shown(argv: Sequence[str]) -> str:
-    return shlex.join(["igd", *argv])
-
-
-def _listed(titles: Sequence[str]) -> str:
-    return "; ".join(titles)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

@@ -46,8 +46,6 @@ def by_the_rule(
     lengths: Sequence[int], targets: NDArray[np.int64], ranks: Mapping[float, Sequence[int]], k: int
 ) -> tuple[float, dict[int, float]]:
     """The surest gamma of all, and each bucket's by its first length: loops over rows, of the documented rule."""
-    rows = range(len(lengths))
-    mean = {gamma: sum(gain(rank, k) for rank in ranks[gamma]) / len(lengths) for gamma in ranks}
     draws = np.concatenate(list(Resampling(groups=targets).weights(len(lengths))))  # how often each row is drawn
     gains = {gamma: np.array([gain(rank, k) for rank in ranks[gamma]]) for gamma in ranks}
     low = {gamma: np.quantile(draws @ gains[gamma] / draws.sum(axis=1), 0.025) for gamma in ranks}
@@ -60,12 +58,14 @@ def by_the_rule(
             starts.append(start)
     chosen = {}
     for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
-        inside = [row for row in rows if start <= lengths[row] < end]
-        pooled = {
-            gamma: sum(gain(ranks[gamma][row], k) for row in inside) + WHOLE_ROWS * mean[gamma] for gamma in ranks
-        }
+        inside = np.array([start <= length < end for length in lengths])
+        pooled = {}
+        for gamma in ranks:
+            of_all = draws @ gains[gamma] / draws.sum(axis=1)
+            of_bucket, rows = draws[:, inside] @ gains[gamma][inside], draws[:, inside].sum(axis=1)
+            pooled[gamma] = np.quantile((of_bucket + WHOLE_ROWS * of_all) / (rows + WHOLE_ROWS), 0.025)
         best = max(pooled.values())
-        chosen[start] = one if math.isclose(pooled[one], best, rel_tol=1e-12) else max(pooled, key=pooled.__getitem__)
+        chosen[start] = one if math.isclose(pooled[one], best, rel_tol=1e-9) else max(pooled, key=pooled.__getitem__)
     return one, chosen
 
 
