@@ -55,9 +55,11 @@ class Comparison:
 
     Attributes:
         name: the trials' name.
+        base: each trial's setting with alpha 0 and no item scorer: one for the trials of all names, or else of one
+            width of the search.
         chosen: each trial's best setting on its validation rows, or one setting for all (`Question`).
         validated: mean of that best validation value over trials; the name with the highest would be chosen.
-        plain_by_seed: each trial's value without rebalancing (alpha 0) and without an item scorer.
+        plain_by_seed: each trial's value by ``base``.
         chosen_by_seed: each trial's value as chosen.
         plain: mean over trials, likewise.
         best: mean over trials, as chosen.
@@ -68,6 +70,7 @@ class Comparison:
     """
 
     name: str
+    base: tuple[str, ...]
     chosen: tuple[str, ...]
     validated: float
     plain_by_seed: tuple[float, ...]
@@ -105,16 +108,31 @@ class Question:
         if _METRIC.fullmatch(self.metric) is None:
             raise InputError(f"metric {self.metric!r}: expected HR@K or NDCG@K, such as NDCG@10")
 
+    @property
+    def cutoff(self) -> int:
+        """K of the metric."""
+        return int(self.metric.split("@")[1])
+
     def values(self, method: MethodRanks) -> NDArray[np.float64]:
         """The metric of each row, ``(rows,)`` float64.
 
         Raises:
             InputError: k is larger than the length of the method's lists.
         """
-        name, cutoff = self.metric.split("@")
-        if int(cutoff) > method.depth:
+        if self.cutoff > method.depth:
             raise InputError(f"metric {self.metric}: {method.name!r} has lists of {method.depth}")
-        return _METRICS[name](method.titles, int(cutoff))
+        return _METRICS[self.metric.split("@")[0]](method.titles, self.cutoff)
+
+    def long_enough(self, methods: Sequence[MethodRanks]) -> list[MethodRanks]:
+        """Those whose lists the metric can look at.
+
+        Raises:
+            InputError: as `values`, if there are methods, and all of their lists are too short.
+        """
+        held = [method for method in methods if method.depth >= self.cutoff]
+        if methods and not held:
+            self.values(methods[0])
+        return held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +187,16 @@ def compare(paired: Paired, question: Question, resampling: Resampling) -> list[
         resampling = replace(resampling, groups=paired.targets)
     columns: list[NDArray[np.float64]] = []
     found = []
+    bases = iter(_bases([trial.test for group in trials.values() for trial in group], question))
     for name, group in trials.items():
-        plain = [question.values(trial.test.of(_plain(trial.test, question), question.seen)) for trial in group]
-        chosen, validated = _chosen([trial.valid for trial in group], question)
-        best = [
-            question.values(trial.test.of(setting, question.seen)) for trial, setting in zip(group, chosen, strict=True)
+        base = [next(bases) for _ in group]
+        plain = [
+            question.values(trial.test.of(setting, question.seen)) for trial, setting in zip(group, base, strict=True)
         ]
+        chosen, validated = _chosen([trial.valid for trial in group], question)
+        best = [_as_chosen(trial.test, setting, question) for trial, setting in zip(group, chosen, strict=True)]
         columns += [np.mean(plain, axis=0), np.mean(best, axis=0)]
-        found.append((name, chosen, validated, plain, best))
+        found.append((name, base, chosen, validated, plain, best))
     columns += [question.values(run.of(name, question.seen)) for name, run in baselines.items()]
     draws = resampling.means(np.column_stack(columns))
 
@@ -188,6 +208,7 @@ def compare(paired: Paired, question: Question, resampling: Resampling) -> list[
     return [
         Comparison(
             name=name,
+            base=tuple(base),
             chosen=tuple(chosen),
             validated=validated,
             plain_by_seed=tuple(float(values.mean()) for values in plain),
@@ -202,7 +223,7 @@ def compare(paired: Paired, question: Question, resampling: Resampling) -> list[
                 for at, name in enumerate(baselines, start=2 * len(found))
             },
         )
-        for place, (name, chosen, validated, plain, best) in enumerate(found)
+        for place, (name, base, chosen, validated, plain, best) in enumerate(found)
     ]
 
 
@@ -214,6 +235,8 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
         drawn = f"the {paired.targets.max() + 1:,} titles that {len(paired.targets):,} test rows ask for"
     lines = [f"{question.metric} by title, seen items {question.seen}; 95 % intervals over {drawn}"]
     lines += [f"on the {rows:,} {name} rows that all runs hold" for name, rows in paired.shared.items()]
+    bases = list(dict.fromkeys(name for result in results for name in result.base))
+    lines.append(f"alpha 0: {', or '.join(bases)}")
     lines.append("")
     lines += [f"{name:<30}{_value(baseline.value)}" for name, baseline in results[0].against.items()]
     if results[0].against:
@@ -233,18 +256,41 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
             lines.append(f"  as chosen less {name:<12} {_difference(baseline.difference)}")
         lines.append("")
     if len(results) > 1:
-        lines += [f"validation rows choose {max(results, key=lambda each: each.validated).name}", ""]
+        highest = max(each.validated for each in results)
+        best = [each.name for each in results if each.validated == highest]
+        lines += [f"validation rows choose {best[0]}" if len(best) == 1 else f"level there: {', '.join(best)}", ""]
     return "\n".join(lines[:-1])
 
 
-def _plain(run: RankedRun, question: Question) -> str:
-    found = [each for each in run.methods if each.seen == question.seen]
-    found = [each for each in found if each.known_as == "D3"] or [each for each in found if is_plain(each.name)]
-    if not found:
-        raise InputError(
-            f"{run.path}: has no alpha 0 with length penalty 0, no item scorer and {_seen_items(run, question)}"
-        )
-    return found[0].name
+def _bases(runs: Sequence[RankedRun], question: Question) -> list[str]:
+    """For each run its setting with alpha 0 and no item scorer, so that checkpoints alone differ.
+
+    The widest that all runs have, the vocabulary's before others. Where they have none in common, as where models are
+    scored as they were tuned, each its own of the greatest width that all have.
+    """
+    held = []
+    for run in runs:
+        of_seen = [each for each in run.methods if each.seen == question.seen]
+        found = question.long_enough([each for each in of_seen if each.known_as == "D3" or is_plain(each.name)])
+        if not found:
+            raise InputError(
+                f"{run.path}: has no alpha 0 with length penalty 0, no item scorer and {_seen_items(run, question)}"
+            )
+        held.append(sorted(found, key=lambda each: (-_beams(each.name), each.known_as != "D3", each.name)))
+    names = [[each.name for each in found] for found in held]
+    shared = next((name for name in names[0] if all(name in others for others in names)), None)
+    if shared is not None:
+        return [shared] * len(runs)
+    width = max(set.intersection(*({_beams(name) for name in found} for found in names)), default=None)
+    if width is None:
+        told = "; ".join(f"{run.path}: {', '.join(found)}" for run, found in zip(runs, names, strict=True))
+        raise InputError(f"no number of beams has alpha 0, without an item scorer, in all test runs: {told}")
+    return [next(name for name in found if _beams(name) == width) for found in names]
+
+
+def _beams(name: str) -> int:
+    found = re.search(r" beams=(\d+)", name)
+    return 0 if found is None else int(found[1])
 
 
 def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], float]:
@@ -260,16 +306,23 @@ def _chosen(runs: Sequence[RankedRun], question: Question) -> tuple[list[str], f
     return chosen, float(np.mean([values[name] for values, name in zip(tables, chosen, strict=True)]))
 
 
+def _as_chosen(run: RankedRun, setting: str, question: Question) -> NDArray[np.float64]:
+    if all((each.name, each.seen) != (setting, question.seen) for each in run.methods):
+        raise InputError(
+            f"{run.path}: has no {setting!r} with {_seen_items(run, question)}, which validation rows choose"
+        )
+    return question.values(run.of(setting, question.seen))
+
+
 def _validated(run: RankedRun, question: Question) -> dict[str, float]:
     """The metric on validation rows, for each setting that can be chosen."""
     if question.among:
         candidates = [run.of(name, question.seen) for name in question.among]
     else:
-        candidates = [
-            method
-            for method in run.methods
-            if method.seen == question.seen and (method.known_as in {"D3", "IGD"} or ranks_by_sum(method.name))
-        ]
+        of_seen = [method for method in run.methods if method.seen == question.seen]
+        candidates = question.long_enough(
+            [method for method in of_seen if method.known_as in {"D3", "IGD"} or ranks_by_sum(method.name)]
+        )
     if not candidates:
         raise InputError(
             f"{run.path}: has no setting with length penalty 0 and {_seen_items(run, question)}; --among names others"

@@ -71,6 +71,12 @@ class RankedRun:
                 return method
         raise InputError(f"{self.path}: has no {name!r} with seen items {seen}")
 
+    def shares_rows_with(self, other: RankedRun) -> bool:
+        """Whether a row of one file is known to be in both."""
+        if self.identity.get("rows_sha256") != other.identity.get("rows_sha256"):
+            return False
+        return self.rows is None or other.rows is None or bool(np.isin(self.rows, other.rows).any())
+
     def at(self, places: NDArray[np.int64]) -> RankedRun:
         """The run cut to some of its rows, as if only they had been evaluated."""
         return replace(

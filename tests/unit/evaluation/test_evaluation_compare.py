@@ -262,6 +262,88 @@ def test_what_a_setting_is_can_be_told_from_its_name(
     assert is_plain(setting.name) == (penalty == 0 and forced == 1 and alpha == 0 and not setting.mixes)
 
 
+def run_of(path: Path, ranks: dict[str, list[int]], *, depths: dict[str, int] | None = None) -> RankedRun:
+    """A run of settings by their names; lists are of 10 unless told otherwise."""
+    methods = [
+        MethodRanks(
+            name=name,
+            seen="allowed",
+            known_as="D3" if name in {"alpha=0 lp=0 beams=5", "alpha=0 lp=0 beams=20"} else "",
+            depth=(depths or {}).get(name, 10),
+            titles=np.array(each),
+        )
+        for name, each in ranks.items()
+    ]
+    return replace(ranked_run(path, {"pop": [1]}), methods=methods)
+
+
+NARROW, WIDE = "alpha=0 lp=0 beams=5", "alpha=0 lp=0 beams=20"
+
+
+def test_checkpoints_are_compared_by_one_setting_whatever_their_order_in_the_runs(tmp_path: Path) -> None:
+    """One checkpoint, evaluated with both widths in either order, gains nothing on itself."""
+    ranks = {NARROW: [3, 0], WIDE: [1, 2]}
+    first, second = run_of(tmp_path, ranks), run_of(tmp_path, dict(reversed(ranks.items())))
+    trials = {name: [Trial(valid=run, test=run)] for name, run in (("one", first), ("other", second))}
+    one, other = compare(pair(trials), Question(), FEW)
+    assert one.base == other.base == (WIDE,)
+    assert other.tuning is not None
+    assert (other.tuning.value, other.tuning.low, other.tuning.high) == (0, 0, 0)
+    assert f"\nalpha 0: {WIDE}\n" in table([one, other], Question(), pair(trials))
+
+
+def test_a_base_that_all_runs_have_goes_before_a_wider_one(tmp_path: Path) -> None:
+    over = "alpha=0 lp=0 beams=5 normalise=children"
+    first = run_of(tmp_path, {WIDE: [1, 1], NARROW: [1, 2], over: [1, 3]})
+    second = run_of(tmp_path, {over: [1, 1]})
+    trials = {name: [Trial(valid=run, test=run)] for name, run in (("one", first), ("other", second))}
+    assert [each.base for each in compare(pair(trials), Question(), FEW)] == [(over,), (over,)]
+    third = run_of(tmp_path, {WIDE: [1, 1], NARROW: [2, 2]})  # as it was tuned, and so has no name of ``second``'s
+    trials = {name: [Trial(valid=run, test=run)] for name, run in (("one", third), ("other", second))}
+    found = compare(pair(trials), Question(), FEW)
+    assert [each.base for each in found] == [(NARROW,), (over,)]
+    assert f"\nalpha 0: {NARROW}, or {over}\n" in table(found, Question(), pair(trials))
+    trials["one"] = [Trial(valid=third, test=run_of(tmp_path, {WIDE: [1, 1]}))]
+    with pytest.raises(InputError, match=r"no number of beams has alpha 0, .* in all test runs: .*beams=20; .*beams=5"):
+        compare(pair(trials), Question(), FEW)
+
+
+def test_settings_with_lists_too_short_for_the_metric_are_left_out(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {NARROW: [1, 1], WIDE: [2, 0]}, depths={NARROW: 5})
+    (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(), FEW)
+    assert (found.chosen, found.base) == ((WIDE,), (WIDE,))
+    (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(metric="NDCG@5"), FEW)
+    assert found.chosen == (NARROW,)
+
+
+def test_a_chosen_setting_that_the_test_run_lacks_is_named_and_so_are_names_that_are_level(tmp_path: Path) -> None:
+    valid, test = run_of(tmp_path, {NARROW: [3, 0], WIDE: [1, 2]}), run_of(tmp_path, {NARROW: [1, 1]})
+    with pytest.raises(InputError, match=r"has no '.*beams=20' with seen items allowed, which validation rows choose"):
+        compare(pair({"one": [Trial(valid=valid, test=test)]}), Question(), FEW)
+    trials = {name: [Trial(valid=test, test=test)] for name in ("one", "other", "third")}
+    assert (
+        "level there: one, other, third\n"
+        in table(compare(pair(trials), Question(), FEW), Question(), pair(trials)) + "\n"
+    )
+
+
+def test_rows_that_choose_cannot_judge_and_no_run_counts_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "test", replace(ranked_run(tmp_path, TEST_A), rows=np.arange(6)))
+    write(tmp_path / "valid", ranked_run(tmp_path, VALID_A, rows="valid"))
+    others = {name: ranks[:4] for name, ranks in TEST_A.items()}
+    write(tmp_path / "others", replace(ranked_run(tmp_path, others), rows=np.arange(6, 10)))
+    valid, test, apart = (str(tmp_path / name) for name in ("valid", "test", "others"))
+    assert main(["compare", "--trial", "a", test, test]) == 2
+    assert (
+        f"trial a: rows of {test} are among those of {test}; rows that choose cannot judge" in capsys.readouterr().err
+    )
+    assert main(["compare", "--trial", "a", apart, test, "--resamples", "200"]) == 0, "other rows of the same file"
+    assert main(["compare", "--trial", "a", valid, test, "--trial", "a", valid, test]) == 2
+    assert f"trial: named twice ({test}, {test})" in capsys.readouterr().err
+
+
 def test_of_equals_the_first_is_chosen(tmp_path: Path) -> None:
     run = ranked_run(tmp_path, {"a0": [3, 0], "a2": [0, 3]})
     (found,) = compare(pair({"one": [Trial(valid=run, test=run)]}), Question(), FEW)
