@@ -114,13 +114,14 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
             "history", f"{len(request.history)} items; this server takes at most {settings.max_history_items}"
         )
     variant = asked.variant or _AS_REQUESTED
-    # A linear mixture settles the normalisation, unless the request says which it wants.
-    mixture = _mixture(asked, variant)
-    normalise = None if mixture == "linear" else variant.normalise or settings.normalise
+    mixture, normalise = _mixture(asked, variant), variant.normalise or settings.normalise
     forced_weight = variant.forced_weight if request.forced_weight is None else request.forced_weight
     history = (
         _rows(asked, "history", request.history) if stored is None else _rows(asked, "user_id", stored, strict=False)
     )
+    gamma = _gamma(asked, variant, len(history))
+    if mixture == "linear" and normalise == "vocabulary" and gamma != 0:
+        normalise = None  # a linear mixture is of probabilities over children; a request that says both is refused
     query = Query(
         history=history,
         k=_count(request, asked.served.catalogue),
@@ -130,7 +131,7 @@ def resolve(asked: Asked, settings: Settings, *, stored: Sequence[str] | None = 
         temperature=variant.temperature if request.temperature is None else request.temperature,
         length_penalty=request.length_penalty,
         forced_weight=1.0 if forced_weight is None else forced_weight,
-        gamma=_gamma(asked, variant, len(history)),
+        gamma=gamma,
         mixture=mixture,
         exclude_seen=request.exclude_seen,
         exclude_seen_titles=(

@@ -113,6 +113,33 @@ async def test_gamma_by_the_length_of_the_history_is_the_default_and_the_answer_
         assert not {"gamma", "mixture", "normalise"} & (await answer()).keys(), "popularity answered"
 
 
+@pytest.mark.parametrize("by_setting", [False, True])
+async def test_what_a_variant_or_the_server_says_of_normalisation_holds_beside_a_linear_mixture(
+    scored: Callable[..., Run], *, by_setting: bool
+) -> None:
+    """A linear mixture overrules the vocabulary alone, and where there is no mixture nothing does."""
+    said: dict[str, Any] = {} if by_setting else {"normalise": "children"}
+    variants = (
+        Variant(name="grows", mixture="linear", gamma=((0, 0.0), (2, 0.5)), **said),
+        Variant(name="alone", weight=0, gamma=0.0, **said),
+    )
+    settings = {"normalise": "children"} if by_setting else {}
+    async with scored()(variants=variants, **settings) as running:
+        for body in (
+            {"variant": "grows"},
+            {"variant": "grows", "mixture": "log-linear"},
+            {"variant": "alone", "mixture": "linear"},
+        ):
+            for history, gamma in ((["1"], 0.0), (["1", "4"], 0.5)):
+                answer = (await running.recommend(history=history, k=3, **body)).json()
+                assert answer["normalise"] == "children", (body, history)
+                assert all("probability" in item for item in answer["items"])
+                assert answer["gamma"] == (gamma if body["variant"] == "grows" else 0.0)
+    async with scored(gamma=0.5)(normalise="vocabulary") as running:
+        assert (await running.recommend(history=["1"], mixture="linear")).json()["normalise"] == "children"
+        assert (await running.recommend(history=["1"], mixture="linear", gamma=0)).json()["normalise"] == "vocabulary"
+
+
 async def test_a_stored_history_counts_as_one_that_is_sent(scored: Callable[..., Run]) -> None:
     async with scored(gamma=((0, 0.25), (2, 0.5)))() as running:
         for length, gamma in ((1, 0.25), (2, 0.5)):
