@@ -53,6 +53,7 @@ class TuningData:
         valid: to decide when to stop.
         dropped: rows left out because their target is not in the catalogue.
         bad_rows: rows left out because they cannot be used.
+        untrained: validation rows left out because no training row asks for their item.
         notes: what a person should know about how the files were read.
     """
 
@@ -60,4 +61,5 @@ class TuningData:
     valid: Examples
     dropped: int
     bad_rows: int = 0
+    untrained: int = 0
     notes: Sequence[str] = ()

@@ -81,6 +81,7 @@ def rows_record(data: TuningData) -> dict[str, Any]:
     return {
         "dropped": data.dropped,
         "bad_rows": data.bad_rows,
+        "untrained": data.untrained,
         **{
             part: {
                 "rows": examples.rows,

@@ -137,7 +137,8 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
     if settings.train_users:
         train = rows_of_users(train, settings.train_users, settings.seed)
     train = drawn(train, settings.train_rows, settings.seed)
-    valid, untrained = _valid_rows(valid, train, settings)
+    counted = _valid_rows(artifact, valid, train, settings)
+    valid = drawn(counted.rows, settings.valid_rows, settings.seed)
     train_examples, valid_examples = (
         make_examples(artifact, rows, limits, settings.token_weights) for rows in (train, valid)
     )
@@ -146,28 +147,40 @@ def read_data(inputs: RunInputs, settings: TuningSettings, artifact: Artifact) -
         valid=valid_examples,
         dropped=sum(file.dropped for file in read),
         bad_rows=sum(file.bad_rows for file in read),
-        notes=[*(note for file in read for note in file.notes), *untrained],
+        untrained=counted.left_out,
+        notes=[*(note for file in read for note in file.notes), *counted.notes],
     )
 
 
-def _valid_rows(valid: HistoryRows, train: HistoryRows, settings: TuningSettings) -> tuple[HistoryRows, list[str]]:
-    """The validation rows that count, and what to say of those whose item no training row asks for.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Counted:
+    """The validation rows that count, how many do not, and what to say of that."""
 
-    On Books, where these are half, their loss rose with every epoch while that of the others fell, and the lowest loss
-    over all was that of an early state (docs/research/sets.md).
+    rows: HistoryRows
+    left_out: int = 0
+    notes: Sequence[str] = ()
+
+
+def _valid_rows(artifact: Artifact, valid: HistoryRows, train: HistoryRows, settings: TuningSettings) -> _Counted:
+    """Tell validation rows whose title some training row asks for from the others.
+
+    On Books, where the others are half, their loss rose with every epoch while that of the rest fell, and the lowest
+    loss over all was that of an early state (docs/research/sets.md).
     """
-    trained = np.isin(valid.item, train.item)
+    trained = np.isin(artifact.leaf_of_item[valid.item], artifact.leaf_of_item[train.item])
     untrained = int(np.count_nonzero(~trained))
     told = f"{untrained:,} of {len(valid):,} validation rows ask for items that no training row asks for"
-    notes = []
-    if settings.valid_targets == "trained" and trained.any():
-        valid = valid.take(np.flatnonzero(trained))
-        notes = [f"{told}: left out (--valid-targets all counts them)"] if untrained else []
-    elif settings.valid_targets == "trained" and untrained:
-        notes = [f"{told}: they count, since there are no others"]
-    elif untrained > _MANY_UNTRAINED * len(valid):
-        notes = [f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"]
-    return drawn(valid, settings.valid_rows, settings.seed), notes
+    if not untrained:
+        return _Counted(rows=valid)
+    if not trained.any():
+        return _Counted(rows=valid, notes=[f"{told}: they count, since there are no others"])
+    if settings.valid_targets == "trained":
+        note = f"{told}: left out; {len(valid) - untrained:,} count (--valid-targets all: all of them)"
+        return _Counted(rows=valid.take(np.flatnonzero(trained)), left_out=untrained, notes=[note])
+    if untrained > _MANY_UNTRAINED * len(valid):
+        note = f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"
+        return _Counted(rows=valid, notes=[note])
+    return _Counted(rows=valid)
 
 
 def read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> InteractionsFile:

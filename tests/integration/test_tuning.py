@@ -384,7 +384,8 @@ def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_left_out
 
     told = f"6 of {len(rows)} validation rows ask for items that no training row asks for"
     trained, everything = read(valid), read(valid, valid_targets="all")
-    assert trained.notes == [f"{told}: left out (--valid-targets all counts them)"]
+    assert trained.notes == [f"{told}: left out; {len(old)} count (--valid-targets all: all of them)"]
+    assert (trained.untrained, everything.untrained) == (6, 0)
     assert everything.notes == [
         f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"
     ]
@@ -396,9 +397,23 @@ def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_left_out
     _write(few, header, [*old, new[0]])
     assert read(few, valid_targets="all").notes == [], "one in ten that counts is not worth a word"
     _write(few, header, new)
-    none = read(few)
-    assert none.notes == [told.replace(str(len(rows)), "6") + ": they count, since there are no others"]
-    assert none.valid.rows == 6
+    for none in (read(few), read(few, valid_targets="all")):
+        assert none.notes == [told.replace(str(len(rows)), "6") + ": they count, since there are no others"]
+        assert (none.valid.rows, none.untrained) == (6, 0)
+
+
+def test_an_item_of_a_trained_title_is_trained(inputs: RunInputs, model_dir: Path, tmp_path: Path) -> None:
+    """Another item of the same title is the same path, and the model answers for both."""
+    catalogue = make_catalogue(6)
+    ids, titles = [*catalogue.item_ids, "again"], [*catalogue.titles, catalogue.titles[0]]
+    items, train, valid = (tmp_path / name for name in ("items.csv", "train.csv", "valid.csv"))
+    _write(items, ["item_id", "title"], list(zip(ids, titles, strict=True)))
+    _write(train, ["history_item_ids", "item_id"], [(ids[1], ids[0]), (ids[1], ids[2])])
+    _write(valid, ["history_item_ids", "item_id"], [(ids[2], "again"), (ids[2], ids[3])])
+    built = ["build", "--items", items, "--interactions", train, "--tokenizer", model_dir, "--out", tmp_path / "art"]
+    assert main([*map(str, built), "--no-usual-scorer"]) == 0
+    data = read_data(changed(inputs, train=train, valid=valid), quick(train_rows=0), load_artifact(tmp_path / "art"))
+    assert (data.untrained, data.valid.rows) == (1, 1)
 
 
 def test_a_run_that_began_when_all_validation_rows_counted_goes_on_so(inputs: RunInputs) -> None:
