@@ -211,10 +211,12 @@ def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected, say: Callab
     model = recipe.model if asked.model is None else asked.model
     if model == "smollm2":
         model = str(smollm2_dir())
-    if asked.tokenizer is not None:
-        tokenizer = asked.tokenizer
-    else:
-        tokenizer = _large_vocabulary(say) if model is None else Path(resolve_checkpoint(model))
+
+    def find_tokenizer() -> Path:
+        if asked.tokenizer is not None:
+            return asked.tokenizer
+        return _large_vocabulary(say) if model is None else Path(resolve_checkpoint(model))
+
     return Asked(
         items=asked.items,
         events=asked.events,
@@ -223,7 +225,7 @@ def _asked_of(asked: StartFlags, recipe: Recipe, detected: Detected, say: Callab
         recipe=recipe,
         recipe_name=asked.recipe or recipe.name,
         own_recipe=asked.recipe is not None,
-        tokenizer=tokenizer,
+        find_tokenizer=find_tokenizer,
         minutes=asked.minutes,
         baselines=asked.baselines,
         device=asked.device,

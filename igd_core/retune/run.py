@@ -27,6 +27,7 @@ from igd_core.evaluation.ranks import read_ranks
 from igd_core.retune.verdict import judge
 from igd_core.scorers.gamma_file import GAMMA_FILE, ChosenGamma
 from igd_core.store.names import MODELS
+from igd_core.tuning.record import going_on
 from igd_core.whole_files import write_json
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Retune:
         tuned = read_tuned_prompt(adapter or Path(model)) if Path(adapter or model).is_dir() else None
         if tuned is not None and not asked.recipe:
             argv += ["--normalise", tuned.scored.normalise, "--temperature", tuned.scored.temperature]
-        go_on = ["--resume"] if (run / "run.json").exists() else []
+        go_on = going_on(run)
         if "tune" not in self._folder.done and not go_on:
             shutil.rmtree(run, ignore_errors=True)
         self._stage("tune", [[*argv, *go_on, "--out", run]])

@@ -13,7 +13,6 @@ serve     igd serve                       one answer over HTTP
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 import time
@@ -25,9 +24,11 @@ from igd_core.errors import DataError
 from igd_core.evaluation.ranks import read_ranks
 from igd_core.start.budget import LEAST_ROWS, Machine, TuningPlan, rows_within, told_rows, users_of
 from igd_core.start.folder import LAYOUT_FILE, REPORT_FILE
+from igd_core.start.prepared import first_history, have_two_sequences
 from igd_core.start.serving import ask_server
 from igd_core.start.verdict import judge
 from igd_core.start.words import listed, shown_command, shown_fact, shown_time
+from igd_core.tuning.record import going_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ class Asked:
         recipe: how it is built and tuned.
         recipe_name: by which `igd tune` finds it: a name, or a file.
         own_recipe: whether it was made for these items, and not for those of the demo.
-        tokenizer: directory of the tokenizer, of ``model`` or to be cut down.
+        find_tokenizer: finds the directory of the tokenizer, of ``model`` or to be cut down, and makes it if need be.
         minutes: that tuning, choosing and judging may take together, about.
         baselines: to compare with.
         device: ``auto``, ``cpu``, ``cuda``.
@@ -76,7 +77,7 @@ class Asked:
     recipe: Recipe
     recipe_name: str
     own_recipe: bool
-    tokenizer: Path
+    find_tokenizer: Callable[[], Path]
     minutes: float
     baselines: tuple[str, ...]
     device: str
@@ -168,7 +169,7 @@ class Start:
 
     def _tokens(self) -> Path:
         """The tokenizer that the catalogue is built with."""
-        whole, cut = self._asked.tokenizer, self._at / "tokenizer"
+        whole, cut = self._asked.find_tokenizer(), self._at / "tokenizer"
         if self._asked.model is not None or self._asked.recipe.tokenizer == "whole":
             return whole
         if "tokens" not in self._folder.done:
@@ -255,7 +256,7 @@ class Start:
             sizes += ["--train-users", plan.users]
         if not (run / "run.json").exists():
             shutil.rmtree(run, ignore_errors=True)
-        go_on = ["--resume"] if (run / "run.json").exists() else []
+        go_on = going_on(run)
         of = "a small Llama from scratch" if asked.model is None else f"an adapter for {asked.model}"
         record = self._stage("tune", f"{of}: {plan.told()}", [[*command, *sizes, *go_on, "--out", run]])
         losses = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
@@ -310,18 +311,26 @@ class Start:
                    at / "data" / "test.csv", *_SETTINGS, "--on-unknown-item", "miss"]  # fmt: skip
         chosen = ["--gamma-from", at / "chosen" / "gamma.json"]
         words = self._decoding("judge", "test", [*command, *chosen])
-        names = ",".join(["scorer", *self._asked.baselines])
+        baselines = self._trainable(self._asked.baselines)
+        names = ",".join(["scorer", *baselines])
         self._stage(
             "judge",
             f"test rows, newer than all others, which nothing has seen: {words.told}; then {names}",
             [[*command, *chosen, "--limit", words.rows, "--baselines", names, "--train",
-              at / "data" / "train_interactions.csv", "--draw", "targets", "--reference", self._asked.baselines[0],
+              at / "data" / "train_interactions.csv", "--draw", "targets", "--reference", baselines[0],
               "--out", at / "judged"]],
         )  # fmt: skip
 
+    def _trainable(self, baselines: Sequence[str]) -> Sequence[str]:
+        """Those that the training events suffice for; the first of the others' places is most popular's."""
+        if "sasrec" not in baselines or have_two_sequences(self._at / "data" / "train_interactions.csv"):
+            return baselines
+        self._say("sasrec is left out: fewer than two people chose two items or more")
+        return [name for name in baselines if name != "sasrec"] or ["popular"]
+
     def _serve(self, arguments: Sequence[str]) -> None:
         """One answer over HTTP."""
-        history = _first_history(self._at / "data" / "test.csv")
+        history = first_history(self._at / "data" / "test.csv")
         started = time.perf_counter()
         if "serve" not in self._folder.done:
             self._say(f"\nserve: does it answer over HTTP?\n  $ {shown_command(['serve', *arguments])}")
@@ -389,13 +398,6 @@ def _metric(results: Mapping[str, Any], name: str) -> float:
     """NDCG@10 by title of a method of results.json."""
     (method,) = (each for each in results["methods"] if each["name"] == name)
     return float(method["titles"]["NDCG@10"]["value"])
-
-
-def _first_history(rows: Path) -> list[str]:
-    """The longest of the first hundred histories, its last five items."""
-    with rows.open(encoding="utf-8", newline="") as file:
-        histories = [row["history_item_ids"].split() for row, _ in zip(csv.DictReader(file), range(100), strict=False)]
-    return max(histories, key=len)[-5:]
 
 
 def has_many_events(rows: int) -> bool:

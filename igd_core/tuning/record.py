@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,20 @@ def hold_folder(out: Path, before: Mapping[str, Any] | None, held: contextlib.Ex
 
 _BEFORE_THE_SETTING = {"valid_targets": "all"}
 """What runs did whose record lacks a setting, where that is not the default now."""
+
+
+def going_on(run: Path) -> list[str]:
+    """Flags with which `igd tune` goes on with the run in a folder as it began; none where there is no run.
+
+    Raises:
+        TuningError: its record cannot be read.
+    """
+    before = read_record(run / RECORD)
+    if before is None:
+        return []
+    began = {**_BEFORE_THE_SETTING, **before.get("settings", {})}
+    flags = [(f"--{name.replace('_', '-')}", str(began[name])) for name in _BEFORE_THE_SETTING]
+    return ["--resume", *chain.from_iterable(flags)]
 
 
 def require_same(

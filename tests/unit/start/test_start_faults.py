@@ -12,6 +12,7 @@ import pytest
 from planted_faults import EVENTS, ITEMS, LAST_FAULT, ODDITIES, ROW_FAULTS, Fault, Records, joined_records
 
 from igd_core.cli.main import main
+from igd_core.start.prepared import have_two_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,3 +116,18 @@ def test_rows_left_out_are_listed_and_all_others_count(look: Callable[..., tuple
     items = re.search(r"^ +items +(\d+)$", said, re.MULTILINE)
     assert items is not None
     assert int(items[1]) == NUM_ITEMS + 2 - lost[ITEMS]  # the row of the stray quote falls into three
+
+
+def test_looking_makes_no_model(
+    look: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IGD_HOME", str(tmp_path / "home"))
+    assert look(exports())[0] == 0
+    assert not (tmp_path / "home").exists()
+
+
+def test_sasrec_needs_two_people_who_chose_two_items(tmp_path: Path) -> None:
+    for number, (users, enough) in enumerate([("aab", False), ("aaa", False), ("ab", False), ("aabb", True)]):
+        events = tmp_path / f"{number}.csv"
+        events.write_text("user_id,item_id\n" + "".join(f"{user},{at}\n" for at, user in enumerate(users)))
+        assert have_two_sequences(events) == enough

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from igd_core.errors import InputError
-from igd_core.tuning.record import require_same
+from igd_core.tuning.record import going_on, require_same
 from igd_core.tuning.settings import LoraSettings, TuningSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOW = TuningSettings(epochs=2, lora=LoraSettings(rank=4))
 
@@ -54,3 +58,15 @@ def test_a_record_that_is_none_of_this_release_is_one_line(changes: dict[str, An
     with pytest.raises(InputError) as refused:
         require_same(older(**changes), record(NOW.to_json()))
     assert str(refused.value).startswith(told)
+
+
+def test_a_run_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Before validation rows could be left out, all counted."""
+    assert going_on(tmp_path) == []
+    for settings, counted in (
+        ({}, "all"),
+        ({"valid_targets": "trained"}, "trained"),
+        ({"valid_targets": "all"}, "all"),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps({"format": "igd-run", "settings": settings}))
+        assert going_on(tmp_path) == ["--resume", "--valid-targets", counted]
