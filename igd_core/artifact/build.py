@@ -119,7 +119,7 @@ def _assembled(
     with stages.stage("gains"):
         leaf_prior = leaf_prior_of(trie, prior(catalogue.frequency, options.smoothing))
         gains = InfoGainTable.build(trie, leaf_prior)
-        entropy = float(node_entropy(trie, leaf_prior)[0])
+        entropy = max(0.0, float(node_entropy(trie, leaf_prior)[0]))  # of one title it may be -0.0
     with stages.stage("hashes"):
         parts = {name: part.record() for name, part in encode_parts(catalogue, trie, gains, scorer).items()}
     manifest = Manifest(

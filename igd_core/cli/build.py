@@ -149,7 +149,8 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
     print_report({**report, "stages": {name: f"{cost.seconds:.1f} s" for name, cost in stages.costs().items()}})
     cold = built.artifact.manifest.counts.cold
     if cold and not options.smoothing:
-        print(f"note: {cold} items were never chosen; --smoothing 1 would tell them apart")
+        items = "1 item was" if cold == 1 else f"{cold:,} items were"
+        print(f"note: {items} never chosen; --smoothing 1 would tell them apart")
     if added:
         print(
             f"note: {added:,} tokens were added: the model's embedding needs {tokenizer.vocab_size:,} rows, and new "

@@ -212,7 +212,8 @@ def who_chose_what_if_told(
         try:
             found = who_chose_what(file, catalogue, reading, on_unknown=on_unknown)
         except DataError as error:  # it was good enough to count, and nobody asked for more
-            why = " ".join(str(error).removeprefix(f"{file.name}: ").split())
+            lines = str(error).removeprefix(f"{file.name}: ").splitlines()
+            why = "; ".join(" ".join(line.split()) for line in lines)
         else:
             if any(len(set(each.tolist())) > 1 for each in found.sequences):
                 return found

@@ -16,6 +16,6 @@ class IntervalFlags(CheckedSettings):
         default="rows", description="what the intervals draw: rows, or the titles they ask for with all their rows"
     )
     resamples: Annotated[int, Field(ge=100, le=100_000)] = Field(
-        default=2000, description="of the bootstrap: fewer than 100 give no interval"
+        default=2000, description="of the bootstrap, 100 at least"
     )
     seed: Seed = Field(default=0, description="of the bootstrap")

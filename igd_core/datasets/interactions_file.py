@@ -331,6 +331,10 @@ def _check_rows(file: TableFile, faults: Faults, *, rows: int, kept: int) -> Non
     faults.check()
     if not rows and not faults.skipped:
         raise DataError(f"{file.name}: no rows below the header")
+    if not kept and faults.skipped >= rows:
+        raise DataError(
+            f"{file.name}: none of its {faults.skipped} rows can be used; without --on-bad-row skip it is told why"
+        )
     if not kept:
         left_out = f" ({faults.skipped} cannot be used)" if faults.skipped else ""
         raise DataError(f"{file.name}: none of its {rows} rows has an item of the catalogue{left_out}")

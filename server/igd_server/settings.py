@@ -231,8 +231,8 @@ class Settings(CheckedSettings):
     normalise: Normalise | None = Field(
         default=None,
         description="what probabilities are normalised over where neither request nor variant says, ``vocabulary`` or "
-        "``children``; when absent ``children`` where an item scorer is mixed in, else what the model was tuned for: "
-        "docs/explanation/method.md",
+        "``children``; when absent ``children`` where an item scorer is mixed in and no forced weight is named, else "
+        "what the model was tuned for: docs/explanation/method.md",
     )
     exclude_seen_titles: bool = Field(
         default=True,

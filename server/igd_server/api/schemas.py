@@ -298,13 +298,14 @@ class RecommendationResponse(_Response):
     precomputed: PrecomputedOf | None = Field(default=None, description="Where `source` is `precomputed`.")
     normalise: Normalise | None = Field(
         default=None,
-        description="Over what the model's probabilities in `score` were normalised. Absent where popularity answers.",
+        description="Over what the model's probabilities in `score` were normalised. Absent where popularity or "
+        "precomputed lists answer.",
     )
     gamma: float | None = Field(
         default=None,
         description="Weight that the catalogue's item scorer had: the request's, the variant's or the catalogue's own, "
         "which may depend on how many interactions the history has. Absent where the version holds no scorer, and "
-        "where popularity answers.",
+        "where popularity or precomputed lists answer.",
     )
     mixture: Mixture | None = Field(default=None, description="How it was mixed with the model; with gamma above 0.")
     cached: bool = Field(
