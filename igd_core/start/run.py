@@ -238,6 +238,8 @@ class Start:
             "--device",
             asked.device,
         ]
+        if "normalise" not in tuning:  # as mixtures are scored; few rows teach more so (docs/research/accuracy.md)
+            command += ["--normalise", "children"]
         batch = int(tuning.get("batch", 128))
         if "tune" not in self._folder.done:
             shutil.rmtree(at / "speed", ignore_errors=True)

@@ -163,7 +163,7 @@ def test_one_command_goes_from_exports_to_a_served_verdict_and_again_does_nothin
     assert start() == 0
     resumed = capsys.readouterr().out
     assert resumed.count("$ igd") == 3
-    assert " --resume --out " in resumed
+    assert " --resume --valid-targets trained --normalise children --out " in resumed
     assert made["verdict"] in resumed
 
     assert start("--minutes", "4") == 2

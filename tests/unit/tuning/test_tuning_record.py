@@ -61,12 +61,13 @@ def test_a_record_that_is_none_of_this_release_is_one_line(changes: dict[str, An
 
 
 def test_a_run_goes_on_as_it_began(tmp_path: Path) -> None:
-    """Before validation rows could be left out, all counted."""
+    """Before validation rows could be left out all counted, and `igd start` tuned over the vocabulary."""
     assert going_on(tmp_path) == []
-    for settings, counted in (
-        ({}, "all"),
-        ({"valid_targets": "trained"}, "trained"),
-        ({"valid_targets": "all"}, "all"),
-    ):
+    said: list[tuple[dict[str, str], list[str]]] = [
+        ({}, ["all", "vocabulary"]),
+        ({"valid_targets": "trained", "normalise": "children"}, ["trained", "children"]),
+        ({"valid_targets": "all", "normalise": "vocabulary"}, ["all", "vocabulary"]),
+    ]
+    for settings, (counted, over) in said:
         (tmp_path / "run.json").write_text(json.dumps({"format": "igd-run", "settings": settings}))
-        assert going_on(tmp_path) == ["--resume", "--valid-targets", counted]
+        assert going_on(tmp_path) == ["--resume", "--valid-targets", counted, "--normalise", over]
