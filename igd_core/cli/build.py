@@ -16,6 +16,8 @@ from igd_core.cli.build_scorer import (
     ChosenBy,
     ScorerFlags,
     check_scorer_flags,
+    knows_nothing,
+    no_scorer_of,
     scorer_makers,
     who_chose_what,
     who_chose_what_if_told,
@@ -108,7 +110,7 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
             )
         with stages.stage("interactions"):
             chosen = count_items(interactions_file, items.catalogue, on_unknown=asked.on_unknown_item, reading=reading)
-        chosen_by = ChosenBy()
+        chosen_by, without = ChosenBy(), options
         if options.scorer is not None:
             makers = scorer_makers(options.scorer, scorer, items.catalogue, reading, on_unknown=asked.on_unknown_item)
             options = options.replaced(scorer=options.scorer.replaced(makers=makers))
@@ -128,6 +130,9 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
     tokenizer, added = _tokenizer(asked, catalogue)
     try:
         built = build_reported(catalogue, tokenizer, options, sequences=chosen_by.sequences, stages=stages)
+        if without.scorer is None and knows_nothing(built.artifact.manifest.scorer):  # the usual one
+            chosen_by = no_scorer_of(interactions_file, "nobody chose two items that can be spelled")
+            built = build_reported(catalogue, tokenizer, without, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None
     tell(chosen_by.notes)
@@ -149,8 +154,8 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
     print_report({**report, "stages": {name: f"{cost.seconds:.1f} s" for name, cost in stages.costs().items()}})
     cold = built.artifact.manifest.counts.cold
     if cold and not options.smoothing:
-        items = "1 item was" if cold == 1 else f"{cold:,} items were"
-        print(f"note: {items} never chosen; --smoothing 1 would tell them apart")
+        told = "1 item was" if cold == 1 else f"{cold:,} items were"
+        print(f"note: {told} never chosen; --smoothing 1 would tell them apart")
     if added:
         print(
             f"note: {added:,} tokens were added: the model's embedding needs {tokenizer.vocab_size:,} rows, and new "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.items import Catalogue
     from igd_core.datasets.sources import Reading, Source
+    from igd_core.scorers.record import ScorerRecord
 
 _ALONE = {"scorer_ridge": "ease", "scorer_epochs": "sasrec", "scorer_seed": "sasrec", "scorer_file": "given"}
 """Flags of one kind."""
@@ -78,8 +79,9 @@ def check_scorer_flags(args: argparse.Namespace) -> None:
     if kind is None:
         if names:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+            need = "needs" if len(names) == 1 else "need"
             raise InputError(
-                f"scorer: {flags} need --scorer KIND (the usual one: --scorer transitions --scorer-also ease)"
+                f"scorer: {flags} {need} --scorer KIND (the usual one: --scorer transitions --scorer-also ease)"
             )
         return
     _check_kinds(kind, comma_separated(said.get("scorer_also") or ()), names)
@@ -218,4 +220,14 @@ def who_chose_what_if_told(
             if any(len(set(each.tolist())) > 1 for each in found.sequences):
                 return found
             why = "nobody chose two items"
+    return no_scorer_of(file, why)
+
+
+def no_scorer_of(file: Source, why: str) -> ChosenBy:
+    """No sequences, and a note that says why."""
     return ChosenBy(notes=[f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"])
+
+
+def knows_nothing(scorer: ScorerRecord | None) -> bool:
+    """Whether a scorer was counted in vain: it has no entry in any of its kinds."""
+    return scorer is not None and not any(kind.entries for kind in scorer.kinds)

@@ -57,6 +57,23 @@ def test_a_character_without_a_piece_refuses_the_file_with_its_row_and_the_flag(
     assert not (films / "out").exists()
 
 
+def test_where_nobody_chose_two_items_that_are_left_no_scorer_is_made(
+    films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty scorer would have gamma 0.7 in every search."""
+    tokenizer = write_tokenizer("unigram", films / "tok")
+    pairs = [(user, item) for user in "abc" for item in ("A-1", "A-3")]  # one of each is left out
+    rows = [f"{user},{item},{1_700_000_000 + at}" for at, (user, item) in enumerate(pairs)]
+    (films / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    assert build(films, tokenizer, "--on-unspellable", "skip", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "scorer" not in json.loads(out)
+    assert "events.csv: no item scorer is made of it, and lists are the model's alone: nobody chose two items" in err
+    assert load_artifact(films / "out").manifest.scorer is None
+    assert build(films, tokenizer, "--on-unspellable", "spell", "--json", "--force") == 0
+    assert report_of(capsys)["scorer"] == "transitions+ease", "spelled, both are there"
+
+
 def test_it_is_left_out_or_spelled_by_choice_and_the_report_says_so(
     films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

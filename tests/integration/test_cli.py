@@ -240,7 +240,7 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scorer-also", "ease"], "need --scorer KIND"),
+        (["--scorer-also", "ease"], "needs --scorer KIND"),
         (["--scorer", "ease", "--scorer-share", "0.5"], "scorer_share: --scorer-also KIND is needed"),
         (["--scorer", "ease", "--scorer-also", "eas"], "scorer_also: 'eas' is not one of transitions, neighbours"),
         (["--scorer", "ease", "--scorer-also", "transitions,ease"], "scorer_also: ease, transitions, ease: each kind"),
@@ -251,7 +251,7 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
         ),
         (["--scorer", "ease", "--scorer-also", "given"], "scorer_file: given needs --scorer-file FILE"),
         (["--scorer", "transitions", "--scorer-also", "ease", "--scorer-ridge", "5"], "scorer_ridge: transitions has"),
-        (["--scorer-decay", "0.5"], "need --scorer KIND"),
+        (["--scorer-decay", "0.5"], "needs --scorer KIND"),
         (["--scorer", "transitions", "--scorer-decay", "1.5"], "scorer_decay: 1.5 is not in 0..1"),
         (["--scorer", "neighbours", "--scorer-backoff", "0"], "scorer_backoff: 0 is not in 1e-06..1e+06"),
         (["--scorer", "neighbours", "--scorer-entries", "10001"], "scorer_entries: 10001 is not in 1..10000"),
@@ -263,7 +263,7 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
         (["--scorer", "given"], "scorer_file: given needs --scorer-file FILE"),
         (["--scorer", "ease", "--scorer-file", "w.csv"], "scorer_file: ease has none; --scorer given has"),
         (["--scorer", "given", "--scorer-file", "none.csv"], "none.csv"),
-        (["--gamma-from", "gamma.json"], "need --scorer KIND"),
+        (["--gamma-from", "gamma.json"], "needs --scorer KIND"),
         (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
         (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
     ],
