@@ -264,6 +264,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "losses": mixtures.losses_block,
     "losses-sets": losses.by_set,
     "mixed-over": losses.mixed_over,
+    "mixed-losses": losses.served_by_set,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},
