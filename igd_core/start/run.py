@@ -238,8 +238,7 @@ class Start:
             "--device",
             asked.device,
         ]
-        if "normalise" not in tuning:  # as mixtures are scored; few rows teach more so (docs/research/accuracy.md)
-            command += ["--normalise", "children"]
+        command += tuning_flags({} if not asked.own_recipe else tuning)
         batch = int(tuning.get("batch", 128))
         if "tune" not in self._folder.done:
             shutil.rmtree(at / "speed", ignore_errors=True)
@@ -400,6 +399,16 @@ def _metric(results: Mapping[str, Any], name: str) -> float:
     """NDCG@10 by title of a method of results.json."""
     (method,) = (each for each in results["methods"] if each["name"] == name)
     return float(method["titles"]["NDCG@10"]["value"])
+
+
+def tuning_flags(own: Mapping[str, Any]) -> list[str]:
+    """How a start tunes whatever the demo's recipe does, unless a recipe of one's own says otherwise.
+
+    Over children, as mixtures are scored and few rows teach more (docs/research/accuracy.md), and judged by validation
+    rows of trained items (docs/research/sets.md).
+    """
+    ours = {"normalise": "children", "valid_targets": "trained"}
+    return [part for name, value in ours.items() if name not in own for part in (_flag(name), value)]
 
 
 def has_many_events(rows: int) -> bool:

@@ -13,6 +13,8 @@ from planted_faults import EVENTS, ITEMS, LAST_FAULT, ODDITIES, ROW_FAULTS, Faul
 
 from igd_core.cli.main import main
 from igd_core.start.prepared import have_two_sequences
+from igd_core.start.run import tuning_flags
+from igd_core.tuning.recipes import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -131,3 +133,9 @@ def test_sasrec_needs_two_people_who_chose_two_items(tmp_path: Path) -> None:
         events = tmp_path / f"{number}.csv"
         events.write_text("user_id,item_id\n" + "".join(f"{user},{at}\n" for at, user in enumerate(users)))
         assert have_two_sequences(events) == enough
+
+
+def test_a_start_tunes_over_children_unless_a_recipe_of_ones_own_says_otherwise() -> None:
+    assert read_recipe("ml-100k-small-llama").tuning["normalise"] == "vocabulary", "as the demo was"
+    assert tuning_flags({}) == ["--normalise", "children", "--valid-targets", "trained"]
+    assert tuning_flags({"normalise": "vocabulary", "beta": 1}) == ["--valid-targets", "trained"]
