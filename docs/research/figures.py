@@ -250,6 +250,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sets-gammas": sets.gammas,
     "sets-books": sets.books,
     "sets-bookswarm": sets.books_kept,
+    "sets-bookschosen": sets.books_chosen,
     "sets-groups": sets.groups,
     "sets-mean": sets.mean_in_search,
     "sets-second": second.trainings,

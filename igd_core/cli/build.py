@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -17,21 +17,23 @@ from igd_core.cli.build_scorer import (
     ScorerFlags,
     check_scorer_flags,
     knows_nothing,
+    mixing_of_the_usual,
     no_scorer_of,
     scorer_makers,
+    usual_scorer_of,
     who_chose_what,
-    who_chose_what_if_told,
     with_chosen_gamma,
 )
 from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
-from igd_core.errors import DataError
-from igd_core.scorers.options import usual_scorer
+from igd_core.errors import DataError, InputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Mapping
 
+    from igd_core.artifact.build import Built
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.catalogue.items import Catalogue
     from igd_core.catalogue.tokenization import PathFault, TitleTokenizer
@@ -72,22 +74,28 @@ def run(args: argparse.Namespace) -> int:
     """Print the settings, or build."""
     check_scorer_flags(args)
     asked, scorer = read(args, BuildFlags), read(args, ScorerFlags)
-    options = BuildOptions.read(given(args, BuildOptions))
+    said = given(args, BuildOptions)
+    mixing = mixing_of_the_usual(said)
+    options = BuildOptions.read(said)
     options = options.replaced(
         path_column=given(args, BuildOptions).get("path_column") or asked.title_column,
         allow_added_tokens=options.allow_added_tokens or asked.extend_tokenizer is not None,
         scorer=with_chosen_gamma(options.scorer, scorer),
     )
     if args.print_config:
+        if mixing or (options.scorer is None and scorer.gamma_from):
+            raise InputError(f"print_config: {' and '.join(mixing or ['gamma_from'])} alone; --scorer KIND is needed")
         print_config(
             asked, options, scorer.replaced(gamma_from=None), read(args, AttributeFlags), read(args, ReadingFlags)
         )
         return 0
-    return _build(args, asked, options, scorer)
+    return _build(args, asked, options, scorer, mixing)
 
 
-def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, scorer: ScorerFlags) -> int:
-    """Read, build, write, report."""
+def _build(
+    args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, scorer: ScorerFlags, mixing: Mapping[str, Any]
+) -> int:
+    """Read, build, write, report; ``mixing``: gamma and mixture of the usual scorer."""
     from igd_core.artifact import build_reported, save_artifact
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.cli.build_report import build_report, print_report
@@ -120,11 +128,11 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
                 )
         elif scorer.usual_scorer:
             with stages.stage("scorer"):
-                chosen_by = who_chose_what_if_told(
-                    interactions_file, items.catalogue, reading, on_unknown=asked.on_unknown_item
-                )
-            if chosen_by.sequences:
-                options = options.replaced(scorer=usual_scorer(chosen_by.items))
+                chosen_by, usual = usual_scorer_of(
+                    interactions_file, items.catalogue, reading, on_unknown=asked.on_unknown_item, said=mixing,
+                    flags=scorer,
+                )  # fmt: skip
+            options = options.replaced(scorer=usual)
     tell([*items.notes, *chosen.notes])
     catalogue = items.catalogue.with_frequency(chosen.frequency)
     tokenizer, added = _tokenizer(asked, catalogue)
@@ -152,16 +160,24 @@ def _build(args: argparse.Namespace, asked: BuildFlags, options: BuildOptions, s
         print(json.dumps({**report, "stages": stages.report()}))
         return 0
     print_report({**report, "stages": {name: f"{cost.seconds:.1f} s" for name, cost in stages.costs().items()}})
+    for note in _notes(built, options, asked, tokenizer, added):
+        print(f"note: {note}")
+    return 0
+
+
+def _notes(
+    built: Built, options: BuildOptions, asked: BuildFlags, tokenizer: TitleTokenizer, added: int | None
+) -> Iterator[str]:
+    """What a person should know of what was built."""
     cold = built.artifact.manifest.counts.cold
     if cold and not options.smoothing:
         told = "1 item was" if cold == 1 else f"{cold:,} items were"
-        print(f"note: {told} never chosen; --smoothing 1 would tell them apart")
+        yield f"{told} never chosen; --smoothing 1 would tell them apart"
     if added:
-        print(
-            f"note: {added:,} tokens were added: the model's embedding needs {tokenizer.vocab_size:,} rows, and new "
+        yield (
+            f"{added:,} tokens were added: the model's embedding needs {tokenizer.vocab_size:,} rows, and new "
             f"ones mean nothing until it is tuned: `igd tune --tokenizer {asked.extend_tokenizer}` does both"
         )
-    return 0
 
 
 def _tokenizer(asked: BuildFlags, catalogue: Catalogue) -> tuple[TitleTokenizer, int | None]:

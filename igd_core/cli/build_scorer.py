@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,11 +20,12 @@ from igd_core.scorers.options import (
     USUAL_MOST,
     Maker,
     ScorerOptions,
+    usual_scorer,
 )
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,6 +38,8 @@ _ALONE = {"scorer_ridge": "ease", "scorer_epochs": "sasrec", "scorer_seed": "sas
 """Flags of one kind."""
 _OF_ANY = ("scorer_epochs", "scorer_seed", "scorer_file")
 """Flags of a kind wherever it stands; the others are of the first kind, that of --scorer."""
+_OF_THE_USUAL = ("gamma", "mixture", "gamma_from")
+"""Flags that the usual scorer takes, too."""
 _NOT_OF_SASREC = ("scorer_decay", "scorer_backoff", "scorer_entries")
 
 
@@ -76,15 +79,14 @@ def check_scorer_flags(args: argparse.Namespace) -> None:
     known = of_options.union(each.name for each in settings_in(ScorerFlags))
     names = sorted(name for name in known & set(said) - {"usual_scorer"} if said[name] is not None)
     kind, gamma_from = said.get("scorer"), said.get("gamma_from")
-    if kind is None:
-        if names:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-            need = "needs" if len(names) == 1 else "need"
-            raise InputError(
-                f"scorer: {flags} {need} --scorer KIND (the usual one: --scorer transitions --scorer-also ease)"
-            )
-        return
-    _check_kinds(kind, comma_separated(said.get("scorer_also") or ()), names)
+    if kind is not None:
+        _check_kinds(kind, comma_separated(said.get("scorer_also") or ()), names)
+    elif others := [name for name in names if name not in _OF_THE_USUAL or said.get("usual_scorer") is False]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        need = "needs" if len(others) == 1 else "need"
+        raise InputError(
+            f"scorer: {flags} {need} --scorer KIND (the usual one: --scorer transitions --scorer-also ease)"
+        )
     for name in ("gamma", "mixture"):
         if gamma_from is not None and name in names:
             raise InputError(f"gamma_from: {gamma_from} says {name} too; give one of them")
@@ -109,6 +111,19 @@ def _check_kinds(kind: str, also: object, names: Collection[str]) -> None:
         raise InputError(f"scorer_also: {', '.join(map(str, kinds))}: each kind can be there once")
     if "given" in kinds and "scorer_file" not in names:
         raise InputError("scorer_file: given needs --scorer-file FILE with the weights")
+
+
+def mixing_of_the_usual(options: dict[str, Any]) -> dict[str, Any]:
+    """Take gamma and mixture out of ``options`` where these name no scorer: the usual one gets them.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    if "kind" in options.get("scorer", {"kind": ""}):
+        return {}
+    mixing: dict[str, Any] = options.pop("scorer")
+    ScorerOptions.read({"kind": "transitions", **mixing})
+    return mixing
 
 
 def with_chosen_gamma(options: ScorerOptions | None, flags: ScorerFlags) -> ScorerOptions | None:
@@ -221,6 +236,28 @@ def who_chose_what_if_told(
                 return found
             why = "nobody chose two items"
     return no_scorer_of(file, why)
+
+
+def usual_scorer_of(
+    file: Source,
+    catalogue: Catalogue,
+    reading: Reading,
+    *,
+    on_unknown: Literal["error", "drop"],
+    said: Mapping[str, Any],
+    flags: ScorerFlags,
+) -> tuple[ChosenBy, ScorerOptions | None]:
+    """The usual scorer, where the interactions tell what it is made of; ``said`` are its gamma and mixture.
+
+    Raises:
+        InputError: gamma or mixture were said of a scorer that cannot be made, or were chosen for another kind.
+    """
+    found = who_chose_what_if_told(file, catalogue, reading, on_unknown=on_unknown)
+    if found.sequences:
+        return found, with_chosen_gamma(usual_scorer(found.items).replaced(**said), flags)
+    if said or flags.gamma_from:
+        raise InputError(f"{' and '.join(said or ['gamma_from'])}: {found.notes[0]}")
+    return found, None
 
 
 def no_scorer_of(file: Source, why: str) -> ChosenBy:

@@ -102,7 +102,9 @@ class Outcome:
         """The verdict in words, and what would give a surer one."""
         told, more = self.verdict.told(), self.test_rows - self.verdict.rows
         if self.verdict.says == "too few rows" and more:
-            return f"{told}\n{more:,} more test rows are there already: more --minutes use them"
+            enough = self.test_rows >= (self.verdict.needed or 0)
+            are = "more --minutes use them" if enough else "more --minutes use them; more events are needed as well"
+            return f"{told}\n{more:,} more test rows are there already: {are}"
         return told
 
 

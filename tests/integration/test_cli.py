@@ -20,6 +20,7 @@ from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
 from igd_core.engines.embedded.checkpoint import Checkpoint, load_checkpoint
 from igd_core.ids import ItemIndex
+from igd_core.scorers.gamma_file import ChosenGamma
 from igd_core.scorers.options import usual_scorer
 
 if TYPE_CHECKING:
@@ -263,7 +264,12 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
         (["--scorer", "given"], "scorer_file: given needs --scorer-file FILE"),
         (["--scorer", "ease", "--scorer-file", "w.csv"], "scorer_file: ease has none; --scorer given has"),
         (["--scorer", "given", "--scorer-file", "none.csv"], "none.csv"),
-        (["--gamma-from", "gamma.json"], "needs --scorer KIND"),
+        (["--gamma", "1.5"], "gamma: 1.5 is not in 0..1"),
+        (["--gamma", "0.5", "--no-usual-scorer"], "scorer: --gamma needs --scorer KIND"),
+        (["--gamma", "0.5", "--scorer-decay", "0.5"], "scorer: --scorer-decay needs --scorer KIND"),
+        (["--gamma", "0.5", "--gamma-from", "gamma.json"], "gamma.json says gamma too"),
+        (["--gamma", "0.5", "--print-config"], "print_config: gamma alone; --scorer KIND is needed"),
+        (["--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
         (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
         (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
     ],
@@ -279,6 +285,30 @@ def test_settings_of_a_scorer_are_refused_by_name(
     assert main([*_build_arguments(data_dir, model_dir, tmp_path / "made"), *flags]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_gamma_alone_is_the_usual_scorers(
+    data_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [*_build_arguments(data_dir, model_dir, tmp_path / "made"), "--force", "--json"]
+    assert main([*made, "--gamma", "0.25"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["scorer"], found["gamma"], found["mixture"]) == ("transitions+ease", 0.25, "log-linear")
+    chosen = ChosenGamma(gamma=((0, 0.5), (3, 1.0)), mixture="linear", scorer="transitions+ease")
+    (tmp_path / "gamma.json").write_text(json.dumps(chosen.to_json()))
+    assert main([*made, "--gamma-from", str(tmp_path / "gamma.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["scorer"], found["gamma"], found["mixture"]) == ("transitions+ease", [[0, 0.5], [3, 1.0]], "linear")
+    (tmp_path / "config.toml").write_text('gamma = 0.75\nmixture = "linear"\n')
+    assert main([*made, "--config", str(tmp_path / "config.toml")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["gamma"], found["mixture"]) == (0.75, "linear")
+    ids = make_catalogue(60).item_ids
+    (tmp_path / "train.csv").write_text(f"user_id,item_id\n1,{ids[0]}\n1,{ids[1]}\n")
+    (tmp_path / "items.csv").write_bytes((data_dir / "items.csv").read_bytes())
+    for flags, name in ((["--gamma", "0.5"], "gamma"), (["--gamma-from", str(tmp_path / "gamma.json")], "gamma_from")):
+        assert main([*_build_arguments(tmp_path, model_dir, tmp_path / "none"), *flags]) == 2
+        assert re.search(f"igd: {name}: .*train.csv: no item scorer is made of it", capsys.readouterr().err)
 
 
 def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(
