@@ -34,10 +34,11 @@ export function applyAddress(onAttribute) {
   const choices = (id) => [...byId(id).options].map(({ value }) => value);
   if (choices("k").includes(said("k"))) byId("k").value = said("k");
   byId("beams").min = byId("k").value;
+  const isNumber = (value) => value !== "" && Number.isFinite(Number(value));
   for (const id of ["alpha", "beams", "gamma"]) {
-    if (said(id) !== "" && Number.isFinite(Number(said(id)))) byId(id).value = said(id); // the field keeps its range
+    if (isNumber(said(id))) byId(id).value = said(id); // the field keeps its range
   }
-  byId("own-gamma").checked = said("gamma") === "";
+  byId("own-gamma").checked = !isNumber(said("gamma"));
   byId("decisions").checked = said("decisions") === "1";
   byId("tokens").checked = said("tokens") === "1";
   byId("attribute").value = choices("attribute").includes(said("where")) ? said("where") : "";
