@@ -572,7 +572,7 @@ async def test_with_a_scorer_gamma_is_the_servers_until_it_is_moved_and_each_par
     await token.hover()
     await expect(page.get_by_role("tooltip")).to_contain_text("scorer’s log-probability")
     await expect(page.get_by_role("tooltip")).to_contain_text("adds to the score")
-    await page.evaluate("() => (location.hash = 'gamma=much&item=1')")  # no number: as the server has it
+    await page.evaluate("() => (location.hash = 'gamma=much&item=1&tokens=1')")  # no number: as the server has it
     await expect(page.locator("#chosen-heading")).to_have_text("Alpha 0.20, gamma 0.25")
     await expect(page.get_by_label("Gamma as the server has it")).to_be_checked()
 
