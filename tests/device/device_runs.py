@@ -35,7 +35,7 @@ class Run:
         seconds: its limit.
         least: seconds below which it is not begun, since it would bring nothing.
         command: words, in the repository's root. ``{work}`` stands for the folder of files, ``{fresh}`` for one
-            that is not there yet, ``{model}`` for SmolLM2's.
+            that is not there yet, ``{out}`` for that of results, ``{model}`` for SmolLM2's.
         dry: words added to the command for a dry run: the smallest sizes, on whatever is there.
         environment: variables, beside those of all runs.
         modules: what must be installed.
@@ -168,6 +168,19 @@ RUNS: tuple[Run, ...] = (
             *("--at-once", "1", "8", "32", "--repeats", "3", "--ways", "alone", "transformers", "--json"),
         ),
         dry=("--histories", "2", "--at-once", "1", "--repeats", "1"),
+        modules=("recbole",),
+        model=True,
+    ),
+    Run(
+        name="losses",
+        what="SmolLM2 over children and over the vocabulary, three seeds: lists of the model alone, and served",
+        seconds=560,
+        least=420,
+        command=(*PYTHON, "tests/device/losses.py", "{work}", MODEL, "--out", "{out}"),
+        dry=(
+            *("--seeds", "0", "--train-rows", "4", "--valid-rows", "2", "--test-rows", "2"),
+            *("--precision", "fp32", "--at-once", "1"),
+        ),
         modules=("recbole",),
         model=True,
     ),

@@ -86,6 +86,15 @@ def whole(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def of_other_rows(run: Path, parent: Path) -> Path:
+    """The same ranks as of another file: rows that choose cannot judge."""
+    ranks = json.loads((run / "ranks.json").read_text())
+    ranks["identity"]["rows_sha256"] = "another"
+    (parent / "valid").mkdir()
+    (parent / "valid" / "ranks.json").write_text(json.dumps(ranks))
+    return parent / "valid"
+
+
 def test_a_run_says_which_rows_it_holds_and_which_ask_for_the_same_title(
     here: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +111,7 @@ def test_a_run_says_which_rows_it_holds_and_which_ask_for_the_same_title(
     assert main(_arguments(here, few, "--limit", "5", "--baselines", "popular", "--draw", "targets", model=None)) == 0
     assert json.loads((few / "results.json").read_text())["draw"] == "targets"
     assert len(json.loads((few / "ranks.json").read_text())["rows"]) == 5
-    both = ["--trial", "a", str(whole), str(whole), "--baseline", "popular", str(few)]
+    both = ["--trial", "a", str(of_other_rows(whole, tmp_path)), str(whole), "--baseline", "popular", str(few)]
     assert main(["compare", *both, "--draw", "targets", "--metric", "NDCG@5", "--resamples", "100"]) == 0
 
 
@@ -131,7 +140,7 @@ def test_the_figures_follow_from_the_lists_and_the_pictures_are_drawn(here: Path
 
 
 def test_the_ranks_that_igd_compare_reads_are_those_of_the_lists(
-    whole: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = {
         (each["name"], each["seen"]): each for each in json.loads((whole / "results.json").read_text())["methods"]
@@ -142,9 +151,11 @@ def test_the_ranks_that_igd_compare_reads_are_those_of_the_lists(
             cutoff = int(name.partition("@")[2])
             assert figures[name]["value"] == pytest.approx(np.mean([1 <= rank <= cutoff for rank in method["titles"]]))
     assert not results
-    trial = ["--trial", "one", str(whole), str(whole)]
+    trial = ["--trial", "one", str(of_other_rows(whole, tmp_path)), str(whole)]
     assert main(["compare", *trial, "--metric", "HR@5", "--seen", "excluded", "--resamples", "100"]) == 0
     assert "one (1 seed)" in capsys.readouterr().out
+    assert main(["compare", "--trial", "one", str(whole), str(whole), "--metric", "HR@5"]) == 2
+    assert "rows that choose cannot judge" in capsys.readouterr().err
 
 
 def test_shards_give_what_one_run_gives(

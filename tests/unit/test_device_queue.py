@@ -47,7 +47,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def words(run: Run, *, dry: bool) -> list[str]:
     """A run's command with its placeholders filled in, from the program on."""
-    filled = [re.sub(r"\{(work|fresh|model)\}", "/x", word) for word in (*run.command, *(run.dry if dry else ()))]
+    filled = [re.sub(r"\{(work|fresh|out|model)\}", "/x", word) for word in (*run.command, *(run.dry if dry else ()))]
     assert all(json.loads(word) for word in filled if "{" in word)
     return filled[1:]
 
