@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from docs.research.kept import Drawn, runs, values
+from docs.research.kept import Drawn, runs, targets_of, values
 from docs.research.tables import between, effect, gamma_of, plain, table, verdict
 from igd_core.evaluation.compare import Question
 from igd_core.evaluation.methods import DecodingSetting, with_chosen
@@ -67,9 +67,7 @@ def value(method: str, metric: str = "NDCG@10", *, run: RankedRun | None = None)
 def drawn() -> Drawn:
     """NDCG@10 of the demo's settings, and of what needs no model."""
     test, _ = both()
-    if test.targets is None:
-        raise ValueError("demo-ml-test does not say which rows ask for the same title")
-    return Drawn({name: value(name) for name in (*settings(), *NAMES)}, test.targets)
+    return Drawn({name: value(name) for name in (*settings(), *NAMES)}, targets_of(test))
 
 
 def settings() -> list[str]:

@@ -129,6 +129,13 @@ class Drawn:
         return Interval.of(float(self._means[one] - self._means[two]), self._draws[:, one] - self._draws[:, two])
 
 
+def targets_of(run: RankedRun) -> NDArray[np.int64]:
+    """A number for the title that each row asks for."""
+    if run.targets is None:
+        raise ValueError(f"{run.path} does not say which rows ask for the same title")
+    return run.targets
+
+
 def values(run: str | RankedRun, method: str, question: Question = _NDCG) -> NDArray[np.float64]:
     """The metric of each row."""
     held = runs()[run] if isinstance(run, str) else run
@@ -143,10 +150,7 @@ def drawn(tests: Mapping[str, Sequence[str]], settings: Iterable[str], *others: 
         for setting in settings
     }
     columns |= {f"{run} {method}": values(run, method) for run, method in others}
-    targets = runs()[next(iter(tests.values()))[0]].targets
-    if targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
-    return Drawn(columns, targets)
+    return Drawn(columns, targets_of(runs()[next(iter(tests.values()))[0]]))
 
 
 def unpack(folder: Path) -> None:

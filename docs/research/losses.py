@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from docs.research.kept import Drawn, runs, values
+from docs.research.kept import Drawn, runs, targets_of, values
 from docs.research.tables import between, effect, plain, table, verdict
 from igd_core.evaluation.compare import Question
 
@@ -23,14 +23,12 @@ def by_set() -> str:
     rows = []
     for name, words in _SETS.items():
         run = runs()[f"sets-loss-{name}-children-0"]
-        if run.targets is None:
-            raise ValueError("the sample does not say which rows ask for the same title")
         held = [seed for seed in "012" if all(f"sets-loss-{name}-{loss}-{seed}" in runs() for loss in _NAMES)]
         seeds = {
             loss: [values(runs()[f"sets-loss-{name}-{loss}-{seed}"], setting, _ASKED) for seed in held]
             for loss, setting in _NAMES.items()
         }
-        drawn = Drawn({loss: np.mean(each, axis=0) for loss, each in seeds.items()}, run.targets)
+        drawn = Drawn({loss: np.mean(each, axis=0) for loss, each in seeds.items()}, targets_of(run))
         gained = drawn.less("children", "vocabulary")
         shown = [
             f"{between(drawn.value(loss))}; {', '.join(plain(float(each.mean())) for each in of_seeds)}"
@@ -63,14 +61,12 @@ def mixed_over() -> str:
     """What a scorer mixed into the search makes of models with either loss, by what their scores are over."""
     gammas = ("0.5", "0.7")
     first = runs()["sets-lossmix-vg-renormalised-0"]
-    if first.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     columns = {
         f"{words} {gamma}": values(runs()[run], name.format(gamma), _ASKED)
         for words, (run, name) in _MIXED.items()
         for gamma in gammas
     }
-    drawn = Drawn({**columns, "scorer": values(first, "scorer", _ASKED)}, first.targets)
+    drawn = Drawn({**columns, "scorer": values(first, "scorer", _ASKED)}, targets_of(first))
     plainly = next(iter(_MIXED))
     rows = [
         [
@@ -95,8 +91,6 @@ def served_by_set() -> str:
     rows = []
     for name, other in _SERVED.items():
         first = runs()[f"sets-lossmix-{name}-children-0"]
-        if first.targets is None:
-            raise ValueError("the sample does not say which rows ask for the same title")
         for gamma in ("0.5", "0.7"):
             setting = f"alpha=0 lp=0 beams=20 normalise=children gamma={gamma}"
             seeds = {
@@ -104,7 +98,7 @@ def served_by_set() -> str:
                 for loss in ("children", other)
             }
             columns = {loss: np.mean(each, axis=0) for loss, each in seeds.items()}
-            drawn = Drawn({**columns, "scorer": values(first, "scorer", _ASKED)}, first.targets)
+            drawn = Drawn({**columns, "scorer": values(first, "scorer", _ASKED)}, targets_of(first))
             gained = drawn.less("children", other)
             shown = [
                 f"{plain(drawn.value(loss).value)}; {', '.join(plain(float(each.mean())) for each in of_seeds)}"

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from docs.research.demo import LESS, NAMES
-from docs.research.kept import D3, Drawn, runs, values
+from docs.research.kept import D3, Drawn, runs, targets_of, values
 from docs.research.tables import between, by_seed, effect, gamma_of, plain, table, verdict
 
 CHILDREN = f"{D3} normalise=children"
@@ -34,7 +34,7 @@ def mixed() -> Drawn:
     run = runs()["mixed-vg-test"]
     columns = {name: values(run, name) for name in (chosen(), CHILDREN, "scorer", "popular")}
     columns |= {name: values("baselines-vg-test", name) for name in ("transitions", "sasrec")}
-    return Drawn(columns, _targets("mixed-vg-test"))
+    return Drawn(columns, targets_of(runs()["mixed-vg-test"]))
 
 
 def losses() -> dict[str, tuple[float, list[float], Drawn]]:
@@ -44,7 +44,7 @@ def losses() -> dict[str, tuple[float, list[float], Drawn]]:
         over = [values(f"{family}-b1-s{seed}-test", D3) for seed in SEEDS]
         columns = {"children": values(run, CHILDREN), "vocabulary": np.mean(over, axis=0)}
         means = [float(each.mean()) for each in over]
-        found[name] = (float(columns["children"].mean()), means, Drawn(columns, _targets(run)))
+        found[name] = (float(columns["children"].mean()), means, Drawn(columns, targets_of(runs()[run])))
     return found
 
 
@@ -93,10 +93,3 @@ def losses_block() -> str:
     for name, (children, seeds, found) in losses().items():
         rows.append([name, plain(children), by_seed(seeds), effect(found.less("children", "vocabulary"))])
     return table(["NDCG@10, alpha 0", "over children, seed 0", "over the vocabulary, by seed", "difference"], rows)
-
-
-def _targets(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    targets = runs()[name].targets
-    if targets is None:
-        raise ValueError(f"{name} does not say which rows ask for the same title")
-    return targets

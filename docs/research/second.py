@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from docs.research.kept import Drawn, runs, values
+from docs.research.kept import Drawn, runs, targets_of, values
 from docs.research.tables import between, effect, gamma_of, plain, table, verdict
 from igd_core.evaluation.compare import Question
 
@@ -24,14 +24,12 @@ _ASKED = Question(draw="targets", seen="allowed")
 def trainings() -> str:
     """The served lists of both trainings, and what the second gains."""
     first, second = runs()["sets-vgfirst-test"], runs()["sets-vg-test"]
-    if second.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     columns = {
         f"{place} {name}": values(run, name, _ASKED)
         for place, run in (("first", first), ("second", second))
         for name in (_SERVED, _MODEL)
     }
-    drawn = Drawn(columns, second.targets)
+    drawn = Drawn(columns, targets_of(second))
     rows = [
         [words, *(between(drawn.value(f"{place} {name}")) for place in ("first", "second")), effect(gained)]
         for name, words in ((_SERVED, "served, gamma 0.5"), (_MODEL, "the model alone"))
@@ -45,10 +43,8 @@ def trainings() -> str:
 def alphas() -> str:
     """Alpha 0.2 less alpha 0 over children, by gamma, on validation rows."""
     run = runs()["sets-vg-valid"]
-    if run.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     names = [each.name for each in run.methods if each.name.startswith("alpha=")]
-    drawn = Drawn({name: values(run, name, _ASKED) for name in names}, run.targets)
+    drawn = Drawn({name: values(run, name, _ASKED) for name in names}, targets_of(run))
     rows = []
     for name in (each for each in names if each.startswith("alpha=0 ")):
         other = name.replace("alpha=0 ", "alpha=0.2 ")
@@ -60,7 +56,7 @@ def alphas() -> str:
 def by_lists() -> str:
     """What tuning by lists adds to the model alone and to the served lists, on the same rows."""
     after, whole = runs()["sets-vglists-test"], runs()["sets-vg-test"]
-    if after.rows is None or whole.rows is None or after.targets is None:
+    if after.rows is None or whole.rows is None:
         raise ValueError("the samples do not say which rows they hold")
     held = np.searchsorted(whole.rows, after.rows)
     if not np.array_equal(whole.rows[held], after.rows):
@@ -68,7 +64,7 @@ def by_lists() -> str:
     rows = []
     for name, words in ((_MODEL, "the model alone"), (_SERVED, "served, gamma 0.5")):
         columns = {"before": values(whole, name, _ASKED)[held], "after": values(after, name, _ASKED)}
-        drawn = Drawn(columns, after.targets)
+        drawn = Drawn(columns, targets_of(after))
         gained = drawn.less("after", "before")
         shown = [between(drawn.value("before")), between(drawn.value("after")), effect(gained)]
         rows.append([words, *shown, verdict(gained, seeds=1)])
@@ -78,12 +74,10 @@ def by_lists() -> str:
 def by_rows() -> str:
     """What the second half of the training rows brought to the model, the scorer and what is served."""
     whole, half = runs()["sets-vgrows-whole"], runs()["sets-vgrows-half"]
-    if whole.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     rows = []
     for name, words in ((_MODEL, "the model alone"), ("scorer", "the scorer alone"), (_SERVED, "served, gamma 0.5")):
         columns = {"half": values(half, name, _ASKED), "whole": values(whole, name, _ASKED)}
-        drawn = Drawn(columns, whole.targets)
+        drawn = Drawn(columns, targets_of(whole))
         gained = drawn.less("whole", "half")
         shown = [between(drawn.value("half")), between(drawn.value("whole")), effect(gained)]
         rows.append([words, *shown, verdict(gained, seeds=1)])
@@ -95,9 +89,7 @@ def by_width() -> str:
     of_width = {
         "64": runs()["sets-vgwidth-64"], "128": runs()["sets-vgrows-whole"], "256": runs()["sets-vgwidth-256"]
     }  # fmt: skip
-    targets = of_width["128"].targets
-    if targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
+    targets = targets_of(of_width["128"])
     rows = []
     for name, words in ((_MODEL, "the model alone"), (_SERVED, "served, gamma 0.5")):
         drawn = Drawn({width: values(run, name, _ASKED) for width, run in of_width.items()}, targets)
@@ -110,15 +102,13 @@ def by_width() -> str:
 def three_parts() -> str:
     """What SASRec as a third part of the scorer adds, on validation rows."""
     both, three = runs()["sets-vgthree-both-valid"], runs()["sets-vgthree-three-valid"]
-    if both.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     rows = []
     for name, words in (
         ("scorer", "the scorer alone"),
         (_SERVED, "served, gamma 0.5"),
         (_SERVED.replace("0.5", "0.7"), "served, gamma 0.7"),
     ):
-        drawn = Drawn({"both": values(both, name, _ASKED), "three": values(three, name, _ASKED)}, both.targets)
+        drawn = Drawn({"both": values(both, name, _ASKED), "three": values(three, name, _ASKED)}, targets_of(both))
         gained = drawn.less("three", "both")
         shown = [between(drawn.value("both")), between(drawn.value("three")), effect(gained)]
         rows.append([words, *shown, verdict(gained, seeds=1)])

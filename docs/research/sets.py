@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from docs.research import demo
-from docs.research.kept import Drawn, runs, slices, values
+from docs.research.kept import Drawn, runs, slices, targets_of, values
 from docs.research.tables import between, effect, gamma_of, plain, table, verdict
 from igd_core.evaluation.compare import Question
 from igd_core.evaluation.gammas import choose_gamma
@@ -138,10 +138,8 @@ def _found(name: str) -> Found:
 
 def _surest(valid: RankedRun, names: Sequence[str], seen: str) -> str:
     """The setting whose gamma `igd evaluate` chooses."""
-    if valid.targets is None:
-        raise ValueError(f"{valid.path}: does not say which rows ask for the same title")
-    methods, rows = [valid.of(name, seen) for name in names], len(valid.targets)
-    choice = choose_gamma(methods, np.ones(rows, np.int64), valid.targets, k=10)
+    methods, rows = [valid.of(name, seen) for name in names], len(targets_of(valid))
+    choice = choose_gamma(methods, np.ones(rows, np.int64), targets_of(valid), k=10)
     if choice is None:
         raise ValueError(f"{valid.path}: has one gamma")
     return next(name for name in names if gamma_of(name) == f"{choice.one:g}")
@@ -160,9 +158,7 @@ def _ml() -> Found:
 @cache
 def _drawn(label: str) -> Drawn:
     held = next(each for each in found().values() if each.label == label)
-    targets = held.methods[SERVED][0].targets
-    if targets is None:
-        raise ValueError(f"{label}: the sample does not say which rows ask for the same title")
+    targets = targets_of(held.methods[SERVED][0])
     return Drawn({name: held.values(name, "NDCG@10") for name in held.methods}, targets)
 
 
@@ -253,60 +249,48 @@ def books() -> str:
 def books_kept() -> str:
     """Books, test rows: the model that all validation rows kept, and the one that rows of trained items kept."""
     asked, first = Question(draw="targets"), runs()["sets-books-test"]
-    if first.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
     kept = {
         "all": (first, runs()["sets-bookssecond-test"]),
         "trained": (runs()["sets-bookswarm-test"], runs()["sets-bookswarmsecond-test"]),
     }
     rows = []
-    for gamma in ("0", "0.7", "0.95", "1"):
-        columns = {"ease": values(first, "scorer", asked)}
-        seeds: dict[str, list[NDArray[np.float64]]] = {}
-        for by, of in kept.items():
-            names = [[each.name for each in run.methods if each.name.startswith("alpha=")] for run in of]
-            found = [next((name for name in each if gamma_of(name) == gamma), None) for each in names]
-            seeds[by] = [values(run, name, asked) for run, name in zip(of, found, strict=True) if name is not None]
-            if seeds[by]:
-                columns[by] = np.mean(seeds[by], axis=0)
-        drawn = Drawn(columns, first.targets)
+    for gamma, words in (("0", "the model alone"), ("0.7", "gamma 0.7")):
+        seeds = {
+            by: [values(run, next(name for name in _settings(run) if gamma_of(name) == gamma), asked) for run in of]
+            for by, of in kept.items()
+        }
+        columns = {by: np.mean(each, axis=0) for by, each in seeds.items()}
+        drawn = Drawn({**columns, "ease": values(first, "scorer", asked)}, targets_of(first))
         told = [
-            f"{between(drawn.value(by))}; {', '.join(plain(float(one.mean())) for one in each)}" if each else ""
+            f"{between(drawn.value(by))}; {', '.join(plain(float(one.mean())) for one in each)}"
             for by, each in seeds.items()
         ]
-        both = all(len(each) == 2 for each in seeds.values())
-        gained = (
-            [effect(drawn.less("trained", "all")), verdict(drawn.less("trained", "all"), seeds=2)] if both else ["", ""]
-        )
-        words = {"0": "the model alone", "1": "1, the scorer searched"}.get(gamma, f"gamma {gamma}")
-        rows.append([words, *told, *gained, effect(drawn.less("trained", "ease"))])
+        gained = drawn.less("trained", "all")
+        rows.append([words, *told, effect(gained), verdict(gained, seeds=2), effect(drawn.less("trained", "ease"))])
     head = ["NDCG@10, 4,383 test rows", "kept by all rows; each seed", "by those of trained items; each seed"]
     return table([*head, "second less first", "better?", "second less EASE"], rows)
+
+
+def _settings(run: RankedRun) -> list[str]:
+    """Searches of the model, without baselines."""
+    return [each.name for each in run.methods if each.name.startswith("alpha=")]
 
 
 def books_chosen() -> str:
     """Books, the model that rows of trained items kept: each gamma on validation rows, and one title's share of it."""
     asked, valid, test = Question(draw="targets"), runs()["sets-bookswarm-valid"], runs()["sets-bookswarm-test"]
-    if valid.targets is None:
-        raise ValueError("the sample does not say which rows ask for the same title")
-    of_test = {gamma_of(each.name): each.name for each in test.methods if each.name.startswith("alpha=")}
+    of_test = {gamma_of(name): values(test, name, asked) for name in _settings(test)}
+    later = Drawn({**of_test, "ease": values(test, "scorer", asked)}, targets_of(test))
     rows = []
-    for name in (each.name for each in valid.methods if each.name.startswith("alpha=")):
-        gains = values(valid, name, asked)
-        by_title, asking = np.bincount(valid.targets, gains), np.bincount(valid.targets)
-        mean = Drawn({name: gains}, valid.targets).value(name)
-        later = of_test.get(gamma_of(name))
-        rows.append(
-            [
-                gamma_of(name),
-                plain(mean.value),
-                plain(mean.low),
-                f"{by_title.max() / by_title.sum():.0%} ({asking[by_title.argmax()]} rows)",
-                "" if later is None else plain(float(values(test, later, asked).mean())),
-            ]
-        )
+    for name in _settings(valid):
+        gamma, gains = gamma_of(name), values(valid, name, asked)
+        by_title, asking = np.bincount(targets_of(valid), gains), np.bincount(targets_of(valid))
+        mean = Drawn({name: gains}, targets_of(valid)).value(name)
+        share = f"{by_title.max() / by_title.sum():.0%} ({asking[by_title.argmax()]} rows)"
+        on_test = [plain(later.value(gamma).value), effect(later.less(gamma, "ease"))] if gamma in of_test else ["", ""]
+        rows.append([gamma, plain(mean.value), plain(mean.low), share, *on_test])
     head = ["gamma", "1,000 validation rows: NDCG@10", "lower end (95 %)", "one title's share of it", "4,383 test rows"]
-    return table(head, rows)
+    return table([*head, "less EASE"], rows)
 
 
 def mean_in_search() -> str:

@@ -19,6 +19,7 @@ from igd_core.cli.build_scorer import (
     knows_nothing,
     mixing_of_the_usual,
     no_scorer_of,
+    require_nothing_said,
     scorer_makers,
     usual_scorer_of,
     who_chose_what,
@@ -140,6 +141,7 @@ def _build(
         built = build_reported(catalogue, tokenizer, options, sequences=chosen_by.sequences, stages=stages)
         if without.scorer is None and knows_nothing(built.artifact.manifest.scorer):  # the usual one
             chosen_by = no_scorer_of(interactions_file, "nobody chose two items that can be spelled")
+            require_nothing_said(mixing, scorer, chosen_by)
             built = build_reported(catalogue, tokenizer, without, stages=stages)
     except UnspellableError as error:
         raise _in_file(error, items, asked, options) from None

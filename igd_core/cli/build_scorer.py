@@ -255,9 +255,18 @@ def usual_scorer_of(
     found = who_chose_what_if_told(file, catalogue, reading, on_unknown=on_unknown)
     if found.sequences:
         return found, with_chosen_gamma(usual_scorer(found.items).replaced(**said), flags)
+    require_nothing_said(said, flags, found)
+    return found, None
+
+
+def require_nothing_said(said: Mapping[str, Any], flags: ScorerFlags, found: ChosenBy) -> None:
+    """Refuse gamma or mixture of a usual scorer that cannot be made; ``found`` says why.
+
+    Raises:
+        InputError: names them.
+    """
     if said or flags.gamma_from:
         raise InputError(f"{' and '.join(said or ['gamma_from'])}: {found.notes[0]}")
-    return found, None
 
 
 def no_scorer_of(file: Source, why: str) -> ChosenBy:

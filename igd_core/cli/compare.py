@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if trial.valid.shares_rows_with(trial.test):
             raise InputError(f"trial {name}: rows of {valid} are among those of {test}; rows that choose cannot judge")
         trials.setdefault(name, []).append(trial)
-    if len({test for _, _, test in args.trial}) < len(args.trial):
+    if len({Path(test).resolve() for _, _, test in args.trial}) < len(args.trial):
         raise InputError(f"trial: named twice ({', '.join(test for _, _, test in args.trial)})")
     baselines = {name: read_ranks(Path(test)) for name, test in args.baseline}
     if len(baselines) < len(args.baseline):

@@ -258,7 +258,7 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
     if len(results) > 1:
         highest = max(each.validated for each in results)
         best = [each.name for each in results if each.validated == highest]
-        lines += [f"validation rows choose {best[0]}" if len(best) == 1 else f"level there: {', '.join(best)}", ""]
+        lines += [f"validation rows choose {best[0] if len(best) == 1 else 'none of ' + ', '.join(best)}", ""]
     return "\n".join(lines[:-1])
 
 

@@ -5,7 +5,7 @@ and cannot be compared without a sum over the catalogue for each row.
 
 The one gamma for all lengths is that whose NDCG is surely highest: the lower end of its 95 % interval, drawn by title.
 A title that many rows ask for lifts the mean of whatever happens to list it. On Books one title made half of the mean
-of the model alone, which was the highest on validation rows and half of the scorer's on test rows
+of the model alone, which was the highest on validation rows and less than half of the scorer's on test rows
 (docs/research/sets.md).
 """
 

@@ -325,7 +325,7 @@ class Start:
         )  # fmt: skip
 
     def _trainable(self, baselines: Sequence[str]) -> Sequence[str]:
-        """Those that the training events suffice for; the first of the others' places is most popular's."""
+        """The baselines that can be trained on the events; most popular, if there is no other."""
         if "sasrec" not in baselines or have_two_sequences(self._at / "data" / "train_interactions.csv"):
             return baselines
         self._say("sasrec is left out: fewer than two people chose two items or more")

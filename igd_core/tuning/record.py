@@ -180,8 +180,8 @@ def hold_folder(out: Path, before: Mapping[str, Any] | None, held: contextlib.Ex
         raise TuningError(f"{out}: another process has gone on with the run; resume it again")
 
 
-_WITHOUT_A_WORD = {"valid_targets": "all", "normalise": "vocabulary"}
-"""What runs did whose record lacks the setting, where commands now ask for something else."""
+_OF_OLDER_RUNS = {"valid_targets": "all", "normalise": "vocabulary"}
+"""Settings that older records lack: what those runs did, where commands now ask for something else."""
 
 
 def going_on(run: Path) -> list[str]:
@@ -193,8 +193,8 @@ def going_on(run: Path) -> list[str]:
     before = read_record(run / RECORD)
     if before is None:
         return []
-    began = {**_WITHOUT_A_WORD, **before.get("settings", {})}
-    flags = [(f"--{name.replace('_', '-')}", str(began[name])) for name in _WITHOUT_A_WORD]
+    began = {**_OF_OLDER_RUNS, **before.get("settings", {})}
+    flags = [(f"--{name.replace('_', '-')}", str(began[name])) for name in _OF_OLDER_RUNS]
     return ["--resume", *chain.from_iterable(flags)]
 
 
@@ -215,7 +215,7 @@ def require_same(
     if before.get(BASE) is not None and now[BASE] is not None:
         require_base(before, now[BASE], at=now["model"], what="the run to resume")
         parts.remove("model")  # it may have moved
-    of_then = _WITHOUT_A_WORD if kind is TuningSettings else {}
+    of_then = _OF_OLDER_RUNS if kind is TuningSettings else {}
     recorded = kind.read({**of_then, **before.get("settings", {})}, where="settings of the run to resume")
     before = {**before, "settings": recorded.to_json()}  # adds defaults of settings that are newer than the run
     for part in parts:

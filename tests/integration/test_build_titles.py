@@ -70,6 +70,8 @@ def test_where_nobody_chose_two_items_that_are_left_no_scorer_is_made(
     assert "scorer" not in json.loads(out)
     assert "events.csv: no item scorer is made of it, and lists are the model's alone: nobody chose two items" in err
     assert load_artifact(films / "out").manifest.scorer is None
+    assert build(films, tokenizer, "--on-unspellable", "skip", "--gamma", "0.5", "--force") == 2
+    assert "gamma: events.csv: no item scorer is made of it" in capsys.readouterr().err.replace(f"{films}/", "")
     assert build(films, tokenizer, "--on-unspellable", "spell", "--json", "--force") == 0
     assert report_of(capsys)["scorer"] == "transitions+ease", "spelled, both are there"
 

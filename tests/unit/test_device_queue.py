@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,13 @@ def test_a_run_brings_its_objects_its_output_and_its_code(plan: Plan) -> None:
         ("two", "failed"),
     ]
     assert {path.name for path in plan.out.iterdir()} == {"results.jsonl", "log.txt", "summary.txt"}
+
+
+def test_a_run_may_leave_files_beside_the_results(plan: Plan) -> None:
+    said = "import pathlib, sys; pathlib.Path(sys.argv[1], 'kept').mkdir()"
+    run = python(said)
+    assert execute(plan, (replace(run, command=(*run.command, "{out}")),)) == 0
+    assert (plan.out / "kept").is_dir()
 
 
 def test_a_run_past_its_limit_is_ended_with_all_that_it_started_and_what_it_said_is_kept(

@@ -322,7 +322,7 @@ def test_a_chosen_setting_that_the_test_run_lacks_is_named_and_so_are_names_that
         compare(pair({"one": [Trial(valid=valid, test=test)]}), Question(), FEW)
     trials = {name: [Trial(valid=test, test=test)] for name in ("one", "other", "third")}
     assert (
-        "level there: one, other, third\n"
+        "validation rows choose none of one, other, third\n"
         in table(compare(pair(trials), Question(), FEW), Question(), pair(trials)) + "\n"
     )
 

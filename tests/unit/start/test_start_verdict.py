@@ -10,6 +10,7 @@ import pytest
 
 from igd_core.errors import DataError
 from igd_core.evaluation.ranks import MethodRanks, RankedRun
+from igd_core.start.run import Outcome
 from igd_core.start.verdict import judge
 
 ROWS = 400
@@ -96,3 +97,17 @@ def test_the_served_setting_is_judged_and_the_model_alone_stands_beside_it() -> 
     assert judge(run(alone=hits(0.4), popular=hits(0.2))).alone is None
     with pytest.raises(DataError, match="one served setting and baselines"):
         judge(run(alone=hits(0.4)))
+
+
+def test_rows_that_are_there_are_offered_and_where_they_are_too_few_that_is_said() -> None:
+    few = judge(run(ours=hits(0.30, 100), popular=hits(0.25, 100, first=50)))
+    assert few.needed is not None
+    told = [
+        Outcome(verdict=few, serve=(), test_rows=rows).told().removeprefix(few.told())
+        for rows in (100, 150, few.needed)
+    ]
+    assert told == [
+        "",
+        "\n50 more test rows are there already: more --minutes use them; more events are needed as well",
+        f"\n{few.needed - 100:,} more test rows are there already: more --minutes use them",
+    ]
