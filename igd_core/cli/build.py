@@ -85,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.print_config:
         if mixing or (options.scorer is None and scorer.gamma_from):
-            raise InputError(f"print_config: {' and '.join(mixing or ['gamma_from'])} alone; --scorer KIND is needed")
+            raise InputError(
+                f"print_config: {' and '.join(mixing or ['gamma_from'])} without --scorer KIND cannot be written down "
+                "(the usual one: --scorer transitions --scorer-also ease)"
+            )
         print_config(
             asked, options, scorer.replaced(gamma_from=None), read(args, AttributeFlags), read(args, ReadingFlags)
         )

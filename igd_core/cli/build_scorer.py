@@ -135,7 +135,11 @@ def with_chosen_gamma(options: ScorerOptions | None, flags: ScorerFlags) -> Scor
     if options is None or flags.gamma_from is None:
         return options
     chosen = read_gamma(flags.gamma_from)
-    chosen.require_for("+".join(options.kinds), where=f"gamma_from: {flags.gamma_from}")
+    try:
+        chosen.require_for("+".join(options.kinds), where=f"gamma_from: {flags.gamma_from}")
+    except InputError as error:
+        first, *also = chosen.scorer.split("+")
+        raise InputError(f"{error} (--scorer {first}{' --scorer-also ' + ','.join(also) if also else ''})") from None
     return options.replaced(gamma=chosen.gamma, mixture=chosen.mixture)
 
 
@@ -183,10 +187,12 @@ class ChosenBy:
     Attributes:
         sequences: of each person, item rows, oldest first; none where no scorer is to be made of them.
         notes: what to say of how they were read.
+        lacking: why no scorer can be made of them, where that was found.
     """
 
     sequences: Sequence[NDArray[np.int32]] = ()
     notes: Sequence[str] = ()
+    lacking: str = ""
 
     @property
     def items(self) -> int:
@@ -266,12 +272,13 @@ def require_nothing_said(said: Mapping[str, Any], flags: ScorerFlags, found: Cho
         InputError: names them.
     """
     if said or flags.gamma_from:
-        raise InputError(f"{' and '.join(said or ['gamma_from'])}: {found.notes[0]}")
+        raise InputError(f"{' and '.join(said or ['gamma_from'])}: {found.lacking}")
 
 
 def no_scorer_of(file: Source, why: str) -> ChosenBy:
     """No sequences, and a note that says why."""
-    return ChosenBy(notes=[f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"])
+    note = f"{file.name}: no item scorer is made of it, and lists are the model's alone: {why}"
+    return ChosenBy(notes=[note], lacking=f"no item scorer can be made of {file.name}: {why}")
 
 
 def knows_nothing(scorer: ScorerRecord | None) -> bool:

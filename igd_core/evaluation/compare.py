@@ -258,7 +258,8 @@ def table(results: Sequence[Comparison], question: Question, paired: Paired) -> 
     if len(results) > 1:
         highest = max(each.validated for each in results)
         best = [each.name for each in results if each.validated == highest]
-        lines += [f"validation rows choose {best[0] if len(best) == 1 else 'none of ' + ', '.join(best)}", ""]
+        told = f"validation rows choose {best[0]}" if len(best) == 1 else f"equal on validation rows: {', '.join(best)}"
+        lines += [told, ""]
     return "\n".join(lines[:-1])
 
 
@@ -284,7 +285,9 @@ def _bases(runs: Sequence[RankedRun], question: Question) -> list[str]:
     width = max(set.intersection(*({_beams(name) for name in found} for found in names)), default=None)
     if width is None:
         told = "; ".join(f"{run.path}: {', '.join(found)}" for run, found in zip(runs, names, strict=True))
-        raise InputError(f"no number of beams has alpha 0, without an item scorer, in all test runs: {told}")
+        raise InputError(
+            f"the test runs have no number of beams in common (--beams) with alpha 0 and no scorer: {told}"
+        )
     return [next(name for name in found if _beams(name) == width) for found in names]
 
 

@@ -103,6 +103,8 @@ class GammaChoice:
         lines = [f"gamma, chosen by NDCG@{self.k} of {self.setting} {self.mixture}, seen items {self.seen}"]
         each = zip(self.gammas, self.ndcg, self.low, strict=True)
         lines.append("  " + "  ".join(f"{gamma:g}: {ndcg:.4f} (from {low:.4f})" for gamma, ndcg, low in each))
+        if not max(self.low):
+            lines.append("  too few rows: every lower end is 0, so the highest mean was taken")
         highest = self.gammas[int(np.argmax(self.ndcg))]
         if self.one != highest:
             lines.append(

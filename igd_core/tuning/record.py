@@ -224,7 +224,10 @@ def require_same(
         old, new = before.get(part), now[part]
         if isinstance(old, dict):
             name = next(key for key in new if old.get(key) != new[key])
-            raise InputError(f"{part}: {name} was {old.get(name)!r} in the run to resume, now {new[name]!r}")
+            flag = (
+                f" (--{name.replace('_', '-')} {old.get(name)} goes on as it began)" if name in _OF_OLDER_RUNS else ""
+            )
+            raise InputError(f"{part}: {name} was {old.get(name)!r} in the run to resume, now {new[name]!r}{flag}")
         raise InputError(f"{part}: was {old!r} in the run to resume, now {new!r}")
 
 

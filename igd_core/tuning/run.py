@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from igd_core.tuning.trainer import IGDTrainer
 
 _ALONE = Team()
+_LEAST_TRAINED = 50
+"""Validation rows of trained items that can choose a state alone; where there are fewer, all rows count."""
 _MANY_UNTRAINED = 0.2
 """Share of validation rows above which it is told that they count. Books has 51 %, Video Games 4 %."""
 
@@ -172,10 +174,13 @@ def _valid_rows(artifact: Artifact, valid: HistoryRows, train: HistoryRows, sett
     told = f"{untrained:,} of {len(valid):,} validation rows ask for items that no training row asks for"
     if not untrained:
         return _Counted(rows=valid)
-    if not trained.any():
+    others = len(valid) - untrained
+    if not others:
         return _Counted(rows=valid, notes=[f"{told}: they count, since there are no others"])
+    if settings.valid_targets == "trained" and others < _LEAST_TRAINED:
+        return _Counted(rows=valid, notes=[f"{told}: they count, since the others are only {others}"])
     if settings.valid_targets == "trained":
-        note = f"{told}: left out; {len(valid) - untrained:,} count (--valid-targets all: all of them)"
+        note = f"{told}: left out; the other {others:,} count (--valid-targets all: all of them)"
         return _Counted(rows=valid.take(np.flatnonzero(trained)), left_out=untrained, notes=[note])
     if untrained > _MANY_UNTRAINED * len(valid):
         note = f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"

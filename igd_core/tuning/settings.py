@@ -131,8 +131,8 @@ class TuningSettings(CheckedSettings):
     valid_rows: CountOrNone = Field(default=0, description="use this many, drawn by the seed (0: all)")
     valid_targets: Literal["trained", "all"] = Field(
         default="trained",
-        description="which validation rows count: those whose item some training row asks for (all, if there are none "
-        "such), or all; where many ask for others, the loss of all keeps an early state",
+        description="which validation rows count: those whose item some training row asks for (all, where these are "
+        "fewer than 50), or all; where many ask for others, the loss of all keeps an early state",
     )
     save_every: Count = Field(
         default=200, description="steps between checkpoints; one more is written after each epoch"

@@ -268,7 +268,7 @@ def test_several_kinds_are_one_scorer_whose_shares_are_told(
         (["--gamma", "0.5", "--no-usual-scorer"], "scorer: --gamma needs --scorer KIND"),
         (["--gamma", "0.5", "--scorer-decay", "0.5"], "scorer: --scorer-decay needs --scorer KIND"),
         (["--gamma", "0.5", "--gamma-from", "gamma.json"], "gamma.json says gamma too"),
-        (["--gamma", "0.5", "--print-config"], "print_config: gamma alone; --scorer KIND is needed"),
+        (["--gamma", "0.5", "--print-config"], "print_config: gamma without --scorer KIND cannot be"),
         (["--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
         (["--scorer", "transitions", "--gamma-from", "gamma.json", "--gamma", "0.5"], "gamma.json says gamma too"),
         (["--scorer", "transitions", "--gamma-from", "none/gamma.json"], "none/gamma.json: No such file or directory"),
@@ -308,7 +308,7 @@ def test_gamma_alone_is_the_usual_scorers(
     (tmp_path / "items.csv").write_bytes((data_dir / "items.csv").read_bytes())
     for flags, name in ((["--gamma", "0.5"], "gamma"), (["--gamma-from", str(tmp_path / "gamma.json")], "gamma_from")):
         assert main([*_build_arguments(tmp_path, model_dir, tmp_path / "none"), *flags]) == 2
-        assert re.search(f"igd: {name}: .*train.csv: no item scorer is made of it", capsys.readouterr().err)
+        assert re.search(f"igd: {name}: no item scorer can be made of .*train.csv: user_id", capsys.readouterr().err)
 
 
 def test_gamma_goes_from_validation_rows_to_the_artifact_and_into_answers(

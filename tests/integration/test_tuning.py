@@ -375,30 +375,35 @@ def test_validation_rows_that_ask_for_what_no_training_row_asks_for_are_left_out
     old, new = rows[:-6], rows[-6:]
     train, valid, warm = (tmp_path / name for name in ("train.csv", "valid.csv", "warm.csv"))
     header = ["history_item_ids", "item_id"]
+    many = old * 6  # enough to choose by themselves
     _write(train, header, old * 2)
-    _write(valid, header, [*new[:3], *old, *new[3:]])
-    _write(warm, header, old)
+    _write(valid, header, [*new[:3], *many, *new[3:]])
+    _write(warm, header, many)
 
     def read(valid: Path, **values: Any) -> Any:
         return read_data(changed(inputs, train=train, valid=valid), quick(train_rows=0, **values), artifact)
 
-    told = f"6 of {len(rows)} validation rows ask for items that no training row asks for"
+    told = f"6 of {len(many) + 6} validation rows ask for items that no training row asks for"
     trained, everything = read(valid), read(valid, valid_targets="all")
-    assert trained.notes == [f"{told}: left out; {len(old)} count (--valid-targets all: all of them)"]
+    assert trained.notes == [f"{told}: left out; the other {len(many)} count (--valid-targets all: all of them)"]
     assert (trained.untrained, everything.untrained) == (6, 0)
-    assert everything.notes == [
-        f"{told}; by their loss an early state may be kept: --valid-targets trained leaves them out"
-    ]
-    assert (everything.valid.rows, trained.valid.rows) == (len(rows), len(old))
+    assert everything.notes == [], "one in ten that counts is not worth a word"
+    assert (everything.valid.rows, trained.valid.rows) == (len(many) + 6, len(many))
     assert read(warm).notes == read(warm, valid_targets="all").notes == []
     assert trained.valid.targets == read(warm).valid.targets
     assert read(valid, valid_rows=4).valid.rows == 4, "drawn among those that are left"
     few = tmp_path / "few.csv"
-    _write(few, header, [*old, new[0]])
-    assert read(few, valid_targets="all").notes == [], "one in ten that counts is not worth a word"
+    _write(few, header, [*new, *old])
+    mixed = f"6 of {len(rows)} validation rows ask for items that no training row asks for"
+    of_few, all_of_few = read(few), read(few, valid_targets="all")
+    assert of_few.notes == [f"{mixed}: they count, since the others are only {len(old)}"]
+    assert all_of_few.notes == [
+        f"{mixed}; by their loss an early state may be kept: --valid-targets trained leaves them out"
+    ]
+    assert of_few.valid.rows == all_of_few.valid.rows == len(rows)
     _write(few, header, new)
     for none in (read(few), read(few, valid_targets="all")):
-        assert none.notes == [told.replace(str(len(rows)), "6") + ": they count, since there are no others"]
+        assert none.notes == [told.replace(str(len(many) + 6), "6") + ": they count, since there are no others"]
         assert (none.valid.rows, none.untrained) == (6, 0)
 
 
@@ -409,11 +414,11 @@ def test_an_item_of_a_trained_title_is_trained(inputs: RunInputs, model_dir: Pat
     items, train, valid = (tmp_path / name for name in ("items.csv", "train.csv", "valid.csv"))
     _write(items, ["item_id", "title"], list(zip(ids, titles, strict=True)))
     _write(train, ["history_item_ids", "item_id"], [(ids[1], ids[0]), (ids[1], ids[2])])
-    _write(valid, ["history_item_ids", "item_id"], [(ids[2], "again"), (ids[2], ids[3])])
+    _write(valid, ["history_item_ids", "item_id"], [(ids[2], "again")] * 50 + [(ids[2], ids[3])])
     built = ["build", "--items", items, "--interactions", train, "--tokenizer", model_dir, "--out", tmp_path / "art"]
     assert main([*map(str, built), "--no-usual-scorer"]) == 0
     data = read_data(changed(inputs, train=train, valid=valid), quick(train_rows=0), load_artifact(tmp_path / "art"))
-    assert (data.untrained, data.valid.rows) == (1, 1)
+    assert (data.untrained, data.valid.rows) == (1, 50)
 
 
 def test_a_run_that_began_when_all_validation_rows_counted_goes_on_so(inputs: RunInputs) -> None:
@@ -422,7 +427,9 @@ def test_a_run_that_began_when_all_validation_rows_counted_goes_on_so(inputs: Ru
     record = json.loads((inputs.out / "run.json").read_text("utf-8"))
     del record["settings"]["valid_targets"]
     (inputs.out / "run.json").write_text(json.dumps({**record, "status": "running"}))
-    with pytest.raises(InputError, match="settings: valid_targets was 'all' in the run to resume, now 'trained'"):
+    with pytest.raises(
+        InputError, match=r"was 'all' in the run to resume, now 'trained' \(--valid-targets all goes on"
+    ):
         tune(inputs, quick(epochs=1), resume=True)
     assert tune(inputs, quick(epochs=1, valid_targets="all"), resume=True)["status"] == "finished"
 

@@ -102,6 +102,14 @@ def test_a_title_that_many_rows_ask_for_does_not_choose_alone() -> None:
     assert each_its_own.one == 0.0, "were these 150 titles, it would be sure"
 
 
+def test_where_every_lower_end_is_0_that_is_said() -> None:
+    methods = [method([0, 1, 0], 0.0), method([1, 1, 0], 0.5)]
+    chosen = choose_gamma(methods, np.ones(3, np.int64), np.arange(3), k=10)
+    assert chosen is not None
+    assert chosen.one == 0.5
+    assert "too few rows: every lower end is 0, so the highest mean was taken" in chosen.told()
+
+
 def test_settings_are_compared_by_what_is_sure_too() -> None:
     """Of two numbers of beams the one with the higher mean owes it to one title."""
     targets = np.array([0] * 100 + [*range(1, 101)])
