@@ -14,6 +14,7 @@ import numpy as np
 
 from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import EngineClosed, EngineError
+from igd_core.search.children import ranked_children
 from igd_core.search.engine import EngineStats
 from igd_core.search.identity import ModelIdentity, require_adapter
 from igd_core.search.session import ChildScores, SessionStats
@@ -151,6 +152,6 @@ class FakeSession:
             logprobs = logprobs - np.log(np.exp(logprobs).sum())
         logprobs = logprobs[edges - int(trie.row_start[node])]
         gains = self._artifact.gains.sibling_gain[edges].astype(np.float64)
-        scores = self._scoring.mixed(node, edges, logprobs * decoding_weight(gains, self._scoring.alpha))
-        best = np.argsort(-scores, kind="stable")[: self._scoring.keep]
-        return ChildScores(edges=edges[best].tolist(), logprobs=logprobs[best].tolist(), scores=scores[best].tolist())
+        row, scores = np.zeros(len(edges), np.int64), logprobs * decoding_weight(gains, self._scoring.alpha)
+        scores = self._scoring.mixed(np.array([node]), row, edges, scores)
+        return ranked_children(row, edges, logprobs, scores, np.array([self._scoring.keep]))[0]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,43 +101,50 @@ class TriePrior:
 
     def log_mass(self, node: NodeId) -> float:
         """``log P_CF`` of a node, nats, <= 0 up to rounding; 0 where all leaves are below, filtered or not."""
-        return math.log(self._mass(node))
-
-    def _mass(self, node: NodeId) -> float:
         first, end = self.trie.node_first[node], self.trie.node_end[node]
-        if end - first == self.trie.num_leaves:
-            return 1.0
-        return float(self._between(np.array([first, end]))[0])
+        return math.log(self._masses(np.array([first]), np.array([end]))[0])
 
     def log_shares(self, node: NodeId) -> NDArray[np.float64]:
         """``log p_CF`` of each child of ``node``, in order of its edges: ``(degree,)`` float64, nats, <= 0.
 
         Their exponentials sum to 1, or at the root to what the filter admits; -inf where it admits nothing.
         """
-        start, end = int(self.trie.row_start[node]), int(self.trie.row_start[node + 1])
-        if end - start == 1:
-            return np.zeros(1)
-        # A child's leaves begin where those of the child before it end.
-        mass = self._between(np.append(self.trie.node_first[start + 1 : end + 1], self.trie.node_end[node]))
+        return self.log_shares_of(np.array([node]))
+
+    def log_shares_of(self, nodes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`log_shares` of several nodes, one node's after the other's."""
+        trie = self.trie
+        start = trie.row_start[nodes].astype(np.int64)
+        degree = trie.row_start[nodes + 1] - start
+        row = np.repeat(np.arange(len(nodes)), degree)
+        child = (start + degree - degree.cumsum())[row] + np.arange(len(row)) + 1
+        share = self._masses(trie.node_first[child], trie.node_end[child])
+        of_node = self._masses(trie.node_first[nodes], trie.node_end[nodes])[row]
+        forced = degree[row] == 1
+        share[forced] = of_node[forced] = 1.0
         with np.errstate(divide="ignore"):
-            return np.asarray(np.log(np.minimum(mass / self._mass(node), 1.0)))
+            return np.asarray(np.log(np.minimum(share / of_node, 1.0)))
 
     def log_shares_along(self, edges: NDArray[np.int64], parents: NDArray[np.int64]) -> list[float]:
         """``log p_CF`` of the edges of a path; their sum is the item's."""
-        start = self.trie.row_start
-        return [
-            float(self.log_shares(NodeId(parent))[edge - int(start[parent])])
-            for edge, parent in zip(edges.tolist(), parents.tolist(), strict=True)
-        ]
+        start = self.trie.row_start[parents].astype(np.int64)
+        degree = self.trie.row_start[parents + 1] - start
+        found: list[float] = self.log_shares_of(parents)[degree.cumsum() - degree + edges - start].tolist()
+        return found
 
-    def _between(self, bounds: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Mass of the admitted leaves between each bound and the next: ``(len(bounds) - 1,)`` float64."""
-        counted = np.diff(self._below[bounds])
+    def _masses(self, first: NDArray[np.integer[Any]], end: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Mass of the admitted leaves from each ``first`` to before each ``end``; 1 of all leaves, filtered or not."""
+        counted = self._below[end] - self._below[first]
         if self._filter is not None:
-            listed = np.diff(self._listed_below[np.searchsorted(self._filter.leaves, bounds)])
+            to_first, to_end = (np.searchsorted(self._filter.leaves, each) for each in (first, end))
+            listed = self._listed_below[to_end] - self._listed_below[to_first]
             counted = counted - listed if self._filter.barred else listed
-        added = self._added[bounds if self._leaves is None else np.searchsorted(self._leaves, bounds)]
-        return np.asarray(counted * self._of_a_count + np.diff(added))
+        of_all = end - first == self.trie.num_leaves
+        if self._leaves is not None:
+            first, end = (np.searchsorted(self._leaves, each) for each in (first, end))
+        found = counted * self._of_a_count + (self._added[end] - self._added[first])
+        found[of_all] = 1.0
+        return np.asarray(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +196,7 @@ class MixingTerms:
     """What the scores of one node's children are mixed from, for whoever ranks them.
 
     Attributes:
-        linear: which of the two sums in `mixed`.
+        linear: whether a child ranks by ``log(exp(model + score) + exp(prior))``, or by ``model * score + prior``.
         model: a number for the node: factor of the model's scores, or what they are added to.
         prior: ``(degree,)`` float64; a number for each child, in order of the node's edges.
     """
@@ -196,11 +204,6 @@ class MixingTerms:
     linear: bool
     model: float
     prior: NDArray[np.float64]
-
-    def mixed(self, places: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``model * scores + prior``, or ``log(exp(model + scores) + exp(prior))``, of the children at ``places``."""
-        prior = self.prior[places]
-        return np.asarray(np.logaddexp(self.model + scores, prior) if self.linear else self.model * scores + prior)
 
 
 class PriorMixer:
@@ -223,13 +226,18 @@ class PriorMixer:
         self._model: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         self._reached: dict[int, float] = {ROOT: 0.0}
 
-    def terms(self, node: NodeId) -> MixingTerms:
-        """Of the children of ``node``: adding what all of them share would not change their order."""
-        shares = self.prior.log_shares(node)
+    def terms(self, nodes: NDArray[np.int64]) -> list[MixingTerms]:
+        """Of the children of each node: adding what all of them share would not change their order."""
+        degree = self.prior.trie.row_start[nodes + 1] - self.prior.trie.row_start[nodes]
+        all_shares = self.prior.log_shares_of(nodes)
+        shares = [all_shares[begin:end] for begin, end in pairwise([0, *degree.cumsum().tolist()])]
         if not self.is_linear:
-            return MixingTerms(linear=False, model=1.0 - self._gamma, prior=self._gamma * shares)
-        model, prior = self._prefix(node)
-        return MixingTerms(linear=True, model=model, prior=prior + shares)
+            return [MixingTerms(linear=False, model=1.0 - self._gamma, prior=self._gamma * each) for each in shares]
+        prefixes = [self._prefix(node) for node in nodes.tolist()]
+        return [
+            MixingTerms(linear=True, model=model, prior=prior + each)
+            for (model, prior), each in zip(prefixes, shares, strict=True)
+        ]
 
     def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores of children with the prior in them.
@@ -241,11 +249,35 @@ class PriorMixer:
             edges: ``(n,)`` int64, in any order; some or all of the node's.
             scores: ``(n,)`` float64, the model's, <= 0.
         """
-        mixed = self.terms(node).mixed(edges - int(self.prior.trie.row_start[node]), scores)
+        return self.mixed_rows(np.array([node]), np.zeros(len(edges), np.int64), edges, scores)
+
+    def mixed_rows(
+        self,
+        nodes: NDArray[np.int64],
+        row: NDArray[np.int64],
+        edges: NDArray[np.int64],
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """`mixed` of several nodes in one go, a node's parent before it.
+
+        Args:
+            nodes: ``(rows,)`` int64; the parents.
+            row: ``(n,)`` int64, ascending; the place of each child's parent among ``nodes``.
+            edges: ``(n,)`` int64; of each child.
+            scores: ``(n,)`` float64.
+        """
+        start = self.prior.trie.row_start[nodes].astype(np.int64)
+        degree = self.prior.trie.row_start[nodes + 1] - start
+        shares = self.prior.log_shares_of(nodes)[(degree.cumsum() - degree - start)[row] + edges]
         if not self.is_linear:
-            return mixed
-        self._model[node] = (edges, scores)
-        return np.asarray(mixed - np.logaddexp(*self._prefix(node)))
+            return np.asarray((1.0 - self._gamma) * scores + self._gamma * shares)
+        bounds = np.searchsorted(row, np.arange(len(nodes) + 1)).tolist()
+        of_model, of_prior = np.empty(len(nodes)), np.empty(len(nodes))
+        for place, (node, (begin, end)) in enumerate(zip(nodes.tolist(), pairwise(bounds), strict=True)):
+            of_model[place], of_prior[place] = self._prefix(node)
+            self._model[node] = (edges[begin:end], scores[begin:end])
+        mixed = np.logaddexp(of_model[row] + scores, of_prior[row] + shares)
+        return np.asarray(mixed - np.logaddexp(of_model, of_prior)[row])
 
     def _prefix(self, node: int) -> tuple[float, float]:
         """Logarithms of the two parts of a prefix's probability: the model's, and the prior's."""

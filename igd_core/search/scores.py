@@ -16,6 +16,8 @@ from igd_core.catalogue.gain import decoding_weight
 from igd_core.errors import ModelFault
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
@@ -67,6 +69,15 @@ class RowSettings:
     temperature: NDArray[np.float32] | None = None
     over_children: NDArray[np.bool_] | None = None
 
+    def of(self, rows: slice) -> RowSettings:
+        """Those of some of the rows."""
+        return RowSettings(
+            node=self.node[rows],
+            alpha=self.alpha[rows],
+            temperature=None if self.temperature is None else self.temperature[rows],
+            over_children=None if self.over_children is None else self.over_children[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredChildren:
@@ -93,30 +104,44 @@ def child_tokens(trie: TrieWeights, nodes: NDArray[np.int64]) -> NDArray[np.int6
     return np.asarray(tokens[is_new])  # np.unique takes ten times as long
 
 
-def child_scores(
-    logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, *, columns: NDArray[np.int64] | None = None
-) -> ScoredChildren:
+@dataclass(frozen=True, slots=True)
+class PartLogits:
+    """Logits of some of the rows that are scored together.
+
+    Attributes:
+        logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
+        columns: ``(n,)`` int64, ascending; the tokens that ``logits`` are of, at least all `child_tokens`, where all
+            its rows are normalised over children. None: those of the vocabulary.
+    """
+
+    logits: torch.Tensor
+    columns: NDArray[np.int64] | None = None
+
+
+def child_scores(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings) -> ScoredChildren:
+    """`child_scores_of` one part: ``(rows, vocab)`` logits."""
+    return child_scores_of([PartLogits(logits)], trie, rows)
+
+
+def child_scores_of(parts: Sequence[PartLogits], trie: TrieWeights, rows: RowSettings) -> ScoredChildren:
     """Score all children of each row's node.
 
     torch works only on the logits, where they are. The host computes which logits to read: no waiting for a GPU, and at
     10 rows, where a torch call costs more than its work, numpy is far quicker.
 
     Args:
-        logits: ``(rows, vocab)``, any float dtype, rows may be 0; read in float32, not changed.
+        parts: logits of the rows, the first rows' first; all on one device.
         trie: the rows' trie.
-        rows: node, alpha and temperature per row.
-        columns: ``(n,)`` int64, ascending; the tokens that ``logits`` are of, at least all `child_tokens`, where all
-            rows are normalised over children. None: those of the vocabulary.
+        rows: node, alpha and temperature per row, of all parts.
     """
     start = trie.row_start[rows.node].astype(np.int64)
     degree = trie.row_start[rows.node + 1] - start
     end = degree.cumsum()
     row = np.repeat(np.arange(len(degree)), degree)
     edge = (start + degree - end)[row] + np.arange(len(row))
-    token = trie.edge_token[edge]
-    logprob = _logprobs(logits, row, token if columns is None else np.searchsorted(columns, token), rows)
+    logprob = _logprobs(parts, row, trie.edge_token[edge], rows)
     weight = decoding_weight(trie.sibling_gain[edge], rows.alpha[row])
-    return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * _put(weight, logits.device))
+    return ScoredChildren(row=row, edge=edge, logprob=logprob, score=logprob * put_on(weight, logprob.device))
 
 
 def require_finite(scores: NDArray[np.float64]) -> None:
@@ -141,46 +166,71 @@ def constrain_logits_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings
     children = child_scores(logits, trie, rows)
     place = children.row * logits.shape[1] + trie.edge_token[children.edge]
     logits.fill_(float("-inf"))
-    logits.view(-1).index_copy_(0, _put(place, logits.device), children.score.to(logits.dtype))
+    logits.view(-1).index_copy_(0, put_on(place, logits.device), children.score.to(logits.dtype))
     return logits
 
 
-def _put(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+def put_on(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array as a tensor there, without waiting for it."""
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _logprobs(
-    logits: torch.Tensor, row: NDArray[np.int64], token: NDArray[np.integer[Any]], rows: RowSettings
+    parts: Sequence[PartLogits], row: NDArray[np.int64], token: NDArray[np.integer[Any]], rows: RowSettings
 ) -> torch.Tensor:
     """Log-probability of each child, ``(n,)`` float32, each row normalised as it asks."""
     over = rows.over_children
-    if over is not None and over.all():
-        return _log_softmax_over_children(logits, row, token, rows.temperature)
+    all_over_children = over is not None and bool(over.all())
+    found = []
+    first_row = first = 0
+    for part in parts:
+        end_row = first_row + len(part.logits)
+        end = len(row) if part is parts[-1] else int(row.searchsorted(end_row))
+        row_of, column = row[first:end] - first_row, token[first:end]
+        if part.columns is not None:
+            column = part.columns.searchsorted(column)
+        if all_over_children:
+            found.append(_gathered(part.logits, row_of, column))
+        else:
+            found.append(_logprobs_of_part(part.logits, row_of, column, rows.of(slice(first_row, end_row))))
+        first_row, first = end_row, end
+    together = found[0] if len(found) == 1 else torch.cat(found)
+    return _over_children(together, row, rows.temperature, first_row) if all_over_children else together
+
+
+def _logprobs_of_part(
+    logits: torch.Tensor, row: NDArray[np.int64], column: NDArray[np.integer[Any]], rows: RowSettings
+) -> torch.Tensor:
+    over = rows.over_children
     if over is None or not over.any():
-        return _gather_log_softmax(logits, row, token, rows.temperature)
+        return _gather_log_softmax(logits, row, column, rows.temperature)
     result = torch.empty(len(row), dtype=torch.float32, device=logits.device)
-    for chosen, normalised in ((over, _log_softmax_over_children), (~over, _gather_log_softmax)):
+    for chosen in (over, ~over):
         mine, renumbered = np.flatnonzero(chosen[row]), chosen.cumsum() - 1
-        part = logits.index_select(0, _put(np.flatnonzero(chosen), logits.device))
+        part = logits.index_select(0, put_on(np.flatnonzero(chosen), logits.device))
         temperature = None if rows.temperature is None else rows.temperature[chosen]
-        found = normalised(part, renumbered[row[mine]], token[mine], temperature)
-        result.index_copy_(0, _put(mine, logits.device), found)
+        own_row = renumbered[row[mine]]
+        if chosen is over:
+            found = _over_children(_gathered(part, own_row, column[mine]), own_row, temperature, len(part))
+        else:
+            found = _gather_log_softmax(part, own_row, column[mine], temperature)
+        result.index_copy_(0, put_on(mine, logits.device), found)
     return result
 
 
-def _log_softmax_over_children(
-    logits: torch.Tensor,
-    row: NDArray[np.int64],
-    token: NDArray[np.integer[Any]],
-    temperature: NDArray[np.float32] | None,
+def _gathered(logits: torch.Tensor, row: NDArray[np.int64], column: NDArray[np.integer[Any]]) -> torch.Tensor:
+    """``logits[row, column]``, float32."""
+    return logits.reshape(-1).index_select(0, put_on(row * logits.shape[1] + column, logits.device)).float()
+
+
+def _over_children(
+    values: torch.Tensor, row: NDArray[np.int64], temperature: NDArray[np.float32] | None, num_rows: int
 ) -> torch.Tensor:
-    """Log-softmax of the logits of each row's children among themselves, float32; no other logit is read."""
-    device = logits.device
-    of_row = _put(row, device)
-    values = logits[of_row, _put(token, device).long()].float()
+    """Log-softmax of the logits of each row's children among themselves, ``(n,)`` float32."""
+    of_row = put_on(row, values.device)
     if temperature is not None:
-        values = values / _put(temperature, device)[of_row]
-    highest, rest = log_sum_exp_of_groups(values, of_row, len(logits))
+        values = values / put_on(temperature, values.device)[of_row]
+    highest, rest = log_sum_exp_of_groups(values, of_row, num_rows)
     return values - highest[of_row] - rest[of_row]
 
 
@@ -212,8 +262,8 @@ def _gather_log_softmax(
     """``log_softmax(logits / temperature)[row, token]``, float32, without a result the size of ``logits``."""
     num_rows, vocab = logits.shape
     block = max(1, (_BLOCK_LOGITS_CUDA if logits.is_cuda else _BLOCK_LOGITS_CPU) // vocab)
-    place = _put(row * vocab + token, logits.device)
-    divisor = None if temperature is None else _put(temperature, logits.device)
+    place = put_on(row * vocab + token, logits.device)
+    divisor = None if temperature is None else put_on(temperature, logits.device)
     firsts = range(0, num_rows, block)
     if len(firsts) <= 1:
         return _log_softmax(logits, divisor).view(-1).index_select(0, place)
@@ -229,164 +279,3 @@ def _gather_log_softmax(
 def _log_softmax(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
     wide = logits.float()
     return torch.log_softmax(wide if temperature is None else wide / temperature[:, None], dim=-1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildChoice:
-    """Which children of each row's node may come back, and how many of them.
-
-    Attributes:
-        keep: ``(rows,)`` int64, >= 1; most children left of a row, the best by weighted score.
-        only_listed: ``(rows,)`` bool; whether a row's listed children are its only ones, rather than the ones left out.
-        listed_row: ``(m,)`` int64; the row of each listed child.
-        listed_child: ``(m,)`` int64; its place among the children of that row's node.
-        mixing: what their scores are mixed with before they are ranked; None where no row's are.
-    """
-
-    keep: NDArray[np.int64]
-    only_listed: NDArray[np.bool_]
-    listed_row: NDArray[np.int64]
-    listed_child: NDArray[np.int64]
-    mixing: RowMixing | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowMixing:
-    """`igd_core.search.prior.MixingTerms` of each row; a row without a prior has ``linear`` False, 1 and zeros.
-
-    Attributes:
-        linear: ``(rows,)`` bool.
-        model: ``(rows,)`` float32.
-        prior: ``(n,)`` float32; of all children of each row's node, row after row.
-    """
-
-    linear: NDArray[np.bool_]
-    model: NDArray[np.float32]
-    prior: NDArray[np.float32]
-
-    def mixed(self, children: ScoredChildren) -> torch.Tensor:
-        """What the children are ranked by: ``(n,)`` float32, where their scores are."""
-        device = children.score.device
-        model, prior = _put(self.model[children.row], device), _put(self.prior, device)
-        log_linear = model * children.score + prior
-        if not self.linear.any():
-            return log_linear
-        linear = torch.logaddexp(model + children.score, prior)
-        return torch.where(_put(self.linear[children.row], device), linear, log_linear)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BestChildren:
-    """The children that are left of every row, row after row.
-
-    Attributes:
-        count: ``(rows,)`` int64, how many are left of each; on the host.
-        place: ``(n,)`` int64, their places among all children of the rows; where the logits are.
-        logprob: ``(n,)`` float32, nats, unweighted; where the logits are.
-        children: all children of the rows.
-    """
-
-    count: NDArray[np.int64]
-    place: torch.Tensor
-    logprob: torch.Tensor
-    children: ScoredChildren
-
-
-def best_children(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> BestChildren:
-    """The best admitted children of each row's node, by weighted score or by that mixed with a prior."""
-    children = child_scores(logits, trie, rows)
-    first = np.searchsorted(children.row, np.arange(len(rows.node)))
-    admitted = ~choice.only_listed[children.row]
-    admitted[first[choice.listed_row] + choice.listed_child] = choice.only_listed[choice.listed_row]
-    ranked_by = children.score if choice.mixing is None else choice.mixing.mixed(children)
-    found = np.flatnonzero(admitted)
-    place = _best_of_each_row(children.row, ranked_by, found, choice.keep)
-    count = np.minimum(np.bincount(children.row[found], minlength=len(rows.node)), choice.keep)
-    return BestChildren(count=count, place=place, logprob=children.logprob[place], children=children)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildTable:
-    """The children that are left of every row, as a table; where the logits are.
-
-    Attributes:
-        tokens: ``(rows, width)`` int32, -1 where a row has no more children.
-        logprobs: ``(rows, width)`` float32, nats, unweighted; -inf there.
-    """
-
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
-
-
-def tabulate_children(
-    logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice, *, width: int
-) -> ChildTable:
-    """As `expose_children_`, but beside the logits, which are only read: nothing here is as wide as the vocabulary.
-
-    Args:
-        logits: ``(rows, vocab)``.
-        trie: the rows' trie.
-        rows: node, alpha and temperature per row.
-        choice: what is left of each row.
-        width: of the table; at least what is kept of any row.
-    """
-    best, device = best_children(logits, trie, rows, choice), logits.device
-    end = best.count.cumsum()
-    column = np.arange(int(best.count.sum())) - np.repeat(end - best.count, best.count)
-    place = _put(np.repeat(np.arange(len(rows.node)) * width, best.count) + column, device)
-    token = _put(trie.edge_token[best.children.edge], device)[best.place]
-    tokens = torch.full((len(rows.node), width), -1, dtype=torch.int32, device=device)
-    logprobs = torch.full((len(rows.node), width), float("-inf"), device=device)
-    tokens.view(-1).index_copy_(0, place, token)
-    logprobs.view(-1).index_copy_(0, place, best.logprob)
-    return ChildTable(tokens=tokens, logprobs=logprobs)
-
-
-def expose_children_(logits: torch.Tensor, trie: TrieWeights, rows: RowSettings, choice: ChildChoice) -> torch.Tensor:
-    """Keep only the best children in each row, so that a log-softmax gives their log-probabilities; returns ``logits``.
-
-    The best children by weighted score, or by that mixed with a prior, keep their UNWEIGHTED log-probability: the
-    reader could not undo a weight near 0. The probability that they leave goes to the lowest token id that is not a
-    child. So the row already sums to one, and a log-softmax over it, which a sampler may insist on, changes nothing.
-    All other tokens are -inf.
-
-    Args:
-        logits: ``(rows, vocab)`` float32, contiguous, changed in place; vocab is larger than the number of any node's
-            children.
-        trie: the rows' trie.
-        rows: node, alpha and temperature per row.
-        choice: what is left of each row.
-    """
-    device, (num_rows, vocab) = logits.device, logits.shape
-    best = best_children(logits, trie, rows, choice)
-    children, first = best.children, np.searchsorted(best.children.row, np.arange(num_rows))
-    token = trie.edge_token[children.edge]
-    # Tokens are ascending within a node: children at the position of their own id are 0, 1, 2... up to the first gap.
-    in_place = token == np.arange(len(token)) - first[children.row]
-    gap = np.bincount(children.row[in_place], minlength=num_rows)
-    row = _put(children.row, device)[best.place]
-    mass = torch.zeros(num_rows, device=device).index_add_(0, row, best.logprob.exp())
-    logits.fill_(float("-inf"))
-    logits.scatter_(1, _put(gap, device)[:, None], torch.log1p(-mass.clamp_(max=_ALL_BUT_NOTHING))[:, None])
-    logits.view(-1).index_copy_(0, _put(children.row * vocab + token, device)[best.place], best.logprob)
-    return logits
-
-
-# float32's largest number below 1: if the children have all probability, the rest is still finite.
-_ALL_BUT_NOTHING = 1.0 - 2.0**-24
-
-
-def _best_of_each_row(
-    row_of: NDArray[np.int64], ranked_by: torch.Tensor, found: NDArray[np.int64], keep: NDArray[np.int64]
-) -> torch.Tensor:
-    """Those of the children ``found`` that are among their row's ``keep`` best; by row, ties by edge."""
-    device = ranked_by.device
-    row = row_of[found]
-    count = np.bincount(row, minlength=len(keep))
-    places = _put(found, device)
-    if (count <= keep).all():
-        return places
-    by_score = torch.argsort(ranked_by.index_select(0, places), descending=True, stable=True)
-    by_row = by_score[torch.argsort(_put(row, device)[by_score], stable=True)]
-    rank = np.arange(len(found)) - (count.cumsum() - count)[row]
-    return places[by_row[_put(rank < keep[row], device)]]

@@ -67,9 +67,15 @@ class Scoring:
         degree = trie.row_start[np.add(nodes, 1)] - trie.row_start[nodes]
         return np.asarray((degree != 1) | (self.forced and not self.over_children))
 
-    def mixed(self, node: NodeId, edges: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weighted scores of children of ``node``, with the prior in them if there is one."""
-        return scores if self.mixer is None else self.mixer.mixed(node, edges, scores)
+    def mixed(
+        self,
+        nodes: NDArray[np.int64],
+        row: NDArray[np.int64],
+        edges: NDArray[np.int64],
+        scores: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Weighted scores of children, with the prior in them if there is one (`PriorMixer.mixed_rows`)."""
+        return scores if self.mixer is None else self.mixer.mixed_rows(nodes, row, edges, scores)
 
     def unscored_child(self, trie: TokenTrie, node: NodeId) -> ChildScores:
         """The only child of ``node``, without asking the model: its score is 0.

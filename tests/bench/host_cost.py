@@ -58,7 +58,7 @@ STAGES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "place": {"igd_core.engines.embedded.pooled_llama": ("PooledLlama.feed",)},
     "scores": {
-        "igd_core.engines.embedded.engine": ("TreeSession._children",),
+        "igd_core.engines.embedded.engine": ("TreeEngine._read", "TreeSession._children"),
         "igd_core.engines.embedded.children": ("best_children",),
     },
     "search": {"igd_core.search.beam": ("BeamSearch.run",)},

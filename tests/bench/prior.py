@@ -1,7 +1,8 @@
 """What an item scorer's prior costs a recommendation: ``python tests/bench/prior.py``.
 
 Microseconds of CPU that it takes to make the prior of a history, and to mix it into the nodes that a search of 10 beams
-asks for: all those on the way to 10 random titles. Titles are made of words of real ones, a token a word.
+asks for: all those on the way to 10 random titles, a round for each decision, as an engine does. Titles are made of
+words of real ones, a token a word.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import statistics
 import sys
 import time
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,11 +71,14 @@ def network_of(size: int, rng: np.random.Generator) -> SASRecScorer:
     return SASRecScorer(part=NetworkPart(network=NETWORK, tensors=tensors), fingerprint="")
 
 
-def asked(trie: TokenTrie, rng: np.random.Generator) -> list[NodeId]:
-    """Nodes with a choice on the way to ``BEAMS`` random leaves, parents first."""
-    ends = trie.leaf_node[rng.integers(0, trie.num_leaves, BEAMS)]
-    nodes = {ROOT, *(NodeId(edge + 1) for end in ends.tolist() for edge in trie.edges_to(NodeId(end)))}
-    return sorted(node for node in nodes if len(trie.children(node)) > 1)
+def asked(trie: TokenTrie, rng: np.random.Generator) -> list[list[NodeId]]:
+    """Nodes with a choice on the way to ``BEAMS`` random leaves: the first of each way, the second, and so on."""
+    rounds: dict[int, set[NodeId]] = defaultdict(set)
+    for end in trie.leaf_node[rng.integers(0, trie.num_leaves, BEAMS)].tolist():
+        way = [ROOT, *(NodeId(edge + 1) for edge in trie.edges_to(NodeId(end)))]
+        for place, node in enumerate(node for node in way if len(trie.children(node)) > 1):
+            rounds[place].add(node)
+    return [sorted(rounds[place]) for place in sorted(rounds)]
 
 
 def cost(priors: HistoryPriors, mixture: Mixture, rng: np.random.Generator) -> tuple[float, float, int]:
@@ -81,14 +86,16 @@ def cost(priors: HistoryPriors, mixture: Mixture, rng: np.random.Generator) -> t
     trie = priors.counts.trie
     history = [ItemIndex(int(item)) for item in rng.integers(0, trie.num_items, HISTORY)]
     barred = LeafFilter(leaves=np.unique(priors.counts.leaf_of_item[history]).astype(np.int64), barred=True)
-    nodes = asked(trie, rng)
-    edges = {node: np.array(trie.children(node)) for node in nodes}
+    rounds = [np.array(nodes) for nodes in asked(trie, rng)]
+    children = [[np.array(trie.children(node)) for node in nodes] for nodes in rounds]
+    rows = [np.repeat(np.arange(len(each)), [len(edges) for edges in each]) for each in children]
+    edges = [np.concatenate(each) for each in children]
     began = time.thread_time()
     mixer = PriorMixer(priors.after(history, barred), Mixing(gamma=0.3, mixture=mixture))
     between = time.thread_time()
-    for node in nodes:
-        mixer.mixed(node, edges[node], np.full(len(edges[node]), -1.0))
-    return between - began, time.thread_time() - between, len(nodes)
+    for nodes, row, all_edges in zip(rounds, rows, edges, strict=True):
+        mixer.mixed_rows(nodes, row, all_edges, np.full(len(row), -1.0))
+    return between - began, time.thread_time() - between, sum(map(len, rounds))
 
 
 def main() -> None:

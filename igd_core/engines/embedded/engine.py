@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
 from igd_core.engines.embedded.checkpoint import context_tokens
-from igd_core.engines.embedded.children import best_children
+from igd_core.engines.embedded.children import ScoredNodes, best_children
 from igd_core.engines.embedded.integrity import named, tensors_not_finite
 from igd_core.engines.embedded.parts import Part
 from igd_core.engines.embedded.prefix_cache import PrefixCache, PromptKV
@@ -29,7 +29,7 @@ from igd_core.ids import ROOT, NodeId
 from igd_core.search.engine import EngineStats
 from igd_core.search.fairness import Turn
 from igd_core.search.identity import ModelIdentity, require_adapter
-from igd_core.search.scores import RowSettings, TrieWeights, child_scores, child_tokens
+from igd_core.search.scores import TrieWeights, child_tokens
 from igd_core.search.session import Scoring, SessionStats
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from igd_core.search.session import ChildScores
 
 DEFAULT_CACHE_BYTES = 256 << 20
+_Answer: TypeAlias = "Mapping[NodeId, ChildScores] | None"
+"""None if a pass fed a part of the prompt alone, so that the round is still to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +84,9 @@ class TreeEngine:
         shared: ModelThread | None = None if beside is None or beside._closed else beside._thread
         self._thread: ModelThread = shared or ModelThread("igd-model")
         self._thread.join()
-        self._rounds: dict[str | None, JointRounds[Mapping[NodeId, ChildScores] | None]] = {
-            adapter: JointRounds(checkpoint.forward_of(adapter), most_tokens) for adapter in (None, *checkpoint.adapted)
+        self._rounds: dict[str | None, JointRounds[_Round, _Answer]] = {
+            adapter: JointRounds(checkpoint.forward_of(adapter), self._read, most_tokens)
+            for adapter in (None, *checkpoint.adapted)
         }
         self._opened = 0
         self._open_sessions = 0
@@ -174,6 +177,28 @@ class TreeEngine:
         name = self.model_id if adapter is None else f"{self.model_id} with adapter {adapter!r}"
         return ModelFault(f"model {name}: {fault}{self._not_finite[adapter]}")
 
+    def _read(self, rounds: Sequence[_Round], logits: Sequence[torch.Tensor]) -> list[_Answer | Exception]:
+        """What sessions get from one pass, scored together: None to one whose prompt is not yet through."""
+        answers: list[_Answer | Exception] = [None] * len(rounds)
+        of_version: dict[str, dict[int, tuple[TokenTree, ScoredNodes]]] = {}
+        for place, (each, found) in enumerate(zip(rounds, logits, strict=True)):
+            session, tree = each.session, each.session._tree
+            if tree is None:
+                answers[place] = EngineError("the session is closed")
+            elif not tree.prompt_left and not len(each.asked):
+                answers[place] = session._answered(each, tree, [])
+            elif not tree.prompt_left:
+                scored = ScoredNodes(
+                    nodes=each.asked, scoring=session._prompt.scoring, logits=found, columns=each.next_tokens
+                )
+                of_version.setdefault(session._version.artifact.version, {})[place] = tree, scored
+        for asked in of_version.values():
+            version = rounds[next(iter(asked))].session._version
+            ranked = best_children([scored for _, scored in asked.values()], version.artifact.trie, version.weights)
+            for (place, (tree, _)), children in zip(asked.items(), ranked, strict=True):
+                answers[place] = rounds[place].session._answered(rounds[place], tree, children)
+        return answers
+
     async def close(self) -> None:
         """Let go of the model and of its caches; stop the model's thread if no other engine uses it."""
         if not self._closed:
@@ -204,6 +229,7 @@ class _Round:
         scored: the nodes.
         new: those of them that are fed.
         wanted: which of them the model scores.
+        asked: those.
         next_tokens: of which it gives logits; None: of all.
     """
 
@@ -211,6 +237,7 @@ class _Round:
     scored: list[NodeId]
     new: NewTokens
     wanted: NDArray[np.bool_]
+    asked: NDArray[np.int64]
     next_tokens: NDArray[np.int64] | None
 
     def growth(self) -> Growth:
@@ -218,11 +245,6 @@ class _Round:
         if tree.prompt_left > most:
             return Growth(tree=tree, new=_NOTHING, wanted=_NONE_WANTED, most_prompt_tokens=most)
         return Growth(tree=tree, new=self.new, wanted=self.wanted, next_tokens=self.next_tokens)
-
-    def read(self, logits: torch.Tensor) -> Mapping[NodeId, ChildScores] | None:
-        """None if the pass fed a part of the prompt alone, so that the round is still to come."""
-        tree = self.session._tree
-        return None if tree is not None and tree.prompt_left else self.session._children(self, logits)
 
 
 _NOTHING = NewTokens(nodes=[], parents=[], tokens=[])
@@ -258,7 +280,7 @@ class TreeSession:
             pass  # others' rounds come between and beside the parts of a long prompt
         return found
 
-    async def _pass(self, asked: _Round) -> Mapping[NodeId, ChildScores] | None:
+    async def _pass(self, asked: _Round) -> _Answer:
         try:
             timed = await self._engine._thread.call(self._prompt.turn, self._prompt.order, self._part(asked))
         except torch.AcceleratorError as error:
@@ -280,10 +302,10 @@ class TreeSession:
             self._engine._thread.finished(self._prompt.turn, self._share_s)
 
     @property
-    def _passes(self) -> JointRounds[Mapping[NodeId, ChildScores] | None]:
+    def _passes(self) -> JointRounds[_Round, _Answer]:
         return self._engine._rounds[self._prompt.scoring.adapter]
 
-    def _part(self, asked: _Round) -> Part[_Round, Mapping[NodeId, ChildScores] | None]:
+    def _part(self, asked: _Round) -> Part[_Round, _Answer]:
         """As a part of a pass: the round, or a part of the prompt that comes before it."""
         left = len(self._prompt.ids) if self._tree is None else self._tree.prompt_left
         return Part(
@@ -304,9 +326,10 @@ class TreeSession:
         all_scored = np.asarray(scored, dtype=np.int64)
         wanted = scoring.wants(trie, all_scored)
         next_tokens = None
-        if scoring.over_children and wanted.any():
-            next_tokens = child_tokens(self._version.weights, all_scored[wanted])
-        return _Round(session=self, scored=scored, new=new, wanted=wanted, next_tokens=next_tokens)
+        asked = all_scored[wanted]
+        if scoring.over_children and len(asked):
+            next_tokens = child_tokens(self._version.weights, asked)
+        return _Round(session=self, scored=scored, new=new, wanted=wanted, asked=asked, next_tokens=next_tokens)
 
     def _begun(self) -> TokenTree:
         """The tree; runs on the model's thread."""
@@ -315,21 +338,24 @@ class TreeSession:
         tree = self._tree = self._tree or self._start()
         return tree
 
-    def _children(self, of: _Round, logits: torch.Tensor) -> dict[NodeId, ChildScores]:
-        """The nodes' children by the logits of those that are wanted; runs on the model's thread."""
-        tree = self._tree
-        if tree is None:
-            raise EngineError("the session is closed")
+    def _answered(
+        self, of: _Round, tree: TokenTree, ranked: list[ChildScores] | Exception
+    ) -> dict[NodeId, ChildScores] | Exception:
+        """The nodes' children, by those of the nodes that the model scored; runs on the model's thread."""
         trie, scoring = self._version.artifact.trie, self._prompt.scoring
         self.stats.rounds += 1
         self.stats.model_tokens = tree.length - self.stats.cached_tokens
-        pairs = list(zip(of.scored, of.wanted.tolist(), strict=True))
-        asked = [node for node, is_wanted in pairs if is_wanted]
-        unscored = {node: scoring.unscored_child(trie, node) for node, is_wanted in pairs if not is_wanted}
-        ranked = self._rank(asked, logits, of.next_tokens) if asked else {}
-        if self.stats.rounds == 1 and asked:  # reuse a prompt's cache only if it led to finite scores
+        if isinstance(ranked, ModelFault):
+            return self._engine._explained(ranked, scoring.adapter)
+        if isinstance(ranked, Exception):
+            return ranked
+        if self.stats.rounds == 1 and ranked:  # reuse a prompt's cache only if it led to finite scores
             self._remember(tree)
-        return ranked | unscored
+        of_asked = iter(ranked)
+        return {
+            node: next(of_asked) if is_wanted else scoring.unscored_child(trie, node)
+            for node, is_wanted in zip(of.scored, of.wanted.tolist(), strict=True)
+        }
 
     def _start(self) -> TokenTree:
         """Begin a tree with the longest prefix of an earlier prompt."""
@@ -342,19 +368,3 @@ class TreeSession:
         adapter = self._prompt.scoring.adapter
         kept = PromptKV(ids=np.asarray(self._prompt.ids), layers=tree.prompt_layers(), adapter=adapter)
         self._engine._prefixes.add(kept)
-
-    def _rank(
-        self, scored: list[NodeId], logits: torch.Tensor, columns: NDArray[np.int64] | None
-    ) -> dict[NodeId, ChildScores]:
-        scoring, rows = self._prompt.scoring, len(scored)
-        settings = RowSettings(
-            node=np.array(scored, dtype=np.int64),
-            alpha=np.full(rows, scoring.alpha, dtype=np.float32),
-            temperature=None if scoring.temperature == 1.0 else np.full(rows, scoring.temperature, dtype=np.float32),
-            over_children=np.ones(rows, dtype=np.bool_) if scoring.over_children else None,
-        )
-        children = child_scores(logits, self._version.weights, settings, columns=columns)
-        try:
-            return best_children(scored, children, scoring, self._version.artifact)
-        except ModelFault as fault:
-            raise self._engine._explained(fault, scoring.adapter) from None

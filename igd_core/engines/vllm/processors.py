@@ -18,16 +18,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.sample.logits_processor import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
+from igd_core.engines.vllm.children import ChildChoice, ChildTable, RowMixing, expose_children_, tabulate_children
 from igd_core.engines.vllm.question import EXTRA_ARG, NO_NODE, check_params
-from igd_core.search.scores import (
-    ChildChoice,
-    ChildTable,
-    RowMixing,
-    RowSettings,
-    TrieWeights,
-    expose_children_,
-    tabulate_children,
-)
+from igd_core.search.scores import RowSettings, TrieWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ import itertools
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from igd_core.engines.vllm.forced import digest
 from igd_core.engines.vllm.question import NOT_COMPUTED, Ask, NodeQuestion, Round, RoundAnswers
 from igd_core.errors import EngineClosed, EngineError, ModelFault
 from igd_core.ids import ROOT, NodeId
+from igd_core.search.children import ranked_children
 from igd_core.search.session import ChildScores, Scoring, SessionStats
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from igd_core.engines.vllm.question import NodeAnswer
     from igd_core.engines.vllm.shares import EngineShares
     from igd_core.search.fairness import Turn
+    from igd_core.search.prior import MixingTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,13 @@ class Prompt:
     scoring: Scoring
     order: int
     turn: Turn
+
+
+class _Read(NamedTuple):
+    """What vLLM said of a node: edges of its children, ascending, and their log-probabilities, both ``(n,)``."""
+
+    edges: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
 
 
 class SessionEngine(Protocol):
@@ -153,22 +162,33 @@ class VLLMSession:
         return chain[: decides + 1]
 
     async def _round(self, chains: list[list[NodeId]]) -> dict[NodeId, ChildScores]:
-        asks = [self._ask(chain) for chain in chains]
+        asks = self._asks(chains)
         output = await self._run(Round(asks=asks))
         answers = RoundAnswers.from_params(output.kv_transfer_params)
         if answers is None or len(answers.answers) != len(asks):
             raise EngineError(f"vLLM ended a round early: {output.outputs[0].finish_reason}")
         self._count(asks, answers.answers, output)
-        scored: dict[NodeId, ChildScores] = {}
+        read: dict[NodeId, _Read] = {}
         for chain, ask, answer in zip(chains, asks, answers.answers, strict=True):
-            scored |= self._read_chain(chain, ask, answer)
-            scored[chain[-1]] = self._read_children(chain[-1], answer)
-        return scored
+            read |= self._read_chain(chain, ask, answer)
+            read[chain[-1]] = self._read_children(chain[-1], answer)
+        return self._scored(read)
 
-    def _ask(self, chain: list[NodeId]) -> Ask:
-        """Asks about the last node of ``chain``, and about the tokens that lead to it from the first one."""
+    def _asks(self, chains: list[list[NodeId]]) -> list[Ask]:
+        """Asks about the last node of each chain, and about the tokens that lead to it from the first one."""
+        trie, scoring = self.artifact.trie, self._prompt.scoring
+        last = [chain[-1] for chain in chains]
+        edges = [scoring.leaves.open_edges(trie, node) for node in last]
+        terms: dict[NodeId, MixingTerms] = {}
+        if scoring.mixer is not None:  # with nobody left out, we mix here
+            mixed = [node for node, its in zip(last, edges, strict=True) if scoring.keep < len(its)]
+            terms = dict(zip(mixed, scoring.mixer.terms(np.array(mixed, np.int64)), strict=True))
+        return [self._ask(chain, its, terms.get(chain[-1])) for chain, its in zip(chains, edges, strict=True)]
+
+    def _ask(self, chain: list[NodeId], edges: NDArray[np.int64], terms: MixingTerms | None) -> Ask:
         wanted = next((place for place, node in enumerate(chain[:-1]) if self._wants(node)), len(chain) - 1)
-        return Ask(path=self._path(chain[-1]), question=self._question(chain[-1], len(chain) - 1 - wanted))
+        question = self._question(chain[-1], len(chain) - 1 - wanted, edges, terms)
+        return Ask(path=self._path(chain[-1]), question=question)
 
     def _path(self, node: NodeId) -> list[int]:
         """Token ids from the root to ``node``; a search asks about a node after its parent, so most are known."""
@@ -179,14 +199,12 @@ class VLLMSession:
             known = self._paths[node] = [*self._path(parent), int(trie.edge_token[node - 1])]
         return known
 
-    def _question(self, node: NodeId, forced: int) -> NodeQuestion:
+    def _question(self, node: NodeId, forced: int, edges: NDArray[np.int64], terms: MixingTerms | None) -> NodeQuestion:
         scoring = self._prompt.scoring
         first, degree = int(self.artifact.trie.row_start[node]), len(self.artifact.trie.children(node))
-        open_places = scoring.leaves.open_edges(self.artifact.trie, node) - first
+        open_places = edges - first
         only_listed = 2 * len(open_places) < degree
         barred = np.setdiff1d(np.arange(degree), open_places, assume_unique=True)
-        mixer = scoring.mixer if scoring.keep < len(open_places) else None  # with nobody left out, we mix here
-        terms = None if mixer is None else mixer.terms(node)
         return NodeQuestion(
             version=self.artifact.version,
             node=node,
@@ -246,9 +264,9 @@ class VLLMSession:
             stats.queue_s += max(0.0, times.scheduled_ts - times.queued_ts)
             stats.model_s += times.last_token_ts - times.scheduled_ts
 
-    def _read_chain(self, chain: list[NodeId], ask: Ask, answer: NodeAnswer) -> dict[NodeId, ChildScores]:
-        """Scores of all but the chain's last node, if their rows were computed now or before."""
-        scored = {}
+    def _read_chain(self, chain: list[NodeId], ask: Ask, answer: NodeAnswer) -> dict[NodeId, _Read]:
+        """Of all but the chain's last node, if their rows were computed now or before."""
+        read: dict[NodeId, _Read] = {}
         known = self._engine.forced
         for back in range(ask.question.forced, 0, -1):
             node, following = chain[-1 - back], chain[-back]
@@ -262,11 +280,11 @@ class VLLMSession:
                     raise self._fault(node)
                 known.put(self._digest, path, found)
             if logprob is not None:
-                scored[node] = self._scores(node, np.array([following - 1]), np.array([logprob]))
-        return scored
+                read[node] = _Read(np.array([following - 1]), np.array([logprob]))
+        return read
 
-    def _read_children(self, node: NodeId, answer: NodeAnswer) -> ChildScores:
-        """Scores of the last node's children: the returned tokens that are open children; none may be missing."""
+    def _read_children(self, node: NodeId, answer: NodeAnswer) -> _Read:
+        """Of the last node: the returned tokens that are open children; none may be missing."""
         trie, scoring = self.artifact.trie, self._prompt.scoring
         if np.isnan(answer.logprobs).any():  # one NaN or infinity among a row's logits makes the whole row NaN
             raise self._fault(node)
@@ -281,17 +299,20 @@ class VLLMSession:
                 f"vLLM returned {int(np.isfinite(logprobs).sum())} of {min(scoring.keep, len(edges))} children of node "
                 f"{node}: its worker does not hold version {self.artifact.version!r} as it is here"
             )
-        return self._scores(node, edges[returned], logprobs)
+        return _Read(edges[returned], logprobs)
 
     def _fault(self, node: NodeId) -> ModelFault:
         return ModelFault(f"model {self._engine.model_id}: scores of node {node} are not finite")
 
-    def _scores(self, node: NodeId, edges: NDArray[np.int64], logprobs: NDArray[np.float64]) -> ChildScores:
+    def _scored(self, read: Mapping[NodeId, _Read]) -> dict[NodeId, ChildScores]:
+        scoring, nodes = self._prompt.scoring, np.array(list(read), np.int64)
+        row = np.repeat(np.arange(len(nodes)), [len(each.edges) for each in read.values()])
+        edges = np.concatenate([each.edges for each in read.values()])
+        logprobs = np.concatenate([each.logprobs for each in read.values()])
         gain = self.artifact.gains.sibling_gain[edges].astype(np.float64)
-        scoring = self._prompt.scoring
-        scores = scoring.mixed(node, edges, logprobs * decoding_weight(gain, scoring.alpha))
-        best = np.argsort(-scores, kind="stable")
-        return ChildScores(edges=edges[best].tolist(), logprobs=logprobs[best].tolist(), scores=scores[best].tolist())
+        scores = scoring.mixed(nodes, row, edges, logprobs * decoding_weight(gain, scoring.alpha))
+        ranked = ranked_children(row, edges, logprobs, scores, np.full(len(nodes), scoring.keep))
+        return dict(zip(read, ranked, strict=True))
 
 
 def round_params(asked: Round) -> SamplingParams:

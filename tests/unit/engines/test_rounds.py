@@ -22,6 +22,8 @@ from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.embedded.llama import MOST_TOKENS
 from igd_core.errors import EngineClosed, EngineError
 from igd_core.ids import ROOT, NodeId
+from igd_core.scorers.mass import ItemMass
+from igd_core.search.prior import LeafCounts, Mixing, PriorMixer, TriePrior
 from igd_core.search.session import Scoring
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Person:
     barred: tuple[int, ...]
     alpha: float
     normalise: Any
+    temperature: float
+    mixing: Mixing
     adapter: str | None
     seed: int
     begins: int
@@ -54,10 +58,15 @@ class Person:
 
     def scoring(self, artifact: Artifact) -> Scoring:
         leaves = leaves_of(artifact, barred=self.barred)
+        mass = ItemMass(background=0.5, items=np.arange(2), mass=np.array([0.1, 0.4]))
+        mixes = self.mixing.gamma > 0 and (self.mixing.mixture == "log-linear" or self.normalise == "children")
+        prior = TriePrior(LeafCounts.of(artifact), mass, leaves)
         return Scoring(
             alpha=self.alpha,
+            temperature=self.temperature,
             leaves=leaves,
             normalise=self.normalise,
+            mixer=PriorMixer(prior, self.mixing) if mixes else None,
             adapter=self.adapter,
             keep=artifact.trie.num_nodes,
         )
@@ -79,6 +88,10 @@ def people() -> st.SearchStrategy[list[Person]]:
         barred=st.lists(row, max_size=20).map(tuple),
         alpha=st.sampled_from([0.0, 0.2]),
         normalise=st.sampled_from(["vocabulary", "children"]),
+        temperature=st.sampled_from([1.0, 1.0, 1.7]),
+        mixing=st.builds(
+            Mixing, gamma=st.sampled_from([0.0, 0.7, 1.0]), mixture=st.sampled_from(["log-linear", "linear"])
+        ),
         adapter=st.sampled_from([None, None, ADAPTER]),
         seed=st.integers(0, 9),
         begins=st.integers(0, 2),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from strategies import catalogues
 
 from igd_core.catalogue.trie import TokenTrie
-from igd_core.search.scores import ChildChoice, RowMixing, RowSettings, TrieWeights, expose_children_
+from igd_core.engines.vllm.children import ChildChoice, RowMixing, expose_children_
+from igd_core.search.scores import RowSettings, TrieWeights
 
 VOCAB = 8
 

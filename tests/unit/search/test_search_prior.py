@@ -181,6 +181,16 @@ def test_a_paths_score_is_the_mixture_of_what_model_and_scorer_give_it(
         for node in range(trie.num_nodes)
         if len(trie.children(NodeId(node))) > 1
     }
+    of_a_round = np.array(list(mixed), dtype=np.int64)
+    together = PriorMixer(prior_of(artifact, mass), Mixing(gamma=gamma, mixture=mixture))
+    both = together.mixed_rows(
+        of_a_round,
+        np.repeat(np.arange(len(mixed)), [len(each) for each in mixed.values()]),
+        np.concatenate([np.empty(0, np.int64), *(edges_of(artifact, NodeId(node)) for node in mixed)]),
+        np.concatenate([np.empty(0), *(model[node] for node in mixed)]),
+    )
+    assert both.tolist() == [score for each in mixed.values() for score in each]
+    assert len(together.terms(of_a_round)) == len(mixed)
     total = 0.0
     for leaf in range(trie.num_leaves):
         nodes = nodes_to(artifact, leaf)
@@ -193,8 +203,8 @@ def test_a_paths_score_is_the_mixture_of_what_model_and_scorer_give_it(
             log_model += model[parent][at]
         share = expected[tuple(trie.path(LeafIndex(leaf)))]
         if mixture == "linear":
-            both = (1 - gamma) * math.exp(log_model) + gamma * share
-            assert math.exp(score) == pytest.approx(both, rel=1e-6, abs=ROUNDING)
+            expected_share = (1 - gamma) * math.exp(log_model) + gamma * share
+            assert math.exp(score) == pytest.approx(expected_share, rel=1e-6, abs=ROUNDING)
         else:
             assert score == pytest.approx((1 - gamma) * log_model + gamma * math.log(share), abs=1e-4)
         total += math.exp(score)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from strategies import catalogues
 from igd_core.catalogue.trie import TokenTrie
 from igd_core.search import scores as kernel
 from igd_core.search.scores import (
+    PartLogits,
     RowSettings,
     ScoredChildren,
     TrieWeights,
     child_scores,
+    child_scores_of,
     child_tokens,
     constrain_logits_,
 )
@@ -141,7 +144,27 @@ def test_over_children_their_columns_alone_give_the_same_scores(case: tuple[Toke
     columns = child_tokens(weights(trie, gains), np.array(rows.nodes, dtype=np.int64))
     assert set(columns.tolist()) == {token for node in rows.nodes for token in child_tokens_of(trie, node)}
     picked = rows.logits[:, torch.from_numpy(columns).to(rows.logits.device)]
-    children = child_scores(picked, weights(trie, gains), rows.settings(), columns=columns)
+    children = child_scores_of([PartLogits(picked, columns)], weights(trie, gains), rows.settings())
+    assert_equal(children, expected_rows(trie, gains, rows))
+
+
+@given(case=kernel_cases(), cuts=st.lists(st.integers(0, 8), max_size=3), over_children=st.booleans())
+def test_rows_with_logits_of_their_own_are_scored_together_as_apart(
+    case: tuple[TokenTrie, list[float], Rows], cuts: list[int], over_children: bool
+) -> None:
+    """Parts of the rows, each with the whole vocabulary or, over children, with the columns that it needs."""
+    trie, gains, rows = case
+    if over_children:
+        rows = replace(rows, over_children=[True] * len(rows.nodes))
+    bounds = [0, *sorted(min(cut, len(rows.nodes)) for cut in cuts), len(rows.nodes)]
+    parts = []
+    for place, (begin, end) in enumerate(pairwise(bounds)):
+        columns = None
+        if over_children and place % 2 and end > begin:
+            columns = child_tokens(weights(trie, gains), np.array(rows.nodes[begin:end], dtype=np.int64))
+        logits = rows.logits[begin:end]
+        parts.append(PartLogits(logits if columns is None else logits[:, torch.from_numpy(columns)], columns))
+    children = child_scores_of(parts, weights(trie, gains), rows.settings())
     assert_equal(children, expected_rows(trie, gains, rows))
 
 

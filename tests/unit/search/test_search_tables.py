@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from igd_core.engines.vllm.children import ChildChoice, tabulate_children
 from igd_core.ids import ROOT, ItemIndex
 from igd_core.search.query import Query
 from igd_core.search.recommender import admitted
-from igd_core.search.scores import ChildChoice, RowSettings, TrieWeights, child_scores, tabulate_children
+from igd_core.search.scores import RowSettings, TrieWeights, child_scores
 
 if TYPE_CHECKING:
     from igd_core.artifact import Artifact
