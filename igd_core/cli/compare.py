@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from igd_core.errors import InputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from igd_core.evaluation.compare import Trial
 
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         trials.setdefault(name, []).append(trial)
     if len({Path(test).resolve() for _, _, test in args.trial}) < len(args.trial):
         raise InputError(f"trial: named twice ({', '.join(test for _, _, test in args.trial)})")
+    _require_no_copies([(name, Path(test)) for name, _, test in args.trial])
     baselines = {name: read_ranks(Path(test)) for name, test in args.baseline}
     if len(baselines) < len(args.baseline):
         raise InputError(f"baseline: named twice ({', '.join(name for name, _ in args.baseline)})")
@@ -91,3 +94,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table(results, question, paired))
     return 0
+
+
+def _require_no_copies(tests: Sequence[tuple[str, Path]]) -> None:
+    """Refuse lists of one model that would count twice for a name."""
+    from igd_core.evaluation.ranks import RANKS_FILE
+
+    found: dict[tuple[str, str], Path] = {}
+    for name, test in tests:
+        content = hashlib.sha256((test / RANKS_FILE).read_bytes()).hexdigest()
+        before = found.setdefault((name, content), test)
+        if before is not test:
+            raise InputError(f"trial {name}: {test} has the lists of {before}, of the same model; no run counts twice")

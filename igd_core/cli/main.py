@@ -63,8 +63,9 @@ class OneLineParser(argparse.ArgumentParser):
         flags = (word.partition("=")[0] for word in words if _FLAG.match(word))
         others = [flag for flag in flags if not any(known.startswith(flag) for known in self._option_string_actions)]
         if others:
-            near = difflib.get_close_matches(others[0], list(self._option_string_actions), n=1)
-            self.error(f"there is no flag {others[0]}" + (f"; is {near[0]} meant?" if near else ""))
+            known = {flag.lstrip("-"): flag for flag in self._option_string_actions}
+            near = difflib.get_close_matches(others[0].lstrip("-"), list(known), n=1)
+            self.error(f"there is no flag {others[0]}" + (f"; is {known[near[0]]} meant?" if near else ""))
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -22,7 +22,7 @@ _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
             article_name display_name label titel bezeichnung artikelname titre nom titulo nombre""",
         "user_id": """user_id user userid customer_id customer customerid client_id client visitor_id visitor member_id
             member account_id reviewer_id reviewerid buyer_id shopper_id person_id uid kunde kundennr kundennummer
-            kunden_nr kunden_id id_client cliente id_cliente""",
+            kunden_nr kunden_id id_client cliente id_cliente user_pseudo_id""",
         "timestamp": """timestamp time datetime date date_time created_at event_time occurred_at ordered_at order_date
             purchased_at bought_at review_time ts unix_time unixtime unix_timestamp when zeit zeitpunkt datum
             zeitstempel fecha""",
@@ -32,6 +32,12 @@ _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
 )
 _NAMES: Final = {role: frozenset(names.split()) for role, names in _WRITTEN.items()}
 _OF_ITEMS_ALONE = frozenset({"id", "code", "handle"})
+_TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")
+_OF_SEVERAL = re.compile(
+    "order|session|invoice|basket|cart|transaction|receipt|event|line|page|quantity|qty|amount|price|total|count"
+    "|beleg|rechnung|auftragsn|bestell|sitzung|menge|anzahl|preis|betrag"
+)
+"""Beginnings of words for what one person has several of, or for amounts."""
 _PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -55,3 +61,14 @@ def says(name: str, role: Role, *, of_items: bool = False) -> bool:
 def role_of(name: str) -> Role | None:
     """The role that a column of events is called after."""
     return next((role for role in _NAMES if says(name, role)), None)
+
+
+def ends_like_a_time(name: str) -> bool:
+    """Whether a column is called as one of times often is: ``unixReviewTime``, ``Bestelldatum``, ``shipped_at``."""
+    return plain_name(name).endswith(_TIME_ENDS)
+
+
+def says_no_person(name: str) -> bool:
+    """Whether a column is called after an order, a session, an amount: no person, however few its cells are."""
+    words = plain_name(name).split("_")
+    return any(map(_OF_SEVERAL.match, words)) or ends_like_a_time(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igd_core.datasets.decimals import NAMES, PLAIN, read_by
-from igd_core.timestamps import Form, NotAnInstant, instant_of
+from igd_core.timestamps import Form, NotAnInstant, instant_of, latest_us
 
 if TYPE_CHECKING:
     from igd_core.datasets.source_table import SourceTable
 
 _SAMPLED = 2_000
+_WRITTEN = (Form.ISO, Form.LOCAL, Form.DAY)
+_DATE_LIKE = (
+    r"(?i)^[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}\b"  # 31.12.2024, 12/31/24, 2024/12/31
+    r"|^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"  # 20241231
+    r"|^[a-z, ]{0,9}\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? [0-9]{1,2}\b"  # Thu Dec 31
+    r"|^[0-9]{1,2}[ -](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"  # 31 Dec
+    r"|^[0-9]{2} [0-9]{1,2}, [0-9]{4}$"  # 12 31, 2024
+)
 _LIST_SEPARATORS = ("|", ";", "/", ",")
 _SURE_SEPARATORS = frozenset({"|", ";"})
 _MOST_PART_CHARS = 40
@@ -71,12 +81,22 @@ class ColumnProfile:
     @property
     def times(self) -> Counter[Form]:
         """How the sample's cells are written as times; `Form.NONE` counts those that are none."""
-        return Counter(map(_form_of, self.sample))
+        return _times_of(self.sample)
 
     @property
     def is_time(self) -> bool:
-        """Whether most cells are times."""
+        """Whether most cells are times. Numbers that are may as well be ids: 9 to 21 digits are times of some unit."""
         return bool(self.sample) and self.times[Form.NONE] < len(self.sample) / 2
+
+    @property
+    def is_written_time(self) -> bool:
+        """Whether most cells are times as texts, which are nothing else."""
+        return bool(self.sample) and 2 * sum(self.times[form] for form in _WRITTEN) > len(self.sample)
+
+    @property
+    def is_date_like(self) -> bool:
+        """Whether most cells look like days or times that are written in another way than `is_time` knows."""
+        return not self.is_list and self._share_of(_DATE_LIKE) > 0.5
 
     @property
     def is_number(self) -> bool:
@@ -87,6 +107,17 @@ class ColumnProfile:
     def is_fraction(self) -> bool:
         """Whether cells are numbers with a fraction, which no id is."""
         return self.is_number and self._share_of(r"^-?[0-9]+\.[0-9]+$") > 0.5
+
+    @property
+    def is_whole_number(self) -> bool:
+        """Whether most cells are whole numbers, as counts and places in a list are too."""
+        return self._share_of(r"^[0-9]+$") > 0.5
+
+    @property
+    def without_zeros(self) -> ColumnProfile:
+        """The column with leading zeros taken off."""
+        cells = None if self.cells is None else pc.replace_substring_regex(self.cells, r"^0+([0-9])", r"\1")
+        return replace(self, cells=cells)
 
     @property
     def is_words(self) -> bool:
@@ -152,8 +183,22 @@ class ColumnProfile:
         return float(pc.mean(pc.is_in(filled, value_set=others).cast(pa.int8())).as_py()) if len(filled) else 0.0
 
 
+@functools.lru_cache(maxsize=256)
+def _times_of(sample: tuple[str, ...]) -> Counter[Form]:
+    return Counter(map(_form_of, sample))
+
+
 def _form_of(cell: str) -> Form:
     try:
-        return instant_of(cell, zone=UTC).form
+        found = instant_of(cell, zone=UTC)
     except NotAnInstant:
         return Form.NONE
+    # No event lies ahead, and no time begins with a zero: such numbers are ids.
+    if found.form not in _WRITTEN and (found.us > latest_us() or cell.startswith("0")):
+        return Form.NONE
+    return found.form
+
+
+def is_like_a_time(text: str) -> bool:
+    """Whether a text is a time, as files have them in any way of writing."""
+    return _form_of(text) != Form.NONE or re.search(_DATE_LIKE, text) is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from igd_core.datasets.column_names import role_of, says
+from igd_core.datasets.column_names import ends_like_a_time, plain_name, role_of, says, says_no_person
 from igd_core.datasets.source_table import listed
 
 if TYPE_CHECKING:
@@ -110,17 +110,30 @@ def find_roles(
 
 
 def _time(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
+    """The time, by names before cells: a number of 9 digits and more may be an id."""
     if "timestamp" in roles.events:
         return
-    able = [name for name, profile in events.items() if profile.is_time and not _taken(name, roles.events)]
+    able = [
+        name
+        for name, profile in events.items()
+        if profile.is_time and not _taken(name, roles.events) and role_of(name) in {None, "timestamp"}
+    ]
     named = [name for name in able if says(name, "timestamp")]
-    misnamed = [name for name in events if says(name, "timestamp") and name not in able]
-    if not named and misnamed:
-        cell = next(iter(events[misnamed[0]].sample), "")
-        why = f": column {misnamed[0]!r} holds {cell!r}, which is no time: ISO 8601 or a number since 1970 is"
+    other_names = [name for name in able if ends_like_a_time(name)]
+    unread = [name for name in events if says(name, "timestamp") and name not in able]
+    written = [name for name in able if events[name].is_written_time]
+    if not named and not other_names and not written:
+        unread += [name for name, profile in events.items() if role_of(name) is None and profile.is_date_like]
+    found = named or other_names or ([] if unread else written or able)
+    if unread and not found:
+        cell = next(iter(events[unread[0]].sample), "")
+        why = f": column {unread[0]!r} holds {cell!r}, which is no time: ISO 8601 or a number since 1970 is"
+        roles.unclear.append(Unclear(part="events", role="timestamp", why=why))
+    elif not found:
+        why = ": `igd start` and `igd data prepare` need to know what came first (`igd build` alone does not)"
         roles.unclear.append(Unclear(part="events", role="timestamp", why=why))
     else:
-        _settle("events", "timestamp", named or able, roles)
+        _settle("events", "timestamp", found, roles)
 
 
 def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile], roles: Roles) -> None:
@@ -135,24 +148,74 @@ def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile
     elif not fitting:
         fitting = [(a, b) for a, b in shared if says(a, "item_id", of_items=True) and says(b, "item_id")]
     best = _best_named(fitting)
-    if len(best) == 1:
+    doubt = _doubt(best[0], items, events, roles) if len(best) == 1 else None
+    if doubt is not None:
+        roles.unclear.append(doubt)
+    elif len(best) == 1:
         ((a, b),) = best
         roles.items["item_id"], roles.events["item_id"] = a, b
         roles.shared = shared[a, b]
-        return
+    else:
+        _unsettled_item(best, items, events, roles, able=bool(ours and theirs))
+
+
+def _unsettled_item(
+    pairs: Sequence[tuple[str, str]],
+    items: Mapping[str, ColumnProfile],
+    events: Mapping[str, ColumnProfile],
+    roles: Roles,
+    *,
+    able: bool,
+) -> None:
+    """What is known of the item's ids where several pairs of columns, or none, hold the same."""
     for part, found, at in (("items", roles.items, 0), ("events", roles.events, 1)):
-        names = tuple(dict.fromkeys(pair[at] for pair in best))
+        names = tuple(dict.fromkeys(pair[at] for pair in pairs))
         if "item_id" in found:
             continue
         if len(names) == 1:
             found["item_id"] = names[0]
         else:
-            why = "" if names else _why_no_item(part, ours and theirs, items if part == "items" else events)
+            why = "" if names else _why_no_item(part, able, items if part == "items" else events)
             roles.unclear.append(Unclear(part=part, role="item_id", columns=names, why=why))
 
 
-def _why_no_item(part: str, able: Sequence[str], profiles: Mapping[str, ColumnProfile]) -> str:
-    """Why no column of a file is the item's id; ``able`` are columns that can be, if both files have some."""
+def _doubt(
+    pair: tuple[str, str], items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile], roles: Roles
+) -> Unclear | None:
+    """Why a pair of columns that hold the same ids is not taken for the item's without asking; None: it is.
+
+    Numbers of different things are the same by chance: 1, 2 and 3 are places in a list, quantities, and ids.
+    """
+    if "item_id" in roles.items and "item_id" in roles.events:
+        return None
+    a, b = pair
+    named_a = [name for name, each in items.items() if says(name, "item_id", of_items=True) and not each.is_list]
+    named_b = [name for name, each in events.items() if says(name, "item_id") and not each.is_list]
+    called_alike = [(x, y) for x, y in product(named_a, named_b) if plain_name(x) == plain_name(y)]
+    of_both = called_alike or list(product(named_a, named_b))
+    for x, y in [pair] if pair in of_both else of_both:
+        one, other = items[x], events[y]
+        if (
+            other.among(pc.unique(pc.drop_null(one.cells)))
+            < _LEAST_SHARED
+            <= other.without_zeros.among(pc.unique(pc.drop_null(one.without_zeros.cells)))
+        ):
+            why = (
+                f": column {y!r} holds {other.sample[0]!r}, and {x!r} of the items {one.sample[0]!r}: "
+                "one of the files has lost the leading zeros; export the column as text"
+            )
+            return Unclear(part="events", role="item_id", why=why)
+    if not events[b].is_whole_number:
+        return None
+    if named_a and a not in named_a and "item_id" not in roles.items:
+        return Unclear(part="items", role="item_id", columns=(a, *named_a))
+    if named_b and b not in named_b and "item_id" not in roles.events:
+        return Unclear(part="events", role="item_id", columns=(b, *named_b))
+    return None
+
+
+def _why_no_item(part: str, able: bool, profiles: Mapping[str, ColumnProfile]) -> str:
+    """Why no column of a file is the item's id; ``able``: whether both files have columns that can be."""
     if able:
         return ": no two columns of the files hold the same ids"
     for name, each in profiles.items():
@@ -165,13 +228,13 @@ def _why_no_item(part: str, able: Sequence[str], profiles: Mapping[str, ColumnPr
 
 def _ids_of_items(items: Mapping[str, ColumnProfile]) -> list[str]:
     """Columns of items that can be ids: nearly all cells differ."""
-    able = [name for name, each in items.items() if each.is_id and each.distinct > 0.8 and not each.is_time]
+    able = [name for name, each in items.items() if each.is_id and each.distinct > 0.8 and not each.is_written_time]
     return [name for name in able if not says(name, "title")] or able
 
 
 def _ids_of_events(events: Mapping[str, ColumnProfile], roles: Roles) -> list[str]:
-    able = [name for name, each in events.items() if each.is_id and not each.is_time and not _taken(name, roles.events)]
-    return [name for name in able if role_of(name) in {None, "item_id", "title"}]
+    able = [name for name, each in events.items() if each.is_id and not each.is_written_time]
+    return [name for name in able if role_of(name) in {None, "item_id", "title"} and not _taken(name, roles.events)]
 
 
 def _best_named(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -179,8 +242,9 @@ def _best_named(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
     def weight(pair: tuple[str, str]) -> int:
         a, b = pair
+        alike = plain_name(a) == plain_name(b) and says(b, "item_id")
         exact = (a == "item_id") + (b == "item_id")
-        return 4 * exact + 2 * says(b, "item_id") + says(a, "item_id", of_items=True)
+        return 16 * alike + 4 * exact + 2 * says(b, "item_id") + says(a, "item_id", of_items=True)
 
     most = max(map(weight, pairs), default=0)
     return [pair for pair in pairs if weight(pair) == most]
@@ -205,20 +269,33 @@ def _title(items: Mapping[str, ColumnProfile], roles: Roles) -> None:
 def _user(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
     if "user_id" in roles.events:
         return
-    able = [
-        name
-        for name, each in events.items()
-        if each.is_id and not each.is_time and not _taken(name, roles.events) and each.distinct < 1
-    ]
+    free = {name: each for name, each in events.items() if not each.is_list and not _taken(name, roles.events)}
+    able = [name for name, each in free.items() if each.filled and each.distinct < 1 and not each.is_written_time]
     named = [name for name in able if says(name, "user_id")]
     if "user_id" in named:
         named = ["user_id"]
-    once = [name for name, each in events.items() if says(name, "user_id") and each.distinct == 1]
-    if not named and once:
-        why = f": in column {once[0]!r} nobody stands twice, and one event of a person tells nothing"
+    if not named and (called := [name for name in events if says(name, "user_id") and name not in able]):
+        each = events[called[0]]
+        if each.is_list:
+            why = f": column {called[0]!r} holds lists, where a row names one person"
+        elif not each.filled:
+            why = f": column {called[0]!r} is empty"
+        elif each.is_written_time:
+            why = f": column {called[0]!r} holds times, such as {each.sample[0]!r}"
+        else:
+            why = f": in column {called[0]!r} nobody stands twice, and one event of a person tells nothing"
         roles.unclear.append(Unclear(part="events", role="user_id", why=why))
         return
-    unnamed = [name for name in able if role_of(name) is None and len(set(events[name].sample)) > _MOST_KINDS]
+    unnamed = [
+        name
+        for name in able
+        if role_of(name) is None
+        and not says_no_person(name)
+        and events[name].is_id
+        and not events[name].is_time
+        and not events[name].is_date_like
+        and len(set(events[name].sample)) > _MOST_KINDS
+    ]
     _settle("events", "user_id", named or unnamed, roles)
 
 

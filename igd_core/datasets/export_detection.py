@@ -15,10 +15,11 @@ from igd_core.catalogue.attribute_types import IGNORE
 from igd_core.datasets.arrays import joined
 from igd_core.datasets.attribute_cells import UnusableColumn, read_cells
 from igd_core.datasets.attribute_schema import SHOWN
-from igd_core.datasets.column_profiles import ColumnProfile
+from igd_core.datasets.column_profiles import ColumnProfile, is_like_a_time
 from igd_core.datasets.export_columns import find_roles
 from igd_core.datasets.source_table import SourceTable, listed
 from igd_core.datasets.tables import open_table
+from igd_core.datasets.unused_columns import counts_alike
 from igd_core.errors import DataError
 from igd_core.timestamps import Form
 
@@ -123,24 +124,23 @@ def detect(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
-    """A file, and the rows that are looked at."""
+    """A file, the rows that are looked at, and how many of them cannot be read."""
 
     file: TableFile
     table: SourceTable
     kind: str
+    unread: int
 
     @staticmethod
     def of(source: Source, reading: Reading) -> _Opened:
         plain = replace(reading, columns={}, on_bad_row="skip")
         file = open_table(source, plain, every_key=True)
-        if len(file.columns) < 2 and file.delimiter is not None:
-            raise DataError(
-                f"{file.name}: one column alone, {listed(file.columns)!r}: its cells are not separated by "
-                f"{_DELIMITERS.get(file.delimiter, repr(file.delimiter))} (--delimiter CHAR says by what)"
-            )
+        if file.delimiter is not None:
+            _check_header(file)
         file.require(*file.columns)
         faults = file.faults()
-        batches, rows = [], 0
+        batches: list[SourceTable] = []
+        rows = 0
         for batch in file.batches(file.columns, faults):
             batches.append(batch)
             rows += len(batch)
@@ -155,7 +155,7 @@ class _Opened:
             row=np.concatenate([batch.row for batch in batches]),
             data=data[0] if len(data) == 1 else joined(data),
         )
-        return _Opened(file=file, table=table, kind=source.kind())
+        return _Opened(file=file, table=table, kind=source.kind(), unread=faults.skipped)
 
     def profiles(self) -> dict[str, ColumnProfile]:
         return {name: ColumnProfile.of(self.table, name) for name in self.file.columns}
@@ -167,7 +167,30 @@ class _Opened:
         if self.file.delimiter is not None:
             written += f" with {_DELIMITERS.get(self.file.delimiter, repr(self.file.delimiter))}"
         more = " or more" if len(self.table) >= MOST_ROWS else ""
-        return f"{self.file.name}: {written}, {len(self.table):,} rows{more}"
+        unread = f", and {self.unread:,} that cannot be read" if self.unread else ""
+        return f"{self.file.name}: {written}, {len(self.table):,} rows{more}{unread}"
+
+
+def _check_header(file: TableFile) -> None:
+    """Refuse a csv file whose first row names no columns.
+
+    Raises:
+        DataError: it is one cell, or looks like the rows below it.
+    """
+    names = file.columns
+    if len(names) < 2:
+        by = _DELIMITERS.get(file.delimiter or "", repr(file.delimiter))
+        several = " (it has '::', which no csv has: put a tab in its place)" if "::" in names[0] else ""
+        raise DataError(
+            f"{file.name}: one column alone, {listed(names)!r}: its cells are not separated by {by}{several} "
+            "(--delimiter CHAR says by what)"
+        )
+    data = [name for name in names if name.strip().isdigit() or is_like_a_time(name)]
+    if 2 * len(data) >= len(names) or any(is_like_a_time(name) and not name.strip().isdigit() for name in data):
+        raise DataError(
+            f"{file.name}: its first row, {listed(names)}, looks like data, where it has to name the columns: "
+            "write one above it, such as user_id,item_id,timestamp"
+        )
 
 
 def _tell_why_none(source: Source, reading: Reading) -> None:
@@ -248,8 +271,10 @@ def _events(opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles
     zone = None
     told = [opened.headline]
     for name, profile in profiles.items():
-        words = _WHAT.get(of.get(name, ""), "not used")
-        if of.get(name) == "timestamp":
+        words = _WHAT[of[name]] if name in of else f"not used{counts_alike(profile)}"
+        if of.get(name) == "rating":
+            words += ": kept beside the events; low ones count as the others do"
+        elif of.get(name) == "timestamp":
             form, _ = profile.times.most_common(1)[0] if profile.sample else (Form.NONE, 0)
             words += f": {form.told}"
             if form in _NO_ZONE and said.zone is None:
@@ -277,7 +302,7 @@ def _renamed(found: Mapping[Any, str]) -> dict[str, str]:
 
 
 def _line(name: str, words: str) -> str:
-    return f"  {name:<24}{words}"
+    return f"  {name:<23} {words}"
 
 
 def shown_unclear(unclear: Iterable[str]) -> str:

@@ -112,12 +112,22 @@ def read_exports(items: ItemsExport, events: EventsExport) -> Exports:
         read = read_items(items.file, title_column=items.title_column, on_empty=items.on_empty, reading=items.reading)
     except InputError as error:
         also = _faults_of_events(items, events)
-        raise (error if also is None else DataError(f"{error}\n{also}")) from None
+        raise (error if also is None or str(also) == str(error) else DataError(f"{error}\n{also}")) from None
+    _require_ids_without_spaces(Source.of(items.file).name, read)
     found = _read_events(events, read.catalogue)
     if not isinstance(found.data, Interactions):  # for the type checker: refused before it was read
         raise DataError(f"{events.file}: history rows")
     names = [Source.of(each.file).name for each in (items, events)]
     return Exports(items=read, events=found, interactions=found.data, items_name=names[0], events_name=names[1])
+
+
+def _require_ids_without_spaces(name: str, items: ItemsFile) -> None:
+    ids = items.catalogue.item_ids
+    spaced = [at for at, item_id in enumerate(ids) if len(item_id.split()) != 1]
+    if spaced:
+        what = f"{name}: item_id holds white space, which separates the ids of a history"
+        lines = told_rows(what, items.places, items.rows[spaced], [ids[at] for at in spaced[:SHOWN_ROWS]])
+        raise DataError(f"{lines[0]}: write another sign in its place, such as _, in both files")
 
 
 def _read_events(events: EventsExport, catalogue: Catalogue) -> InteractionsFile:
@@ -143,6 +153,8 @@ def _faults_of_events(items: ItemsExport, events: EventsExport) -> InputError | 
             for each in batch.ids("item_id").to_pylist()
             if each is not None and not item_id_fault(each)
         )
+        if not ids:  # then events say nothing that the items do not
+            return None
         if _unknown_share(events, list(ids)) > _MOST_UNKNOWN:
             events = replace(events, on_unknown="drop")
         _read_events(events, Catalogue.build(item_ids=list(ids), titles=["?"] * len(ids)))

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
     from igd_core.catalogue.items import Catalogue
     from igd_core.datasets.faults import Faults, LeftOut
+    from igd_core.datasets.interactions import Seconds
     from igd_core.datasets.row_places import RowPlaces
     from igd_core.datasets.source_table import SourceTable
     from igd_core.datasets.tables import TableFile
 
 T = TypeVar("T")
+
+_MOSTLY = 9
+"""Times as many steps back in time as forward, for a file to stand newest first."""
 
 _INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
 _HISTORY_COLUMNS = ("history_item_ids", "item_id")
@@ -95,6 +99,8 @@ def read_interactions(
     reading: Reading = DEFAULT_READING,
 ) -> InteractionsFile:
     """Interactions or history rows, as the file's columns say, in file order.
+
+    Interactions of one time keep that order; where each person's stand newest first, all are taken in reverse.
 
     With ``on_unknown="drop"``, a row whose item is not in the catalogue is left out, and so is an unknown entry of a
     history, which may leave that history empty; both are counted.
@@ -236,6 +242,10 @@ def _read_interaction_rows(
     kept = np.flatnonzero((item >= 0) & ~faults.among(row))
     of_kinds.check(file.name, rows=len(row))
     _check_rows(file, faults, rows=len(row), kept=len(kept))
+    notes = list(file.notes)
+    if ties_stand_newest_first(code[kept], time.seconds(kept)):
+        kept = kept[::-1]
+        notes.append(f"{file.name}: each person's rows stand newest first; those of one time are taken in reverse too")
     user_ids, user = users.named(code[kept])
     data = Interactions(
         user_ids=user_ids,
@@ -253,8 +263,26 @@ def _read_interaction_rows(
         left_out=faults.left_out,
         bad_rows=faults.skipped,
         other_kinds=of_kinds.others,
-        notes=file.notes,
+        notes=notes,
     )
+
+
+def ties_stand_newest_first(user: NDArray[np.int32], seconds: Seconds) -> bool:
+    """Whether a person's rows stand newest first, and some of one time: the file's order is then theirs in reverse.
+
+    >>> ties_stand_newest_first(np.array([0, 0, 0, 1]), np.array([20, 10, 10, 30]))
+    True
+    >>> ties_stand_newest_first(np.array([0, 0, 0, 1]), np.array([10, 10, 20, 30]))
+    False
+
+    Args:
+        user: ``(n,)``, of each row, in file order.
+        seconds: ``(n,)``, likewise.
+    """
+    by_user = np.argsort(user, kind="stable")
+    steps = np.diff(seconds[by_user])[np.diff(user[by_user]) == 0]
+    falling, rising = int((steps < 0).sum()), int((steps > 0).sum())
+    return falling > _MOSTLY * rising and bool((steps == 0).any())
 
 
 def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[str]) -> InteractionsFile:

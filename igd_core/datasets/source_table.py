@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LOST_DIGITS = r"^[0-9][.,][0-9]+E\+[0-9]{2}$"
 _SHOWN_CHARS = 60
+_MOST_WHOLE = 2**53
+"""Doubles from here on skip whole numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,14 @@ class SourceTable:
         Raises:
             DataError: a column of another type.
         """
-        column = self.column(name)
+        column = _whole_numbers(self.column(name))
         if not (_is_text(column) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-            raise DataError(f"{self.name}: column {name!r} holds {_named(column.type)}; ids are text or whole numbers")
+            theirs = self.reading.columns.get(name, name)
+            what = _named(column.type)
+            if pa.types.is_floating(column.type):
+                fraction = next(value for value in column.to_pylist() if value is not None and not _is_whole(value))
+                what = f"numbers with a fraction or too many digits, such as {fraction!r}"
+            raise DataError(f"{self.name}: column {theirs!r} holds {what}; ids are text or whole numbers")
         ids = column.cast(pa.string())
         self.note(pc.equal(pc.fill_null(ids, ""), ""), name, ids, "is empty")
         broken = self._note_unreadable(name, ids)
@@ -272,6 +279,19 @@ def listed(names: Sequence[str]) -> str:
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
     return sum(sum(buffer.size for buffer in chunk.buffers()[2:] if buffer) for chunk in column.chunks)
+
+
+def _is_whole(value: float) -> bool:
+    return value == int(value) and abs(value) < _MOST_WHOLE if np.isfinite(value) else False
+
+
+def _whole_numbers(column: pa.Array) -> pa.Array:
+    """Doubles as whole numbers, if all are: what pandas makes of ids where one is missing."""
+    if not pa.types.is_floating(column.type) or column.null_count == len(column):
+        return column
+    values = pc.drop_null(column).to_numpy(zero_copy_only=False)
+    whole = np.isfinite(values) & (np.abs(values) < _MOST_WHOLE) & (values == np.floor(values))
+    return column.cast(pa.int64()) if whole.all() else column
 
 
 def _is_text(column: pa.Array) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.catalogue.items import item_id_fault
-from igd_core.datasets.faults import SHOWN_ROWS, told_rows
+from igd_core.datasets.faults import SHOWN_ROWS, shown, told_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from igd_core.datasets.row_places import RowPlaces
 
 _MOST_FAR = 0.01
+_MOST_OF_ONE = 0.1
+_CROWD = 200
+_MOST_CROWDED = 3
+_NO_PERSON = frozenset(
+    {"na", "n/a", "nan", "null", "none", "nil", "undefined", "(not set)", "not set", "unknown", "guest", "anonymous"}
+)
+"""What files write where nobody is known."""
 
 
 def suspect_events(
@@ -45,12 +52,29 @@ def suspect_events(
         at = np.flatnonzero(np.isin(events.user, codes))
         first = [events.user_ids[code] for code in events.user[at[:SHOWN_ROWS]].tolist()]
         lines += told(f"user_id {reason}, and is another person than without", at, first)
+    lines += _crowded(name, events)
     at = repeated(events)
     first = [item_ids[item] for item in events.item[at[:SHOWN_ROWS]].tolist()]
     lines += told("the same person, item and time as on an earlier row, and counted again", at, first)
     if events.rating is not None:
         at, low, high = far_ratings(events.rating)
         lines += told(f"rating far from the others ({low:g} to {high:g})", at, events.rating[at[:SHOWN_ROWS]].tolist())
+        at = np.flatnonzero(events.rating <= 0)
+        first = events.rating[at[:SHOWN_ROWS]].tolist()
+        lines += told("rating of 0 or less, where the row counts as any other", at, first)
+    return lines
+
+
+def _crowded(name: str, events: Interactions) -> list[str]:
+    """A line for each person who is probably none: what files write for a missing one, or with very many rows."""
+    count = np.bincount(events.user, minlength=len(events.user_ids))
+    lines = []
+    for code in np.argsort(-count, kind="stable")[:_MOST_CROWDED].tolist():
+        share, user_id = count[code] / len(events), events.user_ids[code]
+        no_name = user_id.strip().casefold() in _NO_PERSON
+        if (share > _MOST_OF_ONE and count[code] > _CROWD) or (no_name and count[code] > 1):
+            of = f"{count[code]:,} of {len(events):,} rows ({share:.0%})"
+            lines.append(f"{name}: user_id {shown(user_id)} has {of}, all taken for one person's")
     return lines
 
 

@@ -187,6 +187,7 @@ def test_one_command_is_parsed_as_if_all_were_there(capsys: pytest.CaptureFixtur
         ("demo --prot 3", "igd demo: there is no flag --prot; is --port meant?; see igd demo --help"),
         ("recommend --config x", "igd recommend: there is no flag --config; see igd recommend --help"),
         ("build -x", "igd build: there is no flag -x; see igd build --help"),
+        ("build --overwrite", "igd build: there is no flag --overwrite; see igd build --help"),
         (
             "data prepare csv --itens=1",
             "igd data prepare csv: there is no flag --itens; is --items meant?; see igd data",

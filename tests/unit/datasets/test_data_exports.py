@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 
 from igd_core.catalogue.items import Catalogue
 from igd_core.cli.main import main
+from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.items_file import read_items
 from igd_core.datasets.sources import Reading
@@ -180,3 +182,75 @@ def test_a_rule_for_what_is_no_attribute_is_refused(tmp_path: Path, capsys: pyte
     )
     for flags in (["--columns", "title=name"], ["--title-column", "name", "--type", "title=ignore"]):
         assert "cannot be split by time" in told(*flags)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "json"])
+def test_ids_that_pandas_made_fractions_are_whole_numbers(tmp_path: Path, kind: str) -> None:
+    """A missing cell makes doubles of a column of whole numbers."""
+    path = tmp_path / "log"
+    if kind == "parquet":
+        columns = {"customer": [12346.0, None, 7.0], "item_id": [7.0, 8.0, 8.0], "timestamp": [1_700_000_000] * 3}
+        pa.parquet.write_table(pa.table(columns), path)
+    else:
+        rows = [(12346.0, 7.0), (None, 8.0), (7.0, 8.0)]
+        path.write_text(
+            "".join(
+                json.dumps({"customer": user, "item_id": item, "timestamp": 1_700_000_000}) + "\n"
+                for user, item in rows
+            )
+        )
+    found = read_interactions(path, CATALOGUE, reading=Reading(columns={"user_id": "customer"}, on_bad_row="skip"))
+    assert isinstance(found.data, Interactions)
+    assert (found.data.user_ids, found.data.item.tolist(), found.bad_rows) == (["12346", "7"], [0, 1], 1)
+
+
+def test_events_of_one_day_that_stand_newest_first_are_taken_in_reverse(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("user_id,item_id,timestamp\nu,8,2024-01-02\nu,7,2024-01-02\nu,8,2024-01-01\nv,7,2024-01-02\n")
+    found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
+    assert isinstance(found.data, Interactions)
+    assert (found.data.user_ids, found.data.item.tolist()) == (["v", "u"], [0, 1, 0, 1])
+    assert found.notes == [f"{path}: each person's rows stand newest first; those of one time are taken in reverse too"]
+    path.write_text("user_id,item_id,timestamp\nu,8,2024-01-01\nu,7,2024-01-01\nu,8,2024-01-02\n")
+    found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
+    assert isinstance(found.data, Interactions)
+    assert (found.data.item.tolist(), found.notes) == ([1, 0, 1], [])
+
+
+def prepared(tmp_path: Path, items: str, events: str) -> int:
+    (tmp_path / "items").write_text(items)
+    (tmp_path / "log").write_text(events)
+    files = ["--items", str(tmp_path / "items"), "--interactions", str(tmp_path / "log")]
+    return main(["data", "prepare", "csv", *files, "--out", str(tmp_path / "out"), "--force"])
+
+
+def test_persons_who_are_none_and_ratings_of_nothing_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = "item_id,title\n" + "".join(f"{at},Item {at}\n" for at in range(10))
+    rows = [("NA" if at % 4 == 0 else "bot" if at % 4 == 1 else f"u{at % 40}", at) for at in range(1000)]
+    events = "user_id,item_id,timestamp,rating\n" + "".join(
+        f"{user},{at % 10},{1_700_000_000 + at},{5 if at else -1}\n" for user, at in rows
+    )
+    assert prepared(tmp_path, items, events) == 0
+    told = capsys.readouterr().err
+    log = tmp_path / "log"
+    assert f"{log}: user_id 'NA' has 250 of 1,000 rows (25%), all taken for one person's\n" in told
+    assert f"{log}: user_id 'bot' has 250 of 1,000 rows (25%), all taken for one person's\n" in told
+    assert f"{log}: rating of 0 or less, where the row counts as any other: 1 row: row 2 -1.0\n" in told
+    assert told.count("all taken") == 2
+
+
+def test_items_of_which_none_can_be_used_are_refused_by_their_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = "user_id,item_id,timestamp\nu,7,1700000000\n"
+    assert prepared(tmp_path, "item_id,title\n8.1E+12,A\n8.2E+12,B\n", events) == 2
+    assert "item_id has lost digits, as spreadsheets write long numbers" in capsys.readouterr().err
+
+
+def test_ids_with_white_space_are_told_with_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = "user_id,item_id,timestamp\nu,A 1,1700000000\n"
+    assert prepared(tmp_path, "item_id,title\nA 1,Red\nA2,Blue\nA 3,Green\n", events) == 2
+    told = "item_id holds white space, which separates the ids of a history: 2 rows: row 2 'A 1', row 4 'A 3'"
+    assert f"{told}: write another sign in its place, such as _, in both files" in capsys.readouterr().err

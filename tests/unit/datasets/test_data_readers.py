@@ -151,7 +151,11 @@ def test_an_empty_title_is_an_error_that_names_the_item_or_is_skipped_and_counte
         (b"PK\x03\x04rest", "a zip archive or an Excel workbook: export it as csv"),
         (b"ARROW1\x00\x00", "an Arrow file"),
         (b"PAR1 cut short", "Parquet"),
-        ({"item_id": [1.0], "title": ["A"]}, "column 'item_id' holds double"),
+        (
+            {"item_id": [1.5], "title": ["A"]},
+            "holds numbers with a fraction or too many digits, such as 1.5",
+        ),
+        ({"item_id": [2.0**53], "title": ["A"]}, "column 'item_id' holds numbers with a fraction or too many digits"),
         ({"item_id": [1, None], "title": ["A", "B"]}, "row 2: item_id None is empty"),
         ({"item_id": [1], "title": [2]}, "column 'title' holds int64; expected text"),
         ({"item_id": [1], "title": ["A"], "size": [{"w": 1}]}, "column 'size' holds struct"),

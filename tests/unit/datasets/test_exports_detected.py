@@ -18,7 +18,7 @@ from igd_core.datasets.sources import Reading, Source
 from igd_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from igd_core.datasets.export_detection import Detected
@@ -154,6 +154,119 @@ def test_small_numbers_of_other_columns_are_not_taken_for_item_ids(tmp_path: Pat
     assert detected.unclear == ()
     assert detected.events.columns == {"item_id": "product_id", "timestamp": "date"}
     assert detected.items.columns == {"item_id": "id"}
+
+
+LONG = [7_654_321_098_765 + at * 32_768 for at in range(30)]
+NUMBERED = "product_id,title\n" + "".join(f"{at + 1},{title}\n" for at, title in enumerate(TITLES))
+
+
+def events_of(header: str, cells: Callable[[int], str], rows: int = 120) -> str:
+    return header + "\n" + "".join(f"{cells(at)}\n" for at in range(rows))
+
+
+def day(at: int) -> str:
+    return f"2024-{1 + at // 28 % 12:02}-{1 + at % 28:02}T10:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "item", "user", "time"),
+    [
+        ("id,title,position\n" + "".join(f"{LONG[at]},{title},{at}\n" for at, title in enumerate(TITLES)),
+         events_of("customer,product_id,quantity,created_at",
+                   lambda at: f"c{at % 9},{LONG[at % 30]},{at % 4},{day(at)}"),
+         "product_id", "customer", "created_at"),
+        (NUMBERED,
+         events_of("user_id,product_id,session_no,created_at",
+                   lambda at: f"{6_123_456_789_012 + at % 9},{at % 30 + 1},{at // 2},{day(at)}"),
+         "product_id", "user_id", "created_at"),
+        (NUMBERED,
+         events_of("item_id,order_id,customer_id,product_id,created_at",
+                   lambda at: f"{at % 30 + 1},{at // 2},{at % 9},{at * 7 % 30 + 1},{day(at)}"),
+         "product_id", "customer_id", "created_at"),
+        (NUMBERED,
+         events_of("Invoice,product_id,InvoiceDate,Customer ID",
+                   lambda at: f"{489434 + at // 2},{at % 30 + 1},{day(at)},{12346 + at % 9}.0"),
+         "product_id", "Customer ID", "InvoiceDate"),
+        (NUMBERED,
+         events_of("event_date,event_timestamp,user_pseudo_id,product_id",
+                   lambda at: f"{20240101 + at % 28},{1_704_103_200_000_000 + at},{1000 + at % 9}.17,{at % 30 + 1}"),
+         "product_id", "user_pseudo_id", "event_timestamp"),
+        (NUMBERED,
+         events_of("reviewerID,product_id,unixReviewTime,reviewTime",
+                   lambda at: f"A{at % 9},{at % 30 + 1},{1_582_156_800 + at},\"02 20, 2020\""),
+         "product_id", "reviewerID", "unixReviewTime"),
+    ],
+)  # fmt: skip
+def test_numbers_that_could_be_times_or_places_take_no_ids_part(
+    tmp_path: Path, items: str, events: str, item: str, user: str, time: str
+) -> None:
+    """Ids of 9 to 21 digits, an order line's own id, ids that pandas made fractions of, a day as 20240131."""
+    detected = found(tmp_path, items, events)
+    assert detected.unclear == ()
+    columns = {ours: detected.events.columns.get(ours, ours) for ours in ("item_id", "user_id", "timestamp")}
+    assert columns == {"item_id": item, "user_id": user, "timestamp": time}
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "words"),
+    [
+        ("sku,name,sort_order\n" + "".join(f"{at:06},{title},{at}\n" for at, title in enumerate(TITLES)),
+         events_of("customer,sku,date", lambda at: f"c{at % 9},{at % 30},{day(at)}"),
+         "column 'sku' holds '0', and 'sku' of the items '000000': one of the files has lost the leading zeros"),
+        ("sku,name,sort_order\n" + "".join(f"X{at},{title},{at}\n" for at, title in enumerate(TITLES)),
+         events_of("customer,sku,date", lambda at: f"c{at % 9},{at % 30},{day(at)}"),
+         "items: the item's id could be column 'sort_order' or 'sku'"),
+        ("sku,name\n" + "".join(f"{at},{title}\n" for at, title in enumerate(TITLES)),
+         events_of("customer,sku,number,date", lambda at: f"c{at % 9},X{at % 30},{at % 30},{day(at)}"),
+         "log: the item's id could be column 'number' or 'sku'"),
+        (NUMBERED,
+         events_of("who,product_id,Bestelltag", lambda at: f"{1_000_012_000 + at % 9},{at % 30 + 1},03.02.2020"),
+         "no column looks like the time: column 'Bestelltag' holds '03.02.2020', which is no time"),
+        (NUMBERED, events_of("who,product_id,nr", lambda at: f"k{at % 40},{at % 30 + 1},{at}"),
+         "no column looks like the time: `igd start` and `igd data prepare` need to know what came first"),
+        (NUMBERED, events_of("order_no,product_id,time", lambda at: f"{at // 2},{at % 30 + 1},{day(at)}"),
+         "no column looks like the person"),
+        (NUMBERED, events_of("user,product_id,time", lambda at: f"{day(at % 40)},{at % 30 + 1},{day(at)}"),
+         "no column looks like the person: column 'user' holds times, such as '2024-01-01T10:00:00Z'"),
+    ],
+)  # fmt: skip
+def test_what_holds_the_same_numbers_by_chance_is_asked_about(
+    tmp_path: Path, items: str, events: str, words: str
+) -> None:
+    assert words in "\n".join(found(tmp_path, items, events).unclear)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        events_of("1,2268359,2520382,cart,1639862605", lambda at: f"{at % 9},{at % 30 + 1},4,pv,{1_639_862_605 + at}"),
+        events_of("u0\t2021-04-23T18:39:11Z\tspot", lambda at: f"u{at % 9}\t{day(at)}\t{at % 30 + 1}"),
+    ],
+)
+def test_a_first_row_that_names_nothing_is_no_header(tmp_path: Path, events: str) -> None:
+    with pytest.raises(DataError, match=r"^log: its first row, .* looks like data, where it has to name the columns"):
+        found(tmp_path, NUMBERED, events)
+
+
+def test_double_colons_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it has '::', which no csv has"):
+        found(tmp_path, NUMBERED, "user::item::time\n1::2::3\n")
+
+
+def test_what_is_told_of_returns_and_of_rows_that_cannot_be_read(tmp_path: Path) -> None:
+    events = events_of(
+        "user_id,product_id,quantity,status,recommended,rating,created_at",
+        lambda at: (
+            f"u{at % 9},{at % 30 + 1},{-1 if at % 4 == 0 else 1},{'refunded' if at % 4 == 0 else 'paid'},"
+            f"{at % 2 == 0},{at % 5},{day(at)}"
+        ),
+    )
+    told = "\n".join(found(tmp_path, NUMBERED, events + "u1,2\n").told)
+    assert "log: csv with commas, 120 rows, and 1 that cannot be read" in told
+    assert "quantity                not used: 25% are negative, and count as purchases do; export without them" in told
+    assert "status                  not used: rows with 'refunded' count as the others do; export without them" in told
+    assert "recommended             not used: rows with 'False' count as those with 'True'; export without them" in told
+    assert "rating                  rating: kept beside the events; low ones count as the others do" in told
 
 
 @pytest.mark.parametrize(

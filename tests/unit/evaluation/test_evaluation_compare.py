@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -342,6 +343,9 @@ def test_rows_that_choose_cannot_judge_and_no_run_counts_twice(
     assert main(["compare", "--trial", "a", apart, test, "--resamples", "200"]) == 0, "other rows of the same file"
     assert main(["compare", "--trial", "a", valid, test, "--trial", "a", valid, test]) == 2
     assert f"trial: named twice ({test}, {test})" in capsys.readouterr().err
+    shutil.copytree(test, tmp_path / "copy")
+    assert main(["compare", "--trial", "a", valid, test, "--trial", "a", valid, str(tmp_path / "copy")]) == 2
+    assert f"trial a: {tmp_path / 'copy'} has the lists of {test}" in capsys.readouterr().err
 
 
 def test_of_equals_the_first_is_chosen(tmp_path: Path) -> None:
