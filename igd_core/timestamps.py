@@ -46,6 +46,9 @@ _ISO = re.compile(
     r"(?P<zone>[Zz]| ?UTC| ?GMT| ?[+-]\d\d(?::?\d\d)?)?)?",
     re.ASCII,
 )
+_DOTTED = re.compile(
+    r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})(?:,? (?P<hour>\d{1,2}):(?P<rest>\d\d(?::\d\d)?))?", re.ASCII
+)
 _MAX_CHARS = 8192
 
 
@@ -160,6 +163,19 @@ def instant_of(value: object, *, zone: tzinfo | None = None) -> Instant:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise NotAnInstant("is no time: expected ISO 8601 with a zone, or a number since 1970")
     return _of_number(value)
+
+
+def dotted_as_iso(text: str) -> str:
+    """A day or a time with dots, which every country that writes it means day first, as ISO 8601; else the text itself.
+
+    >>> dotted_as_iso("5.12.2024 7:59"), dotted_as_iso("12/5/2024")
+    ('2024-12-05 07:59', '12/5/2024')
+    """
+    found = _DOTTED.fullmatch(text.strip(" \t"))
+    if not found:
+        return text
+    clock = f" {found['hour']:0>2}:{found['rest']}" if found["hour"] else ""
+    return f"{found['year']}-{found['month']:0>2}-{found['day']:0>2}{clock}"
 
 
 def instants_of(numbers: NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.float64]) -> Instants:

@@ -15,11 +15,11 @@ Role: TypeAlias = Literal["item_id", "title", "user_id", "timestamp", "rating", 
 _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
     {
         "item_id": """item_id item itemid product_id product productid article_id article sku asin parent_asin isbn ean
-            gtin movie_id movie movieid film_id book_id song_id track_id game_id content_id product_code item_code
-            artikelnr artikelnummer artikel_nr artikel_id artikel produkt_id produkt id_produit produit id_producto
-            producto""",
-        "title": """title name product_name product_title productname item_name item_title movie_title book_title
-            article_name display_name label titel bezeichnung artikelname titre nom titulo nombre""",
+            gtin stock_code stockcode movie_id movie movieid film_id book_id song_id track_id game_id content_id
+            product_code item_code artikelnr artikelnummer artikel_nr artikel_id artikel produkt_id produkt
+            id_produit produit id_producto producto""",
+        "title": """title name product_name prod_name product_title productname item_name item_title movie_title
+            book_title article_name display_name label titel bezeichnung artikelname titre nom titulo nombre""",
         "user_id": """user_id user userid customer_id customer customerid client_id client visitor_id visitor member_id
             member account_id reviewer_id reviewerid buyer_id shopper_id person_id uid kunde kundennr kundennummer
             kunden_nr kunden_id id_client cliente id_cliente user_pseudo_id""",
@@ -33,11 +33,13 @@ _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
 _NAMES: Final = {role: frozenset(names.split()) for role, names in _WRITTEN.items()}
 _OF_ITEMS_ALONE = frozenset({"id", "code", "handle"})
 _TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")
-_OF_SEVERAL = re.compile(
-    "order|session|invoice|basket|cart|transaction|receipt|event|line|page|quantity|qty|amount|price|total|count"
+_OF_NO_ITEM = re.compile(
+    "order|session|invoice|basket|cart|transaction|receipt|quantity|qty|amount|price|total|count"
     "|beleg|rechnung|auftragsn|bestell|sitzung|menge|anzahl|preis|betrag"
 )
-"""Beginnings of words for what one person has several of, or for amounts."""
+"""How words begin for what holds several items, or for amounts."""
+_OF_NO_PERSON = re.compile("event|line|page")
+"""And for what one person has several of besides."""
 _PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -68,7 +70,12 @@ def ends_like_a_time(name: str) -> bool:
     return plain_name(name).endswith(_TIME_ENDS)
 
 
+def says_no_item(name: str) -> bool:
+    """Whether a column is called after an order, a session, an amount: no item, though the numbers may be the same."""
+    return any(map(_OF_NO_ITEM.match, plain_name(name).split("_")))
+
+
 def says_no_person(name: str) -> bool:
-    """Whether a column is called after an order, a session, an amount: no person, however few its cells are."""
+    """Whether a column is called after an order, a session, an amount, a time: no person, however few its cells are."""
     words = plain_name(name).split("_")
-    return any(map(_OF_SEVERAL.match, words)) or ends_like_a_time(name)
+    return says_no_item(name) or any(map(_OF_NO_PERSON.match, words)) or ends_like_a_time(name)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igd_core.datasets.decimals import NAMES, PLAIN, read_by
-from igd_core.timestamps import Form, NotAnInstant, instant_of, latest_us
+from igd_core.timestamps import Form, NotAnInstant, dotted_as_iso, instant_of, latest_us
 
 if TYPE_CHECKING:
     from igd_core.datasets.source_table import SourceTable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SAMPLED = 2_000
 _WRITTEN = (Form.ISO, Form.LOCAL, Form.DAY)
 _DATE_LIKE = (
-    r"(?i)^[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}\b"  # 31.12.2024, 12/31/24, 2024/12/31
+    r"(?i)^[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}\b"  # 31.12.24, 12/31/24, 2024/12/31
     r"|^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"  # 20241231
     r"|^[a-z, ]{0,9}\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? [0-9]{1,2}\b"  # Thu Dec 31
     r"|^[0-9]{1,2}[ -](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"  # 31 Dec
@@ -131,9 +131,11 @@ class ColumnProfile:
 
     @property
     def is_description(self) -> bool:
-        """Whether it holds long texts, or texts of several lines."""
+        """Whether it holds long texts, texts of several lines, or pages with markup."""
         if not self.sample:
             return False
+        if self._share_of(r"</[A-Za-z]|<[A-Za-z]+ ?/?>") > 0.5:
+            return True
         several = sum("\n" in cell.strip() for cell in self.sample)
         return 2 * several > len(self.sample) or sum(map(len, self.sample)) / len(self.sample) > _LONG_TEXT
 
@@ -158,7 +160,7 @@ class ColumnProfile:
 
         A separator counts where a tenth of the cells have it, and its parts are short and come again in other cells.
         """
-        if self.is_list or self.is_number or self.is_time or not self.sample:
+        if self.is_list or self.is_number or self.is_time or self.is_date_like or not self.sample:
             return None
         for separator in _LIST_SEPARATORS:
             several = [cell for cell in self.sample if separator in cell.strip(separator)]
@@ -190,7 +192,7 @@ def _times_of(sample: tuple[str, ...]) -> Counter[Form]:
 
 def _form_of(cell: str) -> Form:
     try:
-        found = instant_of(cell, zone=UTC)
+        found = instant_of(dotted_as_iso(cell), zone=UTC)
     except NotAnInstant:
         return Form.NONE
     # No event lies ahead, and no time begins with a zero: such numbers are ids.

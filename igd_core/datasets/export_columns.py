@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from igd_core.datasets.column_names import ends_like_a_time, plain_name, role_of, says, says_no_person
+from igd_core.datasets.column_names import ends_like_a_time, plain_name, role_of, says, says_no_item, says_no_person
 from igd_core.datasets.source_table import listed
 
 if TYPE_CHECKING:
@@ -234,7 +234,8 @@ def _ids_of_items(items: Mapping[str, ColumnProfile]) -> list[str]:
 
 def _ids_of_events(events: Mapping[str, ColumnProfile], roles: Roles) -> list[str]:
     able = [name for name, each in events.items() if each.is_id and not each.is_written_time]
-    return [name for name in able if role_of(name) in {None, "item_id", "title"} and not _taken(name, roles.events)]
+    free = [name for name in able if not says_no_item(name) and not _taken(name, roles.events)]
+    return [name for name in free if role_of(name) in {None, "item_id", "title"}]
 
 
 def _best_named(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

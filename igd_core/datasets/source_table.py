@@ -16,7 +16,7 @@ from igd_core.datasets.attribute_cells import UnusableColumn, read_cells
 from igd_core.datasets.decimals import PLAIN, flag_of, plain_numbers, read_by
 from igd_core.datasets.faults import Faults, shown
 from igd_core.errors import DataError
-from igd_core.timestamps import Form, Instants, NotAnInstant, instant_of, instants_of
+from igd_core.timestamps import Form, Instants, NotAnInstant, dotted_as_iso, instant_of, instants_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +164,7 @@ class SourceTable:
             try:
                 if value is None:
                     raise NotAnInstant("is empty")  # noqa: TRY301 - told as any other
-                one = instant_of(value, zone=self.reading.zone)
+                one = instant_of(dotted_as_iso(value) if isinstance(value, str) else value, zone=self.reading.zone)
             except NotAnInstant as error:
                 hint = "--timezone NAME says which, such as UTC" if str(error).endswith("zone") else ""
                 reasons.setdefault((str(error), hint), []).append(at)

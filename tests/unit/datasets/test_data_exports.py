@@ -254,3 +254,20 @@ def test_ids_with_white_space_are_told_with_their_rows(tmp_path: Path, capsys: p
     assert prepared(tmp_path, "item_id,title\nA 1,Red\nA2,Blue\nA 3,Green\n", events) == 2
     told = "item_id holds white space, which separates the ids of a history: 2 rows: row 2 'A 1', row 4 'A 3'"
     assert f"{told}: write another sign in its place, such as _, in both files" in capsys.readouterr().err
+
+
+def test_dots_mean_the_day_first(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("user_id,item_id,timestamp\nu,7,3.12.2024\nu,8,4.12.2024\n")
+    found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
+    assert isinstance(found.data, Interactions)
+    assert found.data.timestamp.tolist() == [1_733_184_000, 1_733_270_400]
+    for written in ("31.12.2024 7:59", "31.12.2024, 07:59"):
+        path.write_text(f'user_id,item_id,timestamp\nu,7,"{written}"\n')
+        found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
+        assert isinstance(found.data, Interactions)
+        assert found.data.timestamp.tolist() == [1_735_631_940]
+    for wrong in ("32.12.2024", "12.31.2024", "3.12.24"):
+        path.write_text(f"user_id,item_id,timestamp\nu,7,{wrong}\n")
+        with pytest.raises(DataError, match="timestamp"):
+            read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))

@@ -56,6 +56,12 @@ def test_texts_of_several_lines_are_neither_lists_nor_attributes(tmp_path: Path)
     assert detected.items.attributes == {"Text": {"type": "ignore"}}
 
 
+def test_markup_and_days_with_slashes_are_no_lists(tmp_path: Path) -> None:
+    rows = [f"A-{at};{title};<p>Warm<br/>soft</p>;8/{1 + at % 28}/15\n" for at, title in enumerate(TITLES)]
+    detected = found(tmp_path, "sku;Produktname;Body;made\n" + "".join(rows), EVENTS)
+    assert detected.items.attributes == {"Body": {"type": "ignore"}}
+
+
 def test_columns_of_any_name_are_told_by_their_cells(tmp_path: Path) -> None:
     detected = found(tmp_path, ITEMS, EVENTS)
     assert detected.unclear == ()
@@ -220,8 +226,8 @@ def test_numbers_that_could_be_times_or_places_take_no_ids_part(
          events_of("customer,sku,number,date", lambda at: f"c{at % 9},X{at % 30},{at % 30},{day(at)}"),
          "log: the item's id could be column 'number' or 'sku'"),
         (NUMBERED,
-         events_of("who,product_id,Bestelltag", lambda at: f"{1_000_012_000 + at % 9},{at % 30 + 1},03.02.2020"),
-         "no column looks like the time: column 'Bestelltag' holds '03.02.2020', which is no time"),
+         events_of("who,product_id,Bestelltag", lambda at: f"{1_000_012_000 + at % 9},{at % 30 + 1},03/02/2020"),
+         "no column looks like the time: column 'Bestelltag' holds '03/02/2020', which is no time"),
         (NUMBERED, events_of("who,product_id,nr", lambda at: f"k{at % 40},{at % 30 + 1},{at}"),
          "no column looks like the time: `igd start` and `igd data prepare` need to know what came first"),
         (NUMBERED, events_of("order_no,product_id,time", lambda at: f"{at // 2},{at % 30 + 1},{day(at)}"),
@@ -272,9 +278,9 @@ def test_what_is_told_of_returns_and_of_rows_that_cannot_be_read(tmp_path: Path)
 @pytest.mark.parametrize(
     ("items", "events", "words"),
     [
-        (ITEMS, "who,Artikel,day\nx,A-1,31.01.2024\ny,A-2,01.02.2024\n", "no column looks like the time"),
-        (ITEMS, "user,Artikel,date\nx,A-1,31.01.2024\ny,A-2,01.02.2024\n",
-         "column 'date' holds '31.01.2024', which is no time"),
+        (ITEMS, "who,Artikel,day\nx,A-1,01/31/2024\ny,A-2,02/01/2024\n", "no column looks like the time"),
+        (ITEMS, "user,Artikel,date\nx,A-1,01/31/2024\ny,A-2,02/01/2024\n",
+         "column 'date' holds '01/31/2024', which is no time"),
         (ITEMS, "user,Artikel,created_at,order_date\nx,A-1,2024-01-01,2024-01-01\nx,A-2,2024-01-01,2024-01-01\n",
          "the time could be column 'created_at' or 'order_date'"),
         (ITEMS, "a,Artikel,time\n" + "".join(f"{at},A-{at % 30},2024-01-01\n" for at in range(60)),
