@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -42,14 +42,29 @@ class ScoredNodes:
     columns: NDArray[np.int64] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Children:
+class _Children(NamedTuple):
     """Children of one session's nodes; ``row`` counts all sessions' nodes."""
 
     row: NDArray[np.int64]
     edges: NDArray[np.int64]
     logprobs: NDArray[np.float64]
     scores: NDArray[np.float64]
+
+    def part(self, own: slice | NDArray[np.bool_]) -> _Children:
+        """Some of them."""
+        return _Children(self.row[own], self.edges[own], self.logprobs[own], self.scores[own])
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Children]) -> _Children:
+        """All of them, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.row for part in parts]),
+            np.concatenate([part.edges for part in parts]),
+            np.concatenate([part.logprobs for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+        )
 
 
 def best_children(
@@ -61,18 +76,22 @@ def best_children(
     """
     children = child_scores_of([PartLogits(each.logits, each.columns) for each in asked], weights, _settings(asked))
     logprobs, scores = torch.stack([children.logprob, children.score]).cpu().double().numpy()  # the only wait
+    found = _Children(children.row, children.edge, logprobs, scores)
     row_bounds = [0, *accumulate(len(each.nodes) for each in asked)]
-    bounds = children.row.searchsorted(row_bounds).tolist()
+    bounds = [0, len(found.row)] if len(asked) == 1 else found.row.searchsorted(row_bounds).tolist()
     admitted: list[_Children] = []
     errors: dict[int, Exception] = {}
     for place, each in enumerate(asked):
-        own = slice(bounds[place], bounds[place + 1])
-        mine = _Children(row=children.row[own], edges=children.edge[own], logprobs=logprobs[own], scores=scores[own])
         try:
+            mine = found.part(slice(bounds[place], bounds[place + 1]))
             admitted.append(_admitted(mine, each, trie, row_bounds[place]))
         except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to this session
             errors[place] = error
-    ranked = _ranked(admitted, _of_rows([each.scoring.keep for each in asked], asked, np.int64))
+    if not admitted:
+        return [errors[place] for place in range(len(asked))]
+    together = _Children.joined(admitted)
+    keep = _of_rows([each.scoring.keep for each in asked], asked, np.int64)
+    ranked = ranked_children(together.row, together.edges, together.logprobs, together.scores, keep)
     return [errors.get(place) or ranked[begin:end] for place, (begin, end) in enumerate(pairwise(row_bounds))]
 
 
@@ -81,7 +100,7 @@ def _settings(asked: Sequence[ScoredNodes]) -> RowSettings:
     over_children, temperatures = [each.over_children for each in scorings], [each.temperature for each in scorings]
     plain = all(each == 1.0 for each in temperatures)
     return RowSettings(
-        node=np.concatenate([each.nodes for each in asked]),
+        node=asked[0].nodes if len(asked) == 1 else np.concatenate([each.nodes for each in asked]),
         alpha=_of_rows([each.alpha for each in scorings], asked, np.float32),
         temperature=None if plain else _of_rows(temperatures, asked, np.float32),
         over_children=_of_rows(over_children, asked, np.bool_) if any(over_children) else None,
@@ -98,21 +117,9 @@ def _of_rows(values: Sequence[float], asked: Sequence[ScoredNodes], dtype: type[
 def _admitted(children: _Children, of: ScoredNodes, trie: TokenTrie, first_row: int) -> _Children:
     """What the filter leaves of them, with the prior in their scores."""
     require_finite(children.scores)
-    row, edges, logprobs, scores = children.row, children.edges, children.logprobs, children.scores
     if not of.scoring.leaves.admits_all:
-        is_open = of.scoring.leaves.open_nodes(trie, edges + 1)
-        row, edges, logprobs, scores = row[is_open], edges[is_open], logprobs[is_open], scores[is_open]
-    scores = of.scoring.mixed(of.nodes, row - first_row, edges, scores)
-    return _Children(row=row, edges=edges, logprobs=logprobs, scores=scores)
-
-
-def _ranked(children: Sequence[_Children], keep: NDArray[np.int64]) -> list[ChildScores]:
-    if not children:
-        return []
-    return ranked_children(
-        np.concatenate([each.row for each in children]),
-        np.concatenate([each.edges for each in children]),
-        np.concatenate([each.logprobs for each in children]),
-        np.concatenate([each.scores for each in children]),
-        keep,
-    )
+        children = children.part(of.scoring.leaves.open_nodes(trie, children.edges + 1))
+    if of.scoring.mixer is None:
+        return children
+    mixed = of.scoring.mixed(of.nodes, children.row - first_row, children.edges, children.scores)
+    return children._replace(scores=mixed)
