@@ -69,7 +69,7 @@ class RowSettings:
     temperature: NDArray[np.float32] | None = None
     over_children: NDArray[np.bool_] | None = None
 
-    def of(self, rows: slice) -> RowSettings:
+    def of(self, rows: slice | NDArray[np.bool_]) -> RowSettings:
         """Those of some of the rows."""
         return RowSettings(
             node=self.node[rows],
@@ -179,41 +179,41 @@ def _logprobs(
     parts: Sequence[PartLogits], row: NDArray[np.int64], token: NDArray[np.integer[Any]], rows: RowSettings
 ) -> torch.Tensor:
     """Log-probability of each child, ``(n,)`` float32, each row normalised as it asks."""
-    over = rows.over_children
-    all_over_children = over is not None and bool(over.all())
+    if len(parts) == 1:
+        return _logprobs_of_part(parts[0].logits, row, _columns_of(parts[0], token), rows)
+    all_over_children = rows.over_children is not None and bool(rows.over_children.all())
     found = []
     first_row = first = 0
     for part in parts:
         end_row = first_row + len(part.logits)
-        end = len(row) if part is parts[-1] else int(row.searchsorted(end_row))
-        row_of, column = row[first:end] - first_row, token[first:end]
-        if part.columns is not None:
-            column = part.columns.searchsorted(column)
+        end = int(row.searchsorted(end_row))
+        row_of, column = row[first:end] - first_row, _columns_of(part, token[first:end])
         if all_over_children:
             found.append(_gathered(part.logits, row_of, column))
         else:
             found.append(_logprobs_of_part(part.logits, row_of, column, rows.of(slice(first_row, end_row))))
         first_row, first = end_row, end
-    together = found[0] if len(found) == 1 else torch.cat(found)
+    together = torch.cat(found)
     return _over_children(together, row, rows.temperature, first_row) if all_over_children else together
+
+
+def _columns_of(part: PartLogits, token: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    return token if part.columns is None else part.columns.searchsorted(token)
 
 
 def _logprobs_of_part(
     logits: torch.Tensor, row: NDArray[np.int64], column: NDArray[np.integer[Any]], rows: RowSettings
 ) -> torch.Tensor:
     over = rows.over_children
+    if over is not None and over.all():
+        return _over_children(_gathered(logits, row, column), row, rows.temperature, len(logits))
     if over is None or not over.any():
         return _gather_log_softmax(logits, row, column, rows.temperature)
     result = torch.empty(len(row), dtype=torch.float32, device=logits.device)
     for chosen in (over, ~over):
         mine, renumbered = np.flatnonzero(chosen[row]), chosen.cumsum() - 1
         part = logits.index_select(0, put_on(np.flatnonzero(chosen), logits.device))
-        temperature = None if rows.temperature is None else rows.temperature[chosen]
-        own_row = renumbered[row[mine]]
-        if chosen is over:
-            found = _over_children(_gathered(part, own_row, column[mine]), own_row, temperature, len(part))
-        else:
-            found = _gather_log_softmax(part, own_row, column[mine], temperature)
+        found = _logprobs_of_part(part, renumbered[row[mine]], column[mine], rows.of(chosen))
         result.index_copy_(0, put_on(mine, logits.device), found)
     return result
 

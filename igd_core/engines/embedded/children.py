@@ -57,8 +57,6 @@ class _Children(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[_Children]) -> _Children:
         """All of them, in their order."""
-        if len(parts) == 1:
-            return parts[0]
         return cls(
             np.concatenate([part.row for part in parts]),
             np.concatenate([part.edges for part in parts]),
@@ -77,8 +75,10 @@ def best_children(
     children = child_scores_of([PartLogits(each.logits, each.columns) for each in asked], weights, _settings(asked))
     logprobs, scores = torch.stack([children.logprob, children.score]).cpu().double().numpy()  # the only wait
     found = _Children(children.row, children.edge, logprobs, scores)
+    if len(asked) == 1:
+        return [_best_of_one(found, asked[0], trie)]
     row_bounds = [0, *accumulate(len(each.nodes) for each in asked)]
-    bounds = [0, len(found.row)] if len(asked) == 1 else found.row.searchsorted(row_bounds).tolist()
+    bounds = found.row.searchsorted(row_bounds).tolist()
     admitted: list[_Children] = []
     errors: dict[int, Exception] = {}
     for place, each in enumerate(asked):
@@ -93,6 +93,16 @@ def best_children(
     keep = _of_rows([each.scoring.keep for each in asked], asked, np.int64)
     ranked = ranked_children(together.row, together.edges, together.logprobs, together.scores, keep)
     return [errors.get(place) or ranked[begin:end] for place, (begin, end) in enumerate(pairwise(row_bounds))]
+
+
+def _best_of_one(found: _Children, of: ScoredNodes, trie: TokenTrie) -> list[ChildScores] | Exception:
+    """What alone needs no cutting and joining."""
+    try:
+        admitted = _admitted(found, of, trie, 0)
+    except Exception as error:  # noqa: BLE001 - as above
+        return error
+    keep = np.full(len(of.nodes), of.scoring.keep)
+    return ranked_children(admitted.row, admitted.edges, admitted.logprobs, admitted.scores, keep)
 
 
 def _settings(asked: Sequence[ScoredNodes]) -> RowSettings:
