@@ -24,7 +24,7 @@ _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
             member account_id reviewer_id reviewerid buyer_id shopper_id person_id uid kunde kundennr kundennummer
             kunden_nr kunden_id id_client cliente id_cliente user_pseudo_id""",
         "timestamp": """timestamp time datetime date date_time created_at event_time occurred_at ordered_at order_date
-            purchased_at bought_at review_time ts unix_time unixtime unix_timestamp when zeit zeitpunkt datum
+            purchased_at bought_at review_time ts unix_time unixtime unix_timestamp t epoch dt when zeit zeitpunkt datum
             zeitstempel fecha""",
         "rating": "rating stars star_rating score overall bewertung sterne",
         "kind": "kind event_type event event_name action action_type interaction_type",
@@ -32,14 +32,38 @@ _WRITTEN: Final[Mapping[Role, str]] = MappingProxyType(
 )
 _NAMES: Final = {role: frozenset(names.split()) for role, names in _WRITTEN.items()}
 _OF_ITEMS_ALONE = frozenset({"id", "code", "handle"})
-_TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")
-_OF_NO_ITEM = re.compile(
-    "order|session|invoice|basket|cart|transaction|receipt|quantity|qty|amount|price|total|count"
-    "|beleg|rechnung|auftragsn|bestell|sitzung|menge|anzahl|preis|betrag"
+_NUMBERED = "(_?(id|no|nr|num|number|nummer|key|code))?"
+_NO_ITEM = re.compile(
+    f"(order|session|invoice|basket|cart|transaction|receipt|beleg|rechnungs?|bestell|sitzungs?){_NUMBERED}"
+    "|quantity|qty|amount|price|total|count|menge|anzahl|preis|betrag"
 )
-"""How words begin for what holds several items, or for amounts."""
-_OF_NO_PERSON = re.compile("event|line|page")
-"""And for what one person has several of besides."""
+"""Names of what holds several items, and of amounts."""
+_NO_PERSON = re.compile(f"(event|line|page|visit|row|store){_NUMBERED}|discount|revenue|dwell|query|zip|url|width")
+"""And names of what one person has several of, or shares with others."""
+_PERSON_WORDS: Final = frozenset(
+    [
+        "user",
+        "users",
+        "customer",
+        "client",
+        "member",
+        "visitor",
+        "buyer",
+        "shopper",
+        "reviewer",
+        "account",
+        "person",
+        "kunde",
+        "kunden",
+        "cliente",
+        "orderer",
+    ]
+)
+_TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")
+_OTHER_TIMES = re.compile(
+    "birth|valid|expir|login|regist|sign_?up|export|deliver|ship|update|modif|release|first_seen|last_|gebur|geander"
+)
+"""In names of times at which nobody chose anything."""
 _PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -66,16 +90,25 @@ def role_of(name: str) -> Role | None:
 
 
 def ends_like_a_time(name: str) -> bool:
-    """Whether a column is called as one of times often is: ``unixReviewTime``, ``Bestelldatum``, ``shipped_at``."""
+    """Whether a column is called as one of times often is: ``unixReviewTime``, ``Bestelldatum``, ``purchased_at``."""
     return plain_name(name).endswith(_TIME_ENDS)
+
+
+def says_another_time(name: str) -> bool:
+    """Whether a column is called after a time at which nobody chose anything: ``birth_date``, ``delivered_at``."""
+    return bool(_OTHER_TIMES.search(plain_name(name)))
 
 
 def says_no_item(name: str) -> bool:
     """Whether a column is called after an order, a session, an amount: no item, though the numbers may be the same."""
-    return any(map(_OF_NO_ITEM.match, plain_name(name).split("_")))
+    return bool(_NO_ITEM.fullmatch(plain_name(name)))
+
+
+def says_a_person(name: str) -> bool:
+    """Whether a name has a word for a person in it, and is none of those that `says` knows."""
+    return not _PERSON_WORDS.isdisjoint(plain_name(name).split("_"))
 
 
 def says_no_person(name: str) -> bool:
-    """Whether a column is called after an order, a session, an amount, a time: no person, however few its cells are."""
-    words = plain_name(name).split("_")
-    return says_no_item(name) or any(map(_OF_NO_PERSON.match, words)) or ends_like_a_time(name)
+    """Whether a column is called after an order, a session, an amount: no person, however few its cells are."""
+    return says_no_item(name) or bool(_NO_PERSON.fullmatch(plain_name(name)))

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 _SAMPLED = 2_000
 _WRITTEN = (Form.ISO, Form.LOCAL, Form.DAY)
+_MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _DATE_LIKE = (
-    r"(?i)^[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}\b"  # 31.12.24, 12/31/24, 2024/12/31
+    r"(?i)^(0?[1-9]|[12][0-9]|3[01])[./-](0?[1-9]|[12][0-9]|3[01])[./-]([0-9]{4}|[0-9]{2})(,? [0-9]|$)"  # 12/31/24
+    r"|^(19|20)[0-9]{2}[./-][0-9]{1,2}[./-][0-9]{1,2}( [0-9]|$)"  # 2024/12/31
     r"|^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])$"  # 20241231
-    r"|^[a-z, ]{0,9}\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? [0-9]{1,2}\b"  # Thu Dec 31
-    r"|^[0-9]{1,2}[ -](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"  # 31 Dec
+    rf"|^([a-z]{{3,9}},? )?{_MONTH}\.? [0-9]{{1,2}}(,? [0-9]|$)"  # Thu Dec 31 2024
+    rf"|^[0-9]{{1,2}}[ -]{_MONTH}[ -][0-9]"  # 31 Dec 2024
     r"|^[0-9]{2} [0-9]{1,2}, [0-9]{4}$"  # 12 31, 2024
 )
 _LIST_SEPARATORS = ("|", ";", "/", ",")
@@ -134,10 +136,14 @@ class ColumnProfile:
         """Whether it holds long texts, texts of several lines, or pages with markup."""
         if not self.sample:
             return False
-        if self._share_of(r"</[A-Za-z]|<[A-Za-z]+ ?/?>") > 0.5:
+        if self._share_of(r"</[A-Za-z]|<[A-Za-z]+ ?/?>") > 0.5 and self._mean_chars > _MOST_PART_CHARS:
             return True
         several = sum("\n" in cell.strip() for cell in self.sample)
-        return 2 * several > len(self.sample) or sum(map(len, self.sample)) / len(self.sample) > _LONG_TEXT
+        return 2 * several > len(self.sample) or self._mean_chars > _LONG_TEXT
+
+    @property
+    def _mean_chars(self) -> float:
+        return sum(map(len, self.sample)) / max(1, len(self.sample))
 
     @property
     def decimal(self) -> str | None:

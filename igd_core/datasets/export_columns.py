@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from igd_core.datasets.column_names import ends_like_a_time, plain_name, role_of, says, says_no_item, says_no_person
+from igd_core.datasets.column_names import (
+    ends_like_a_time,
+    plain_name,
+    role_of,
+    says,
+    says_a_person,
+    says_another_time,
+    says_no_item,
+    says_no_person,
+)
 from igd_core.datasets.source_table import listed
 
 if TYPE_CHECKING:
@@ -119,21 +128,29 @@ def _time(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
         if profile.is_time and not _taken(name, roles.events) and role_of(name) in {None, "timestamp"}
     ]
     named = [name for name in able if says(name, "timestamp")]
-    other_names = [name for name in able if ends_like_a_time(name)]
     unread = [name for name in events if says(name, "timestamp") and name not in able]
-    written = [name for name in able if events[name].is_written_time]
-    if not named and not other_names and not written:
-        unread += [name for name, profile in events.items() if role_of(name) is None and profile.is_date_like]
-    found = named or other_names or ([] if unread else written or able)
-    if unread and not found:
+    if not named and unread:
+        named = [name for name in able if any(plain_name(each) in plain_name(name) for each in unread)]
+    if named:
+        _settle("events", "timestamp", named, roles)
+        return
+    fit = [name for name in able if not says_another_time(name)]
+    sure = [name for name in fit if events[name].is_written_time or ends_like_a_time(name)]
+    if not unread and len(sure or fit) == 1 and (sure or not _date_like(events)):
+        roles.events["timestamp"] = (sure or fit)[0]
+        return
+    why = ""
+    if unread := unread or ([] if sure else _date_like(events)):
         cell = next(iter(events[unread[0]].sample), "")
         why = f": column {unread[0]!r} holds {cell!r}, which is no time: ISO 8601 or a number since 1970 is"
-        roles.unclear.append(Unclear(part="events", role="timestamp", why=why))
-    elif not found:
+    elif not able:
         why = ": `igd start` and `igd data prepare` need to know what came first (`igd build` alone does not)"
-        roles.unclear.append(Unclear(part="events", role="timestamp", why=why))
-    else:
-        _settle("events", "timestamp", found, roles)
+    roles.unclear.append(Unclear(part="events", role="timestamp", columns=tuple(sure or fit or able), why=why))
+
+
+def _date_like(events: Mapping[str, ColumnProfile]) -> list[str]:
+    """Columns that no name tells, of days or times that are written in a way which is not read."""
+    return [name for name, each in events.items() if role_of(name) is None and each.is_date_like and not each.is_time]
 
 
 def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile], roles: Roles) -> None:
@@ -142,8 +159,12 @@ def _item(items: Mapping[str, ColumnProfile], events: Mapping[str, ColumnProfile
     theirs = [roles.events["item_id"]] if "item_id" in roles.events else _ids_of_events(events, roles)
     values = {name: pc.unique(pc.drop_null(items[name].cells)) for name in ours}
     shared = {(a, b): events[b].among(values[a]) for a, b in product(ours, theirs)}
-    fitting = [pair for pair in shared if shared[pair] >= _LEAST_SHARED]
-    if len(ours) == len(theirs) == 1 and not fitting:
+    fitting = [
+        (a, b)
+        for (a, b), share in shared.items()
+        if share >= _LEAST_SHARED and (plain_name(a) == plain_name(b) or not says_no_item(b))
+    ]
+    if len(ours) == len(theirs) == 1 and not fitting and ("item_id" in roles.events or not says_no_item(theirs[0])):
         fitting = [(ours[0], theirs[0])]  # somebody said so, or nothing else can be: unknown items are told later
     elif not fitting:
         fitting = [(a, b) for a, b in shared if says(a, "item_id", of_items=True) and says(b, "item_id")]
@@ -200,17 +221,21 @@ def _doubt(
             < _LEAST_SHARED
             <= other.without_zeros.among(pc.unique(pc.drop_null(one.without_zeros.cells)))
         ):
+            theirs, ours = (
+                next((cell for cell in each.sample if cell.startswith("0")), each.sample[0]) for each in (other, one)
+            )
             why = (
-                f": column {y!r} holds {other.sample[0]!r}, and {x!r} of the items {one.sample[0]!r}: "
+                f": column {y!r} holds {theirs!r}, and {x!r} of the items {ours!r}: "
                 "one of the files has lost the leading zeros; export the column as text"
             )
             return Unclear(part="events", role="item_id", why=why)
-    if not events[b].is_whole_number:
+    if not events[b].is_whole_number or plain_name(a) == plain_name(b):
         return None
-    if named_a and a not in named_a and "item_id" not in roles.items:
-        return Unclear(part="items", role="item_id", columns=(a, *named_a))
-    if named_b and b not in named_b and "item_id" not in roles.events:
-        return Unclear(part="events", role="item_id", columns=(b, *named_b))
+    by_chance = a not in named_a and b not in named_b and bool(named_a and named_b)
+    if called_alike or by_chance:
+        of_items = "item_id" not in roles.items and a not in named_a
+        columns = (a, *named_a) if of_items else (b, *named_b)
+        return Unclear(part="items" if of_items else "events", role="item_id", columns=tuple(dict.fromkeys(columns)))
     return None
 
 
@@ -234,7 +259,7 @@ def _ids_of_items(items: Mapping[str, ColumnProfile]) -> list[str]:
 
 def _ids_of_events(events: Mapping[str, ColumnProfile], roles: Roles) -> list[str]:
     able = [name for name, each in events.items() if each.is_id and not each.is_written_time]
-    free = [name for name in able if not says_no_item(name) and not _taken(name, roles.events)]
+    free = [name for name in able if not _taken(name, roles.events)]
     return [name for name in free if role_of(name) in {None, "item_id", "title"}]
 
 
@@ -287,16 +312,20 @@ def _user(events: Mapping[str, ColumnProfile], roles: Roles) -> None:
             why = f": in column {called[0]!r} nobody stands twice, and one event of a person tells nothing"
         roles.unclear.append(Unclear(part="events", role="user_id", why=why))
         return
+    named = named or [name for name in able if says_a_person(name)]
     unnamed = [
         name
         for name in able
         if role_of(name) is None
-        and not says_no_person(name)
         and events[name].is_id
         and not events[name].is_time
         and not events[name].is_date_like
         and len(set(events[name].sample)) > _MOST_KINDS
     ]
+    if not named and len(unnamed) == 1 and says_no_person(unnamed[0]):
+        why = f": {unnamed[0]!r} is called after what one person has several of"
+        roles.unclear.append(Unclear(part="events", role="user_id", why=why))
+        return
     _settle("events", "user_id", named or unnamed, roles)
 
 

@@ -15,13 +15,14 @@ from igd_core.catalogue.attribute_types import IGNORE
 from igd_core.datasets.arrays import joined
 from igd_core.datasets.attribute_cells import UnusableColumn, read_cells
 from igd_core.datasets.attribute_schema import SHOWN
+from igd_core.datasets.column_names import role_of, says
 from igd_core.datasets.column_profiles import ColumnProfile, is_like_a_time
 from igd_core.datasets.export_columns import find_roles
 from igd_core.datasets.source_table import SourceTable, listed
 from igd_core.datasets.tables import open_table
 from igd_core.datasets.unused_columns import counts_alike
 from igd_core.errors import DataError
-from igd_core.timestamps import Form
+from igd_core.timestamps import Form, dotted_as_iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -185,6 +186,8 @@ def _check_header(file: TableFile) -> None:
             f"{file.name}: one column alone, {listed(names)!r}: its cells are not separated by {by}{several} "
             "(--delimiter CHAR says by what)"
         )
+    if any(role_of(name) or says(name, "item_id", of_items=True) for name in names):
+        return
     data = [name for name in names if name.strip().isdigit() or is_like_a_time(name)]
     if 2 * len(data) >= len(names) or any(is_like_a_time(name) and not name.strip().isdigit() for name in data):
         raise DataError(
@@ -277,6 +280,8 @@ def _events(opened: _Opened, profiles: Mapping[str, ColumnProfile], roles: Roles
         elif of.get(name) == "timestamp":
             form, _ = profile.times.most_common(1)[0] if profile.sample else (Form.NONE, 0)
             words += f": {form.told}"
+            if any(dotted_as_iso(cell) != cell for cell in profile.sample[:10]):
+                words += ", the day first"
             if form in _NO_ZONE and said.zone is None:
                 zone = "UTC"
                 words += ", taken for UTC (--timezone NAME says another)"

@@ -280,9 +280,12 @@ def ties_stand_newest_first(user: NDArray[np.int32], seconds: Seconds) -> bool:
         seconds: ``(n,)``, likewise.
     """
     by_user = np.argsort(user, kind="stable")
-    steps = np.diff(seconds[by_user])[np.diff(user[by_user]) == 0]
-    falling, rising = int((steps < 0).sum()), int((steps > 0).sum())
-    return falling > _MOSTLY * rising and bool((steps == 0).any())
+    same = np.diff(user[by_user]) == 0
+    steps, of = np.diff(seconds[by_user])[same], user[by_user][1:][same]
+    falling, rising, tied = steps < 0, int((steps > 0).sum()), steps == 0
+    if not tied.any() or falling.sum() <= _MOSTLY * rising:
+        return False
+    return 2 * len(np.unique(of[falling])) >= len(np.unique(of[tied]))  # many persons show it, not a row at the end
 
 
 def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[str]) -> InteractionsFile:

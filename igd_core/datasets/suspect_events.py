@@ -59,7 +59,7 @@ def suspect_events(
     if events.rating is not None:
         at, low, high = far_ratings(events.rating)
         lines += told(f"rating far from the others ({low:g} to {high:g})", at, events.rating[at[:SHOWN_ROWS]].tolist())
-        at = np.flatnonzero(events.rating <= 0)
+        at = np.flatnonzero((events.rating <= 0) & (high > 1))  # of 0 and 1, or shares, 0 is no sign of a gap
         first = events.rating[at[:SHOWN_ROWS]].tolist()
         lines += told("rating of 0 or less, where the row counts as any other", at, first)
     return lines

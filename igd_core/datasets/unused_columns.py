@@ -10,10 +10,17 @@ from igd_core.datasets.column_names import plain_name
 if TYPE_CHECKING:
     from igd_core.datasets.column_profiles import ColumnProfile
 
-_QUANTITIES = re.compile(r"(^|_)(quantity|qty|units?|pieces|menge|anzahl|stueck|cantidad|quantite)(_|$)")
-_UNDONE = re.compile("(?i)refund|return|cancel|void|fail|declin|reject|charge.?back|storn|erstatt|retour|abgelehnt")
-_JUDGED = re.compile(r"recommend|like|vote|thumb|return|cancel|refund|storn")
-_TRUTHS = frozenset({"true", "false", "yes", "no", "0", "1", "t", "f", "y", "n"})
+_QUANTITIES = re.compile(
+    r"(^|_)(quantity|qty|units?|pieces|pcs|count|menge|anzahl|stueck|stk|cantidad(es)?|quantite)(_|$)"
+)
+_UNDONE = re.compile(
+    r"(?i)(?<![a-z_])(?<!not )(?<!non-)(refund|refunded|returned|cancell?ed|void|voided|failed|declined|rejected"
+    r"|charge.?back|storno|storniert|erstattet|retoure?|abgelehnt|annulliert)(?![a-z_])"
+)
+_GOOD = frozenset({"recommended", "is_recommended", "recommend", "liked", "is_liked", "voted_up", "thumbs_up"})
+_BAD = re.compile("(is_)?(returned|cancell?ed|refunded|voided|storniert)")
+"""Names of columns of true and false, by what true says of the item."""
+_TRUTHS, _FALSEHOODS = frozenset({"true", "yes", "1", "t", "y"}), frozenset({"false", "no", "0", "f", "n"})
 _MOST_KINDS = 30
 
 
@@ -26,8 +33,14 @@ def counts_alike(profile: ColumnProfile) -> str:
     undone = [kind for kind in kinds if _UNDONE.search(kind)] if len(kinds) <= _MOST_KINDS else []
     if undone:
         return f": rows with {undone[0]!r} count as the others do{_WAY_OUT}"
-    if _JUDGED.search(name) and len(kinds) > 1 and {kind.casefold() for kind in kinds} <= _TRUTHS:
-        return f": rows with {kinds[0]!r} count as those with {kinds[-1]!r}{_WAY_OUT}"
+    if (
+        (name in _GOOD or _BAD.fullmatch(name))
+        and len(kinds) > 1
+        and {kind.casefold() for kind in kinds} <= _TRUTHS | _FALSEHOODS
+    ):
+        against = _FALSEHOODS if name in _GOOD else _TRUTHS
+        told = next(kind for kind in kinds if kind.casefold() in against)
+        return f": rows with {told!r} count as the others do{_WAY_OUT}"
     return ""
 
 

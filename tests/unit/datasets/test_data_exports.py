@@ -211,6 +211,10 @@ def test_events_of_one_day_that_stand_newest_first_are_taken_in_reverse(tmp_path
     assert isinstance(found.data, Interactions)
     assert (found.data.user_ids, found.data.item.tolist()) == (["v", "u"], [0, 1, 0, 1])
     assert found.notes == [f"{path}: each person's rows stand newest first; those of one time are taken in reverse too"]
+    odd = "".join(f"{user},{item},2024-01-02\n" for user in "uvwxyz" for item in (8, 7))
+    path.write_text(f"user_id,item_id,timestamp\n{odd}u,8,2024-01-01\n")
+    found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
+    assert found.notes == [], "one row at the end shows nothing"
     path.write_text("user_id,item_id,timestamp\nu,8,2024-01-01\nu,7,2024-01-01\nu,8,2024-01-02\n")
     found = read_interactions(path, CATALOGUE, reading=Reading(zone=UTC))
     assert isinstance(found.data, Interactions)

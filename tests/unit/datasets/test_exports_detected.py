@@ -57,7 +57,10 @@ def test_texts_of_several_lines_are_neither_lists_nor_attributes(tmp_path: Path)
 
 
 def test_markup_and_days_with_slashes_are_no_lists(tmp_path: Path) -> None:
-    rows = [f"A-{at};{title};<p>Warm<br/>soft</p>;8/{1 + at % 28}/15\n" for at, title in enumerate(TITLES)]
+    rows = [
+        f"A-{at};{title};<p>Warm<br/>soft, and made for all winter</p>;8/{1 + at % 28}/15\n"
+        for at, title in enumerate(TITLES)
+    ]
     detected = found(tmp_path, "sku;Produktname;Body;made\n" + "".join(rows), EVENTS)
     assert detected.items.attributes == {"Body": {"type": "ignore"}}
 
@@ -227,11 +230,22 @@ def test_numbers_that_could_be_times_or_places_take_no_ids_part(
          "log: the item's id could be column 'number' or 'sku'"),
         (NUMBERED,
          events_of("who,product_id,Bestelltag", lambda at: f"{1_000_012_000 + at % 9},{at % 30 + 1},03/02/2020"),
-         "no column looks like the time: column 'Bestelltag' holds '03/02/2020', which is no time"),
+         "the time could be column 'who': column 'Bestelltag' holds '03/02/2020', which is no time"),
         (NUMBERED, events_of("who,product_id,nr", lambda at: f"k{at % 40},{at % 30 + 1},{at}"),
          "no column looks like the time: `igd start` and `igd data prepare` need to know what came first"),
         (NUMBERED, events_of("order_no,product_id,time", lambda at: f"{at // 2},{at % 30 + 1},{day(at)}"),
-         "no column looks like the person"),
+         "no column looks like the person: 'order_no' is called after what one person has several of"),
+        (NUMBERED, events_of("session_id,product_id,time,discount",
+                             lambda at: f"{at % 40},{at % 30 + 1},{day(at)},{at % 60}"),
+         "the person could be column 'session_id' or 'discount'"),
+        (NUMBERED, events_of("user,product_id,moment,birth_date",
+                             lambda at: f"u{at % 9},{at % 30 + 1},{at},1990-01-01"),
+         "the time could be column 'birth_date'"),
+        (NUMBERED, events_of("user,product_id,time,birth_date", lambda at: f"u{at % 9},{at % 30 + 1},10:05,1990-01-01"),
+         "column 'time' holds '10:05', which is no time"),
+        (NUMBERED, events_of("user,order_product_id,time,line",
+                             lambda at: f"u{at % 9},{at % 30 + 1},{day(at)},{at % 4 + 1}"),
+         "the item's id could be column 'order_product_id' or 'line'"),
         (NUMBERED, events_of("user,product_id,time", lambda at: f"{day(at % 40)},{at % 30 + 1},{day(at)}"),
          "no column looks like the person: column 'user' holds times, such as '2024-01-01T10:00:00Z'"),
     ],
@@ -240,6 +254,31 @@ def test_what_holds_the_same_numbers_by_chance_is_asked_about(
     tmp_path: Path, items: str, events: str, words: str
 ) -> None:
     assert words in "\n".join(found(tmp_path, items, events).unclear)
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "item", "user", "time"),
+    [
+        (NUMBERED,
+         events_of("line_user_id,product_id,bought,delivered_at,dwell",
+                   lambda at: f"k{at % 40},{at % 30 + 1},{day(at)},{day(at)},{at % 60}"),
+         "product_id", "line_user_id", "bought"),
+        ("order_item_sku,title,2019,1998\n" + "".join(f"{at},{title},1,2\n" for at, title in enumerate(TITLES)),
+         events_of("who,order_item_sku,epoch,first_seen",
+                   lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},12/31/2024"),
+         "order_item_sku", "who", "epoch"),
+        ("id,title\n" + "".join(f"{at},{title}\n" for at, title in enumerate(TITLES)),
+         events_of("user_id,ref,timestamp,sku", lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},S7"),
+         "ref", "user_id", "timestamp"),
+    ],
+)  # fmt: skip
+def test_what_is_clear_is_not_asked_about(
+    tmp_path: Path, items: str, events: str, item: str, user: str, time: str
+) -> None:
+    detected = found(tmp_path, items, events)
+    assert detected.unclear == ()
+    columns = {ours: detected.events.columns.get(ours, ours) for ours in ("item_id", "user_id", "timestamp")}
+    assert columns == {"item_id": item, "user_id": user, "timestamp": time}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +310,7 @@ def test_what_is_told_of_returns_and_of_rows_that_cannot_be_read(tmp_path: Path)
     assert "log: csv with commas, 120 rows, and 1 that cannot be read" in told
     assert "quantity                not used: 25% are negative, and count as purchases do; export without them" in told
     assert "status                  not used: rows with 'refunded' count as the others do; export without them" in told
-    assert "recommended             not used: rows with 'False' count as those with 'True'; export without them" in told
+    assert "recommended             not used: rows with 'False' count as the others do; export without them" in told
     assert "rating                  rating: kept beside the events; low ones count as the others do" in told
 
 
