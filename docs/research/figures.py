@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from docs.research import demo, losses, mixtures, second, sets
+from docs.research import demo, losses, mixtures, prompts, second, sets
 from docs.research.families import BETAS, FAMILIES, JUDGED, ML_BASELINES, compared, family_drawn
 from docs.research.kept import ALONE, BIGREC, D3, SETTINGS, Drawn, drawn, runs, values
 from docs.research.tables import between, by_seed, effect, plain, table, verdict
@@ -266,6 +266,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "losses-sets": losses.by_set,
     "mixed-over": losses.mixed_over,
     "mixed-losses": losses.served_by_set,
+    "losses-smollm2": losses.smollm2,
+    "prompts": prompts.genres,
     "drawing": drawing,
     "by-training": by_training,
     **{f"settings-{name}": partial(settings, name) for name, family in FAMILIES.items() if not family.among},
