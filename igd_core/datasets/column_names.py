@@ -59,6 +59,7 @@ _PERSON_WORDS: Final = frozenset(
         "orderer",
     ]
 )
+_PERSON_NUMBERS = frozenset({"id", "no", "nr", "num", "number", "key", "hash", "email", "mail", "guid", "uuid", "ref"})
 _TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")
 _OTHER_TIMES = re.compile(
     "birth|valid|expir|login|regist|sign_?up|export|deliver|ship|update|modif|release|first_seen|last_|gebur|geander"
@@ -105,8 +106,11 @@ def says_no_item(name: str) -> bool:
 
 
 def says_a_person(name: str) -> bool:
-    """Whether a name has a word for a person in it, and is none of those that `says` knows."""
-    return not _PERSON_WORDS.isdisjoint(plain_name(name).split("_"))
+    """Whether a name ends in a word for a person or a person's number: ``line_user_id``, not ``user_agent``."""
+    words = plain_name(name).split("_")
+    if words[-1] in _PERSON_NUMBERS:
+        words.pop()
+    return bool(words) and words[-1] in _PERSON_WORDS
 
 
 def says_no_person(name: str) -> bool:

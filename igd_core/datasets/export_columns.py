@@ -229,7 +229,7 @@ def _doubt(
                 "one of the files has lost the leading zeros; export the column as text"
             )
             return Unclear(part="events", role="item_id", why=why)
-    if not events[b].is_whole_number or plain_name(a) == plain_name(b):
+    if not events[b].is_whole_number or plain_name(a) == plain_name(b) or (a in named_a and b in named_b):
         return None
     by_chance = a not in named_a and b not in named_b and bool(named_a and named_b)
     if called_alike or by_chance:
