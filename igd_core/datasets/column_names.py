@@ -40,24 +40,9 @@ _NO_ITEM = re.compile(
 """Names of what holds several items, and of amounts."""
 _NO_PERSON = re.compile(f"(event|line|page|visit|row|store){_NUMBERED}|discount|revenue|dwell|query|zip|url|width")
 """And names of what one person has several of, or shares with others."""
-_PERSON_WORDS: Final = frozenset(
-    [
-        "user",
-        "users",
-        "customer",
-        "client",
-        "member",
-        "visitor",
-        "buyer",
-        "shopper",
-        "reviewer",
-        "account",
-        "person",
-        "kunde",
-        "kunden",
-        "cliente",
-        "orderer",
-    ]
+_PERSON_WORDS = frozenset(
+    {"user", "users", "customer", "client", "member", "visitor", "buyer", "shopper", "reviewer", "account", "person"}
+    | {"kunde", "kunden", "cliente", "orderer"}
 )
 _PERSON_NUMBERS = frozenset({"id", "no", "nr", "num", "number", "key", "hash", "email", "mail", "guid", "uuid", "ref"})
 _TIME_ENDS = ("_time", "_at", "_date", "datum", "_timestamp", "_ts", "_zeit")

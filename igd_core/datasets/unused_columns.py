@@ -22,6 +22,7 @@ _BAD = re.compile("(is_)?(returned|cancell?ed|refunded|voided|storniert)")
 """Names of columns of true and false, by what true says of the item."""
 _TRUTHS, _FALSEHOODS = frozenset({"true", "yes", "1", "t", "y"}), frozenset({"false", "no", "0", "f", "n"})
 _MOST_KINDS = 30
+_WAY_OUT = "; export without them"
 
 
 def counts_alike(profile: ColumnProfile) -> str:
@@ -42,6 +43,3 @@ def counts_alike(profile: ColumnProfile) -> str:
         told = next(kind for kind in kinds if kind.casefold() in against)
         return f": rows with {told!r} count as the others do{_WAY_OUT}"
     return ""
-
-
-_WAY_OUT = "; export without them"

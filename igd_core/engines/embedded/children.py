@@ -96,7 +96,7 @@ def best_children(
 
 
 def _best_of_one(found: _Children, of: ScoredNodes, trie: TokenTrie) -> list[ChildScores] | Exception:
-    """What alone needs no cutting and joining."""
+    """The same of one session, where nothing is to be cut apart and joined."""
     try:
         admitted = _admitted(found, of, trie, 0)
     except Exception as error:  # noqa: BLE001 - as above

@@ -229,7 +229,7 @@ class _Round:
         scored: the nodes.
         new: those of them that are fed.
         wanted: which of them the model scores.
-        asked: those.
+        asked: the nodes that are wanted.
         next_tokens: of which it gives logits; None: of all.
     """
 

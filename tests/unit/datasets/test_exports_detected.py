@@ -204,12 +204,32 @@ def day(at: int) -> str:
          events_of("reviewerID,product_id,unixReviewTime,reviewTime",
                    lambda at: f"A{at % 9},{at % 30 + 1},{1_582_156_800 + at},\"02 20, 2020\""),
          "product_id", "reviewerID", "unixReviewTime"),
+        (NUMBERED,
+         events_of("kode,product_id,time", lambda at: f"07000001{at % 40:02},{at % 30 + 1},{day(at)}"),
+         "product_id", "kode", "time"),
+        (NUMBERED,
+         events_of("kode,product_id,time", lambda at: f"{9_000_000_000 + at % 40},{at % 30 + 1},{day(at)}"),
+         "product_id", "kode", "time"),
+        (NUMBERED,
+         events_of("line_user_id,product_id,bought,delivered_at,dwell",
+                   lambda at: f"k{at % 40},{at % 30 + 1},{day(at)},{day(at)},{at % 60}"),
+         "product_id", "line_user_id", "bought"),
+        ("order_item_sku,title,2019,1998\n" + "".join(f"{at},{title},1,2\n" for at, title in enumerate(TITLES)),
+         events_of("who,order_item_sku,epoch,first_seen",
+                   lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},12/31/2024"),
+         "order_item_sku", "who", "epoch"),
+        ("id,sku,title\n" + "".join(f"{at},P{at},{title}\n" for at, title in enumerate(TITLES)),
+         events_of("user_id,product_id,timestamp,sku", lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},V{at}"),
+         "product_id", "user_id", "timestamp"),
+        ("id,title\n" + "".join(f"{at},{title}\n" for at, title in enumerate(TITLES)),
+         events_of("user_id,ref,timestamp,sku", lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},S7"),
+         "ref", "user_id", "timestamp"),
     ],
 )  # fmt: skip
-def test_numbers_that_could_be_times_or_places_take_no_ids_part(
+def test_what_names_and_cells_make_clear_is_taken_and_not_asked_about(
     tmp_path: Path, items: str, events: str, item: str, user: str, time: str
 ) -> None:
-    """Ids of 9 to 21 digits, an order line's own id, ids that pandas made fractions of, a day as 20240131."""
+    """Ids of 9 to 21 digits, an order line's own id, ids that pandas made fractions of, a day as 20240131; and more."""
     detected = found(tmp_path, items, events)
     assert detected.unclear == ()
     columns = {ours: detected.events.columns.get(ours, ours) for ours in ("item_id", "user_id", "timestamp")}
@@ -257,34 +277,6 @@ def test_what_holds_the_same_numbers_by_chance_is_asked_about(
     tmp_path: Path, items: str, events: str, words: str
 ) -> None:
     assert words in "\n".join(found(tmp_path, items, events).unclear)
-
-
-@pytest.mark.parametrize(
-    ("items", "events", "item", "user", "time"),
-    [
-        (NUMBERED,
-         events_of("line_user_id,product_id,bought,delivered_at,dwell",
-                   lambda at: f"k{at % 40},{at % 30 + 1},{day(at)},{day(at)},{at % 60}"),
-         "product_id", "line_user_id", "bought"),
-        ("order_item_sku,title,2019,1998\n" + "".join(f"{at},{title},1,2\n" for at, title in enumerate(TITLES)),
-         events_of("who,order_item_sku,epoch,first_seen",
-                   lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},12/31/2024"),
-         "order_item_sku", "who", "epoch"),
-        ("id,sku,title\n" + "".join(f"{at},P{at},{title}\n" for at, title in enumerate(TITLES)),
-         events_of("user_id,product_id,timestamp,sku", lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},V{at}"),
-         "product_id", "user_id", "timestamp"),
-        ("id,title\n" + "".join(f"{at},{title}\n" for at, title in enumerate(TITLES)),
-         events_of("user_id,ref,timestamp,sku", lambda at: f"k{at % 40},{at % 30},{1_700_000_000 + at},S7"),
-         "ref", "user_id", "timestamp"),
-    ],
-)  # fmt: skip
-def test_what_is_clear_is_not_asked_about(
-    tmp_path: Path, items: str, events: str, item: str, user: str, time: str
-) -> None:
-    detected = found(tmp_path, items, events)
-    assert detected.unclear == ()
-    columns = {ours: detected.events.columns.get(ours, ours) for ours in ("item_id", "user_id", "timestamp")}
-    assert columns == {"item_id": item, "user_id": user, "timestamp": time}
 
 
 @pytest.mark.parametrize(

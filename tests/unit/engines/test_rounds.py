@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from subjects import Subject, busy, by_edge, leaves_of, prompt_of, unscored_below
 
-from igd_core.engines.embedded import llama
+from igd_core.engines.embedded import children, llama
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.engines.embedded.llama import MOST_TOKENS
 from igd_core.errors import EngineClosed, EngineError
@@ -318,6 +318,37 @@ async def test_numbers_that_are_none_stay_with_whose_they_are(
     assert "not finite" in str(bad)
     for ours, theirs in zip(sound, await alone_in_second_round(checkpoints["own"], artifact), strict=True):
         assert_same(ours, theirs)
+
+
+class BrokenMixer:
+    """A prior that cannot be mixed in."""
+
+    is_linear = False
+
+    def mixed_rows(self, *_: object) -> Any:
+        raise ValueError("no prior")
+
+
+def no_memory(*_: object) -> Any:
+    raise RuntimeError("no memory")
+
+
+async def test_what_fails_while_a_pass_is_read_stays_with_whose_it_is(
+    joined: Subject, checkpoints: dict[str, Checkpoint], artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose prior fails; then the reading of all together, after which each is read alone."""
+    for together_fails in (False, True):
+        sessions = await opened(joined, artifact, *HISTORIES, (7,))
+        prompt = sessions[3]._prompt
+        sessions[3]._prompt = replace(prompt, scoring=replace(prompt.scoring, mixer=BrokenMixer()))
+        if together_fails:
+            monkeypatch.setattr(children._Children, "joined", no_memory)
+        *sound, bad = await second_round(joined, artifact, sessions)
+        assert isinstance(bad, ValueError | EngineError)
+        assert "no prior" in str(bad)
+        assert [each.stats.rounds for each in sessions[:3]] == [2, 2, 2]
+        for ours, theirs in zip(sound, await alone_in_second_round(checkpoints["own"], artifact), strict=True):
+            assert_same(ours, theirs)
 
 
 @contextmanager
