@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.checkpoint import Checkpoint
 
 START_S = 120
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
 _WITH_ANOTHER_CLOCK = """
 import pathlib, sys, time
 real, ahead = time.time, pathlib.Path(sys.argv.pop(1))
@@ -52,7 +53,7 @@ class ServerProcess:
         if clock is not None:
             start = ["-c", _WITH_ANOTHER_CLOCK, str(clock)]
         command = [sys.executable, *start, "serve", "--port", "0", *flags]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+        environment = {**os.environ, **_ENVIRONMENT, **variables}
         server = cls(process=subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
         server._reader = threading.Thread(target=server._read, daemon=True)
         server._reader.start()
@@ -87,6 +88,15 @@ class ServerProcess:
         if self._reader is not None:
             self._reader.join(10)
         return status
+
+    def assert_ended_well(self) -> None:
+        """After `stop` or `wait`: status 0, and nothing unforeseen on stderr; the message ends with what was wrong."""
+        lines = self.stderr.splitlines()
+        traces = [place for place, line in enumerate(lines) if "Traceback" in line]
+        wrong = ["\n".join(lines[max(place - 1, 0) : place + 30]) for place in traces]
+        if self.process.returncode:
+            wrong.append("\n".join([*lines[-5:], f"status {self.process.returncode}"]))
+        assert not wrong, "\n...\n".join(wrong)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,7 +105,8 @@ def test_nginx_sends_what_a_killed_process_did_not_answer_to_the_other(
     finally:
         one.process.kill()
         one.wait()
-        assert two.stop() == 0, two.stderr
+        two.stop()
+    two.assert_ended_well()
 
 
 def test_the_units_start_the_server_and_leave_it_time_to_drain(tmp_path: Path) -> None:

@@ -73,9 +73,8 @@ def served(
         url = server.event("listening")["url"]
         yield Served(url=url, keys={name: key.token for name, key in keys.items()}, server=server)
     finally:
-        status = server.stop()
-    assert status == 0, server.stderr
-    assert "Traceback" not in server.stderr, server.stderr
+        server.stop()
+    server.assert_ended_well()
 
 
 def client_of(served: Served, name: str) -> httpx.AsyncClient:

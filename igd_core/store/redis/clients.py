@@ -15,10 +15,11 @@ from redis.backoff import NoBackoff
 if TYPE_CHECKING:
     from igd_core.store.redis.address import RedisAddress
 
-FAILURES = (errors.RedisError, errors.RedisClusterException, OSError)
+# RuntimeError: of uvloop, where a connection that Redis has just closed is written to; redis-py 8.1 hands it on.
+FAILURES = (errors.RedisError, errors.RedisClusterException, OSError, RuntimeError)
 # When a cluster's client loses a node, it closes all its connections, also under calls in progress, which then end with
-# one of these errors (redis-py 8.1).
-CLUSTER_MISHAPS = (AttributeError, RuntimeError)
+# this error or a RuntimeError (redis-py 8.1).
+CLUSTER_MISHAPS = (AttributeError,)
 
 _HEALTH_CHECK_S = 15
 

@@ -29,6 +29,7 @@ _LONGEST_REASON = 200
 # redis-py's errors after which the same call may work later.
 _UNAVAILABLE = (
     OSError,
+    RuntimeError,
     *CLUSTER_MISHAPS,
     errors.ConnectionError,
     errors.TimeoutError,

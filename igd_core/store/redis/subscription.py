@@ -36,11 +36,18 @@ class Subscription:
         self._pause_s = _FIRST_PAUSE_S
 
     async def next(self) -> bytes | None:
-        """The next message; those sent while there is no connection are lost. None once this is closed."""
+        """The next message; those sent while there is no connection are lost. None once this is closed.
+
+        Raises:
+            Exception: what ended the listening, if it was nothing that a new connection mends.
+        """
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
             self._listening.add_done_callback(lambda _: self._messages.put_nowait(None))
-        return await self._messages.get()
+        message = await self._messages.get()
+        if message is None and not self._listening.cancelled():
+            self._listening.result()
+        return message
 
     async def close(self) -> None:
         """Stop listening, and disconnect."""

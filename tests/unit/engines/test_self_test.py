@@ -152,6 +152,47 @@ def test_what_right_models_differ_by_is_let_through_and_twice_as_much_is_not(
         require_trees_as_plain_passes(model)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rounding", "right", "wrong"),
+    [(torch.bfloat16, 0.1, 0.19, 0.21), (torch.bfloat16, 5.0, 0.29, 0.31), (torch.float32, 5.0, 1e-4, 2e-4)],
+    ids=["twice that", "not more", "fp32"],
+)
+def test_where_the_models_own_passes_round_more_more_is_let_through(
+    model: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    rounding: float,
+    right: float,
+    wrong: float,
+) -> None:
+    found = {"a part": right}
+    monkeypatch.setattr(self_test, "tree_differences", lambda *_: found)
+    monkeypatch.setattr(self_test, "_own_rounding", lambda _: rounding)
+    model = model.to(dtype)  # type: ignore[arg-type]
+    require_trees_as_plain_passes(model)
+    found["a part"] = wrong
+    with pytest.raises(ModelError, match="a part gives other logits"):
+        require_trees_as_plain_passes(model)
+
+
+def test_how_much_a_model_rounds_is_measured_on_its_own_passes(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = self_test._own_rounding(model)
+    assert 0 < exact < 1e-5
+    rough = self_test._own_rounding(model.to(torch.bfloat16))  # type: ignore[arg-type]
+    assert 1e-3 < rough < 0.05
+
+    def in_one_part(**inputs: Any) -> Any:  # noqa: ANN401 - whatever the model gives
+        if inputs.get("past_key_values") is not None:
+            raise ValueError("no cache")
+        return right(**inputs)
+
+    right = model.forward
+    monkeypatch.setattr(model, "forward", in_one_part)
+    assert self_test._own_rounding(model) == 0
+
+
 def test_one_bad_embedding_does_not_keep_the_proof_from_being_made(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
