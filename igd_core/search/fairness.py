@@ -136,7 +136,9 @@ class FairQueue(Generic[T]):
         return ticket
 
     def join(self, ticket: Ticket[T], caller: str, deadline: float) -> None:
-        """Let a waiting entry also be served at the turn of ``caller``, or by an earlier deadline."""
+        """Let an entry also be served at the turn of ``caller``, or by an earlier deadline, while it waits."""
+        if not ticket.waiting:  # its turn has come
+            return
         if caller in ticket.callers:
             heapq.heappush(self._lines[caller].heap, self._key(deadline, ticket))
         else:

@@ -183,7 +183,7 @@ def test_how_much_a_model_rounds_is_measured_on_its_own_passes(
     rough = self_test._own_rounding(model.to(torch.bfloat16))  # type: ignore[arg-type]
     assert 1e-3 < rough < 0.05
 
-    def in_one_part(**inputs: Any) -> Any:  # noqa: ANN401 - whatever the model gives
+    def in_one_part(**inputs: Any) -> Any:
         if inputs.get("past_key_values") is not None:
             raise ValueError("no cache")
         return right(**inputs)

@@ -106,6 +106,19 @@ def test_what_another_waits_for_too_is_served_once_at_the_first_ones_turn_and_ex
     assert queue.pop() is None
 
 
+@pytest.mark.parametrize("caller", ["a", "b"])
+def test_an_entry_whose_turn_has_come_is_not_joined_any_more(caller: str) -> None:
+    queue: FairQueue[str] = FairQueue()
+    popped = queue.add("first", turn("a"))
+    serve(queue)
+    queue.join(popped, caller, 1.0)
+    assert queue.pop() is None
+    queue.add("second", turn("b"))
+    assert [queue.waiting_of(each) for each in "ab"] == [0, 1]
+    assert serve(queue) == ("b", "second")
+    assert queue.pop() is None
+
+
 def test_a_turn_keeps_its_callers_and_the_earliest_deadline() -> None:
     shared = turn("a", deadline=5.0)
     shared.join("b", 3.0)

@@ -30,7 +30,7 @@ def errors(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
     right: Any = AbstractConnection.send_packed_command
     found: list[type[BaseException]] = []
 
-    async def late(connection: AbstractConnection, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as the one beneath
+    async def late(connection: AbstractConnection, *args: Any, **options: Any) -> None:
         await asyncio.sleep(0.02)
         try:
             await right(connection, *args, **options)

@@ -18,7 +18,7 @@ from igd_server.recommend.admission import Admission, Overloaded
 from virtual_time import VirtualTimeLoop, run_in_virtual_time
 
 from igd_core.errors import DeadlineExceeded
-from igd_core.search.fairness import FairQueue, Turn
+from igd_core.search.fairness import NOBODY, FairQueue, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -583,6 +583,30 @@ def test_who_asks_the_same_brings_its_turn_forward() -> None:
     assert served.index("h5") < served.index("h1"), served
 
 
+@pytest.mark.parametrize("joiner", ["first", "other"])
+async def test_who_asks_the_same_in_the_moment_in_which_its_turn_comes_changes_nothing(joiner: str) -> None:
+    admission, first, second = Admission(1, 20), turn("first"), turn("first")
+    release = asyncio.Event()
+
+    async def hold() -> None:
+        async with admission.slot(600.0, turn("first")):
+            await release.wait()
+
+    async def enter() -> None:
+        async with admission.slot(600.0, first):
+            pass
+
+    holding, entering = asyncio.create_task(hold()), asyncio.create_task(enter())
+    await settle()
+    release.set()
+    while admission.waiting:
+        await asyncio.sleep(0)
+    admission.join(first, joiner, 10.0)  # it has been handed its slot, and has not taken it yet
+    await asyncio.gather(holding, entering)
+    async with admission.slot(600.0, second):
+        assert (admission.running, admission.waiting) == (1, 0)
+
+
 def test_a_request_that_its_client_gave_up_is_charged_for_what_was_done() -> None:
     async def run() -> float:
         admission = Admission(2, 10)
@@ -608,6 +632,7 @@ class Client:
     number: int
     task: asyncio.Task[None] = field(init=False)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: Turn = field(default_factory=Turn)
     inside: bool = False
 
 
@@ -624,7 +649,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.most_inside = 0
 
     async def visit(self, client: Client, timeout_s: float) -> None:
-        async with self.admission.slot(timeout_s):
+        async with self.admission.slot(timeout_s, client.turn):
             client.inside = True
             self.entered.append(client.number)
             self.most_inside = max(self.most_inside, sum(each.inside for each in self.clients))
@@ -692,5 +717,41 @@ class AnyOrder(RuleBasedStateMachine):
         self.loop.close()
 
 
+class AnyOrderOfTheSame(AnyOrder):
+    """The same, while others ask what those ask who wait, run or have just been served."""
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), caller=st.sampled_from(["a", "b", NOBODY]), ticks=st.integers(0, 3))
+    def join(self, data: st.DataObject, caller: str, ticks: int) -> None:
+        """Someone is done, and as many steps of the loop later somebody asks what another asks."""
+        joined = data.draw(st.sampled_from(self.clients[-4:]))
+        data.draw(st.sampled_from(self.present)).release.set()
+
+        async def ask() -> None:
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            self.admission.join(joined.turn, caller, self.loop.time() + 5.0)
+
+        self.loop.run_until_complete(ask())
+        self.settle()
+
+    @invariant()
+    def places_are_neither_lost_nor_given_twice(self) -> None:
+        inside = sum(client.inside for client in self.clients)
+        assert self.most_inside <= self.max_running + 1  # one for callers who hold none
+        assert (self.admission.running, self.admission.waiting) == (inside, len(self.present) - inside)
+
+    @invariant()
+    def nobody_overtakes(self) -> None:
+        """Whoever is joined may."""
+
+    @invariant()
+    def callers_wait_as_often_as_something_of_theirs_does(self) -> None:
+        waiting = {caller for ticket in self.admission._tickets.values() for caller in ticket.callers if ticket.waiting}
+        assert set(self.admission._queue._lines) == waiting
+
+
 TestAnyOrder = AnyOrder.TestCase
+TestAnyOrderOfTheSame = AnyOrderOfTheSame.TestCase
+TestAnyOrderOfTheSame.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
