@@ -46,7 +46,7 @@ def events_router(
     async def record_events(body: EventsRequest, request: Request) -> Response:
         context = context_of(request.scope)
         try:
-            await charge(request.scope, (len(body.events) - 1) // _EVENTS_A_REQUEST)
+            await charge(request.scope, 1 + (len(body.events) - 1) // _EVENTS_A_REQUEST)
             recorded = await histories.record(body.events)
         except IGDError:
             metrics.observe_events("refused", len(body.events))

@@ -53,8 +53,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
     async def recommend(body: RecommendationRequest, request: Request) -> Response:
         context = context_of(request.scope)
         with service.leases() as served_of:
-            if (weight := service.weight(body, served_of)) > 1:
-                await charge(request.scope, weight - 1)
+            await charge(request.scope, service.weight(body, served_of))
             answer = await service.answer(body, context.request_id, served_of, caller=caller_of(request.scope))
         context.facts |= answer.facts()
         return Response(answer.json(), media_type=_JSON)
@@ -74,7 +73,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
         with service.leases() as served_of:
             entries = [_checked(entry) for entry in body.requests]
             weights = [1 if isinstance(entry, Finding) else service.weight(entry, served_of) for entry in entries]
-            await charge(request.scope, sum(weights) - 1)
+            await charge(request.scope, sum(weights))
             served_of(None)  # if nothing is served, refuse the batch instead of each entry
 
             async def result(entry: RecommendationRequest | Finding, request_id: str) -> bytes:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from igd_server.api.problems import Refused, finding_of, response_of
+from igd_server.api.problems import Refused, finding_of
 from igd_server.http.access import Access, AccessMiddleware, charge
-from igd_server.http.context import ContextMiddleware, context_of
+from igd_server.http.context import ContextMiddleware, context_of, refusal
 from igd_server.http.keys import SCOPES, KeyFile, NewKey, make_key, write_keys
 from igd_server.http.limits import RateLimiter
 from igd_server.observe.metrics import Metrics
@@ -77,7 +77,12 @@ class Exchange:
 
 
 class Server:
-    """The middleware between the real outermost one and an app that takes everything."""
+    """The middleware between the real outermost one and an app that takes everything.
+
+    ``counts``: as how many requests a recommendation counts; None if its body is nothing that could be weighed.
+    """
+
+    counts: int | None = 1
 
     def __init__(self, access: Access, limiter: RateLimiter | None = None, *, metrics_are_open: bool = False) -> None:
         self.metrics = Metrics()
@@ -90,6 +95,13 @@ class Server:
         scope["test.exchange"].reached_the_app = True
         while (await receive()).get("more_body", False):
             pass
+        if self.counts is not None and scope["path"] == "/v1/recommendations":
+            try:
+                await charge(scope, self.counts)
+            except Refused as error:
+                found = finding_of(error)
+                await refusal(scope, found.kind, found.detail, headers=found.headers)(scope, receive, send)
+                return
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -494,24 +506,38 @@ async def test_without_keys_addresses_are_counted_and_of_ipv6_networks(one: str,
     assert (await server.ask(client=(other, 2))).status == (429 if together else 204)
 
 
+async def _asked_for(rate: str | None, *counts: int | None) -> list[int]:
+    """Statuses of requests that count as so many, one after another."""
+    server = Server(Access.open(), None if rate is None else RateLimiter(rate))
+    statuses = []
+    for server.counts in counts:
+        answer = await server.ask()
+        assert answer.status != 429 or int(answer.headers["retry-after"]) >= 1
+        statuses.append(answer.status)
+    return statuses
+
+
 async def test_a_batch_is_charged_for_its_entries() -> None:
-    limiter = RateLimiter("10/minute")
-    refused: list[Refused] = []
+    assert await _asked_for("10/minute", 7, 7) == [204, 429]
+    assert await _asked_for(None, 7, 7) == [204, 204]
 
-    async def app(scope: Connection, _: Receive, __: Send) -> None:
-        try:
-            await charge(scope, 7)
-        except Refused as error:
-            refused.append(error)
 
-    async def nothing(*_: Any) -> Any:
-        return {}
+@pytest.mark.parametrize("entries", [9, 10, 11, 1000])
+async def test_a_batch_of_the_limit_or_more_is_taken_where_nothing_else_was(entries: int) -> None:
+    assert await _asked_for("10/minute", entries, 2) == [204, 429]
 
-    for each in (limiter, limiter, None, None):  # the last two are of a server without limits
-        scope: Connection = {"type": "http", "method": "POST", "headers": [], "client": ("::1", 1)}
-        scope["path"] = "/v1/recommendations:batch"
-        await AccessMiddleware(app, access=Access.open(), limiter=each)(scope, nothing, nothing)
-    (error,) = refused
-    finding = finding_of(error)
-    response = response_of(finding.kind, finding.kind.problem(finding.detail, "r"), finding.headers)
-    assert (response.status_code, int(response.headers["retry-after"]) >= 1) == (429, True)
+
+async def test_a_refused_batch_leaves_the_room_that_there_was() -> None:
+    assert await _asked_for("10/minute", 7, 5, 5, 5, 3, 1) == [204, 429, 429, 429, 204, 429]
+
+
+async def test_what_its_route_cannot_read_counts_as_one() -> None:
+    assert await _asked_for("3/minute", None, None, 2, 1, None, 1) == [204, 204, 429, 204, 204, 429]
+
+
+async def test_while_a_caller_is_known_to_have_no_room_no_body_is_read() -> None:
+    server = Server(Access.open(), RateLimiter("1/minute"))
+    answers = [await server.ask() for _ in range(4)]
+    assert [(answer.status, answer.body_was_read) for answer in answers] == [
+        (204, True), (429, True), (429, False), (429, False)
+    ]  # fmt: skip
