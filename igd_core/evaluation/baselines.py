@@ -1,7 +1,9 @@
 """Baselines: rankers without a language model, evaluated on the same rows.
 
-Each one scores items; `ranked_lists` masks seen items, takes one item a title and ranks. Equal scores rank by
-popularity, so a ranker that knows nothing about a history gives the most popular items.
+Each one scores items; `ranked_lists` masks seen items, scores titles and ranks them. Where several items share a title,
+counts and probabilities add up, as the search's prior and its answers by popularity have it; of other scores the best
+item's is the title's. Equal scores rank by popularity, so a ranker that knows nothing about a history gives the most
+popular titles.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -35,7 +37,13 @@ _BLOCK_SCORES = 1 << 23
 
 
 class Ranker(Protocol):
-    """A baseline: scores all items after a history."""
+    """A baseline: scores all items after a history.
+
+    Attributes:
+        adds_up: whether the sum of several items' scores says how likely it is that one of them is chosen.
+    """
+
+    adds_up: ClassVar[bool]
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
         """``(histories, num_items)`` float64, higher is better, finite."""
@@ -43,7 +51,9 @@ class Ranker(Protocol):
 
 
 class MostPopular:
-    """The same list for every user: items by training interactions."""
+    """The same list for every user: titles by training interactions."""
+
+    adds_up = True
 
     def __init__(self, artifact: Artifact) -> None:
         self._frequency = artifact.catalogue.frequency.astype(np.float64)
@@ -55,6 +65,8 @@ class MostPopular:
 
 class RepeatHistory:
     """The history's items, the latest first, then the most popular items."""
+
+    adds_up = False
 
     def __init__(self, artifact: Artifact) -> None:
         self._num_items = len(artifact.catalogue)
@@ -70,6 +82,8 @@ class RepeatHistory:
 
 class LastItemTransitions:
     """First-order Markov chain: how often each item followed the history's last item in training, then popularity."""
+
+    adds_up = True
 
     def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]]) -> None:
         self._num_items = len(artifact.catalogue)
@@ -90,6 +104,8 @@ class LastItemTransitions:
 
 class ArtifactScorer:
     """The item scorer that the artifact holds, without a model."""
+
+    adds_up = True
 
     def __init__(self, artifact: Artifact) -> None:
         """Raises InputError where it holds none."""
@@ -129,6 +145,8 @@ def require_library(name: str) -> None:
 class ItemNeighbours:
     """Item-based nearest neighbours with cosine similarity, from the library implicit."""
 
+    adds_up = False
+
     def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]], *, neighbours: int = 200) -> None:
         """Count which items the same users chose.
 
@@ -161,6 +179,8 @@ class BayesianRanking:
 
     A history is the mean of its items' factors: the people of evaluation rows need not be those of training.
     """
+
+    adds_up = False
 
     def __init__(self, artifact: Artifact, sequences: Sequence[NDArray[np.int32]], *, seed: int) -> None:
         """Learn 100 factors in 100 passes, as the library does by default; one thread, so that the seed decides.
@@ -247,7 +267,7 @@ def make_ranker(
 def ranked_lists(
     ranker: Ranker, histories: Sequence[Sequence[ItemIndex]], artifact: Artifact, *, depth: int, seen: Seen
 ) -> Iterator[list[int]]:
-    """The ``depth`` best items for each history, one a title; a title is seen if any of its items is."""
+    """The ``depth`` best titles for each history, as the best item of each; a title is seen if any of its items is."""
     trie = artifact.trie
     by_popularity = artifact.popular_leaves()
     owner = np.repeat(np.arange(trie.num_leaves), np.diff(trie.leaf_start))
@@ -260,9 +280,10 @@ def ranked_lists(
                 scores[row, list(artifact.of_same_path_or_title(history))] = -np.inf
         scores = scores[:, trie.leaf_items]
         best = np.maximum.reduceat(scores, trie.leaf_start[:-1], axis=1)
+        titles = np.add.reduceat(scores, trie.leaf_start[:-1], axis=1) if ranker.adds_up else best
         for row in range(len(part)):
-            ranked = by_popularity[np.argsort(-best[row, by_popularity], kind="stable")[:depth]]
-            ranked = ranked[np.isfinite(best[row, ranked])]
+            ranked = by_popularity[np.argsort(-titles[row, by_popularity], kind="stable")[:depth]]
+            ranked = ranked[np.isfinite(titles[row, ranked])]
             is_best = scores[row] == best[row][owner]
             yield [_shown(leaf, is_best, artifact) for leaf in ranked.tolist()]
 

@@ -38,6 +38,8 @@ class SASRec:
         held_out: windows of item rows that it was not trained on; its epoch was chosen by them.
     """
 
+    adds_up = False
+
     def __init__(self, model: GPT2Model, settings: SASRecSettings, held_out: list[list[int]]) -> None:
         self.model = model
         self.settings = settings

@@ -46,6 +46,30 @@ def test_the_most_popular_are_one_item_a_title(five: Artifact) -> None:
     assert _lists(MostPopular(five), five, [0], []) == [[2, 1, 0, 3]] * 2
 
 
+def test_counts_of_items_that_share_a_title_add_up(tmp_path: Path) -> None:
+    many = artifact_of_paths([(5, 0), (6, 0), (6, 0), (6, 0), (7, 0)], [30, 11, 12, 10, 20])
+    assert _lists(MostPopular(many), many, []) == [[2, 0, 4]]
+    sequences = [np.array(items, dtype=np.int32) for items in ([0, 4], [0, 4], [0, 1], [0, 2], [0, 3])]
+    ranker = make_ranker("transitions", many, sequences, seed=0, scratch=tmp_path)
+    assert _lists(ranker, many, [0]) == [[2, 4, 0]]
+    rows = transition_rows(sequences, num_items=5, most=5)
+    scored = replace(many, scorer=SparseScorer(rows=rows, decay=0.0, backoff=0.01, fingerprint=""))
+    ranker = make_ranker("scorer", scored, None, seed=0, scratch=tmp_path)
+    assert _lists(ranker, scored, [0]) == [[2, 4, 0]]
+    assert _lists(RepeatHistory(many), many, [1, 2, 3, 4]) == [[4, 3, 0]]  # a place in a history does not
+
+
+def test_the_most_popular_titles_are_those_that_answer_without_a_model(artifact: Artifact) -> None:
+    (listed,) = ranked_lists(MostPopular(artifact), [[]], artifact, depth=50, seen="allowed")
+    trie = artifact.trie
+    leaf_of = {
+        int(item): leaf
+        for leaf in range(trie.num_leaves)
+        for item in trie.leaf_items[slice(*trie.leaf_start[leaf : leaf + 2])]
+    }
+    assert [leaf_of[item] for item in listed] == artifact.popular_leaves()[:50].tolist()
+
+
 def test_seen_items_are_left_out_with_all_that_read_like_them(five: Artifact) -> None:
     assert _lists(MostPopular(five), five, [2], seen="excluded") == [[1, 0, 3]]
     assert _lists(MostPopular(five), five, [4, 2], seen="excluded") == [[0, 3]]  # items 1 and 4 share a path
