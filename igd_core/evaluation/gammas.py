@@ -11,6 +11,7 @@ of the model alone, which was the highest on validation rows and less than half 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ LEAST_ROWS = 200
 WHOLE_ROWS = 500
 """Rows' worth of all rows' mean that each bucket's rows are taken together with."""
 _FOLDS = 5
+_SERVED = re.compile(r"alpha=\S+ lp=0 beams=\d+ normalise=children( temperature=\S+)?")
+"""Settings of a mixture that need nothing but the artifact and the model, which may have been tuned at a temperature."""
 _STANDARD_ERRORS = 1.96
 """From the middle of a 95 % interval to its ends."""
 
@@ -103,6 +106,11 @@ class GammaChoice:
         lines = [f"gamma, chosen by NDCG@{self.k} of {self.setting} {self.mixture}, seen items {self.seen}"]
         each = zip(self.gammas, self.ndcg, self.low, strict=True)
         lines.append("  " + "  ".join(f"{gamma:g}: {ndcg:.4f} (from {low:.4f})" for gamma, ndcg, low in each))
+        if not _SERVED.fullmatch(self.setting):
+            lines.append(
+                "  a server makes such lists only where a request or a variant asks for them: by itself it scores "
+                "mixtures over children, with every token in full and no length penalty"
+            )
         if not max(self.low):
             lines.append("  too few rows: every lower end is 0, so the highest mean was taken")
         highest = self.gammas[int(np.argmax(self.ndcg))]
@@ -131,7 +139,8 @@ def choose_gamma(
 ) -> GammaChoice | None:
     """Choose from ranks under several gammas; None where no setting has lists under two of them.
 
-    Where a run has lists with seen items left out, as servers do, those choose.
+    Where a run has lists as servers make them by themselves, those choose: with seen items left out, over children,
+    without a length penalty or a weight of forced tokens.
 
     Args:
         methods: ranks of the same rows.
@@ -145,8 +154,8 @@ def choose_gamma(
         return None
     _, targets = np.unique(targets[usable], return_inverse=True)
     families = _families(methods)
-    if any(seen == "excluded" for _, seen, _ in families):
-        families = {name: each for name, each in families.items() if name[1] == "excluded"}
+    for as_served in (_seen_left_out, _by_itself):
+        families = {name: each for name, each in families.items() if as_served(*name)} or families
     best: GammaChoice | None = None
     for (setting, seen, mixture), by_gamma in families.items():
         gammas = np.array(sorted(by_gamma))
@@ -169,6 +178,14 @@ def choose_gamma(
             gain=_gain(lengths[usable], gains, targets, seed),
         )
     return best
+
+
+def _seen_left_out(_: str, seen: str, __: str) -> bool:
+    return seen == "excluded"
+
+
+def _by_itself(setting: str, _: str, __: str) -> bool:
+    return _SERVED.fullmatch(setting) is not None
 
 
 def _families(methods: Sequence[MethodRanks]) -> dict[tuple[str, str, str], dict[float, MethodRanks]]:

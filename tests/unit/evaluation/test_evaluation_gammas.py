@@ -197,6 +197,33 @@ def test_the_best_mixture_is_chosen_of_lists_as_servers_make_them() -> None:
     assert (alone.seen, alone.one) == ("allowed", 0.25)
 
 
+@pytest.mark.parametrize(
+    "better",
+    [
+        "alpha=0 lp=1 beams=10",
+        "alpha=0 lp=0 beams=10 forced=0",
+        "alpha=0 lp=0 beams=10",
+        "alpha=0 lp=1 beams=10 normalise=children",
+    ],
+)
+def test_a_setting_that_a_server_does_not_make_by_itself_does_not_choose(better: str) -> None:
+    lengths, targets = np.array([1, 1]), np.array([1, 2])
+
+    def lists(setting: str, at_0: int, at_half: int) -> list[MethodRanks]:
+        ranks = {"": [0, at_0], " gamma=0.5": [0, at_half]}
+        return [replace(method(each, 0.0), name=setting + said) for said, each in ranks.items()]
+
+    served = lists("alpha=0.2 lp=0 beams=40 normalise=children", 2, 3)
+    chosen = choose_gamma([*lists(better, 2, 1), *served], lengths, targets, k=10)
+    assert chosen is not None
+    assert (chosen.setting, chosen.one) == ("alpha=0.2 lp=0 beams=40 normalise=children", 0.0)
+    assert "only where a request or a variant asks" not in chosen.told()
+    chosen = choose_gamma(lists(better, 2, 1), lengths, targets, k=10)
+    assert chosen is not None
+    assert (chosen.setting, chosen.one) == (better, 0.5)
+    assert "only where a request or a variant asks" in chosen.told()
+
+
 def test_a_methods_name_says_its_gamma() -> None:
     scored = [Normalisation(), Normalisation(normalise="children", temperature=0.5)]
     settings = decoding_settings(alphas=[0.2], length_penalties=[0.0], beams=[5], seen=["allowed"], scored=scored)
