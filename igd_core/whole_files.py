@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; it replaces ``target`` when the block ends without an error."""
+    """An empty folder to fill; it replaces ``target`` when the block ends without an error.
+
+    A link is followed: the folder that it leads to is replaced, and the link stays.
+    """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from igd_core.artifact.bounds import MAX_HEADER_BYTES, ItemColumns, check_items
 from igd_core.artifact.bundle import Artifact
 from igd_core.artifact.counts import PartRecord
-from igd_core.artifact.manifest import MAX_MANIFEST_BYTES, SCORER_PART, Manifest
+from igd_core.artifact.manifest import FORMAT, MAX_MANIFEST_BYTES, PART_NAMES, SCORER_PART, Manifest
 from igd_core.artifact.structure import check_structure
 from igd_core.artifact.tensors import tensor_pieces
 from igd_core.catalogue.attribute_columns import ColumnValues, array_of
@@ -25,7 +25,8 @@ from igd_core.catalogue.gain import InfoGainTable
 from igd_core.catalogue.items import Catalogue
 from igd_core.catalogue.text_columns import packed_texts, text_column
 from igd_core.catalogue.trie import TokenTrie
-from igd_core.errors import ArtifactError, CatalogueError
+from igd_core.errors import ArtifactError, CatalogueError, DataError
+from igd_core.replaced_outputs import require_only
 from igd_core.whole_files import replaced_folder
 
 if TYPE_CHECKING:
@@ -85,17 +86,46 @@ def save_artifact(artifact: Artifact, directory: Path, *, replace: bool = False)
 
     Raises:
         ArtifactError: ``directory`` exists and holds something else, and ``replace`` is False.
+        DataError: it is to be replaced, and `require_replaceable` refuses that.
     """
     if directory.exists():
         if _holds_version(directory, artifact.version):
             return
-        if not replace and (not directory.is_dir() or any(directory.iterdir())):
+        if replace:
+            require_replaceable(directory)
+        elif not directory.is_dir() or any(directory.iterdir()):
             raise ArtifactError(f"{directory}: exists and is not this version; choose another, or replace it")
     with replaced_folder(directory) as new:
         scorer = None if artifact.scorer is None else artifact.scorer.part
         for name, part in encode_parts(artifact.catalogue, artifact.trie, artifact.gains, scorer).items():
             part.write(new / name)
         (new / _MANIFEST).write_bytes(artifact.manifest.to_bytes())
+
+
+def require_replaceable(directory: Path) -> None:
+    """Refuse to replace what is neither missing, nor empty, nor an artifact with nothing beside it.
+
+    Raises:
+        DataError: names what would be lost.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise DataError(f"{directory}: is a file, not a folder")
+    if not any(directory.iterdir()):
+        return
+    if not _is_artifact(directory):
+        raise DataError(f"{directory}: holds no {_MANIFEST} of an {FORMAT}, so --force leaves it alone")
+    require_only(directory, {_MANIFEST, *PART_NAMES, SCORER_PART}, "an artifact")
+
+
+def _is_artifact(directory: Path) -> bool:
+    """Whether its manifest says so; other folders of ours have one of that name, too, and parts may be damaged."""
+    try:
+        manifest = json.loads(_read_bounded(directory / _MANIFEST))
+    except (ArtifactError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:

@@ -29,6 +29,7 @@ from igd_core.cli.config_files import add_config_flags, print_config
 from igd_core.cli.flags import add_flags, given, read
 from igd_core.cli.reading import ReadingFlags, add_reading_arguments, reading_of, tell
 from igd_core.errors import DataError, InputError
+from igd_core.replaced_outputs import paths_in, require_apart
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +56,11 @@ class BuildFlags(ItemsFlags):
         description="add the semantic IDs that the tokenizer lacks, and write it there (implies "
         "--allow-special-tokens)",
     )
-    force: bool = Field(default=False, description="replace what --out holds")
+    force: bool = Field(
+        default=False,
+        description="replace the artifact that --out holds; a folder with anything else in it is left alone, and a "
+        "link stays and leads to the new one",
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,6 +106,7 @@ def _build(
 ) -> int:
     """Read, build, write, report; ``mixing``: gamma and mixture of the usual scorer."""
     from igd_core.artifact import build_reported, save_artifact
+    from igd_core.artifact.files import require_replaceable
     from igd_core.artifact.spelling import UnspellableError
     from igd_core.cli.build_report import build_report, print_report
     from igd_core.datasets.interactions_file import count_items
@@ -108,6 +114,9 @@ def _build(
     from igd_core.datasets.sources import opened
     from igd_core.stages import Stages
 
+    if asked.force:  # before the work, not after it
+        require_replaceable(asked.out)
+        require_apart(asked.out, paths_in(asked, scorer, read(args, AttributeFlags)))
     started = time.perf_counter()
     stages = Stages()
     reading = replace(reading_of(args), attributes=attribute_rules(args, asked.items))

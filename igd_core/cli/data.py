@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from igd_core.checked_settings import Directory, File, Words
-from igd_core.cli.attributes import ItemsFlags, add_attribute_arguments, attribute_rules
+from igd_core.checked_settings import CheckedSettings, Directory, File, Words
+from igd_core.cli.attributes import AttributeFlags, ItemsFlags, add_attribute_arguments, attribute_rules
 from igd_core.cli.flags import add_flags, read
 from igd_core.cli.layout import EventsFlags
 from igd_core.cli.reading import add_reading_arguments, reading_of, tell
@@ -18,6 +18,7 @@ from igd_core.datasets.options import AmazonOptions, Preparation
 from igd_core.errors import DataError
 from igd_core.event_kinds import HISTORY_KINDS, is_kind
 from igd_core.models import igd_home
+from igd_core.replaced_outputs import paths_in, require_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 class PrepareFlags(Preparation):
     """What is prepared of every source."""
 
-    force: bool = Field(default=False, description="replace a prepared data set that is there already")
+    force: bool = Field(
+        default=False,
+        description="replace the prepared data set that --out holds; a folder with anything else in it is left alone",
+    )
 
 
 class MovieLensFlags(PrepareFlags):
@@ -115,6 +119,7 @@ def _prepare_amazon(args: argparse.Namespace) -> int:
     asked = read(args, AmazonFlags)
     amazon = read_amazon(asked.reviews, asked.metadata, asked)
     out = asked.out or igd_home() / "data" / asked.reviews.name.partition(".")[0]
+    _keep_inputs(out, asked)
     summary = write_prepared(out, amazon.catalogue, amazon.interactions, asked, force=asked.force)
     return _report(out, summary | {"reviews": amazon.reviews, "untitled": amazon.untitled}, as_json=args.json)
 
@@ -148,6 +153,7 @@ def _prepare_files(args: argparse.Namespace) -> int:
     name = "stdin" if str(asked.interactions) == STANDARD_INPUT else asked.interactions.name.partition(".")[0]
     out = asked.out or igd_home() / "data" / (name or "data")
     rows = list(exports.left_out)
+    _keep_inputs(out, asked, read(args, AttributeFlags))
     summary = write_prepared(out, items.catalogue, exports.interactions, asked, force=asked.force, left_out=rows)
     if rows:
         tell([f"{out / LEFT_OUT} lists the {len(rows):,} rows that are left out, with the reason of each"])
@@ -180,6 +186,7 @@ def _prepare_store(args: argparse.Namespace) -> int:
         drop_unknown=asked.on_unknown_item == "drop",
     )
     out = asked.out or igd_home() / "data" / (asked.export.resolve().name or "store")
+    _keep_inputs(out, asked, read(args, AttributeFlags))
     summary = write_prepared(out, items.catalogue, found.interactions, asked, force=asked.force)
     of_store: dict[str, object] = {
         "store": export.manifest["store"],
@@ -191,6 +198,12 @@ def _prepare_store(args: argparse.Namespace) -> int:
         "items_skipped": len(items.skipped),
     }
     return _report(out, summary | of_store, as_json=args.json)
+
+
+def _keep_inputs(out: Path, asked: PrepareFlags, *others: CheckedSettings) -> None:
+    """Refuse to replace what is being prepared."""
+    if asked.force:
+        require_apart(out, paths_in(asked, *others))
 
 
 def _report(out: Path, summary: dict[str, object], *, as_json: bool) -> int:

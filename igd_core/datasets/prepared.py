@@ -27,6 +27,7 @@ from igd_core.datasets.odd_titles import odd_titles
 from igd_core.datasets.rows import HistoryRows, history_rows, item_frequency
 from igd_core.datasets.split import split_as
 from igd_core.errors import DataError
+from igd_core.replaced_outputs import require_only
 from igd_core.timestamps import iso_of
 from igd_core.whole_files import replaced_folder
 
@@ -42,6 +43,8 @@ _SEPARATORS = (LIST_SEPARATOR, ";", "||", "\t", "\x1f")
 LEFT_OUT = "left_out.csv"
 _SUMMARY = "dataset.json"
 _SCHEMA = schema_path(Path("items.csv")).name
+_TABLES = ("items", "train_interactions", "train", "valid", "test")
+_PARTS = {*(f"{table}.csv" for table in _TABLES), LEFT_OUT, _SUMMARY, _SCHEMA}
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 
@@ -66,7 +69,8 @@ def write_prepared(
 
     Raises:
         DataError: `out` cannot be written; it is not empty and `force` is off, or is on but `out` is no prepared data
-            set; the interactions cannot be split; an id or a value holds the separator of its column.
+            set, or not that alone; the interactions cannot be split; an id or a value holds the separator of its
+            column.
     """
     _check_target(out, force=force)
     _check_item_ids(catalogue)
@@ -132,6 +136,7 @@ def _check_target(out: Path, *, force: bool) -> None:
             raise DataError(f"{out}: is not empty; igd data prepare --force replaces it")
         if not (out / _SUMMARY).is_file():
             raise DataError(f"{out}: holds no {_SUMMARY}, so it is no prepared data set and --force leaves it alone")
+        require_only(out, _PARTS, "a prepared data set")
 
 
 def _check_item_ids(catalogue: Catalogue) -> None:

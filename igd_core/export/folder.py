@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import zlib
 from datetime import UTC, datetime
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _RUN, _USERS, _PARTS, _LISTED = "run.json", "users", "parts", "listed"
-_OURS = {LOCK_FILE, _RUN, _USERS, _PARTS, MANIFEST, *SCHEMAS}
+_IN = (_USERS, _PARTS, *SCHEMAS)
+_OURS = {LOCK_FILE, _RUN, MANIFEST, *_IN}
+_FILE = re.compile(
+    rf"{_USERS}/(\d{{4,}}\.txt|{_LISTED})|{_PARTS}/\.?\d{{4,}}\.json.*|({'|'.join(SCHEMAS)})/\.?part-\d{{4,}}\.parquet.*"
+)
+"""In them; with a dot before it and more behind it, one that was being written."""
 
 
 class ExportFolder:
@@ -44,7 +50,7 @@ class ExportFolder:
         Raises:
             DataError: the folder holds another store's export, a finished one, one in other parts, or other files.
         """
-        if other := sorted(path.name for path in self.path.iterdir() if path.name not in _OURS):
+        if other := self._not_ours():
             raise DataError(f"out: {self.path} holds {other[0]!r}, which is no export's; choose an empty folder")
         finished, begun = read_manifest(self.path), self._run()
         found = finished or begun
@@ -66,7 +72,7 @@ class ExportFolder:
             return begun
         self._clear()
         run = {"store": store, "parts": parts, "started_at": now()}
-        for name in (_USERS, _PARTS, *SCHEMAS):
+        for name in _IN:
             (self.path / name).mkdir(exist_ok=True)
         write_json(self.path / _RUN, run)
         return run
@@ -112,6 +118,12 @@ class ExportFolder:
         (self.path / _RUN).unlink()
         sync(self.path)
 
+    def _not_ours(self) -> list[str]:
+        """What no export wrote, also in folders that have the names of ours: those are emptied before one begins."""
+        paths = [*self.path.iterdir(), *(path for name in _IN for path in (self.path / name).glob("*"))]
+        names = sorted(str(path.relative_to(self.path)) for path in paths)
+        return [name for name in names if not (name in _OURS or _FILE.fullmatch(name))]
+
     def _run(self) -> Mapping[str, Any] | None:
         try:
             found: Mapping[str, Any] = json.loads((self.path / _RUN).read_text("utf-8"))
@@ -124,7 +136,7 @@ class ExportFolder:
     def _clear(self) -> None:
         for name in (MANIFEST, _RUN):
             (self.path / name).unlink(missing_ok=True)
-        for name in (_USERS, _PARTS, *SCHEMAS):
+        for name in _IN:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
 

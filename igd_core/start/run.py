@@ -214,7 +214,8 @@ class Start:
                 [
                     self._build(tokenizer, made, *_scorer(kind)),
                     ["evaluate", "--artifact", made, "--rows", at / "data" / "valid.csv", "--limit", 5000, "--seen",
-                     "excluded", "--baselines", "scorer", "--on-unknown-item", "miss", "--out", made / "ranked"],
+                     "excluded", "--baselines", "scorer", "--on-unknown-item", "miss", "--out",
+                     at / "scorers" / "ranked" / kind],
                 ],
             )  # fmt: skip
             values[kind] = float(_metric(ranked, "scorer"))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -559,6 +560,30 @@ def test_a_missing_file_a_missing_model_and_a_used_folder_are_named(
     assert "items.csv" in capsys.readouterr().err
     assert main(_recommend_arguments(artifact_dir, data_dir)) == 2
     assert "tokenizer.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--items", "--tokenizer"])
+def test_a_build_does_not_replace_what_it_reads(
+    data_dir: Path, model_dir: Path, tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(data_dir, data)
+    shutil.copytree(model_dir, model)
+    out = data if flag == "--items" else model
+    before = sorted(path.name for path in out.iterdir())
+    assert main([*_build_arguments(data, model, out), "--force"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"igd: {out}: holds no manifest.json of an igd-artifact, so --force leaves it alone\n"
+    )
+    assert sorted(path.name for path in out.iterdir()) == before
+
+    built = tmp_path / "built"
+    assert main(_build_arguments(data, model, built)) == 0
+    capsys.readouterr()
+    own = ["build", "--items", str(built / "items.parquet"), "--interactions", str(data / "train.csv")]
+    assert main([*own, "--tokenizer", str(model), "--out", str(built), "--alpha", "0.5", "--force"]) == 2
+    assert f"out: {built} is or contains --items {built / 'items.parquet'}" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_ends_the_command_without_a_traceback(artifact_dir: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bundles import FILES, assert_same_artifact, contents
 
 from igd_core.artifact import Artifact, load_artifact, save_artifact
-from igd_core.errors import ArtifactError
+from igd_core.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,3 +137,33 @@ def test_a_loaded_artifact_goes_on_while_its_directory_is_replaced(
 def test_a_loaded_artifact_can_be_saved_again(pristine_bundle: Path, tmp_path: Path) -> None:
     save_artifact(load_artifact(pristine_bundle), tmp_path / "deeper" / "copy")
     assert contents(tmp_path / "deeper" / "copy") == contents(pristine_bundle)
+
+
+@pytest.mark.parametrize("there", ["nothing of ours", "another command's", "no JSON"])
+def test_a_folder_that_is_no_artifact_is_not_replaced(small_artifact: Artifact, tmp_path: Path, there: str) -> None:
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"mine")
+    if there != "nothing of ours":
+        text = '{"format": "igd-recommendations"}' if there == "another command's" else "mine"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+    before = contents(folder)
+    with pytest.raises(DataError, match=r"precious: holds no manifest.json of an igd-artifact, so --force leaves"):
+        save_artifact(small_artifact, folder, replace=True)
+    assert contents(folder) == before
+
+
+def test_a_file_beside_an_artifact_is_not_lost_with_it(artifact: Artifact, bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("mine", encoding="utf-8")
+    before = contents(bundle)
+    with pytest.raises(DataError, match=r"holds 'notes.txt', no part of an artifact"):
+        save_artifact(artifact, bundle, replace=True)
+    assert contents(bundle) == before
+
+
+def test_a_link_stays_and_leads_to_the_new_artifact(artifact: Artifact, bundle: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    save_artifact(artifact, link, replace=True)
+    assert link.is_symlink()
+    assert load_artifact(bundle).version == artifact.version

@@ -100,6 +100,20 @@ def test_what_is_prepared_is_what_the_flags_say(tmp_path: Path, files: list[str 
         run(*files, *flags)
 
 
+def test_a_data_set_that_is_prepared_from_itself_is_not_replaced(
+    tmp_path: Path, files: list[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    flags = ["--on-empty-title", "skip", "--on-unknown-item", "drop", "--out", str(out), "--force"]
+    assert run(*files, *flags) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    own = ["csv", "--items", str(out / "items.csv"), "--interactions", str(out / "train_interactions.csv")]
+    assert main(["data", "prepare", *own, *flags]) == 2
+    told = f"igd: out: {out} is or contains --items {out / 'items.csv'}, so --force leaves it alone\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

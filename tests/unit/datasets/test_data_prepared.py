@@ -141,6 +141,13 @@ def test_a_folder_that_is_not_empty_is_replaced_only_when_forced_and_only_if_pre
     assert folder_state(tmp_path) == before
     write_prepared(out, catalogue_of(5), interactions_of(5), Preparation(), force=True)
     assert len(read_items(out / "items.csv").catalogue) == 5
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"holds 'notes\.txt', no part of a prepared data set, so --force leaves it alone"
+    ):
+        write_prepared(out, catalogue_of(9), interactions_of(9), Preparation(), force=True)
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
+    (out / "notes.txt").unlink()
     (out / "dataset.json").unlink()
     with pytest.raises(DataError, match="leaves it alone"):
         write_prepared(out, catalogue_of(9), interactions_of(9), Preparation(), force=True)

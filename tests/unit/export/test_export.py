@@ -229,6 +229,12 @@ async def test_exports_of_two_stores_are_not_mixed(opened: Opened, tmp_path: Pat
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(DataError, match=r"'thesis\.tex', which is no export's"):
         await exported(store, tmp_path / "full")
+    (tmp_path / "mine" / "users").mkdir(parents=True)  # the name of a folder that an export empties
+    (tmp_path / "mine" / "users" / "ann.json").touch()
+    for options in ({}, {"force": True}):
+        with pytest.raises(DataError, match=r"holds 'users/ann\.json', which is no export's"):
+            await exported(store, tmp_path / "mine", **options)
+    assert (tmp_path / "mine" / "users" / "ann.json").exists()
     for each in (store, other):
         await each.close()
 
