@@ -130,11 +130,12 @@ def _read(export: StoreExport, table: Table, columns: Sequence[str]) -> pa.Table
 
 
 def _by_user(export: StoreExport) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The events of each user by time, then by id."""
-    columns = ("user_id", "timestamp", "event_id", "item_id", "kind", "value", "position", "request_id")
+    """The events of each user by time, of one time in the order of the export, which is that of the store."""
+    columns = ("user_id", "timestamp", "item_id", "kind", "value", "position", "request_id")
     table = _read(export, "events", columns)
     table = table.set_column(1, "timestamp", table.column("timestamp").cast(pa.int64()))
-    order = [("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")]
+    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))  # arrow's sort is not stable
+    order = [("user_id", "ascending"), ("timestamp", "ascending"), ("row", "ascending")]
     events: list[dict[str, Any]] = []
     for batch in table.sort_by(order).to_batches(max_chunksize=10_000):
         for event in batch.to_pylist():

@@ -229,15 +229,16 @@ class HistoryStore(Protocol):
     """Users' interactions."""
 
     async def append(self, user_id: str, events: Sequence[Event]) -> int:
-        """Add events, and keep the latest ``HistoryLimits.max_events``; records all of them or raises.
+        """Add events one after another, and keep the latest ``HistoryLimits.max_events``; all of them or raises.
 
         Returns:
-            How many of them were new.
+            How many of them joined. Those that were known, or no later than the oldest event of a list that is full,
+            do not: `igd_core.store.events.joining`.
         """
         ...
 
     async def history(self, user_id: str) -> Sequence[Event]:
-        """Events by ``(timestamp_ms, event_id)``, oldest first; none for an unknown user."""
+        """Events by time, of one time as they were accepted, oldest first; none for an unknown user."""
         ...
 
     async def append_others(self, user_id: str, events: Sequence[Event]) -> int:
@@ -245,7 +246,7 @@ class HistoryStore(Protocol):
         ...
 
     async def other_events(self, user_id: str) -> Sequence[Event]:
-        """Those events by ``(timestamp_ms, event_id)``, oldest first."""
+        """Those events in the same order."""
         ...
 
     async def forget(self, user_id: str) -> Forgotten:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.store.base import RECORD_LISTS, Forgotten, StoredVersion, StoreOptions
 from igd_core.store.bundles import Bundle, Chunk, Layout, holds_version, receive
+from igd_core.store.events import joining
 from igd_core.store.names import (
     is_catalogue_name,
     not_stored,
@@ -353,13 +354,11 @@ class MemoryStore(MemoryResults):
             return 0
         self._forget_the_expired(kept)
         _, known = kept.pop(user_id, (0.0, {}))
-        before = len(known)
-        for event in events:
-            known.setdefault(event.event_id, event)
         limits = self._options.history
-        latest = sorted(known.values(), key=lambda event: (event.timestamp_ms, event.event_id))[-limits.max_events :]
+        joined = joining(known, events, limits.max_events)
+        latest = sorted([*known.values(), *joined], key=lambda event: event.place)[-limits.max_events :]
         kept[user_id] = (self._clock() + limits.ttl_s, {event.event_id: event for event in latest})
-        return len(known) - before
+        return len(joined)
 
     def _events(self, kept: _Histories, user_id: str) -> Sequence[Event]:
         ends, events = kept.get(require_user_id(user_id), (0.0, {}))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -681,11 +682,28 @@ async def test_a_history_is_read_by_time_whatever_the_order_of_arrival(view: Ope
     assert await view().history("bob") == []
 
 
-async def test_events_of_one_moment_are_ordered_by_id(store: Store) -> None:
-    ids = ["b", "a", "ab", "é", "Z", "z", "\U0001f600", "\uffff"]
-    events = [Event(event_id=name, item_id="i", timestamp_ms=7) for name in ids]
-    await store.append("ann", events)
-    assert [found.event_id for found in await store.history("ann")] == sorted(ids)
+async def test_events_of_one_moment_are_in_the_order_in_which_they_were_accepted(view: OpenView) -> None:
+    ids = ["e-9", "e-10", "b", "a", "é", "Z", "\U0001f600", "\uffff"]
+    events = [replace(event(1, at=7), event_id=name) for name in ids]
+    says_much = replace(events[3], kind="buy", value=1.5, position=2, request_id="r-1")
+    await view().append("ann", events[:3])
+    await view().append("ann", [says_much, event(2, at=8), event(3, at=6)])
+    await view().append("ann", [*events[:1:-1], *events[:2]])
+    accepted = ["e-9", "e-10", "b", "a", "\uffff", "\U0001f600", "Z", "é"]
+    found = await view().history("ann")
+    assert [each.event_id for each in found] == ["e3", *accepted, "e2"]
+    assert found[4] == says_much
+
+
+async def test_what_a_full_history_has_no_room_for_is_never_accepted_however_often_it_is_sent(view: OpenView) -> None:
+    store = view(HistoryLimits(max_events=5))
+    sent = [event(number, at=5) for number in range(7)]
+    assert await store.append("ann", sent) == 5
+    assert await store.append("ann", [event(8, at=4), event(9, at=5)]) == 0
+    assert await store.append("ann", [event(20), event(21)]) == 2
+    for batch in (sent, sent[::-1], [event(8, at=4)], [event(20), event(21)]):
+        assert await store.append("ann", batch) == 0
+        assert await store.history("ann") == [*sent[2:5], event(20), event(21)]
 
 
 async def test_an_event_sent_again_changes_nothing_even_if_it_says_otherwise(store: Store) -> None:
@@ -700,7 +718,7 @@ async def test_the_latest_events_are_kept_and_late_ones_sorted_in(view: OpenView
     await store.append("ann", [event(number) for number in range(10, 20)])
     assert await store.history("ann") == [event(number) for number in range(15, 20)]
     await store.append("ann", [event(1, at=17), event(2, at=3)])
-    assert await store.history("ann") == [event(16), event(1, at=17), event(17), event(18), event(19)]
+    assert await store.history("ann") == [event(16), event(17), event(1, at=17), event(18), event(19)]
 
 
 EVENTS = st.builds(
@@ -731,13 +749,51 @@ async def test_any_order_of_appending_keeps_the_latest_of_all(
     store = view(HistoryLimits(max_events=most))
     user = f"user {next(_numbers)}"
     sizes = itertools.cycle(batches)
-    rest = list(events)
+    rest, kept = list(events), list[Event]()
     while rest:
         size = next(sizes)
         batch, rest = rest[:size], rest[size:]
-        assert await store.append(user, batch) == len(batch)
-    in_order = sorted(events, key=lambda kept: (kept.timestamp_ms, kept.event_id))
-    assert await store.history(user) == in_order[-most:]
+        accepted = 0
+        for made in batch:
+            if len(kept) < most or made.timestamp_ms > kept[0].timestamp_ms:
+                accepted += 1
+                kept = sorted([*kept, made], key=lambda each: each.timestamp_ms)[-most:]
+        assert await store.append(user, batch) == accepted
+    assert await store.history(user) == kept
+    await store.close()
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([5, 6, 7])), max_size=12), max_size=6),
+    st.sampled_from([3, 500]),
+    st.randoms(use_true_random=False),
+)
+async def test_events_of_few_times_stay_as_they_were_accepted_whatever_is_sent_again(
+    view: OpenView, batches: list[list[tuple[int, int]]], most: int, chance: Random
+) -> None:
+    store = view(HistoryLimits(max_events=most))
+    user = f"user {next(_numbers)}"
+    first_times = dict(reversed([each for batch in batches for each in batch]))
+    accepted: list[Event] = []
+    for batch in batches:
+        known = {each.event_id for each in accepted}
+        sent = [event(number, at=first_times[number]) for number, _ in batch]
+        new = list({each.event_id: each for each in sent if each.event_id not in known}.values())
+        count = await store.append(user, sent)
+        assert count == len(new) or most == 3
+        accepted += new
+    found = await store.history(user)
+    in_order = sorted(accepted, key=lambda each: each.timestamp_ms)
+    if most == 3:  # which of the oldest time there is room for is another test's
+        assert [each.timestamp_ms for each in found] == [each.timestamp_ms for each in in_order[-most:]]
+        assert found == [each for each in in_order if each in found]
+    else:
+        assert found == in_order
+    again = list(accepted)
+    chance.shuffle(again)
+    assert await store.append(user, again) == 0
+    assert await store.history(user) == found
     await store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,8 +93,11 @@ async def test_events_without_a_kind_are_clicks_and_new_ones_stand_beside_them(o
     assert {event.kind for event in OF_ANN} == {"click"}
     assert await old_store.append("ann", [OF_ANN[0], BOUGHT]) == 1
     assert await old_store.history("ann") == [*OF_ANN, BOUGHT]
+    late = [replace(OF_ANN[0], event_id=name) for name in ("z", "a")]
+    assert await old_store.append("ann", late) == 2
+    assert [event.event_id for event in await old_store.history("ann")] == ["e1", "z", "a", "e2", "e3"]
     assert {user async for page in old_store.users() for user in page} == {"ann", "bob é"}
-    assert await old_store.forget("ann") == Forgotten(events=3)
+    assert await old_store.forget("ann") == Forgotten(events=5)
     assert await old_store.history("bob é") == [
         Event(event_id="e1", item_id="172", timestamp_ms=1_700_000_002_000, kind="click")
     ]

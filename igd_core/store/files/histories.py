@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
 from igd_core.store.base import RECORD_LISTS, Forgotten
-from igd_core.store.events import Event
+from igd_core.store.events import Event, joining
 from igd_core.store.names import require_event, require_user_id
 
 if TYPE_CHECKING:
@@ -92,39 +92,49 @@ class FilesHistories:
 
     async def _append(self, tables: _Tables, user_id: str, events: Sequence[Event]) -> int:
         require_user_id(user_id)
-        rows = [(user_id, event.event_id, event.packed(), event.timestamp_ms) for event in map(require_event, events)]
-        if not rows:
+        for event in events:
+            require_event(event)
+        if not events:
             return 0
         now, limits = self._clock(), self._limits
 
         def write(connection: sqlite3.Connection) -> int:
             _forget_the_expired(connection, tables, user_id, now)
-            before = connection.total_changes
-            connection.executemany(f"INSERT OR IGNORE INTO {tables.events} VALUES (?, ?, ?, ?)", rows)  # noqa: S608
-            new = connection.total_changes - before
-            connection.execute(
-                f"DELETE FROM {tables.events} WHERE user_id = ?1 AND event_id NOT IN"  # noqa: S608 - a constant
-                f" (SELECT event_id FROM {tables.events} WHERE user_id = ?1"
-                " ORDER BY timestamp_ms DESC, event_id DESC LIMIT ?2)",
-                (user_id, limits.max_events),
+            stored = connection.execute(
+                f"SELECT event_id, timestamp_ms, item_id FROM {tables.events} WHERE user_id = ?",  # noqa: S608
+                (user_id,),
+            )
+            known = {event.event_id: event for event in _unpacked(tables, stored.fetchall())}
+            joined = joining(known, events, limits.max_events)
+            rows = [(user_id, event.event_id, event.packed(), event.timestamp_ms) for event in joined]
+            connection.executemany(f"INSERT INTO {tables.events} VALUES (?, ?, ?, ?)", rows)  # noqa: S608 - a constant
+            oldest = sorted([*known.values(), *joined], key=lambda event: event.place)[: -limits.max_events]
+            connection.executemany(
+                f"DELETE FROM {tables.events} WHERE user_id = ? AND event_id = ?",  # noqa: S608
+                [(user_id, event.event_id) for event in oldest],
             )
             keep = f"INSERT OR REPLACE INTO {tables.users} VALUES (?, ?)"  # noqa: S608
             connection.execute(keep, (user_id, now + limits.ttl_s))
-            return new
+            return len(joined)
 
         return await self._database.write(write)
 
     async def _events(self, tables: _Tables, user_id: str) -> Sequence[Event]:
         rows = await self._database.rows(
             f"SELECT event_id, timestamp_ms, item_id FROM {tables.events} JOIN {tables.users} USING (user_id)"  # noqa: S608
-            " WHERE user_id = ? AND ends_at > ? ORDER BY timestamp_ms, event_id",
+            " WHERE user_id = ? AND ends_at > ?",
             require_user_id(user_id),
             self._clock(),
         )
-        try:
-            return [Event.unpacked(*row) for row in rows]
-        except ValueError:
-            raise StoreError(f"the table {tables.events!r} holds an event that cannot be read") from None
+        return sorted(_unpacked(tables, rows), key=lambda event: event.place)
+
+
+def _unpacked(tables: _Tables, rows: Sequence[tuple[str, int, str]]) -> list[Event]:
+    """Rows of event id, time and what else an event says."""
+    try:
+        return [Event.unpacked(*row) for row in rows]
+    except ValueError:
+        raise StoreError(f"the table {tables.events!r} holds an event that cannot be read") from None
 
 
 def _deleted_events(connection: sqlite3.Connection, tables: _Tables, user_id: str, now: float) -> int:

@@ -7,6 +7,7 @@ times as much (docs/how-to/redis.md).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from igd_core.errors import StoreError
@@ -66,11 +67,12 @@ class RedisHistories:
         key = start + require_user_id(user_id)
         fields: list[str | int] = []
         for event in map(require_event, events):
-            fields += [event.event_id, f"{event.timestamp_ms} {event.packed()}"]
+            fields += [event.event_id, event.timestamp_ms, replace(event, order=0).packed()]
         if not fields:
             return 0
-        new, count = await self._link.run(APPEND, [key], [max(1, round(self._limits.ttl_s * 1000)), *fields])
-        if count > self._limits.max_events + self._limits.max_events // _SLACK:
+        most = self._limits.max_events
+        new, count = await self._link.run(APPEND, [key], [max(1, round(self._limits.ttl_s * 1000)), most, *fields])
+        if count > most + most // _SLACK:
             await self._trim(key)
         return int(new)
 
@@ -84,7 +86,7 @@ class RedisHistories:
             events = [_event(event_id.decode(), *data.decode().split(" ", 1)) for event_id, data in fields.items()]
         except (ValueError, TypeError):
             raise StoreError("a history cannot be read: its key holds something else") from None  # whose, no log says
-        return sorted(events, key=lambda event: (event.timestamp_ms, event.event_id))
+        return sorted(events, key=lambda event: event.place)
 
     async def _trim(self, key: str) -> None:
         """Delete the oldest events. They are sorted here: in Lua, 500 events would block Redis for 2 ms.

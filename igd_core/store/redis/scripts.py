@@ -182,13 +182,54 @@ return 1
 """
 )
 
+# The rules are those of `igd_core.store.events.joining`. An event that has the time of others gets its order here,
+# after the fifth U+001F, as `Event.packed` writes it. With 500 known events this takes Redis 0.3 ms.
 APPEND = Script(
-    text="""
--- KEYS: a user's history. ARGV: milliseconds until it is forgotten, then event id and event by turns.
--- Answers how many events were new, and how many there are.
-local new = 0
-for i = 2, #ARGV, 2 do
-  new = new + redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
+    text=r"""
+-- KEYS: a user's history. ARGV: milliseconds until it is forgotten, how many events are kept, then event id, time and
+-- event by turns. Answers how many events joined, and how many there are.
+local most, new, unknown, orders, times = tonumber(ARGV[2]), 0, {}, {}, {}
+local latest, sorted = -math.huge, false
+for i = 3, #ARGV, 3 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0 then
+    unknown[#unknown + 1] = i
+    orders[ARGV[i + 1]] = 0
+  end
+end
+local known = #unknown > 0 and redis.call('HVALS', KEYS[1]) or {}
+for _, event in ipairs(known) do
+  local at = string.match(event, '^%S+')
+  local ms = tonumber(at)
+  times[#times + 1] = ms
+  if ms > latest then latest = ms end
+  if orders[at] then
+    local order = string.match(event, '\31[^\31]*\31[^\31]*\31[^\31]*\31[^\31]*\31(%d+)')
+    orders[at] = math.max(orders[at], tonumber(order or 0) + 1)
+  end
+end
+for _, i in ipairs(unknown) do
+  local at, event = ARGV[i + 1], ARGV[i + 2]
+  local ms, order = tonumber(at), orders[at]
+  if ms <= latest and #times >= most and not sorted then  -- most events are the latest, and nobody need sort
+    table.sort(times)
+    sorted = true
+  end
+  if #times < most or ms > latest or ms > times[#times - most + 1] then
+    if order > 0 then
+      local _, said = string.gsub(event, '\31', '')
+      event = event .. string.rep('\31', 5 - said) .. order
+    end
+    if redis.call('HSETNX', KEYS[1], ARGV[i], at .. ' ' .. event) == 1 then
+      orders[at], new = order + 1, new + 1
+      local place = #times + 1
+      while place > 1 and times[place - 1] > ms do
+        times[place] = times[place - 1]
+        place = place - 1
+      end
+      times[place] = ms
+      latest = math.max(latest, ms)
+    end
+  end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {new, redis.call('HLEN', KEYS[1])}

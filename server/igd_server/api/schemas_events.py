@@ -43,8 +43,8 @@ class UserEvent(_Request):
 
     event_id: Annotated[str, Field(min_length=1, max_length=MAX_EVENT_ID_CHARS, pattern=PRINTABLE)] | None = Field(
         default=None,
-        description="Unique within the user: an event that is sent again is not recorded again. Made of user, item, "
-        "timestamp and kind when absent.",
+        description="Unique within the user, among events that make a history and among the others: an event that is "
+        "sent again is not recorded again. Made of user, item, timestamp and kind when absent.",
     )
     user_id: UserId
     item_id: Annotated[ItemId, Field(pattern=PRINTABLE)] = Field(
@@ -74,7 +74,7 @@ class UserEvent(_Request):
 
 
 class EventsRequest(_Request):
-    """Events of one user or of several, in any order."""
+    """Events of one user or of several, in any order; of events of one time, the first was first."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -118,6 +118,9 @@ class EventsRecorded(_Response):
     """All events are recorded."""
 
     request_id: str
-    accepted: int = Field(description="Events that were new.")
-    duplicates: int = Field(description="Events that had been recorded before.")
+    accepted: int = Field(description="Events that were new, and that there was room for.")
+    duplicates: int = Field(
+        description="Events that changed nothing: recorded before, or no later than the oldest of as many as are kept "
+        "of a user (`IGD_HISTORY_MAX_EVENTS`)."
+    )
     warnings: list[RequestWarning] | None = None

@@ -44,7 +44,9 @@ class UserKnown(_Response):
 
     request_id: str
     user_id: str
-    events: list[KnownEvent] = Field(description="Oldest first.")
+    events: list[KnownEvent] = Field(
+        description="Oldest first; of one time, those of the history and then the others, each as they were accepted."
+    )
     impressions: list[KnownImpression] = Field(description="Oldest first; empty unless the server keeps them.")
     precomputed: int = Field(description="Lists that were made for the user in advance.")
     answers: int = Field(

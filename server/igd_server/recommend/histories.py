@@ -26,7 +26,7 @@ _USERS_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """How many of the events are new, and how many were stored before."""
+    """How many of the events are new, and how many changed nothing: stored before, or older than all that are kept."""
 
     accepted: int
     duplicates: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,15 @@ def rows_of(tmp_path: Path, *parts: str) -> list[dict[str, str]]:
 def background(first: int) -> list[Event]:
     """Enough events, of somebody else, for a split by time."""
     return [event(first + number, f"i{number}") for number in range(20)]
+
+
+def test_events_of_one_time_stay_in_the_order_in_which_the_store_accepted_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_ann = [replace(event(1, f"i{number}"), event_id=f"e-{number}") for number in (9, 10, 8, 11)]
+    prepared(tmp_path, capsys, *written(tmp_path, {"ann": [*of_ann, event(2, "i7")], "bob": background(100)}, {}))
+    found = {row["item_id"]: row["history_item_ids"] for row in rows_of(tmp_path) if row["user_id"] == "ann"}
+    assert found["i7"] == "i9 i10 i8 i11"
 
 
 def test_choices_become_rows_with_what_was_shown_beside_them(

@@ -45,7 +45,8 @@ def users_router(people: People) -> APIRouter:
             user_id=user_id,
             events=[
                 _event(event, makes_history=makes_history)
-                for event, makes_history in sorted(events, key=lambda each: (each[0].timestamp_ms, each[0].event_id))
+                # Each list has its own orders among events of one time: a stable sort keeps both.
+                for event, makes_history in sorted(events, key=lambda each: each[0].timestamp_ms)
             ],
             impressions=[_impression(each) for each in found.impressions],
             precomputed=found.precomputed,

@@ -75,6 +75,34 @@ async def test_late_events_are_sorted_in(run: Run) -> None:
     assert stored["items"] == given["items"]
 
 
+async def test_events_of_one_second_are_the_history_in_the_order_in_which_they_were_sent(run: Run) -> None:
+    named = [event("1", event_id="e-9"), event("3", event_id="e-10"), event("2")]
+    async with run() as running:
+        await record(running, *named)
+        await record(running, event("4", event_id="a"), *reversed(named))
+        stored = (await running.recommend(user_id="u", k=5)).json()
+        given = (await running.recommend(history=["1", "3", "2", "4"], k=5)).json()
+        known = (await running.client.get("/v1/users/u")).json()["events"]
+    assert [each["item_id"] for each in known] == ["1", "3", "2", "4"]
+    assert stored["items"] == given["items"]
+
+
+async def test_an_event_older_than_all_that_are_kept_is_never_accepted(run: Run) -> None:
+    async with run(history_max_events=3) as running:
+        await record(running, *(event(str(number), timestamp=NOON_MS + number) for number in range(1, 5)))
+        answers = [(await record(running, event("5"))).json() for _ in range(2)]
+        known = (await running.client.get("/v1/users/u")).json()["events"]
+    assert [(each["accepted"], each["duplicates"]) for each in answers] == [(0, 1), (0, 1)]
+    assert [each["item_id"] for each in known] == ["2", "3", "4"]
+
+
+async def test_an_event_id_is_known_apart_in_histories_and_beside_them(run: Run) -> None:
+    async with run() as running:
+        click, view, buy = (event("1", event_id="e", kind=kind) for kind in ("click", "view", "buy"))
+        answers = [(await record(running, each)).json()["accepted"] for each in (click, view, buy, view)]
+    assert answers == [1, 1, 0, 0]
+
+
 async def test_one_moment_is_one_event_however_it_is_written(run: Run) -> None:
     written: list[str | float] = [
         NOON,
@@ -324,8 +352,9 @@ async def test_a_batch_counts_as_one_request_for_each_ten_events(run: Run) -> No
         return {"events": [{"user_id": f"u-{n}", "item_id": "1", "timestamp": now - 1 - n} for n in range(count)]}
 
     async with run(rate_limit="5/day") as running:
-        answers = [await running.client.post("/v1/events", json=batch(count)) for count in (10, 11, 21, 1, 1)]
+        answers = [await running.client.post("/v1/events", json=batch(count)) for count in (10, 11, 21, 1, 1, 1)]
         metrics = (await running.client.get("/metrics")).text
-    assert [answer.status_code for answer in answers] == [200, 200, 429, 200, 429], "1, 2, 1 that is no 3, 1 of 5"
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200, 200, 429, 200, 200, 429], "1, 2, no room for 3, 1, 1 of 5"
     assert 'igd_rejected_requests_total{reason="rate"} 2.0' in metrics
-    assert 'igd_events_total{outcome="refused"} 21.0' in metrics
+    assert 'igd_events_total{outcome="refused"} 22.0' in metrics
