@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int32]]:
     """One array of item rows for each user, oldest first.
 
-    A user's history rows repeat the earlier items. Rows of a named user are joined: the first row's history, then the
-    targets. Without names, a row continues the previous sequence if its history is that sequence's end; otherwise it
-    begins another.
+    A user's history rows repeat the earlier items. Rows of a named user are joined, by time where they tell it and else
+    as they stand: the first row's history, then the targets. Without names, a row continues the previous sequence if
+    its history is that sequence's end; otherwise it begins another.
     """
     if isinstance(data, Interactions):
         order = np.lexsort((data.timestamp, data.user))
         bounds = np.flatnonzero(np.diff(data.user[order])) + 1
         return [part.astype(np.int32) for part in np.split(data.item[order], bounds) if len(part)]
-    order = np.arange(len(data)) if data.user is None else np.argsort(data.user, kind="stable")
+    if data.user is None:
+        order = np.arange(len(data))
+    elif data.timestamp is None:
+        order = np.argsort(data.user, kind="stable")
+    else:
+        order = np.lexsort((data.timestamp, data.user))  # stable: rows of one time stay as they stand
     sequences: list[list[int]] = []
     person: int | None = None
     for row in order.tolist():

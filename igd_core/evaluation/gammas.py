@@ -39,7 +39,7 @@ WHOLE_ROWS = 500
 """Rows' worth of all rows' mean that each bucket's rows are taken together with."""
 _FOLDS = 5
 _SERVED = re.compile(r"alpha=\S+ lp=0 beams=\d+ normalise=children( temperature=\S+)?")
-"""Settings of a mixture that need nothing but the artifact and the model, which may have been tuned at a temperature."""
+"""Settings of a mixture that need nothing but the artifact and the model, which may be tuned at a temperature."""
 _STANDARD_ERRORS = 1.96
 """From the middle of a 95 % interval to its ends."""
 

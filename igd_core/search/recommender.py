@@ -51,7 +51,7 @@ class ExplainedToken:
 
     Attributes:
         token_id: in the model's vocabulary.
-        score: what the token adds to the item's, nats.
+        score: what the token adds to the item's, nats; divided as that is with a length penalty.
         logprob: nats, unweighted, normalised as the query asks; None if it does not count and was not computed.
         information_gain: nats, of the whole catalogue.
         weight: factor of the log-probability: ``1 - alpha * g``, or ``forced_weight`` if forced; times
@@ -303,10 +303,11 @@ class Recommender:
         gained = decoding_weight(gains.sibling_gain[edges].astype(np.float64), query.alpha)
         weight = np.where(forced, query.forced_weight, gained) * query.mixing.model_weight
         prior = [None] * len(edges) if mixer is None else mixer.prior.log_shares_along(edges, parents)
+        length = len(edges) ** query.length_penalty
         return tuple(
             ExplainedToken(
                 token_id=int(trie.edge_token[step.edge]),
-                score=step.score,
+                score=step.score / length,
                 logprob=step.logprob,
                 information_gain=float(gains.information_gain[step.edge]),
                 weight=float(weight[at]),

@@ -222,7 +222,9 @@ class ExplainedToken(_Response):
         "which gamma times goes into the score of a log-linear mixture.",
     )
     score: float | None = Field(
-        default=None, description="With gamma above 0: what the token adds to the item's score, nats."
+        default=None,
+        description="With gamma above 0: what the token adds to the item's score, nats; with a length penalty divided, "
+        "as that is, by the number of tokens to that power.",
     )
 
 

@@ -174,6 +174,19 @@ def test_rows_of_a_user_are_joined_though_others_stand_between() -> None:
     assert [sequence.tolist() for sequence in training_sequences(rows)] == [[1, 2, 3], [7, 8]]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_rows_of_a_user_are_joined_by_time_wherever_they_stand(order: list[int]) -> None:
+    rows = _rows(([1], 2), ([7], 8), ([1, 2], 3), ([1, 2, 3], 4), users=[0, 1, 0, 0])
+    timed = replace(rows, timestamp=np.array([10, 15, 20, 30])).take(np.array(order))
+    assert [sequence.tolist() for sequence in training_sequences(timed)] == [[1, 2, 3, 4], [7, 8]]
+
+
+def test_rows_of_one_time_are_joined_as_they_stand() -> None:
+    rows = _rows(([1], 5), ([1], 2), ([1], 3), users=[0, 0, 0])
+    (sequence,) = training_sequences(replace(rows, timestamp=np.array([20, 10, 10])))
+    assert sequence.tolist() == [1, 2, 3, 5]
+
+
 def test_interactions_are_put_in_time_order() -> None:
     data = Interactions(
         user_ids=["a", "b"],

@@ -312,6 +312,7 @@ def test_every_token_of_an_item_is_explained(films: Artifact, forced_weight: flo
                 total += token.logprob * token.weight
             decided_nothing += not token.forced and token.information_gain == 0
         assert found.score == pytest.approx(total / len(found.tokens))
+        assert found.score == pytest.approx(sum(token.score for token in found.tokens))
     assert decided_nothing > 0, "a choice between popular and cold items gains nothing, and is no forced one"
 
 
