@@ -160,6 +160,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
         limit=asked.limit,
         seed=asked.seed,
         on_unknown=asked.on_unknown_item,
+        has_unknown=rows.unknown_in_file > 0,
     )
     model = None
     if asked.model is not None:

@@ -54,7 +54,7 @@ class InteractionsFile:
         rows: ``(n,)`` int64; numbers of the rows that are left.
         places: where rows stand, in words.
         left_out: the rows that are not used, by reason; those of other kinds are not among them.
-        dropped: rows left out because their item is not in the catalogue.
+        unknown_rows: ``(m,)`` int64; numbers of the rows left out because their item is not in the catalogue.
         dropped_from_histories: entries left out of the histories of the other rows for the same reason.
         bad_rows: rows left out because they cannot be used.
         other_kinds: rows left out because they are of another kind than those asked for.
@@ -64,12 +64,17 @@ class InteractionsFile:
     data: Interactions | HistoryRows
     rows: NDArray[np.int64]
     places: RowPlaces
-    dropped: int
+    unknown_rows: NDArray[np.int64]
     left_out: Sequence[LeftOut] = ()
     dropped_from_histories: int = 0
     bad_rows: int = 0
     other_kinds: int = 0
     notes: Sequence[str] = ()
+
+    @property
+    def dropped(self) -> int:
+        """Number of rows left out because their item is not in the catalogue."""
+        return len(self.unknown_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,12 +259,11 @@ def _read_interaction_rows(
         timestamp=time.seconds(kept),
         rating=_whole(ratings, np.float64)[kept] if rating else None,
     )
-    dropped = int(((item == UNKNOWN) & ~faults.among(row)).sum())
     return InteractionsFile(
         data=data,
         rows=row[kept],
         places=faults.places,
-        dropped=dropped,
+        unknown_rows=row[(item == UNKNOWN) & ~faults.among(row)],
         left_out=faults.left_out,
         bad_rows=faults.skipped,
         other_kinds=of_kinds.others,
@@ -327,7 +331,7 @@ def _read_history_rows(file: TableFile, known: KnownItems, optional: Sequence[st
         rows=row[kept],
         places=faults.places,
         left_out=faults.left_out,
-        dropped=int(((item == UNKNOWN) & ~faults.among(row)).sum()),
+        unknown_rows=row[(item == UNKNOWN) & ~faults.among(row)],
         dropped_from_histories=unknown,
         bad_rows=faults.skipped,
         notes=file.notes,

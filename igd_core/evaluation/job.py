@@ -147,7 +147,7 @@ class EvaluationJob:
         if choice.adapter is not None:
             adapter = _ADAPTER
             options = dataclasses.replace(options, adapters={_ADAPTER: choice.adapter})
-        with Journal(self.out / shard.file_name, header) as journal:
+        with Journal(self.out / shard.file_name, header, items=len(self.artifact.catalogue)) as journal:
             concurrency = choice.concurrency or _CONCURRENCY[options.engine]
             shard_run = ShardRun(journal, self.rows, shard, concurrency=concurrency)
             if shard_run.left:
@@ -185,7 +185,7 @@ class EvaluationJob:
             header = self.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)
             if name == "sasrec" and (changed := choice.sasrec.model_dump(exclude_defaults=True)):
                 header["settings"] = changed
-            with Journal(self.out / f"baseline-{name}.jsonl", header) as journal:
+            with Journal(self.out / f"baseline-{name}.jsonl", header, items=len(self.artifact.catalogue)) as journal:
                 if len(journal.records) < len(self.rows):
                     self._rank(name, choice, journal, sequences)
 
@@ -208,7 +208,7 @@ class EvaluationJob:
         Raises:
             DataError: a journal is damaged, or of another run.
         """
-        collected = collect(self.out, self.identity.header(), rows=len(self.rows))
+        collected = collect(self.out, self.identity.header(), rows=len(self.rows), items=len(self.artifact.catalogue))
         if collected.missing:
             return Summary(missing=collected.missing)
         results = summarise(collected.methods, self.rows, self.artifact, summing)
@@ -227,7 +227,7 @@ class EvaluationJob:
         ]
         ranked = RankedRun(
             path=self.out / RANKS_FILE,
-            identity=self.identity.header(),
+            identity=self.identity.of_ranks(),
             methods=ranks,
             rows=self.rows.number,
             targets=self.rows.target_groups(self.artifact),

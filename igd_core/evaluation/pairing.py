@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igd_core.errors import InputError
+from igd_core.evaluation.ranks import IN_FILE_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,7 @@ def on_same_rows(runs: Sequence[RankedRun]) -> SameRows:
     first = runs[0]
     silent = next((run.path for run in runs if run.rows is None), None)
     differs = False
+    _require_one_order(runs)
     for run in runs[1:]:
         for name in sorted((first.identity.keys() | run.identity.keys()) - _NOT_OF_ROWS):
             theirs, ours = run.identity.get(name), first.identity.get(name)
@@ -67,3 +69,15 @@ def on_same_rows(runs: Sequence[RankedRun]) -> SameRows:
         rows=len(shared),
         cut=any(len(numbers) > len(shared) for numbers in held),
     )
+
+
+def _require_one_order(runs: Sequence[RankedRun]) -> None:
+    """Refuse ranks of an earlier release, which put rows with unknown targets last, beside those of this one."""
+    if not any(IN_FILE_ORDER.items() <= run.identity.items() for run in runs):
+        return
+    for run in runs:
+        if run.identity.get("on_unknown") == "miss" and not IN_FILE_ORDER.items() <= run.identity.items():
+            raise InputError(
+                f"{run.path}: an earlier release wrote it, which put rows with unknown targets last; the same "
+                "`igd evaluate` writes it again, or says that it needs another --out"
+            )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RANKS_FILE = "ranks.json"
+IN_FILE_ORDER = {"unknown_targets": "in file order"}
+"""In the identity of runs whose rows may have unknown targets: earlier releases put such rows behind all others."""
 _FORMAT = "igd-evaluation-ranks"
 
 
@@ -48,9 +50,10 @@ class RankedRun:
 
     Attributes:
         path: of the file.
-        identity: see `RunIdentity.header`.
+        identity: see `RunIdentity.of_ranks`.
         methods: at least one; all have as many rows.
-        rows: ``(rows,)`` int64, place of each in its file, rising; None in files of earlier versions, as is the next.
+        rows: ``(rows,)`` int64, place of each among the usable rows of its file, rising; None in files of earlier
+            versions, as is the next.
         targets: ``(rows,)`` int64, rows of one number ask for the same title; every number from 0 on is in use.
     """
 

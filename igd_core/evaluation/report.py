@@ -45,18 +45,20 @@ class Collected:
     shortened: dict[str, int] | None = None
 
 
-def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
+def collect(out: Path, identity: Mapping[str, Any], *, rows: int, items: int) -> Collected:
     """Read all journals of a folder.
 
     Args:
         out: the folder.
         identity: what the header of every journal must say.
         rows: of the run.
+        items: of the catalogue.
 
     Raises:
-        DataError: a journal of other rows, of another model than the others, or with a row that is not the run's.
+        DataError: a damaged journal, or one of other rows, of another model than the others, or with a row that is not
+            the run's.
     """
-    decoding = [_read(path, identity) for path in sorted(out.glob("rows-*.jsonl"))]
+    decoding = [_read(path, identity, items) for path in sorted(out.glob("rows-*.jsonl"))]
     methods: list[MethodLists] = []
     missing, model, cost, shortened = 0, {}, {}, None
     if decoding:
@@ -70,14 +72,14 @@ def collect(out: Path, identity: Mapping[str, Any], *, rows: int) -> Collected:
         model = {name: value for name, value in header.items() if name not in {"methods", "format", "format_version"}}
         cost, shortened = _cost(records), _shortened(records)
     for path in sorted(out.glob("baseline-*.jsonl")):
-        header, part = _read(path, identity)
+        header, part = _read(path, identity, items)
         if len(part) == rows:
             methods += _method_lists(path, header, {int(record["row"]): record for record in part}, rows)
     return Collected(methods=methods, missing=missing, model=model, cost=cost, shortened=shortened)
 
 
-def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    header, records = read_journal(path)
+def _read(path: Path, identity: Mapping[str, Any], items: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    header, records = read_journal(path, items=items)
     for name, value in identity.items():
         if header.get(name) != value:
             raise DataError(f"{path}: {name} was {header.get(name)!r}, now it is {value!r}; choose another --out")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from igd_core.artifact import Artifact
+    from igd_core.datasets.row_places import RowPlaces
 
 _LENGTHS = ((0, "0"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10 or more"))
 _DECISIONS = ((0, "0-2"), (3, "3"), (4, "4"), (5, "5"), (6, "6 or more"))
@@ -32,12 +33,15 @@ class EvaluationRows:
     """Histories, each with its target.
 
     Attributes:
-        number: ``(n,)`` int64, position of each row in its file, from 0; rows with an unknown target come after all
-            others.
+        number: ``(n,)`` int64, position of each in its file, from 0, rising; rows that cannot be used do not count. It
+            is the same whatever catalogue the rows are read with.
         histories: n item lists, oldest first.
         target: ``(n,)`` int64 `ItemIndex`; -1 outside the catalogue, which every method misses.
         dropped_from_histories: entries of histories that are not in the catalogue.
         sha256: of the file, and of how it was read if not by default.
+        row: ``(n,)`` int64, number of each in messages, as a spreadsheet shows it.
+        places: where rows stand in the file, in words.
+        unknown_in_file: rows with a target outside the catalogue in the whole file, of which these may be a sample.
         notes: what a person should know about how the file was read.
     """
 
@@ -46,6 +50,9 @@ class EvaluationRows:
     target: NDArray[np.int64]
     dropped_from_histories: int
     sha256: str
+    row: NDArray[np.int64]
+    places: RowPlaces
+    unknown_in_file: int = 0
     notes: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -115,15 +122,19 @@ def read_rows(
     data = read.data
     if not isinstance(data, HistoryRows):  # for the type checker: other rows are refused above
         raise DataError(f"{Source.of(path).name}: single interactions")
-    total = len(data) + read.dropped
-    chosen = np.arange(total)
-    if limit is not None and limit < total:
-        chosen = np.sort(np.random.default_rng(seed).permutation(total)[:limit])
-    known = chosen < len(data)
-    target = np.full(len(chosen), NONE, dtype=np.int64)
-    target[known] = data.item[chosen[known]]
+    # In file order, rows of unknown targets among the others: which of them are drawn must not depend on the catalogue.
+    row = np.sort(np.concatenate([read.rows, read.unknown_rows]))
+    chosen = np.arange(len(row))
+    if limit is not None and limit < len(row):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(row))[:limit])
+    row = row[chosen]
+    known = ~np.isin(row, read.unknown_rows)
+    place = np.searchsorted(read.rows, row)  # in `data`, of known targets
+    target = np.full(len(row), NONE, dtype=np.int64)
+    target[known] = data.item[place[known]]
     histories = tuple(
-        tuple(map(ItemIndex, data.history(row).tolist())) if row < len(data) else () for row in chosen.tolist()
+        tuple(map(ItemIndex, data.history(at).tolist())) if is_known else ()
+        for at, is_known in zip(place.tolist(), known.tolist(), strict=True)
     )
     return EvaluationRows(
         number=chosen.astype(np.int64),
@@ -131,6 +142,9 @@ def read_rows(
         target=target,
         dropped_from_histories=read.dropped_from_histories,
         sha256=Source.of(path).sha256(reading),
+        row=row,
+        places=read.places,
+        unknown_in_file=len(read.unknown_rows),
         notes=read.notes,
     )
 
@@ -148,12 +162,13 @@ def slicings(rows: EvaluationRows, artifact: Artifact) -> list[Slicing]:
     """Group rows by history length, by popularity of the target's title, and by decisions on its path.
 
     Titles are sorted by training interactions: the head is the most popular titles that make up the first third of all
-    interactions, then come middle and tail; cold titles have none. A decision is a token with siblings.
+    interactions, then come middle and tail; cold titles have none. A decision is a token with siblings. Rows whose
+    target the catalogue lacks, and whose histories are not read, are a group of their own.
     """
     length = np.array([len(history) for history in rows.histories], dtype=np.int64)
     leaf = rows.target_leaf(artifact)
     return [
-        _binned("history length", length, _LENGTHS, unknown=np.zeros(len(rows), dtype=bool)),
+        _binned("history length", length, _LENGTHS, unknown=leaf == NONE),
         Slicing(
             title="target popularity",
             names=("head", "middle", "tail", "cold", _UNKNOWN),

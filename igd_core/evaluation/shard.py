@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import DataError, EngineError, InputError
 from igd_core.evaluation.decode import RowDecoder
+from igd_core.evaluation.ranks import IN_FILE_ORDER
 from igd_core.progress import progress
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class RunIdentity:
         limit: size of the sample; None for all rows.
         seed: of the sample.
         on_unknown: ``error`` or ``miss``.
+        has_unknown: whether the file has rows with a target that the catalogue lacks. Earlier releases put those behind
+            all others, so what they wrote of such a file is not gone on with.
     """
 
     artifact: str
@@ -73,6 +76,7 @@ class RunIdentity:
     limit: int | None
     seed: int
     on_unknown: str
+    has_unknown: bool = False
 
     def header(self, **more: object) -> dict[str, Any]:
         """The journal's header; ``more`` is what belongs to the model or baseline."""
@@ -82,8 +86,13 @@ class RunIdentity:
             "limit": self.limit,
             "seed": self.seed,
             "on_unknown": self.on_unknown,
+            **(IN_FILE_ORDER if self.has_unknown else {}),
             **more,
         }
+
+    def of_ranks(self) -> dict[str, Any]:
+        """What `RankedRun.identity` holds: also where this catalogue has every target, since another may not."""
+        return self.header() | (IN_FILE_ORDER if self.on_unknown == "miss" else {})
 
 
 def decoding_header(
@@ -152,7 +161,7 @@ class ShardRun:
                 try:
                     answer = await decoder.answer(self._rows.histories[place])
                 except EngineError as error:
-                    raise EngineError(f"row {int(self._rows.number[place]) + 1} of the rows: {error}") from error
+                    raise EngineError(f"rows: {self._rows.places.told(int(self._rows.row[place]))}: {error}") from error
                 self._journal.append(
                     {
                         "row": place,

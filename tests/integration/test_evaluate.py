@@ -15,6 +15,9 @@ from factories import EOS, make_catalogue
 from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
 from igd_core.engines.tuned_prompt import TunedPrompt
+from igd_core.errors import InputError
+from igd_core.evaluation.pairing import on_same_rows
+from igd_core.evaluation.ranks import read_ranks
 from igd_core.evaluation.report import collect
 from igd_core.ids import LeafIndex
 from igd_core.search.normalisation import Normalisation
@@ -307,7 +310,7 @@ def test_histories_that_the_context_has_no_room_for_are_counted(
     for record in records:
         del record["left_out"], record["popularity"]
     journal.write_text("".join(json.dumps(each) + "\n" for each in [header, *records]))
-    assert collect(out, {}, rows=ROWS).shortened is None
+    assert collect(out, {}, rows=ROWS, items=ITEMS).shortened is None
 
 
 def test_nothing_to_evaluate_is_refused(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,6 +330,32 @@ def test_a_target_that_the_catalogue_lacks_is_an_error_or_a_miss_of_everybody(
     assert (results["rows"], results["rows_with_unknown_target"]) == (4, 1)
     assert all(method["titles"]["HR@5"]["value"] <= 0.75 for method in results["methods"])
     assert results["methods"][0]["slices"]["target popularity"]["not in the catalogue"]["HR@5"]["value"] == 0.0
+
+
+def test_a_run_of_an_earlier_release_is_neither_gone_on_with_nor_compared_where_targets_are_unknown(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(out: Path, rows: str) -> int:
+        more = ["--baselines", "popular", "--on-unknown-item", "miss"]
+        return main(_arguments(here, out, *more, rows=rows, model=None))
+
+    def as_it_was(out: Path) -> None:
+        for path in (out / "baseline-popular.jsonl", out / "ranks.json"):
+            text = path.read_text()
+            path.write_text(text.replace(',"unknown_targets":"in file order"', ""))
+            assert "unknown_targets" not in path.read_text()
+
+    known, unknown, now = tmp_path / "known", tmp_path / "unknown", tmp_path / "now"
+    assert [ends(known, "test.csv"), ends(unknown, "unknown.csv"), ends(now, "test.csv")] == [0, 0, 0]
+    as_it_was(known)
+    as_it_was(unknown)
+    capsys.readouterr()
+    assert ends(unknown, "unknown.csv") == 2
+    assert 'unknown_targets was null, now it is "in file order"; choose another --out' in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"known/ranks\.json: an earlier release wrote it"):
+        on_same_rows([read_ranks(now), read_ranks(known)])
+    assert ends(known, "test.csv") == 0  # all targets are known: the same rows in the same order
+    assert on_same_rows([read_ranks(now), read_ranks(known)]).rows == ROWS
 
 
 def test_inspecting_two_checkpoints_compares_their_tokens(

@@ -13,7 +13,12 @@ from igd_core.evaluation.journal import Journal, read_journal
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEADER = {"artifact": "a1", "methods": [{"name": "m", "depth": 3}]}
+HEADER = {
+    "artifact": "a1",
+    "kind": "decoding",
+    "methods": [{"name": "m", "known_as": "", "seen": "allowed", "depth": 3}],
+}
+COST = {"rounds": 2, "tokens": 30, "seconds": 0.5}
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 def _written(path: Path, count: int) -> bytes:
     with Journal(path, HEADER) as journal:
         for row in range(count):
-            journal.append({"row": row, "lists": [[row]]})
+            journal.append({"row": row, "lists": [[row]], **COST})
     return path.read_bytes()
 
 
@@ -32,7 +37,7 @@ def test_a_journal_goes_on_where_it_ended(path: Path) -> None:
     _written(path, 2)
     with Journal(path, HEADER) as journal:
         assert [record["row"] for record in journal.records] == [0, 1]
-        journal.append({"row": 2}, {"row": 3})
+        journal.append({"row": 2, "lists": None}, {"row": 3, "lists": None})
     header, records = read_journal(path)
     assert [record["row"] for record in records] == [0, 1, 2, 3]
     assert header["artifact"] == "a1"
@@ -48,8 +53,8 @@ def test_cut_anywhere_it_keeps_the_whole_records_and_goes_on(path: Path) -> None
             assert len(read_journal(path)[1]) == lines - 1
         with Journal(path, HEADER) as journal:
             assert len(journal.records) == max(0, lines - 1)
-            journal.append({"row": 9})
-        assert read_journal(path)[1][-1] == {"row": 9}
+            journal.append({"row": 9, "lists": None})
+        assert read_journal(path)[1][-1] == {"row": 9, "lists": None}
 
 
 def test_other_settings_are_refused_by_name_and_nothing_is_lost(path: Path) -> None:
@@ -66,6 +71,44 @@ def test_a_damaged_line_is_named(path: Path) -> None:
     with pytest.raises(DataError, match="line 2 is damaged"):
         Journal(path, HEADER)
     with pytest.raises(DataError, match="line 2 is damaged"):
+        read_journal(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row": -1},
+        {"row": "1"},
+        {"row": True},
+        {"lists": [["x", 1]]},
+        {"lists": [[1.5]]},
+        {"lists": [[-1]]},
+        {"lists": [[99]]},
+        {"lists": [[0, 1, 2, 3]]},
+        {"lists": [[0], [1]]},
+        {"lists": [7]},
+        {"lists": "none"},
+        {"rounds": "2"},
+        {"tokens": -1},
+        {"seconds": float("inf")},
+        {"left_out": None},
+    ],
+)
+def test_a_value_that_no_row_can_have_is_damage(path: Path, change: dict[str, object]) -> None:
+    lines = _written(path, 2).splitlines()
+    record = json.loads(lines[2])
+    assert len(read_journal(path, items=5)[1]) == 2
+    path.write_bytes(b"\n".join([*lines[:2], json.dumps(record | change).encode(), b""]))
+    for reading in (lambda: read_journal(path, items=5), lambda: Journal(path, HEADER, items=5)):
+        with pytest.raises(DataError, match=f"{path}: line 3 is damaged; remove the file to compute its rows again"):
+            reading()
+
+
+@pytest.mark.parametrize("methods", [None, "m", [{"name": "m"}], [{**HEADER["methods"][0], "depth": "3"}]])  # type: ignore[dict-item]
+def test_a_header_without_its_methods_is_damage(path: Path, methods: object) -> None:
+    lines = _written(path, 1).splitlines()
+    path.write_bytes(b"\n".join([json.dumps(json.loads(lines[0]) | {"methods": methods}).encode(), lines[1], b""]))
+    with pytest.raises(DataError, match="line 1 is damaged"):
         read_journal(path)
 
 

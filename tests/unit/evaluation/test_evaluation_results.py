@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from factories import artifact_of_paths
 
+from igd_core.datasets.row_places import RowPlaces
 from igd_core.errors import InputError
 from igd_core.evaluation.bootstrap import Resampling
 from igd_core.evaluation.methods import DecodingSetting, Method, decoding_settings
@@ -41,6 +42,8 @@ def _rows(*target: int) -> EvaluationRows:
         target=np.array(target),
         dropped_from_histories=0,
         sha256="0" * 64,
+        row=np.arange(len(target)) + 2,
+        places=RowPlaces(),
     )
 
 
@@ -74,8 +77,8 @@ def test_a_title_counts_for_any_of_its_items_an_item_only_for_itself(five: Artif
         "not in the catalogue": 1,
     }
     lengths = found.slices["history length"]
-    assert (lengths["1"]["rows"], lengths["2-4"]["rows"]) == (2, 2)
-    assert lengths["1"]["HR@2"].value == 0.5
+    assert {name: group["rows"] for name, group in lengths.items()} == {"1": 1, "2-4": 2, "not in the catalogue": 1}
+    assert lengths["1"]["HR@2"].value == 1.0
 
 
 def test_differences_are_paired_and_within_one_kind_of_seen(five: Artifact) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from factories import artifact_of_paths
 
-from igd_core.errors import DataError, InputError
+from igd_core.errors import DataError, EngineError, InputError
+from igd_core.evaluation import shard
+from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.rows import leaf_frequency, read_rows, slicings
 
 if TYPE_CHECKING:
@@ -44,14 +46,37 @@ def test_a_sample_is_of_its_size_in_file_order_and_the_seed_decides_it(four: Art
 
 
 def test_an_unknown_target_is_an_error_or_a_miss(four: Artifact, tmp_path: Path) -> None:
-    path = _file(tmp_path, "0 1,2", "0 99,3", "1,77")
-    with pytest.raises(DataError, match=r"(?s)not in the catalogue of 4 items: 1 row: row 4 '77'.*: row 3 '99'"):
+    path = _file(tmp_path, "1,77", "0 1,2", "0 99,3")
+    with pytest.raises(DataError, match=r"(?s)not in the catalogue of 4 items: 1 row: row 2 '77'.*: row 4 '99'"):
         read_rows(path, four)
     rows = read_rows(path, four, on_unknown="miss")
-    assert rows.target.tolist() == [2, 3, -1]
-    assert rows.histories == ((0, 1), (0,), ())
-    assert rows.dropped_from_histories == 1
-    assert rows.target_leaf(four)[2] == -1
+    assert rows.target.tolist() == [-1, 2, 3]
+    assert rows.histories == ((), (0, 1), (0,))
+    assert (rows.dropped_from_histories, rows.unknown_in_file) == (1, 1)
+    assert rows.target_leaf(four)[0] == -1
+
+
+def test_rows_keep_their_places_and_a_sample_its_rows_whatever_the_catalogue_lacks(
+    four: Artifact, tmp_path: Path
+) -> None:
+    path = _file(tmp_path, *(f"{row % 4},{(row + 1) % 4}" for row in range(40)))
+    two = artifact_of_paths(PATHS[:2], [1, 1])  # lacks every other pair of targets
+    assert read_rows(path, two, on_unknown="miss").number.tolist() == list(range(40))
+    for seed in range(5):
+        known, partly = (read_rows(path, each, limit=9, seed=seed, on_unknown="miss") for each in (four, two))
+        assert partly.number.tolist() == known.number.tolist()
+        expected = [(row + 1) % 4 if (row + 1) % 4 < 2 else -1 for row in partly.number.tolist()]
+        assert partly.target.tolist() == expected
+        assert (partly.row == partly.number + 2).all(), "a csv file's header is row 1"
+        histories = [((row % 4,) if row % 4 < 2 else ()) if (row + 1) % 4 < 2 else () for row in partly.number.tolist()]
+        assert list(partly.histories) == histories
+
+
+def test_a_sample_of_known_targets_is_the_one_of_earlier_releases(four: Artifact, tmp_path: Path) -> None:
+    path = _file(tmp_path, *(f"{row % 4},{(row + 1) % 4}" for row in range(50)))
+    drawn = np.sort(np.random.default_rng(3).permutation(50)[:7]).tolist()
+    for on_unknown in ("error", "miss"):
+        assert read_rows(path, four, limit=7, seed=3, on_unknown=on_unknown).number.tolist() == drawn
 
 
 @pytest.mark.parametrize(
@@ -78,7 +103,7 @@ def test_a_limit_below_one_is_refused(four: Artifact, tmp_path: Path) -> None:
 
 def test_targets_of_one_title_are_one_group_and_unknown_ones_are_apart(four: Artifact, tmp_path: Path) -> None:
     rows = read_rows(_file(tmp_path, "0,3", "0,1", "1,77", "2,0", "0,3", "1,77"), four, on_unknown="miss")
-    assert rows.target_groups(four).tolist() == [0, 1, 1, 0, 2, 3]
+    assert rows.target_groups(four).tolist() == [0, 1, 2, 1, 0, 3]
 
 
 def test_a_repeat_is_of_the_title_not_of_the_item(four: Artifact, tmp_path: Path) -> None:
@@ -87,14 +112,14 @@ def test_a_repeat_is_of_the_title_not_of_the_item(four: Artifact, tmp_path: Path
 
 
 def test_slices_say_what_they_are_called(four: Artifact, tmp_path: Path) -> None:
-    path = _file(tmp_path, "0,1", "0 1 2,2", "0 1 2 3 0 1 2 3 0 1,3", "0,99")
+    path = _file(tmp_path, "0,1", "0 1 2,2", "0 1 2 3 0 1 2 3 0 1,3", "0,99", ",1")
     rows = read_rows(path, four, on_unknown="miss")
     by_title = {each.title: [each.names[group] for group in each.group.tolist()] for each in slicings(rows, four)}
     assert by_title == {
-        "history length": ["1", "2-4", "10 or more", "0"],
+        "history length": ["1", "2-4", "10 or more", "not in the catalogue", "0"],
         # 70 of 95 interactions are of the first title; the second begins behind two thirds of them; the last has none.
-        "target popularity": ["head", "tail", "cold", "not in the catalogue"],
-        "decisions": ["0-2", "0-2", "0-2", "not in the catalogue"],
+        "target popularity": ["head", "tail", "cold", "not in the catalogue", "head"],
+        "decisions": ["0-2", "0-2", "0-2", "not in the catalogue", "0-2"],
     }
 
 
@@ -114,3 +139,23 @@ def test_decisions_are_counted_as_in_the_trie(artifact: Artifact, tmp_path: Path
         decisions = sum(len(trie.children(parent)) > 1 for parent in parents)  # type: ignore[arg-type]
         name = slicing.names[slicing.group[row]]
         assert name == ("0-2" if decisions < 3 else "6 or more" if decisions > 5 else str(decisions))
+
+
+async def test_a_row_that_cannot_be_decoded_is_named_as_a_spreadsheet_shows_it(
+    four: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        async def answer(self, _: object) -> None:
+            raise EngineError("no numbers")
+
+    monkeypatch.setattr(shard, "RowDecoder", Failing)
+    rows = read_rows(_file(tmp_path, "0,99", "0,1"), four, on_unknown="miss")
+    header = {"methods": [{"name": "m", "known_as": "", "seen": "allowed", "depth": 1}]}
+    with (
+        Journal(tmp_path / "rows.jsonl", header) as journal,
+        pytest.raises(EngineError, match=r"^rows: row 3: no numb"),
+    ):
+        await shard.ShardRun(journal, rows, shard.Shard(), concurrency=1).decode(None, four, [])  # type: ignore[arg-type]

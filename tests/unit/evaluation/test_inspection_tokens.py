@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracles import next_tokens, path_scores
 
+from igd_core.datasets.row_places import RowPlaces
 from igd_core.engines.embedded.engine import TreeEngine
 from igd_core.errors import DataError, EngineError
 from igd_core.evaluation.bootstrap import Resampling
@@ -34,6 +35,8 @@ def _rows(histories: Sequence[Sequence[int]], target: Sequence[int]) -> Evaluati
         target=np.array(target),
         dropped_from_histories=0,
         sha256="0" * 64,
+        row=np.arange(len(target)) + 2,
+        places=RowPlaces(),
     )
 
 
