@@ -126,8 +126,6 @@ def finding_of(error: IGDError) -> Finding:
 def finding_of_fields(errors: Sequence[Mapping[str, Any]]) -> Finding:
     """Turn pydantic's errors into a problem: the first error, and how many more there are."""
     first = errors[0]
-    if first["type"] == "json_invalid":
-        return Finding(kind=MALFORMED_JSON, detail=f"{first['ctx']['error']} at character {first['loc'][-1]}")
     field = _field_name(first["loc"])
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Finding(kind=INVALID_FIELD, detail=f"{field}: {_complaint(first)}{more}", field=field)
@@ -163,8 +161,9 @@ def _complaint(found: Mapping[str, Any]) -> str:
         return "no such field"
     if found["type"] == "missing":
         return "required"
-    message = found["ctx"]["error"] if found["type"] == "value_error" else found["msg"]
-    return f"{message}; got {_shown(found['input'])}"
+    message = str(found["ctx"]["error"]) if found["type"] == "value_error" else found["msg"]
+    # A check of ours that looks into a value shows the part of it that is wrong.
+    return message if "; got " in message else f"{message}; got {_shown(found['input'])}"
 
 
 def _shown(value: object) -> str:

@@ -28,11 +28,20 @@ def user_id_of(text: str) -> str:
         user_id = unicodedata.normalize("NFC", text)
         if len(user_id) > MAX_USER_ID_CHARS:
             raise ValueError(f"{len(user_id)} characters when composed (NFC); {MAX_USER_ID_CHARS} at most")
-    if "." in user_id and not _DOTS.isdisjoint(user_id.split("/")):
+    return without_dots(user_id)
+
+
+def without_dots(text: str) -> str:
+    """The text itself, as it is.
+
+    Raises:
+        ValueError: a client or a proxy would make another user's URL of it.
+    """
+    if "." in text and not _DOTS.isdisjoint(text.split("/")):
         raise ValueError(
             "an id may not be '.' or '..', or hold them between slashes: in a URL it would mean another user"
         )
-    return user_id
+    return text
 
 
 def forms_of(text: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter, Request
 
-from igd_server.api.problems import INTERNAL_ERROR
+from igd_server.api.problems import INTERNAL_ERROR, INVALID_FIELD
 from igd_server.api.schemas_catalogues import (
     Attribute,
     CatalogueInfo,
@@ -19,18 +19,19 @@ from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.refusals import Refusal
 from igd_server.http.context import context_of
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.http.routes.strict_routes import StrictRoute
 from igd_server.variants import Variant
 
 
 def catalogues_router(deployment: Deployment, variants: Sequence[Variant]) -> APIRouter:
     """The one route."""
-    router = APIRouter(tags=["catalogues"], dependencies=KEYED)
+    router = APIRouter(tags=["catalogues"], route_class=StrictRoute, dependencies=KEYED)
 
     @router.get(
         "/v1/catalogues",
         summary="What is being served",
         response_model_exclude_none=True,
-        responses=problems(*ACCESS, INTERNAL_ERROR),
+        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR),
     )
     async def list_catalogues(request: Request) -> CatalogueList:
         return catalogue_list(deployment, variants, context_of(request.scope).request_id)

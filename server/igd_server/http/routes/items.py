@@ -21,6 +21,7 @@ from igd_server.catalogues.deployment import Deployment
 from igd_server.http.access import caller_of
 from igd_server.http.context import context_of, refusal
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.http.routes.strict_routes import StrictRoute
 from igd_server.recommend.admission import Admission
 
 _SEARCHES_AT_ONCE = 2  # leave cores to the model
@@ -29,7 +30,7 @@ _MOST_WAITING = 64
 
 def items_router(deployment: Deployment, *, timeout_s: float) -> APIRouter:
     """Both routes. Searches wait for their turn, at most ``timeout_s``; callers take turns."""
-    router = APIRouter(tags=["items"], dependencies=KEYED)
+    router = APIRouter(tags=["items"], route_class=StrictRoute, dependencies=KEYED)
     # No metrics: those of admission are the model's, by which servers are scaled.
     searching = Admission(_SEARCHES_AT_ONCE, _MOST_WAITING)
 

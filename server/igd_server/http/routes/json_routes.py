@@ -1,10 +1,8 @@
 """Routes whose body is JSON and says so, not compressed: a cross-site form cannot post to one without being asked."""
 
-import json
-from collections.abc import Callable, Coroutine
 from typing import Any, get_type_hints
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.routing import APIRoute
 from fastapi.utils import create_model_field
 from pydantic import BaseModel, ValidationError
@@ -13,22 +11,23 @@ from starlette.types import Receive, Scope, Send
 
 from igd_server.api.problems import (
     INVALID_FIELD,
-    MALFORMED_JSON,
     UNSUPPORTED_MEDIA_TYPE,
     Finding,
     finding_of_fields,
 )
 from igd_server.api.schemas import Problem
-from igd_server.http.context import refusal
+from igd_server.http.json_bodies import parsed
+from igd_server.http.routes.strict_routes import StrictRoute, refused, unread_target
 
 _JSON = "application/json"
 _CODINGS = (("content-encoding", "identity"), ("transfer-encoding", "chunked"))
 """Headers that name codings of the body, and the only one that is undone."""
+_NO_NAMES = frozenset[str]()
 _SHOWN_CHARS = 64
 
 
-class JsonRoute(APIRoute):
-    """A route that FastAPI runs, after the check of what the body says it is."""
+class JsonRoute(StrictRoute):
+    """A route that FastAPI runs, after the check of what the body says it is, and of its JSON."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own signature
         super().__init__(*args, **kwargs)
@@ -37,15 +36,13 @@ class JsonRoute(APIRoute):
             Problem.__name__, type_=Problem, mode="serialization"
         )
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Check what the body says it is, then go on."""
-        handle = super().get_route_handler()
-
-        async def checked(request: Request) -> Response:
-            refused = _refused_media(request.headers)
-            return await handle(request) if refused is None else _refused(request.scope, refused)
-
-        return checked
+    async def unread(self, request: Request) -> Finding | None:
+        """Check what the body says it is, then its JSON: FastAPI would take the last of equal keys."""
+        found = await super().unread(request) or _refused_media(request.headers)
+        if found is not None:
+            return found
+        value = parsed(await request.body())
+        return value if isinstance(value, Finding) else None
 
 
 class DirectRoute(APIRoute):
@@ -63,13 +60,13 @@ class DirectRoute(APIRoute):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        body = _refused_media(request.headers) or _checked(await request.body(), self._body_model)
-        response = _refused(scope, body) if isinstance(body, Finding) else await self.endpoint(body, request)
+        body = (
+            unread_target(scope, _NO_NAMES)
+            or _refused_media(request.headers)
+            or _checked(await request.body(), self._body_model)
+        )
+        response = refused(scope, body) if isinstance(body, Finding) else await self.endpoint(body, request)
         await response(scope, receive, send)
-
-
-def _refused(scope: Scope, found: Finding) -> Response:
-    return refusal(scope, found.kind, found.detail, field=found.field, headers=found.headers)
 
 
 def _refused_media(headers: Headers) -> Finding | None:
@@ -97,13 +94,9 @@ def _other_coding(headers: Headers, name: str, known: str) -> str:
 
 
 def _checked(raw: bytes, model: type[BaseModel]) -> BaseModel | Finding:
-    # Not pydantic's own JSON parser: that takes half of a surrogate pair for malformed JSON, and NaN for JSON.
-    try:
-        value = json.loads(raw) if raw else None
-    except json.JSONDecodeError as error:
-        return Finding(kind=MALFORMED_JSON, detail=f"{error.msg} at character {error.pos}")
-    except (ValueError, RecursionError):  # no UTF-8, an integer of thousands of digits, brackets without end
-        return Finding(kind=MALFORMED_JSON, detail=MALFORMED_JSON.title)
+    value = parsed(raw)
+    if isinstance(value, Finding):
+        return value
     if value is None:
         return Finding(kind=INVALID_FIELD, detail="body: required", field="body")
     try:

@@ -5,12 +5,13 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
-from igd_server.api.problems import INTERNAL_ERROR
+from igd_server.api.problems import INTERNAL_ERROR, INVALID_FIELD
 from igd_server.api.schemas_catalogues import CacheCounts, LogEvent, Overview, VariantClicks
 from igd_server.catalogues.deployment import Deployment
 from igd_server.http.context import context_of
 from igd_server.http.routes.catalogues import catalogue_list
 from igd_server.http.routes.documented import ACCESS, KEYED, problems
+from igd_server.http.routes.strict_routes import StrictRoute
 from igd_server.observe.metrics import Metrics, VariantAnswers
 from igd_server.observe.recent import RecentEvents
 from igd_server.variants import Variant
@@ -23,13 +24,13 @@ def overview_router(
     deployment: Deployment, variants: Sequence[Variant], metrics: Metrics, recent: RecentEvents
 ) -> APIRouter:
     """The one route."""
-    router = APIRouter(prefix="/v1/admin", tags=["administration"], dependencies=KEYED)
+    router = APIRouter(prefix="/v1/admin", tags=["administration"], route_class=StrictRoute, dependencies=KEYED)
 
     @router.get(
         "/overview",
         summary="What is served and refused, and what became of each variant's answers",
         response_model_exclude_none=True,
-        responses=problems(*ACCESS, INTERNAL_ERROR),
+        responses=problems(INVALID_FIELD, *ACCESS, INTERNAL_ERROR),
     )
     async def overview(request: Request) -> Overview:
         served = catalogue_list(deployment, variants, context_of(request.scope).request_id)

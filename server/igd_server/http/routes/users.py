@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
+from pydantic import AfterValidator
 
 from igd_core.store.events import MAX_USER_ID_CHARS, Event
 from igd_core.store.impressions import Impression
@@ -23,18 +24,24 @@ from igd_server.api.schemas_users import (
     UserForgotten,
     UserKnown,
 )
+from igd_server.api.user_ids import without_dots
 from igd_server.http.context import context_of
 from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
 from igd_server.http.routes.json_routes import JsonRoute
+from igd_server.http.routes.strict_routes import StrictRoute
 from igd_server.recommend.people import People
 
 _UNABLE = (*ACCESS, INTERNAL_ERROR, STORE_UNAVAILABLE)
-UserInPath = Annotated[str, Path(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE, examples=["u-1"])]
+UserInPath = Annotated[
+    str,
+    Path(min_length=1, max_length=MAX_USER_ID_CHARS, pattern=PRINTABLE, examples=["u-1"]),
+    AfterValidator(without_dots),
+]
 
 
 def users_router(people: People) -> APIRouter:
     """Each answer in two ways; with the id in the body, no proxy logs or changes it."""
-    router = APIRouter(tags=["users"], dependencies=KEYED)
+    router = APIRouter(tags=["users"], route_class=StrictRoute, dependencies=KEYED)
     with_body = APIRouter(route_class=JsonRoute)
 
     async def known(user_id: str, request: Request) -> UserKnown:

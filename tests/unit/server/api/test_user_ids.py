@@ -43,6 +43,14 @@ async def source(running: Running, user_id: str) -> str:
     return str((await running.recommend(user_id=user_id, k=3)).json()["source"])
 
 
+async def raw_path(running: Running, method: str, user_id: str) -> httpx.Response:
+    """What a client sends that shortens no path: each character of the id percent-encoded."""
+    encoded = "".join(f"%{byte:02X}" for byte in user_id.encode())
+    request = running.client.build_request(method, "/v1/users/u")
+    request.url = request.url.copy_with(raw_path=f"/v1/users/{encoded}".encode())
+    return await running.client.send(request)
+
+
 async def forget(running: Running, user_id: str) -> int:
     return (await running.client.post("/v1/users:forget", json={"user_id": user_id})).status_code
 
@@ -53,6 +61,8 @@ async def test_an_id_that_a_url_would_shorten_is_refused_wherever_a_user_is_name
         refused = [await clicked(running, user_id), await running.recommend(user_id=user_id)]
         batch = await running.client.post("/v1/recommendations:batch", json={"requests": [{"user_id": user_id}]})
         assert await forget(running, user_id) == 200, "an earlier release may have stored something"
+        in_path = [await raw_path(running, method, user_id) for method in ("GET", "DELETE")]
+    assert [(answer.status_code, answer.json()["field"]) for answer in in_path] == [(422, "user_id")] * 2
     assert [answer.status_code for answer in refused] == [422, 422]
     assert [answer.json()["field"] for answer in refused] == ["events[0].user_id", "user_id"]
     assert "may not be '.' or '..'" in refused[0].json()["detail"]

@@ -59,7 +59,7 @@ def check_problem(response: Any, status: int, name: str) -> dict[str, Any]:
         ({"filter": []}, "filter", "an array of 0"),
         ({"filter": {"genres": None}}, "filter.genres", "got null"),
         ({"filter": {"genres": []}}, "filter.genres", "0 values"),
-        ({"filter": {"genres": [["Drama"]]}}, "filter.genres", "expected text"),
+        ({"filter": {"genres": [["Drama"]]}}, "filter.genres", "of operators; got an array of 1"),
         ({"filter": {"genres": ["x"] * 101}}, "filter.genres", "101 values"),
         ({"filter": {"director": "Coen"}}, "filter", "no attribute 'director'; the catalogue has: genres, year"),
         ({"filter": {f"c{n}": 1 for n in range(17)}}, "filter", "17"),
@@ -87,11 +87,10 @@ async def test_a_bad_value_is_refused_with_its_field_and_the_value(run: Run, bod
         b'{"history": ["1"',
         b"{'history': []}",
         b"\xff\xfe\x00",
-        b'{"k": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b'{"history": []}}',
     ],
-    ids=["cut", "quotes", "no-utf8", "huge-integer", "nested", "trailing"],
+    ids=["cut", "quotes", "no-utf8", "nested", "trailing"],
 )
 async def test_what_is_no_json_is_400(run: Run, raw: bytes) -> None:
     async with run() as running:
