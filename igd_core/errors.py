@@ -18,6 +18,11 @@ IGDError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class IGDError(Exception):
     """Base of every deliberate error."""
@@ -48,7 +53,14 @@ class QueryError(InputError):
 
 
 class ArtifactError(IGDError):
-    """An artifact is truncated, altered, foreign, or made for another tokenizer."""
+    """An artifact is truncated, altered, foreign, or made for another tokenizer.
+
+    Attributes:
+        directory: that of the artifact, where the message begins with the name of a file in it; a server, whose folders
+            are nobody's business, does not tell it.
+    """
+
+    directory: Path | None = None
 
 
 class TuningError(IGDError):

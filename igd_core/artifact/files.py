@@ -137,10 +137,18 @@ def load_artifact(directory: str | Path, *, verify: bool = True) -> Artifact:
             directory that this machine has verified before.
 
     Raises:
-        ArtifactError: names the part and the reason.
+        ArtifactError: names the part and the reason, and has the directory.
     """
     directory = Path(directory)
-    manifest = Manifest.from_bytes(_read_bounded(directory / _MANIFEST))
+    manifest = _read_bounded(directory / _MANIFEST)
+    try:
+        return _loaded(directory, Manifest.from_bytes(manifest), verify=verify)
+    except ArtifactError as error:
+        error.directory = directory
+        raise
+
+
+def _loaded(directory: Path, manifest: Manifest, *, verify: bool) -> Artifact:
     for name, record in manifest.parts.items():
         _check_part(directory / name, record, hashed=verify)
     trie = _load_trie(directory / "trie.safetensors", manifest, verify=verify)

@@ -11,7 +11,7 @@ from importlib import import_module
 from itertools import takewhile
 from typing import TYPE_CHECKING, NoReturn
 
-from igd_core.errors import IGDError
+from igd_core.errors import ArtifactError, IGDError
 from igd_core.release import RELEASE
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
     except IGDError as error:
-        print(f"igd: {error}", file=sys.stderr)
+        within = error.directory if isinstance(error, ArtifactError) else None
+        print(f"igd: {error}" if within is None else f"igd: {within}/{error}", file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
         from igd_core.extras import what_to_install

@@ -586,6 +586,23 @@ def test_a_build_does_not_replace_what_it_reads(
     assert f"out: {built} is or contains --items {built / 'items.parquet'}" in capsys.readouterr().err
 
 
+def test_a_damaged_artifact_is_named_with_its_folder(
+    artifact_dir: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged"
+    for name in ("manifest.json", "items.parquet", "infogain.safetensors"):
+        shutil.copytree(artifact_dir, damaged)
+        if name == "items.parquet":
+            (damaged / name).unlink()
+        else:
+            content = (damaged / name).read_bytes()
+            (damaged / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        for command in (["inspect", "--artifact", str(damaged)], _recommend_arguments(damaged, model_dir)):
+            assert main(command) == 2
+            assert capsys.readouterr().err.startswith(f"igd: {damaged / name}: ")
+        shutil.rmtree(damaged)
+
+
 def test_a_reader_that_stops_early_ends_the_command_without_a_traceback(artifact_dir: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
