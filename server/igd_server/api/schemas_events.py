@@ -69,7 +69,7 @@ class UserEvent(_Request):
     request_id: Annotated[str, Field(pattern=rf"^[A-Za-z0-9._-]{{1,{MAX_REQUEST_ID_CHARS}}}$")] | None = Field(
         default=None,
         description="Of the answer that showed the item: an event of some kinds (`IGD_SUCCESS_KINDS`) counts as a "
-        "success of that answer's variant.",
+        "success of that answer's variant, if the answer was to the same user or to nobody in particular.",
     )
 
 

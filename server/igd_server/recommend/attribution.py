@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import zlib
 from collections import OrderedDict
@@ -49,6 +50,10 @@ class AttributionMetrics(Protocol):
 class Attribution:
     """Remembers the items of each recommendation, and counts events on them: each item once.
 
+    A request id is the client's, and may be another's too: an answer to a user is noted under both, and counts for
+    events of that user alone. An answer to nobody in particular counts for whoever names it. Of two answers under one
+    id to one user, or to nobody, the later is noted.
+
     Notes go to the store, for all servers, where there are variants, or while events name recommendations; else the
     latest stay in this process. A note holds 4 bytes for each item: 60 bytes for 10 items, 1.2 kB at most; the chance
     that another item has the same 4 bytes is one in 4e8 for 10 items.
@@ -86,12 +91,15 @@ class Attribution:
         """Note the items of an answer to a user, as `marks_of` encodes them."""
         if not marks:
             return
-        self._keep(_key(request_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack(), user_id)
+        self._keep(_key(request_id, user_id), _Note(variant=variant, catalogue=catalogue, marks=marks).pack(), user_id)
 
     @staticmethod
-    def name_of(request_id: str) -> str:
-        """What the note of an answer is called in the store."""
-        return _key(request_id)
+    def names_of(request_id: str, user_id: str) -> tuple[str, str]:
+        """What notes of answers that an event of a user may follow are called in the store.
+
+        Of an answer to the user; and of one to nobody, or of a release that noted no users.
+        """
+        return _key(request_id, user_id), _key(request_id, None)
 
     def forget(self, user_id: str, names: Collection[str]) -> set[str]:
         """Drop notes that are not in the store yet, of a user or by name; returns the names of those."""
@@ -103,17 +111,19 @@ class Attribution:
             del self._recent[name]
         return here
 
-    def attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
-        """Count events on ``item_ids`` that name the recommendation ``request_id``."""
+    def attribute(self, request_id: str, item_ids: Sequence[str], *, user_id: str) -> None:
+        """Count events of a user on ``item_ids`` that name the recommendation ``request_id``."""
+        names = self.names_of(request_id, user_id)
         is_new = not self._is_wanted()
         self._wanted_until = max(self._wanted_until, _now() + self._ttl_s)
         if is_new:  # from now on other servers may get such events too
             recent, self._recent = self._recent, OrderedDict()
-            if (named := _key(request_id)) in recent:
-                recent.move_to_end(named)
-            for key, (note, user_id) in list(recent.items())[-_MAX_NOTES // 2 :]:
-                self._keep(key, note, user_id)
-        if not self._background.offer(_LANE, lambda: self._attribute(request_id, item_ids)):
+            for named in names:
+                if named in recent:
+                    recent.move_to_end(named)
+            for key, (note, whose) in list(recent.items())[-_MAX_NOTES // 2 :]:
+                self._keep(key, note, whose)
+        if not self._background.offer(_LANE, lambda: self._attribute(names, item_ids)):
             self._metrics.observe_attribution_dropped()
 
     def _is_wanted(self) -> bool:
@@ -142,18 +152,22 @@ class Attribution:
             for _ in notes:
                 self._metrics.observe_attribution_dropped()
 
-    async def _attribute(self, request_id: str, item_ids: Sequence[str]) -> None:
-        kept = await self._store.get(_key(request_id))
-        note = None if kept is None else _Note.unpack(kept)
-        if note is None:
-            return
+    async def _attribute(self, names: Sequence[str], item_ids: Sequence[str]) -> None:
+        for name in names:
+            kept = await self._store.get(name)
+            note = None if kept is None else _Note.unpack(kept)
+            if note is not None:
+                await self._count(name, note, item_ids)
+                return
+
+    async def _count(self, name: str, note: _Note, item_ids: Sequence[str]) -> None:
         shown = set(_split(note.marks))
         taken = shown.intersection(_mark(item_id) for item_id in item_ids)
         if not taken:
             return
         # Remove the items from the note before counting them: a second event on one of them finds it gone.
         left = replace(note, marks=b"".join(sorted((shown - taken) | {_FOLLOWED})))
-        await self._store.put(_key(request_id), left.pack(), self._ttl_s)
+        await self._store.put(name, left.pack(), self._ttl_s)
         if _FOLLOWED not in shown:
             self._metrics.observe_followed(variant=note.variant, catalogue=note.catalogue)
         for _ in taken:
@@ -187,8 +201,12 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _key(request_id: str) -> str:
-    return f"answer:{request_id}"
+def _key(request_id: str, user_id: str | None) -> str:
+    if user_id is None:
+        return f"answer:{request_id}"
+    # Of a bounded length and in ASCII, as keys are; no request id holds a colon.
+    whose = hashlib.blake2b(user_id.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"answer:{request_id}:{whose}"
 
 
 def marks_of(item_ids: Sequence[str]) -> bytes:

@@ -95,7 +95,8 @@ class People:
     async def _forget(self, user_id: str) -> Erased:
         await self.impressions.forget(user_id)
         names = await self.links.names(user_id)
-        names |= {self.attribution.name_of(request_id) for request_id in await self._requests(user_id)}
+        for request_id in await self._requests(user_id):
+            names.update(self.attribution.names_of(request_id, user_id))
         here = self.attribution.forget(user_id, names) | self.results.forget(names)
         answers = len(here) + await self.store.drop([name for name in names if name not in here])
         await self.store.drop(list(here))

@@ -56,12 +56,12 @@ def events_router(
         context.facts |= {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
         named = [event.kind or UNSAID_KIND for event in body.events]
         metrics.observe_event_kinds(Counter(named))
-        taken: dict[str, list[str]] = {}
+        taken: dict[tuple[str, str], list[str]] = {}
         for event, kind in zip(body.events, named, strict=True):
             if event.request_id is not None and kind in kinds.success:
-                taken.setdefault(event.request_id, []).append(event.item_id)
-        for request_id, item_ids in taken.items():
-            attribution.attribute(request_id, item_ids)
+                taken.setdefault((event.request_id, event.user_id), []).append(event.item_id)
+        for (request_id, user_id), item_ids in taken.items():
+            attribution.attribute(request_id, item_ids, user_id=user_id)
         warning = _warning(body, deployment)
         answer = EventsRecorded(
             request_id=context.request_id,

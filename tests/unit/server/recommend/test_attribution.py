@@ -52,9 +52,9 @@ def attribution(
     return Attribution(guard, background, ttl_s=60.0, metrics=counts, variants=variants), background
 
 
-async def taken(running: Running, request_id: str, *item_ids: str) -> None:
+async def taken(running: Running, request_id: str, *item_ids: str, user_id: str = "u") -> None:
     events = [
-        {"user_id": "u", "item_id": item_id, "timestamp": 1_700_000_000 + at, "request_id": request_id}
+        {"user_id": user_id, "item_id": item_id, "timestamp": 1_700_000_000 + at, "request_id": request_id}
         for at, item_id in enumerate(item_ids)
     ]
     assert (await running.client.post("/v1/events", json={"events": events})).status_code == 200
@@ -91,6 +91,42 @@ async def test_an_event_on_a_shown_item_counts_for_the_answers_variant_once(run:
         assert 'igd_followed_answers_total{catalogue="films",variant="b"} 2.0' in text
 
 
+async def test_an_answer_to_a_user_counts_for_that_user_alone_though_others_have_its_request_id(run: Run) -> None:
+    async with run(variants=VARIANTS) as running:
+        headers = {"X-Request-ID": "page-1"}
+        for user_id, variant, history in (("ann", "a", ["1"]), ("bob", "b", ["2"])):
+            body = {"user_id": user_id, "variant": variant, "history": history, "allow": ["3", "4", "5"]}
+            answer = await running.client.post("/v1/recommendations", json=body, headers=headers)
+            assert answer.json()["request_id"] == "page-1"
+        await taken(running, "page-1", "3", "4", "5", user_id="carl")
+        await taken(running, "page-1", "3", "4", user_id="ann")
+        await taken(running, "page-1", "5", user_id="bob")
+        text = await settled(running, 'igd_attributed_events_total{catalogue="films",variant="b"} 1.0')
+    assert 'igd_attributed_events_total{catalogue="films",variant="a"} 2.0' in text
+    assert 'igd_followed_answers_total{catalogue="films",variant="a"} 1.0' in text
+
+
+async def test_an_item_counts_for_no_variant_that_did_not_show_it() -> None:
+    counts = Counts()
+    made, background = attribution(counts)
+    made.remember("r", variant="a", catalogue="c", marks=marks_of(["1", "2"]), user_id="u")
+    made.remember("r", variant="b", catalogue="c", marks=marks_of(["2", "3"]), user_id="u")
+    made.attribute("r", ["1", "2"], user_id="u")
+    await background.settle()
+    assert counts.attributed == {("b", "c"): 1}, "of one user's answers under one id the later is known"
+
+
+async def test_a_note_of_a_release_that_noted_no_users_still_counts() -> None:
+    counts, store = Counts(), MemoryStore()
+    made, background = attribution(counts, store=store)
+    made.remember("r", variant="a", catalogue="c", marks=ONE)
+    await background.settle()
+    assert await store.get("answer:r") is not None
+    made.attribute("r", ["1"], user_id="u")
+    await background.settle()
+    assert counts.attributed == {("a", "c"): 1}
+
+
 async def test_an_entry_of_a_batch_and_a_duplicate_of_an_item_count_too(run: Run) -> None:
     async with run() as running:
         body = {"requests": [{"history": ["1"], "allow": ["16", "17"]}, {"k": 2}]}
@@ -111,7 +147,7 @@ async def test_each_shown_item_counts_once_however_often_it_is_taken(shown: set[
     made, background = attribution(counts)
     made.remember("r", variant="v", catalogue="c", marks=marks_of(sorted(shown)))
     for post in posts:
-        made.attribute("r", post)
+        made.attribute("r", post, user_id="u")
     await background.settle()
     taken_of_it = shown & {item for post in posts for item in post}
     assert counts.attributed["v", "c"] == len(taken_of_it)
@@ -141,11 +177,11 @@ async def test_too_much_to_do_behind_answers_is_dropped_and_counted() -> None:
     background.offer("other", lambda: asyncio.sleep(0))
     background.offer("other", lambda: asyncio.sleep(0))
     made.remember("r", variant="", catalogue="c", marks=ONE)
-    made.attribute("r", ["1"])
+    made.attribute("r", ["1"], user_id="u")
     assert counts.dropped == 2
     await background.settle()
     made.remember("s", variant="", catalogue="c", marks=ONE)
-    made.attribute("s", ["1"])
+    made.attribute("s", ["1"], user_id="u")
     await background.settle()
     assert (counts.attributed, counts.dropped) == ({("", "c"): 1}, 2)
 
@@ -163,7 +199,7 @@ async def test_answers_of_the_same_moment_are_written_in_one_call() -> None:
     for number in range(100):
         made.remember(f"r-{number}", variant=f"v-{number % 3}", catalogue="c", marks=ONE)
     for number in range(100):
-        made.attribute(f"r-{number}", ["1"])
+        made.attribute(f"r-{number}", ["1"], user_id="u")
     await background.settle()
     assert store.calls == 1
     assert counts.attributed == {("v-0", "c"): 34, ("v-1", "c"): 33, ("v-2", "c"): 33}
@@ -183,12 +219,12 @@ async def test_what_the_store_does_not_take_is_not_counted() -> None:
     made.remember("r", variant="", catalogue="c", marks=ONE)
     await background.settle()
     store.frozen = True
-    made.attribute("r", ["1"])
+    made.attribute("r", ["1"], user_id="u")
     await background.settle()
     assert not counts.attributed
     store.frozen = False
-    made.attribute("r", ["1"])
-    made.attribute("r", ["1"])
+    made.attribute("r", ["1"], user_id="u")
+    made.attribute("r", ["1"], user_id="u")
     await background.settle()
     assert counts.attributed == {("", "c"): 1}
 
@@ -213,9 +249,9 @@ async def test_without_variants_nothing_is_written_until_an_event_names_an_answe
     await background.settle()
     assert store.sizes == []
     assert len(made._recent) == 4096, "bounded"
-    made.attribute("r-1000", ["2", "3"])
+    made.attribute("r-1000", ["2", "3"], user_id="u")
     made.remember("next", variant="", catalogue="c", marks=marks_of(["1", "2"]))
-    made.attribute("next", ["1"])
+    made.attribute("next", ["1"], user_id="u")
     await background.settle()
     assert counts.attributed == {("", "c"): 2}
     assert not made._recent
@@ -226,7 +262,7 @@ async def test_when_events_name_answers_no_longer_notes_stay_in_the_process() ->
     counts, store = Counts(), Written()
     guard, background = StoreGuard(store, timeout_s=0.25), Background(max_waiting=100)
     made = Attribution(guard, background, ttl_s=0.02, metrics=counts)
-    made.attribute("nobody", ["1"])
+    made.attribute("nobody", ["1"], user_id="u")
     await background.settle()
     await asyncio.sleep(0.05)
     made.remember("r", variant="", catalogue="c", marks=ONE)
@@ -242,7 +278,7 @@ async def test_a_note_is_small_and_an_answer_without_items_has_none() -> None:
     made.remember("many", variant="v" * 64, catalogue="c" * 64, marks=marks_of([str(n) for n in range(9000)]))
     await background.settle()
     assert [size <= bound for size, bound in zip(store.sizes, (60, 1200), strict=True)] == [True, True]
-    made.attribute("many", ["3", "8999", "x"])
+    made.attribute("many", ["3", "8999", "x"], user_id="u")
     await background.settle()
     assert sum(counts.attributed.values()) == 1
 
@@ -251,6 +287,6 @@ async def test_a_note_of_another_release_counts_nothing() -> None:
     counts, store = Counts(), MemoryStore()
     made, background = attribution(counts, store=store)
     await store.put("answer:r", b'{"variant":"","catalogue":"c","items":["1"]}', 60.0)
-    made.attribute("r", ["1"])
+    made.attribute("r", ["1"], user_id="u")
     await background.settle()
     assert (counts.attributed, counts.dropped) == ({}, 0)
