@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -37,13 +37,12 @@ _BLOCK_SCORES = 1 << 23
 
 
 class Ranker(Protocol):
-    """A baseline: scores all items after a history.
+    """A baseline: scores all items after a history."""
 
-    Attributes:
-        adds_up: whether the sum of several items' scores says how likely it is that one of them is chosen.
-    """
-
-    adds_up: ClassVar[bool]
+    @property
+    def adds_up(self) -> bool:
+        """Whether the sum of several items' scores says how likely it is that one of them is chosen."""
+        ...
 
     def scores(self, histories: Sequence[Sequence[ItemIndex]]) -> NDArray[np.float64]:
         """``(histories, num_items)`` float64, higher is better, finite."""

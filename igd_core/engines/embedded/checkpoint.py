@@ -14,7 +14,13 @@ from safetensors import SafetensorError
 from igd_core.catalogue.tokenization import TitleTokenizer
 from igd_core.engines.embedded.adapters import CONFIG_FILE, lora_tensors, read_adapter_config
 from igd_core.engines.embedded.forward import TransformersForward
-from igd_core.engines.embedded.integrity import load_weights, named, read_config
+from igd_core.engines.embedded.integrity import (
+    load_weights,
+    named,
+    not_finite,
+    read_config,
+    tensors_not_finite,
+)
 from igd_core.engines.embedded.llama import LlamaForward, why_not_own
 from igd_core.engines.embedded.packed_linear import PackedLinear, multiply_plainly, pack_linears
 from igd_core.engines.embedded.pooled_llama import PooledLlama, why_not_pooled
@@ -107,9 +113,9 @@ def load_checkpoint(
             that it computes what transformers' modules do.
 
     Raises:
-        ModelError: not found, not safetensors, tensors that do not fit the architecture, an architecture that this
-            engine would run wrongly, an adapter that does not fit, a device that is not here, or ``own`` where it
-            cannot be.
+        ModelError: not found, not safetensors, tensors that do not fit the architecture or are not finite, an
+            architecture that this engine would run wrongly, an adapter that does not fit, a device that is not here, or
+            ``own`` where it cannot be.
     """
     directory = resolve_checkpoint(name)
     target = device_of(device)
@@ -124,18 +130,21 @@ def load_checkpoint(
     named_adapters = {} if adapters is None or isinstance(adapters, Path) else adapters
     prompts = read_tuned_prompts(merged or directory, named_adapters)
 
-    def prepared(loaded: PreTrainedModel) -> PreTrainedModel:
-        return _prepared(loaded.to(target), packed=packed)  # type: ignore[arg-type]
+    def prepared(loaded: PreTrainedModel, told: Path) -> PreTrainedModel:
+        model: PreTrainedModel = loaded.to(target)  # type: ignore[arg-type]
+        if names := sorted({*tensors_not_finite(model)} & {name for name, _ in model.named_parameters()}):
+            raise not_finite(told, names, dtype)
+        return _prepared(model, packed=packed)
 
     config = read_config(directory)
     _refuse_unsupported(config)
     context_tokens(config)
     adapted = {
-        adapter: prepared(with_adapter_merged(_load_model(directory, config, DTYPES[dtype]), adapter, path))
+        adapter: prepared(with_adapter_merged(_load_model(directory, config, DTYPES[dtype]), adapter, path), path)
         for adapter, path in named_adapters.items()
     }
     plain = _load_model(directory, config, DTYPES[dtype])
-    model = prepared(plain if merged is None else with_adapter_merged(plain, merged.name, merged))
+    model = prepared(plain if merged is None else with_adapter_merged(plain, merged.name, merged), merged or directory)
     everything: list[tuple[str | None, PreTrainedModel]] = [(None, model), *adapted.items()]
     return Checkpoint(
         model=model,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _SHOWN = 3
+_USUAL = frozenset({"F64", "F32", "F16", "BF16"})
 _MAX_REASON_CHARS = 400
 _COUNTS = (
     "num_hidden_layers",
@@ -104,16 +105,18 @@ def load_weights(directory: Path, config: PretrainedConfig, **how: object) -> Pr
 
 
 def check_folder(directory: Path) -> None:
-    """Check a folder without reading its weights, for an engine that loads them itself.
+    """Check a folder without keeping its weights, for an engine that loads them itself.
 
     The engine checks quantised weights, and architectures that transformers does not know.
 
     Raises:
-        ModelError: as `read_config` and `load_weights`.
+        ModelError: as `read_config` and `load_weights`; or a weight is not finite.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    if names := _not_finite_in(directory):
+        raise not_finite(directory, names)
     if _raw_config(directory).get("model_type") not in CONFIG_MAPPING:
         return
     config = read_config(directory)
@@ -121,11 +124,35 @@ def check_folder(directory: Path) -> None:
         load_weights(directory, config, device_map={"": "meta"})
 
 
+def not_finite(told: Path, names: Sequence[str], dtype: str = "") -> ModelError:
+    """The error that refuses weights which are no numbers, in ``dtype`` if they may be in another."""
+    return ModelError(f"{told}: weights that are not finite{dtype and f' in {dtype}'}: {named(names)}")
+
+
+def _not_finite_in(directory: Path) -> list[str]:
+    """Names of a folder's tensors with NaN or infinities, of those in a usual data type; reads one at a time."""
+    found = []
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                usual = [name for name in tensors.keys() if tensors.get_slice(name).get_dtype() in _USUAL]  # noqa: SIM118
+                found += [name for name in usual if not _is_finite(tensors.get_tensor(name))]
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: {error}") from None
+    return sorted(found)
+
+
 def tensors_not_finite(model: PreTrainedModel) -> list[str]:
     """Names of parameters and buffers with NaN or infinities; a pass over all of them."""
     packed = ((f"{name}.weight", each.weight) for name, each in model.named_modules() if isinstance(each, PackedLinear))
     everything = (*model.named_parameters(), *model.named_buffers(), *packed)
-    return sorted(name for name, each in everything if each.is_floating_point() and not torch.isfinite(each).all())
+    return sorted(name for name, each in everything if each.is_floating_point() and not _is_finite(each))
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """By the smallest and the largest, which are NaN where any value is: 25 times as fast as asking each value."""
+    ends = torch.stack(torch.aminmax(values)) if values.numel() else values
+    return bool(torch.isfinite(ends).all())
 
 
 def named(names: Sequence[str]) -> str:

@@ -143,10 +143,7 @@ def settle_precision(
         each.multiply_in(torch.float32 if why else torch.bfloat16)
         each.keep_one_layout()
     if why and choice == "bf16":
-        way_out = (
-            "'fp32' can be used" if _NOT_FINITE not in why else "ask 'fp32', which names weights that are not finite"
-        )
-        raise ModelError(f"precision 'bf16': {why}; {way_out}")
+        raise ModelError(f"precision 'bf16': {why}" + ("" if _NOT_FINITE in why else "; 'fp32' can be used"))
     if why:
         return Precision(name="fp32" if fp32_on_cpu else "", why=f"bf16: {why}", test=worst)
     return Precision(name="bf16", test=worst)

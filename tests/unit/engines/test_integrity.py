@@ -53,6 +53,31 @@ def refusal(directory: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
+)
+def test_one_weight_that_is_no_number_is_refused_by_name(directory: Path, name: str, value: float) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name].view(-1)[7] = value
+
+    edit_tensors(directory, damage)
+    assert refusal(directory) == f"{directory}: weights that are not finite in float32: {name}"
+    with pytest.raises(ModelError) as caught:
+        check_folder(directory)
+    assert str(caught.value) == f"{directory}: weights that are not finite: {name}"
+
+
+def test_weights_too_large_for_a_data_type_are_refused_in_it(directory: Path) -> None:
+    def grow(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"][3] = 1e6
+
+    edit_tensors(directory, grow)
+    load_checkpoint(directory, device="cpu")
+    with pytest.raises(ModelError, match=r"weights that are not finite in float16: model\.norm\.weight$"):
+        load_checkpoint(directory, device="cpu", dtype="float16")
+
+
 def add_biases(tensors: dict[str, torch.Tensor]) -> None:
     for layer in range(2):
         for name in ("q", "k"):

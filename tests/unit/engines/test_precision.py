@@ -241,11 +241,9 @@ def test_a_model_without_finite_scores_is_not_blamed_on_bf16(
     model = random_model(copy.deepcopy(CONFIGS["llama"]))
     whole: Any = model
     with torch.no_grad():
-        whole.model.norm.weight[0] = float("nan")
+        whole.model.norm.weight.fill_(3e38)  # a number itself, and none when multiplied
     saved = write_checkpoint(tmp_path / "nan", model, definition)
-    with pytest.raises(
-        ModelError, match=r"^precision 'bf16': the model's scores are not finite; ask 'fp32', which names"
-    ):
+    with pytest.raises(ModelError, match=r"^precision 'bf16': the model's scores are not finite$"):
         in_precision(load_checkpoint(saved, device="cpu"), "bf16")
     chosen = in_precision(load_checkpoint(saved, device="cpu"), "auto").precision
     assert (chosen.name, chosen.why) == ("fp32", "bf16: the model's scores are not finite")
