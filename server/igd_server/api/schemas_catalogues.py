@@ -41,7 +41,9 @@ class ItemSearch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     query: Annotated[str, Field(max_length=200)] = Field(
-        default="", description="Part of a title; case and accents do not count. Empty lists the most popular items."
+        default="",
+        description="Part of a title; case, accents and punctuation do not count, nor signs such as emoji beside "
+        "words. Empty lists the most popular items.",
     )
     catalogue: CatalogueChoice | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -42,6 +42,8 @@ DEFAULT_READERS = ReaderLimits(timeout_s=30.0, max_bytes=64 << 20)
 
 _MAX_PIPELINED = 16
 _LINGER_S = 1.0
+_SHOWN_BYTES = 64
+_SHOWN_VALUES = 3
 
 _log = logging.getLogger("igd.server")
 
@@ -60,8 +62,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._fed_bytes = self._parsed_bytes = 0
-        self._hosts = 0
         self._refusal = MALFORMED_HTTP
+        self._fault = ""
         self._declining = False
         self._deaf = False
         self.answers = 0
@@ -130,8 +132,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         was_in_head = self._in_head
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._refuse(self._refusal)
+        except httptools.HttpParserError as error:
+            # The parser says what it stumbled over, and of an error of ours that there was one.
+            self._refuse(self._refusal, self._fault or str(error))
             return
         except httptools.HttpParserUpgrade as offered:
             self._decline(data[offered.args[0] :])
@@ -148,7 +151,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """A request's head begins."""
         super().on_message_begin()
         self._in_head = True
-        self._fed_bytes = self._parsed_bytes = self._hosts = 0
+        self._fed_bytes = self._parsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Part of the request's target."""
@@ -158,16 +161,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer after a chunked body."""
         super().on_header(name, value)
-        if self.headers[-1][0] == b"host":
-            self._hosts += 1
         self._bound(len(name) + len(value) + len(b": \r\n"))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        if self._hosts != 1 and self.parser.get_http_version() == "1.1":
-            raise _Refused("not exactly one host")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
+            self._fail(f"host: {_shown(hosts)}; a request of HTTP/1.1 names one host" if hosts else "host: required")
+        if hosts and not self.url.startswith(b"/") and b"://" in self.url:
+            self._check_authority(hosts[0])
         if len(self.pipeline) >= _MAX_PIPELINED:
-            raise _Refused("too many requests at once")
+            self._fail(f"more than {_MAX_PIPELINED} requests wait for the answer to another on this connection")
         self._in_head = False
         self._declining = bool(self.parser.should_upgrade())
         if not self._declining:
@@ -178,6 +182,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The body is complete."""
         if not self._declining:
             super().on_message_complete()
+
+    def _check_authority(self, host: bytes) -> None:
+        """Refuse a whole URL as the target if it names another host: only the header is checked by `hosts`."""
+        authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        if authority.lower() != host.lower():
+            self._fail(f"host: {_shown([host])}; the target names {_shown([authority])}")
+
+    def _fail(self, fault: str) -> NoReturn:
+        self._fault = fault
+        raise _Refused(fault)
 
     def _decline(self, rest: bytes) -> None:
         """Treat a request that offers another protocol as one that does not.
@@ -200,7 +214,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._parsed_bytes += more
         if self._parsed_bytes > MAX_HEAD_BYTES:
             self._refusal = HEAD_TOO_LARGE
-            raise _Refused("the head is too large")
+            self._fail(HEAD_TOO_LARGE.title)
 
     def _head_is_late(self) -> None:
         self._head_timer = None
@@ -215,7 +229,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse(self, kind: ProblemKind) -> None:
+    def _refuse(self, kind: ProblemKind, detail: str = "") -> None:
         """Answer data that is not a valid request, and close. A request before it still gets its own answer."""
         self._deaf = True
         self._stop_head_timer()
@@ -230,7 +244,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:  # a broken body, and other answers are due first: no answer would fit
             self.transport.close()
             return
-        body = kind.problem(kind.title, request_id).model_dump_json(exclude_none=True).encode()
+        body = kind.problem(detail or kind.title, request_id).model_dump_json(exclude_none=True).encode()
         headers = [
             *self.server_state.default_headers,
             (b"content-type", MEDIA_TYPE.encode()),
@@ -243,6 +257,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Closing on a client that still sends would reset the connection, and the answer could be lost with it.
         self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def _shown(values: list[bytes]) -> str:
+    return ", ".join(repr(value[:_SHOWN_BYTES].decode("latin-1")) for value in values[:_SHOWN_VALUES])
 
 
 class _Refused(Exception):  # noqa: N818 - only ends parsing; httptools wraps it

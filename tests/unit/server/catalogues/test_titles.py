@@ -58,6 +58,25 @@ def test_no_match_leads_from_one_title_to_the_next() -> None:
     assert list(search.find("t f", limit=2)) == []
 
 
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("\U0001f680", [2, 0]),
+        (" \u2764\ufe0f ", [1, 3]),
+        ("\u2764", [1, 3]),
+        ("\U0001f681", []),
+        ("moon \U0001f680", [0]),
+        ("!", []),
+        ("\ufe0f", []),
+    ],
+)
+def test_signs_are_found_though_they_are_no_words(query: str, rows: list[int]) -> None:
+    lines = ["Moon \U0001f680 shot!", "I \u2764\ufe0f NY", "\U0001f680\U0001f680", "\u2764 of gold!"]
+    search = TitleSearch(catalogue_of(lines, [1, 4, 3, 2]))
+    assert list(search.find(query, limit=4)) == rows
+    assert list(search.find(query, limit=1, offset=1)) == rows[1:2]
+
+
 def test_the_most_popular_come_first_on_every_page() -> None:
     search = TitleSearch(catalogue_of([f"part {row}" for row in range(50)], frequency=list(range(50))))
     pages = [list(search.find("part", limit=20, offset=offset)) for offset in (0, 20, 40, 60)]

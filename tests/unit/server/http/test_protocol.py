@@ -128,6 +128,35 @@ async def test_what_is_no_http_is_a_problem_document_and_the_connection_ends(
 
 
 @pytest.mark.parametrize(
+    ("request_bytes", "said"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "host: required"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "host: 'x', 'y'; a request of HTTP/1.1 names one host"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", "Duplicate Content-Length"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\n", "Invalid character in Content-Length"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "Invalid character in chunk size",
+        ),
+        (
+            b"GET http://evil.example/good HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "host: 'localhost'; the target names 'evil.example'",
+        ),
+    ],
+)
+async def test_what_is_no_http_is_told_what_is_wrong_with_it(served: Served, request_bytes: bytes, said: str) -> None:
+    _, _, body = (await served.talk(request_bytes)).partition(b"\r\n\r\n")
+    assert json.loads(body)["detail"] == said
+
+
+async def test_a_whole_url_as_the_target_is_served_where_it_names_the_host(served: Served) -> None:
+    in_query = await served.talk(b"GET /a?b=http://y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert in_query.endswith(b"/a 0")
+    answer = await served.talk(b"GET http://X:80/good HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n")
+    assert answer.endswith(b"/good 0")
+
+
+@pytest.mark.parametrize(
     "pieces",
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000,),
