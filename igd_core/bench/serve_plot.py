@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from igd_core.whole_files import write_figure
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -35,7 +37,7 @@ def draw_serve(result: ServeResult, path: Path) -> None:
         f"{report['rate_per_s']:g} requests a second ({report['arrivals']}) for {report['seconds']:.0f} s: "
         f"{report['goodput_per_s']:g} good answers a second"
     )
-    figure.savefig(path, dpi=130)
+    write_figure(figure, path, dpi=130)
 
 
 def _draw_latency(axes: Axes, report: Mapping[str, Any]) -> None:

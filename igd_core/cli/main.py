@@ -9,6 +9,7 @@ import re
 import sys
 from importlib import import_module
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from igd_core.errors import ArtifactError, IGDError
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: OpenMP threads that spin while they wait take the core that the event loop needs, and
     # stall for whole scheduler ticks when anything else runs (a 0.6 ms kernel took 8 ms beside one busy process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = argparse.Namespace()
     try:
         args = make_parser(command).parse_args(argv)
         code = int(args.run(args))
@@ -116,14 +118,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `igd inspect ... | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere, quietly
         return BROKEN_PIPE
-    except OSError as error:  # a path of the command line that leads through a file, that may not be read, too long ...
-        if error.filename is None:
-            raise
-        print(f"igd: {error.filename}: {error.strerror}", file=sys.stderr)
-        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        told = _told_of_files(error, getattr(args, "out", None))
+        if told is None:
+            raise
+        print(f"igd: {told}", file=sys.stderr)
+        return BAD_INPUT
     return code
+
+
+def _told_of_files(error: Exception, out: object) -> str | None:
+    """What the system says of a path, or of a disk that is full; None where ``error`` is about something else.
+
+    Paths of the command line may lead through a file, may not be read, may be too long. Where a disk is full and
+    nothing says which file that is about, it is about ``--out``, unless standard output is what cannot be written.
+    """
+    from igd_core.whole_files import disk_errno
+
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename2 or error.filename}: {error.strerror}"
+    number = disk_errno(error, Path(str(out or ".")).absolute().parent)
+    if number is None:
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        out = "standard output"
+    return os.strerror(number) if out is None else f"{out}: {os.strerror(number)}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from igd_core.whole_files import write_figure
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -39,4 +41,4 @@ def draw_gain_by_position(inspection: Inspection, name: str, path: Path) -> None
     for axes in (gains, zeros):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path, dpi=150)

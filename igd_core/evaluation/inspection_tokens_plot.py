@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from igd_core.whole_files import write_figure
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -50,7 +52,7 @@ def draw_token_bias(biases: Mapping[str, TokenBias], effects: Mapping[str, Alpha
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path, dpi=150)
 
 
 def _bars(axes: Axes, names: list[str], series: Mapping[str, list[Interval]], colour: str, *, shift: float) -> None:

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from igd_core.errors import DataError
+from igd_core.whole_files import naming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,9 +86,10 @@ class Journal:
 
     def _write(self, *records: Mapping[str, Any]) -> None:
         data = b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records)
-        while data:
-            data = data[os.write(self._file, data) :]
-        os.fsync(self._file)
+        with naming(self.path):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
 
 
 def read_journal(path: Path, *, items: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:

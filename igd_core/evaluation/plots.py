@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from igd_core.evaluation.bootstrap import Interval
+from igd_core.whole_files import write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def draw_accuracy(results: Sequence[MethodResult], k: int, path: Path | BinaryIO
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), names)
     panels[1].legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path, dpi=150)
 
 
 def draw_slices(results: Sequence[MethodResult], k: int, path: Path | BinaryIO) -> bool:
@@ -72,7 +73,7 @@ def draw_slices(results: Sequence[MethodResult], k: int, path: Path | BinaryIO) 
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=150)
+    write_figure(figure, path, dpi=150)
     return True
 
 
