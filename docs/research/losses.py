@@ -2,7 +2,7 @@
 
 ``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set;
 ``sets-lossmix-…`` of some of them with the mean of transitions and EASE mixed in, over children unless the name says
-``vg-vocabulary``; ``vg-renormalised`` are of Video Games' models tuned over the vocabulary. ``sets-losssm-ml-LOSS-0``
+``vg-vocabulary``; ``vg-renormalised`` are of Video Games' models tuned over the vocabulary. ``sets-losssm-ml-LOSS-SEED``
 are of an adapter for SmolLM2-135M each, on 500 test rows of ML-100K.
 """
 
@@ -117,16 +117,24 @@ def smollm2() -> str:
     mixed = "alpha=0 lp=0 beams=10 normalise=children gamma=0.7"
     first = runs()["sets-losssm-ml-children-0"]
     scorer = values(first, "scorer", asked)
+    held = [seed for seed in "012" if all(f"sets-losssm-ml-{loss}-{seed}" in runs() for loss in _NAMES)]
     rows = []
     for words, settings in {
         "the model alone": _NAMES,
         "with its scorer, gamma 0.7": dict.fromkeys(_NAMES, mixed),
     }.items():
-        columns = {
-            loss: values(runs()[f"sets-losssm-ml-{loss}-0"], setting, asked) for loss, setting in settings.items()
+        seeds = {
+            loss: [values(runs()[f"sets-losssm-ml-{loss}-{seed}"], setting, asked) for seed in held]
+            for loss, setting in settings.items()
         }
+        columns = {loss: np.mean(each, axis=0) for loss, each in seeds.items()}
         drawn = Drawn({**columns, "scorer": scorer}, targets_of(first))
-        shown = [between(drawn.value(name)) for name in ("children", "vocabulary", "scorer")]
-        rows.append([words, *shown, effect(drawn.less("children", "vocabulary"))])
-    head = ["NDCG@10, 500 test rows", "over children", "over the vocabulary", "the scorer alone", "first less second"]
-    return table(head, rows)
+        gained = drawn.less("children", "vocabulary")
+        shown = [
+            f"{between(drawn.value(loss))}; {', '.join(plain(float(each.mean())) for each in of_seeds)}"
+            for loss, of_seeds in seeds.items()
+        ]
+        alone = between(drawn.value("scorer"))
+        rows.append([words, *shown, effect(gained), verdict(gained, seeds=len(held)), alone])
+    head = ["NDCG@10, 500 test rows", "over children; each seed", "over the vocabulary; each seed", "first less second"]
+    return table([*head, "better?", "the scorer alone"], rows)
