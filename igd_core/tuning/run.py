@@ -82,7 +82,23 @@ def tune(
             return begun
         if tell is not None and team.is_first:
             tell(begun.data.notes)
-        return _train(inputs, settings, begun, team)
+        record = _train(inputs, settings, begun, team)
+        if tell is not None and team.is_first:
+            tell(_of_what_is_kept(record, settings))
+        return record
+
+
+def _of_what_is_kept(record: Mapping[str, Any], settings: TuningSettings) -> list[str]:
+    """What to say of the state that is kept: nothing, unless it is the one that the run began with."""
+    from igd_core.tuning.watch import best_step
+
+    if settings.warmup_steps == 0 or record.get("steps") == 1 or best_step(record["history"]) != 1:
+        return []
+    told = (
+        "the model that is kept is that of step 1, before which nothing was learned (a warm-up begins with learning "
+        "rate 0), since no later one has a lower validation loss: a smaller --batch makes more steps of an epoch"
+    )
+    return [told]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -95,11 +95,18 @@ class TuningSettings(CheckedSettings):
     bear_xi: PositiveAmount = Field(default=2.75, description="nats within which a token is near that beam's edge")
     epochs: Count = Field(default=3, description="passes over the rows, at most")
     lr: PositiveAmount = Field(default=1e-4, description="highest learning rate")
-    batch: Count = Field(default=128, description="rows of an optimiser step")
+    batch: Count = Field(
+        default=128,
+        description="rows of an optimiser step, or some more where the rows do not divide evenly: 200 rows at 16 are "
+        "12 steps of 16 or 17",
+    )
     micro_batches: Count = Field(
         default=8, description="forward passes a step is split into; more take less memory, and the result is the same"
     )
-    warmup_steps: CountOrNone = Field(default=20, description="steps until the learning rate is reached")
+    warmup_steps: CountOrNone = Field(
+        default=20,
+        description="steps until the learning rate is reached, from 0 in the first; none in a run of one step",
+    )
     schedule: Schedule = Field(
         default="linear", description="what the learning rate does then; linear and cosine end at 0"
     )

@@ -143,6 +143,14 @@ class IGDTrainer(Trainer):
             share_optimizer(optimizer)
         return optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Without a warm-up where the run is a single step: the rate of a warm-up's first step is 0."""
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         """Weights that are to be split go there part by part."""
         if not self.team.shards:

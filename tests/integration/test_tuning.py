@@ -502,6 +502,31 @@ def test_a_run_ends_when_validation_no_longer_improves_and_keeps_the_best(
     assert record["steps"] == 12
 
 
+def test_a_run_of_one_step_learns_and_one_of_more_is_warmed_up_as_before(inputs: RunInputs) -> None:
+    def weights(steps: int, lr: float) -> torch.Tensor:
+        out = inputs.out.parent / f"{steps}-{lr}"
+        settings = quick(epochs=1, batch=16, train_rows=16 * steps, warmup_steps=2, lr=lr)
+        record = tune(changed(inputs, out=out), settings)
+        assert record["steps"] == steps
+        return torch.cat([each.flatten() for each in load_file(out / "model" / "model.safetensors").values()])
+
+    started, one, two = weights(1, 1e-30), weights(1, 1e-3), weights(2, 1e-3)
+    assert (one - started).abs().max() == pytest.approx(1e-3, rel=0.1), "Adam's first step is the learning rate"
+    assert (two - started).abs().max() == pytest.approx(0.5e-3, rel=0.1), "a rate of 0, then half of it"
+
+
+def test_it_is_said_when_the_model_that_is_kept_is_the_one_that_the_run_began_with(
+    inputs: RunInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0])
+    monkeypatch.setattr("igd_core.tuning.watch.RunCallback.on_pre_optimizer_step", lambda *_, **__: None)
+    monkeypatch.setattr("igd_core.tuning.loss.LossParts.means", lambda *_: {"loss": next(losses)})
+    told: list[str] = []
+    record = tune(inputs, quick(epochs=2, batch=64), tell=told.extend)
+    assert (record["status"], record["steps"]) == ("finished", 2)
+    assert "kept is that of step 1, before which nothing was learned" in told[-1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
