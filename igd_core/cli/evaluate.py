@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -119,6 +120,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
     from igd_core.datasets.sources import opened
     from igd_core.evaluation.bootstrap import Resampling
     from igd_core.evaluation.job import BaselineChoice, EvaluationJob, ModelChoice
+    from igd_core.evaluation.report import untuned_before
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import read_rows
     from igd_core.evaluation.shard import RunIdentity, Shard, make_run_folder
@@ -167,6 +169,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
         model = ModelChoice(options=asked.engine_options(), adapter=asked.adapter, concurrency=asked.concurrency)
     out = asked.out or _default_out(asked, beams, chosen, identity, "baselines" if model is None else model.name)
     make_run_folder(out)
+    untuned = untuned_before(out) if model is None else _untuned(asked, artifact)
     job = EvaluationJob(artifact=artifact, rows=rows, identity=identity, out=out)
     if model is not None:
         job.decode(model, settings, shard)
@@ -184,7 +187,7 @@ def _evaluate(args: argparse.Namespace, asked: EvaluateFlags) -> int:
             )
         )
     several = asked.gammas is not None and len(asked.gammas) > 1
-    _print(job, job.sum_up(summing, chooses_gamma=several), as_json=args.json)
+    _print(job, job.sum_up(summing, chooses_gamma=several, untuned=untuned), as_json=args.json)
     return 0
 
 
@@ -243,6 +246,17 @@ def _scored(asked: EvaluateFlags) -> list[Normalisation]:
         prompt = read_tuned_prompt(asked.adapter or resolve_checkpoint(asked.model))
         tuned = tuned if prompt is None else prompt.scored
     return [tuned.settled(each, asked.temperature) for each in asked.normalise or [None]]
+
+
+def _untuned(asked: EvaluateFlags, artifact: Artifact) -> str | None:
+    """Why the model is not tuned for the catalogue, which is also printed; None where it is, or does not say."""
+    from igd_core.engines.embedded.checkpoint import resolve_checkpoint
+    from igd_core.engines.tuned_prompt import read_tuned_prompt, why_untuned
+
+    untuned = why_untuned(read_tuned_prompt(asked.adapter or resolve_checkpoint(str(asked.model))), artifact)
+    if untuned is not None:
+        print(f"warning: {untuned}; its lists say little", file=sys.stderr)
+    return untuned
 
 
 def _check_methods(asked: EvaluateFlags) -> None:

@@ -22,7 +22,7 @@ from igd_core.evaluation.gammas import choose_gamma
 from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
 from igd_core.evaluation.ranks import RANKS_FILE, MethodRanks, RankedRun, to_ranks_json
-from igd_core.evaluation.report import collect, report, table
+from igd_core.evaluation.report import RESULTS, collect, report, table
 from igd_core.evaluation.results import summarise, title_ranks
 from igd_core.evaluation.sasrec_settings import SASRecSettings
 from igd_core.evaluation.shard import ShardRun, decoding_header
@@ -202,8 +202,13 @@ class EvaluationJob:
         )
         journal.append(*(record for record in records if record["row"] not in done))
 
-    def sum_up(self, summing: ResultSettings, *, chooses_gamma: bool) -> Summary:
+    def sum_up(self, summing: ResultSettings, *, chooses_gamma: bool, untuned: str | None = None) -> Summary:
         """Write ``results.json``, ``ranks.json`` and the plots, once every row is decoded; and perhaps ``gamma.json``.
+
+        Args:
+            summing: how lists are summarised.
+            chooses_gamma: whether several gammas were tried.
+            untuned: why the model does not count as tuned for the catalogue; None if it does, or does not say.
 
         Raises:
             DataError: a journal is damaged, or of another run.
@@ -213,6 +218,7 @@ class EvaluationJob:
             return Summary(missing=collected.missing)
         results = summarise(collected.methods, self.rows, self.artifact, summing)
         content = report(collected, results, rows=self.rows, artifact=self.artifact, settings=summing)
+        content["untuned"] = untuned
         ranks = [
             MethodRanks(
                 name=lists.method.name,
@@ -236,7 +242,7 @@ class EvaluationJob:
         chosen = self._choose_gamma(ranks, k=shown, seed=summing.resampling.seed) if chooses_gamma else None
         if chosen is not None:
             content["gamma"] = {"served": chosen.gamma, **dataclasses.asdict(chosen)}
-        write_json(self.out / "results.json", content)
+        write_json(self.out / RESULTS, content)
         write_json(ranked.path, to_ranks_json(ranked), dense=True)
         draw_accuracy(results, shown, self.out / "accuracy.png")
         draw_slices(results, shown, self.out / "slices.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from igd_core.evaluation.results import ResultSettings
     from igd_core.evaluation.rows import EvaluationRows
 
+RESULTS = "results.json"
 RESULTS_FORMAT = "igd-evaluation"
 
 
@@ -162,6 +164,15 @@ def report(
         "cutoffs": list(settings.cutoffs),
         "methods": [without_nan(asdict(result)) for result in results],
     }
+
+
+def untuned_before(out: Path) -> str | None:
+    """What an earlier summary of the folder said of the model, which a command without a model cannot say again."""
+    try:
+        told = json.loads((out / RESULTS).read_text("utf-8"))["untuned"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if isinstance(told, str) else None
 
 
 def without_nan(value: Any) -> Any:  # noqa: ANN401 - JSON

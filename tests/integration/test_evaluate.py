@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from adapters import save_adapter
-from factories import EOS, make_catalogue
+from factories import EOS, artifact_of_paths, make_catalogue
 
 from igd_core.artifact import load_artifact
 from igd_core.cli.main import main
-from igd_core.engines.tuned_prompt import TunedPrompt
+from igd_core.engines.tuned_prompt import TunedCatalogue, TunedPrompt
 from igd_core.errors import InputError
 from igd_core.evaluation.pairing import on_same_rows
 from igd_core.evaluation.ranks import read_ranks
@@ -211,6 +211,29 @@ def test_a_complete_run_is_summed_up_again_without_the_model(
     shown = capsys.readouterr().out
     assert "reference: popular" in shown
     assert "seen items excluded" in shown
+
+
+def test_a_model_that_was_not_tuned_for_the_catalogue_is_said_to_be_none(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--limit", "2", "--alphas", "0", "--length-penalties", "0"]
+    shutil.copytree(here / "model", tmp_path / "tuned")
+    artifact = load_artifact(here / "artifact")
+
+    def told(out: str, *more: str, model: str | None = "model") -> tuple[str, Any]:
+        assert main([*_arguments(here, tmp_path / out, *few, "--baselines", "popular", *more, model=model)]) == 0
+        return capsys.readouterr().err, json.loads((tmp_path / out / "results.json").read_text())["untuned"]
+
+    warned, kept = told("plain")
+    assert "warning: the model was not tuned for catalogue" in warned
+    assert kept in warned
+    assert told("plain", model=None) == ("", kept), "summed up again, without the model"
+    for tuned_for, expected in ((artifact, None), (artifact_of_paths([(7, 5), (7, 6)], [1, 1]), "of whose titles")):
+        catalogue = TunedCatalogue.of(tuned_for)
+        TunedPrompt.of(artifact.manifest.template, catalogue=catalogue).write(tmp_path / "tuned")
+        warned, kept = told(str(expected), "--model", str(tmp_path / "tuned"))
+        assert (kept is None, "warning" in warned) == ((True, False) if expected is None else (False, True))
+        assert expected is None or expected in kept
 
 
 def test_without_a_folder_named_the_same_settings_find_the_same_one(
