@@ -292,9 +292,13 @@ class Start:
                 f"{at / 'data' / 'valid.csv'}: no row has a history and an item of the catalogue to choose by"
             )
         beams = int(re.search(r"beams=(\d+)", gamma["setting"])[1])  # type: ignore[index]  # every name has them
-        ndcg = gamma["ndcg"][gamma["gammas"].index(gamma["one"])]
-        self._say(f"  gamma {gamma['served']}, {beams} beams: NDCG@{gamma['k']} {ndcg:.4f}")
-        if gamma["served"] == 1:
+        served = gamma["served"]
+        if isinstance(served, list):  # a gamma for each bucket of histories
+            ndcg = sum(each["rows"] * each["ndcg"] for each in gamma["buckets"]) / gamma["rows"]
+        else:
+            ndcg = gamma["ndcg"][gamma["gammas"].index(gamma["one"])]
+        self._say(f"  gamma {served}, {beams} beams: NDCG@{gamma['k']} {ndcg:.4f} on the rows that chose")
+        if served == 1:
             self._say(
                 "  gamma 1 is the item scorer alone: as far as it is tuned, the model adds nothing (more --minutes)"
             )
