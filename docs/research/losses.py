@@ -2,8 +2,8 @@
 
 ``sets-loss-SET-LOSS-SEED`` are evaluations of a small Llama each, on the same 2,000 test rows of a set;
 ``sets-lossmix-…`` of some of them with the mean of transitions and EASE mixed in, over children unless the name says
-``vg-vocabulary``; ``vg-renormalised`` are of Video Games' models tuned over the vocabulary. ``sets-losssm-ml-LOSS-SEED``
-are of an adapter for SmolLM2-135M each, on 500 test rows of ML-100K.
+``vg-vocabulary``; ``vg-renormalised`` are of Video Games' models tuned over the vocabulary.
+``sets-losssm-ml-LOSS-SEED`` are of an adapter for SmolLM2-135M each, on 500 test rows of ML-100K.
 """
 
 from __future__ import annotations

@@ -599,7 +599,7 @@ async def test_who_asks_the_same_in_the_moment_in_which_its_turn_comes_changes_n
     holding, entering = asyncio.create_task(hold()), asyncio.create_task(enter())
     await settle()
     release.set()
-    while admission.waiting:
+    while admission.waiting:  # noqa: ASYNC110 - step by step
         await asyncio.sleep(0)
     admission.join(first, joiner, 10.0)  # it has been handed its slot, and has not taken it yet
     await asyncio.gather(holding, entering)
