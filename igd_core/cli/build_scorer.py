@@ -213,7 +213,7 @@ def who_chose_what(
     from igd_core.datasets.interactions_file import read_interactions
     from igd_core.datasets.sequences import training_sequences
 
-    read = read_interactions(file, catalogue, on_unknown=on_unknown, optional=("user_id",), reading=reading)
+    read = read_interactions(file, catalogue, on_unknown=on_unknown, optional=("user_id", "timestamp"), reading=reading)
     left_out = {
         "rows that do not say who chose what and when": read.bad_rows,
         "entries of histories that --items lacks": read.dropped_from_histories,

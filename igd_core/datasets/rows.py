@@ -50,6 +50,23 @@ class HistoryRows:
         """``(length,)`` int32 items of one row's history, oldest first."""
         return self.history_item[self.history_start[row] : self.history_start[row + 1]]
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the rows tell whose they are, and when each target was chosen."""
+        return self.user is not None and self.timestamp is not None
+
+    def by_user_and_time(self) -> NDArray[np.intp]:
+        """``(n,)`` positions, each user's together, by time where the rows tell it, and else as they stand.
+
+        Rows of one time stay as they stand; without users, all do.
+        """
+        if self.user is None:
+            return np.arange(len(self))
+        if self.timestamp is None:
+            return np.argsort(self.user, kind="stable")
+        order: NDArray[np.intp] = np.lexsort((self.timestamp, self.user))
+        return order
+
     def take(self, chosen: NDArray[np.intp]) -> HistoryRows:
         """The rows at these positions, in the given order; user codes stay."""
         histories = [self.history(int(row)) for row in chosen]
@@ -113,14 +130,14 @@ def history_rows(interactions: Interactions, targets: NDArray[np.intp], *, max_h
 
 
 def newest_rows(rows: HistoryRows, per_user: int) -> HistoryRows:
-    """The last ``per_user`` rows of every user, in the given order.
+    """The last ``per_user`` rows of every user, by time where they tell it, in the given order.
 
     Raises:
         DataError: the rows do not say which user they are of.
     """
     if rows.user is None:
         raise DataError(f"{per_user} rows of each user are asked for, and the rows have no user_id")
-    by_user = np.argsort(rows.user, kind="stable")
+    by_user = rows.by_user_and_time()
     user = rows.user[by_user]
     end = np.searchsorted(user, user, side="right")
     return rows.take(np.sort(by_user[end - np.arange(len(by_user)) <= per_user]))

@@ -25,15 +25,9 @@ def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int3
         order = np.lexsort((data.timestamp, data.user))
         bounds = np.flatnonzero(np.diff(data.user[order])) + 1
         return [part.astype(np.int32) for part in np.split(data.item[order], bounds) if len(part)]
-    if data.user is None:
-        order = np.arange(len(data))
-    elif data.timestamp is None:
-        order = np.argsort(data.user, kind="stable")
-    else:
-        order = np.lexsort((data.timestamp, data.user))  # stable: rows of one time stay as they stand
     sequences: list[list[int]] = []
     person: int | None = None
-    for row in order.tolist():
+    for row in data.by_user_and_time().tolist():
         history, target = data.history(row).tolist(), int(data.item[row])
         if data.user is None:
             goes_on = bool(sequences) and bool(history) and sequences[-1][-len(history) :] == history

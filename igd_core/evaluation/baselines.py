@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from igd_core.ids import ItemIndex
 
 BASELINES = ("popular", "repeat", "scorer", "transitions", "itemknn", "bpr", "sasrec")
+ADDING_UP = ("popular", "scorer", "transitions")
+"""Those whose scores of items that share a title add up (`Ranker.adds_up`)."""
 NEED_TRAINING = ("transitions", "itemknn", "bpr", "sasrec")
 OF_IMPLICIT = {"itemknn": "implicit.nearest_neighbours", "bpr": "implicit.bpr"}
 """Baselines that another library makes, and where."""

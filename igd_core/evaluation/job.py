@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igd_core.datasets.interactions_file import read_interactions
+from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sequences import training_sequences
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import checkpoint_sha256, open_engine
-from igd_core.evaluation.baselines import make_ranker, ranked_lists
+from igd_core.evaluation.baselines import ADDING_UP, NEED_TRAINING, make_ranker, ranked_lists
 from igd_core.evaluation.gammas import choose_gamma
 from igd_core.evaluation.journal import Journal
 from igd_core.evaluation.plots import draw_accuracy, draw_slices
@@ -170,19 +171,25 @@ class EvaluationJob:
             InputError: a baseline whose library is not installed.
         """
         sequences = train_sha256 = None
+        by_time = False
         if choice.train is not None and choice.names:
             read = read_interactions(
                 choice.train,
                 self.artifact.catalogue,
                 on_unknown="error" if self.identity.on_unknown == "error" else "drop",
-                optional=("user_id",),
+                optional=("user_id", "timestamp"),
                 reading=choice.reading,
             )
             sequences = training_sequences(read.data)
+            by_time = isinstance(read.data, HistoryRows) and read.data.is_timed
             train_sha256 = Source.of(choice.train).sha256(choice.reading)
         for name in choice.names:
             methods = [{"name": name, "known_as": "", "seen": seen, "depth": choice.depth} for seen in choice.seen]
             header = self.identity.header(kind="baseline", train_sha256=train_sha256, methods=methods)
+            if name in ADDING_UP:  # lists of releases that took a title's best item are none of these
+                header["titles"] = "added up"
+            if name in NEED_TRAINING and by_time:  # nor those that took rows as they stand
+                header["sequences"] = "by time"
             if name == "sasrec" and (changed := choice.sasrec.model_dump(exclude_defaults=True)):
                 header["settings"] = changed
             with Journal(self.out / f"baseline-{name}.jsonl", header, items=len(self.artifact.catalogue)) as journal:

@@ -214,7 +214,7 @@ def read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> Int
         path,
         artifact.catalogue,
         on_unknown="drop" if inputs.on_unknown == "drop" else "error",
-        optional=("user_id",),
+        optional=("user_id", "timestamp"),
         wanted="histories",
         reading=inputs.reading,
     )

@@ -381,6 +381,24 @@ def test_a_run_of_an_earlier_release_is_neither_gone_on_with_nor_compared_where_
     assert on_same_rows([read_ranks(now), read_ranks(known)]).rows == ROWS
 
 
+def test_baselines_that_an_earlier_release_ranked_otherwise_are_not_taken(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(here, tmp_path / "out", "--baselines", "popular,repeat", model=None)
+    assert main(arguments) == 0
+    for name, otherwise in (("repeat", False), ("popular", True)):
+        path = tmp_path / "out" / f"baseline-{name}.jsonl"
+        text = path.read_text()
+        path.write_text(text.replace(',"titles":"added up"', ""))
+        assert (path.read_text() != text) == otherwise
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert (
+        'baseline-popular.jsonl: results of other settings: titles was null, now it is "added up"'
+        in capsys.readouterr().err
+    )
+
+
 def test_inspecting_two_checkpoints_compares_their_tokens(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

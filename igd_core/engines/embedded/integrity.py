@@ -130,9 +130,9 @@ def not_finite(told: Path, names: Sequence[str], dtype: str = "") -> ModelError:
 
 
 def _not_finite_in(directory: Path) -> list[str]:
-    """Names of a folder's tensors with NaN or infinities, of those in a usual data type; reads one at a time."""
+    """Names of a model's tensors with NaN or infinities, of those in a usual data type; reads one at a time."""
     found = []
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in sorted(directory.glob("model*.safetensors")):  # others, as an adapter's, are not the model's
         try:
             with safe_open(path, framework="pt") as tensors:
                 usual = [name for name in tensors.keys() if tensors.get_slice(name).get_dtype() in _USUAL]  # noqa: SIM118

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import hmac
@@ -38,8 +37,6 @@ _CALLER = "igd.caller"
 # closed until they think of it.
 _OPEN = frozenset({"/", "/compare", "/operate", "/healthz", "/readyz", "/startupz", "/docs", "/openapi.json"})
 _OPEN_BELOW = ("/web/", "/docs/")
-# What a request of these paths counts as, its body says, so the route counts it (`charge`).
-_WEIGHED = frozenset({"/v1/recommendations", "/v1/recommendations:batch", "/v1/events"})
 _SCOPES_BELOW: tuple[tuple[str, tuple[Scope, ...]], ...] = (
     ("/v1/admin", ("admin",)),
     ("/v1/events", ("events",)),
@@ -176,34 +173,26 @@ def _unauthenticated(detail: str, *, sent: bool = True) -> Refused:
     return Refused(Finding(kind=UNAUTHENTICATED, detail=detail, headers={"WWW-Authenticate": challenge}))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Caller:
-    """Whose requests are counted together, and by what; ``limiter`` is None where there is no limit.
-
-    Attributes:
-        counted: whether this request has been counted, or refused.
-    """
+    """Whose requests are counted together, and by what; ``limiter`` is None where there is no limit."""
 
     name: str
     limiter: RateLimiter | None
     metrics: Metrics | None
-    counted: bool = False
 
-    async def charge(self, requests: int) -> None:
-        """Count the request, as so many ordinary ones."""
-        if self.limiter is None:
-            return
-        self.counted = True
-        self._refuse_for(await self.limiter.check(self.name, requests))
-
-    def look(self) -> None:
-        """Refuse the request if it is known that there is no room even for an ordinary one; counts nothing."""
+    async def charge(self) -> None:
+        """Count a request as one."""
         if self.limiter is not None:
-            self._refuse_for(self.limiter.full_for(self.name))
+            self._refuse_for(await self.limiter.check(self.name))
+
+    async def weigh(self, requests: int) -> None:
+        """Count the same request as so many."""
+        if self.limiter is not None:
+            self._refuse_for(await self.limiter.weigh(self.name, requests))
 
     def _refuse_for(self, retry_after_s: int | None) -> None:
         if retry_after_s is not None:
-            self.counted = True
             if self.metrics is not None:
                 self.metrics.observe_rejected("rate")
             detail = f"the limit is reached; try again in {retry_after_s} s"
@@ -244,23 +233,16 @@ class AccessMiddleware:
             path = scope["path"]
             if path not in self._open and not path.startswith(_OPEN_BELOW):
                 try:
-                    caller = await self._admit(scope, _scopes_for(scope["method"], path))
+                    await self._admit(scope, _scopes_for(scope["method"], path))
                 except Refused as refused:
                     found = refused.finding
                     if self._metrics is not None and found.kind is not RATE_LIMITED:
                         self._metrics.observe_rejected("key")
                     await refusal(scope, found.kind, found.detail, headers=found.headers)(scope, receive, send)
                     return
-                try:
-                    await self._app(scope, receive, send)
-                finally:
-                    if not caller.counted:  # its body was nothing that its route could weigh
-                        with contextlib.suppress(Refused):
-                            await caller.charge(1)
-                return
         await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Connection, enough: tuple[Scope, ...]) -> _Caller:
+    async def _admit(self, scope: Connection, enough: tuple[Scope, ...]) -> None:
         key = self._access.authenticate(scope["headers"])
         if key is None:
             name = name_of_address(scope["client"][0] if scope.get("client") else "")
@@ -269,11 +251,7 @@ class AccessMiddleware:
             context_of(scope).facts["key"] = key.id
             _require(key, enough)
         caller = scope[_CALLER] = _Caller(name=name, limiter=self._limiter, metrics=self._metrics)
-        if scope["path"] in _WEIGHED:
-            caller.look()
-        else:
-            await caller.charge(1)
-        return caller
+        await caller.charge()
 
 
 def caller_of(scope: Connection) -> str:
@@ -281,13 +259,13 @@ def caller_of(scope: Connection) -> str:
     return cast("_Caller", scope[_CALLER]).name
 
 
-async def charge(scope: Connection, requests: int) -> None:
-    """Count a request of a path that is `_WEIGHED` as so many ordinary ones: a batch as its entries, for example.
+async def weigh(scope: Connection, requests: int) -> None:
+    """Count a request, which the middleware counted as one, as so many: a batch as its entries, for example.
 
     Raises:
         Refused: 429: too many.
     """
-    await cast("_Caller", scope[_CALLER]).charge(requests)
+    await cast("_Caller", scope[_CALLER]).weigh(requests)
 
 
 def _scopes_for(method: str, path: str) -> tuple[Scope, ...]:

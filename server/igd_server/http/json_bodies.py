@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from igd_server.api.problems import INVALID_FIELD, MALFORMED_JSON, Finding
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 _SHOWN_CHARS = 128
+_PLACED_CHARS = 1 << 16
+"""Of a longer body it is not told where a key is repeated: to find that it is read again, in ten times the time."""
 
 
 def parsed(raw: bytes) -> Any | Finding:  # noqa: ANN401 - any JSON
@@ -27,13 +33,23 @@ def parsed(raw: bytes) -> Any | Finding:  # noqa: ANN401 - any JSON
         return Finding(kind=MALFORMED_JSON, detail=detail)
     try:
         return _read(text, _STRICT)
-    except ValueError:  # valid JSON all the same, up to there
-        found = _read(text, _LOOSE)
-        return found if isinstance(found, Finding) else _refused(found)
+    except _Repeated as repeated:
+        told = _finding([repeated.key], _REPEATED)
+    except ValueError:
+        told = _finding([], f"an integer of too many digits; at most {sys.get_int_max_str_digits()} are read")
+    if len(text) > _PLACED_CHARS:
+        return told
+    found = _read(text, _LOOSE)  # valid JSON all the same, up to there
+    return found if isinstance(found, Finding) else _refused(found)
+
+
+_REPEATED = "the object has this key more than once"
 
 
 class _Repeated(ValueError):  # noqa: N818 - never leaves this module
-    pass
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -49,7 +65,8 @@ class _Digits(str):
 def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise _Repeated
+        counted = Counter(key for key, _ in pairs)
+        raise _Repeated(next(key for key, _ in pairs if counted[key] > 1))
     return made
 
 
@@ -70,28 +87,43 @@ def _read(text: str, decoder: json.JSONDecoder) -> Any | Finding:  # noqa: ANN40
 
 
 def _refused(value: Any) -> Finding:  # noqa: ANN401 - any JSON
-    """The first key that is repeated, or integer that is too long, and its field."""
+    """The first key that is repeated, or integer that is too long, and its field; names nothing before it is found."""
     most = sys.get_int_max_str_digits()
-    waiting: list[tuple[str, Any]] = [("", value)]
-    while waiting:
-        field, value = waiting.pop()
-        inside: list[tuple[str, Any]] = []
-        if isinstance(value, _Pairs):
-            seen = set()
-            for key, each in value:
-                name = f"{field}.{key}" if field else key
-                if key in seen:
-                    return _finding(name, "the object has this key more than once")
-                seen.add(key)
-                inside.append((name, each))
-        elif isinstance(value, list):
-            inside = [(f"{field}[{at}]", each) for at, each in enumerate(value)]
-        elif isinstance(value, _Digits) and (digits := len(value.lstrip("-"))) > most:
-            return _finding(field, f"an integer of {digits} digits; at most {most} are read")
-        waiting += reversed(inside)
+    path: list[str | int] = []
+    inside = [_entries([value])]
+    while inside:
+        for key, each, is_repeated in inside[-1]:
+            if is_repeated:
+                return _finding([*path, key][1:], _REPEATED)
+            if isinstance(each, _Digits) and (digits := len(each.lstrip("-"))) > most:
+                return _finding([*path, key][1:], f"an integer of {digits} digits; at most {most} are read")
+            if isinstance(each, list):
+                path.append(key)
+                inside.append(_entries(each))
+                break
+        else:
+            inside.pop()
+            if path:
+                path.pop()
     raise AssertionError("what the strict decoder refuses is found")
 
 
-def _finding(field: str, reason: str) -> Finding:
-    shown = field.encode(errors="replace").decode() or "body"  # half of a surrogate pair cannot be sent back
-    return Finding(kind=INVALID_FIELD, detail=f"{shown[:_SHOWN_CHARS]}: {reason}", field=shown)
+def _entries(value: list[Any]) -> Iterator[tuple[str | int, Any, bool]]:
+    """Key, value and whether the key is repeated, of an object or an array."""
+    if not isinstance(value, _Pairs):
+        yield from ((at, each, False) for at, each in enumerate(value))
+        return
+    seen = set()
+    for key, each in value:
+        yield key, each, key in seen
+        seen.add(key)
+
+
+def _finding(path: Sequence[str | int], reason: str) -> Finding:
+    name = ""
+    for key in path:
+        name += f"[{key}]" if isinstance(key, int) else f".{key[:_SHOWN_CHARS]}" if name else key[:_SHOWN_CHARS]
+        if len(name) > _SHOWN_CHARS:
+            break
+    shown = name[:_SHOWN_CHARS].encode(errors="replace").decode() or "body"  # half of a surrogate pair cannot be sent
+    return Finding(kind=INVALID_FIELD, detail=f"{shown}: {reason}", field=shown)

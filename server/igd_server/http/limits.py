@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from limits import parse
@@ -89,14 +88,6 @@ class OwnCounters(MemoryStorage):
         return self.storage[key]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Refused:
-    """Seconds until there is room for what was asked, > 0, and for a single request: 0 if there is now."""
-
-    seconds: float
-    full_s: float
-
-
 class RateLimiter:
     """At most so many requests of one caller in any window of time.
 
@@ -134,29 +125,38 @@ class RateLimiter:
         Returns:
             None if they may be served, otherwise whole seconds after which they may, if no others come first.
         """
-        full_for_s = self.full_for(caller)
-        if full_for_s is not None:
-            return full_for_s
-        refused = await self._count(caller, min(requests, self._limit.amount))
-        if refused is None:
+        full_for_s = self._full_until.get(caller, 0.0) - time.monotonic()
+        if full_for_s > 0:
+            return math.ceil(full_for_s)
+        requests = min(requests, self._limit.amount)
+        refused_s = await self._count(caller, requests)
+        if refused_s is None:
             self._full_until.pop(caller, None)
             return None
-        if refused.full_s:
-            self._remember(caller, time.monotonic() + refused.full_s)
-        return max(1, math.ceil(refused.seconds))
+        if requests == 1:
+            self._remember(caller, time.monotonic() + refused_s)
+        return max(1, math.ceil(refused_s))
 
-    def full_for(self, caller: str) -> int | None:
-        """Whole seconds until a caller who was refused has room for one request; None if there may be room now."""
-        full_for_s = self._full_until.get(caller, 0.0) - time.monotonic()
-        return math.ceil(full_for_s) if full_for_s > 0 else None
+    async def weigh(self, caller: str, requests: int) -> int | None:
+        """Count a request that `check` has counted as one as so many; if it is refused, it does not count at all.
+
+        Returns:
+            As `check`.
+        """
+        more = min(requests, self._limit.amount) - 1
+        retry_after_s = await self.check(caller, more) if more > 0 else None
+        if retry_after_s is not None:
+            await self._count(caller, -1)
+            self._full_until.pop(caller, None)  # it was full with this one
+        return retry_after_s
 
     async def close(self) -> None:
         """Disconnect."""
         if self._shared is not None:
             await self._shared.close()
 
-    async def _count(self, caller: str, requests: int) -> _Refused | None:
-        """Count, or say how long there is no room; None if they are counted."""
+    async def _count(self, caller: str, requests: int) -> float | None:
+        """As `check`, in unrounded seconds; a negative number gives back."""
         shared = self._shared
         if shared is None:
             return await self._count_in(self._own, caller, requests)
@@ -165,25 +165,23 @@ class RateLimiter:
             if self._shared_fails:
                 self._ask_again_at = now + _ASK_AGAIN_S  # this call tries; others need not wait for it
             try:
-                refused = await self._count_in(shared, caller, requests)
+                refused_s = await self._count_in(shared, caller, requests)
             except StoreError:
                 self._shared_fails = True
                 self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
             else:
                 self._shared_fails = False
                 self._ask_again_at = 0.0
-                return refused
+                return refused_s
         if self._metrics is not None:
             self._metrics.observe_limiter_fallback()
         return await self._count_in(self._own, caller, requests)
 
-    async def _count_in(self, counters: SharedCounters | OwnCounters, caller: str, requests: int) -> _Refused | None:
+    async def _count_in(self, counters: SharedCounters | OwnCounters, caller: str, requests: int) -> float | None:
         if await SlidingWindowCounterRateLimiter(counters).hit(self._limit, caller, cost=requests):
             return None
         window = await counters.get_sliding_window(self._limit.key_for(caller), self._window_s)
-        seconds, full_s = (max(0.0, self._seconds_until_room(*window, wanted)) for wanted in (requests, 1))
-        is_full = full_s > 0 or requests == 1
-        return _Refused(seconds=seconds + _MOMENT_S, full_s=full_s + _MOMENT_S if is_full else 0.0)
+        return self._seconds_until_room(*window, requests)
 
     def _seconds_until_room(
         self, previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, requests: int
@@ -191,7 +189,7 @@ class RateLimiter:
         """Seconds until ``floor(previous * its ttl / window) + current + requests`` is within the limit again.
 
         The arguments are as the library gives them: a window's count weighs until its time to live is over, the
-        current one's is a whole window longer than the window. At most 0 if there is room now.
+        current one's is a whole window longer than the window.
         """
         room = self._limit.amount - requests + 1
         if current < room:
@@ -199,7 +197,7 @@ class RateLimiter:
             room_in_s = previous_ttl_s - weighs_little_at_s
         else:  # not before the current window is the previous one
             room_in_s = current_ttl_s - room * self._window_s / current
-        return room_in_s
+        return max(0.0, room_in_s) + _MOMENT_S
 
     def _remember(self, caller: str, full_until: float) -> None:
         self._full_until[caller] = full_until

@@ -186,7 +186,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _check_authority(self, host: bytes) -> None:
         """Refuse a whole URL as the target if it names another host: only the header is checked by `hosts`."""
         authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
-        if authority.lower() != host.lower():
+        if _without_default_port(authority) != _without_default_port(host):
             self._fail(f"host: {_shown([host])}; the target names {_shown([authority])}")
 
     def _fail(self, fault: str) -> NoReturn:
@@ -257,6 +257,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Closing on a client that still sends would reset the connection, and the answer could be lost with it.
         self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def _without_default_port(authority: bytes) -> bytes:
+    """In lower case; 80 is the port of http where none is named, and TLS ends before this server."""
+    return authority.lower().removesuffix(b":80")
 
 
 def _shown(values: list[bytes]) -> str:

@@ -92,6 +92,18 @@ def test_the_newest_rows_of_each_user_are_kept_whole(events: Events, per_user: i
     assert histories == [rows.history(row).tolist() for row in kept]
 
 
+def test_the_newest_rows_are_the_latest_wherever_they_stand() -> None:
+    rows = HistoryRows(
+        history_start=np.arange(5),
+        history_item=np.array([9, 9, 9, 9], np.int32),
+        item=np.array([3, 1, 2, 4], np.int32),
+        user_ids=["a"],
+        user=np.zeros(4, np.int32),
+    )
+    assert newest_rows(rows, 2).item.tolist() == [2, 4]
+    assert newest_rows(dataclasses.replace(rows, timestamp=np.array([30, 10, 20, 5])), 2).item.tolist() == [3, 2]
+
+
 def test_the_newest_rows_of_nobody_in_particular_are_an_error() -> None:
     rows = HistoryRows(history_start=np.array([0, 1]), history_item=np.zeros(1, np.int32), item=np.ones(1, np.int32))
     with pytest.raises(DataError, match="2 rows of each user are asked for, and the rows have no user_id"):

@@ -13,7 +13,7 @@ from igd_server.api.problems import (
 from igd_server.api.schemas import RequestWarning
 from igd_server.api.schemas_events import EventsRecorded, EventsRequest
 from igd_server.catalogues.deployment import Deployment
-from igd_server.http.access import charge
+from igd_server.http.access import weigh
 from igd_server.http.context import context_of
 from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
 from igd_server.http.routes.json_routes import DirectRoute
@@ -46,7 +46,7 @@ def events_router(
     async def record_events(body: EventsRequest, request: Request) -> Response:
         context = context_of(request.scope)
         try:
-            await charge(request.scope, 1 + (len(body.events) - 1) // _EVENTS_A_REQUEST)
+            await weigh(request.scope, 1 + (len(body.events) - 1) // _EVENTS_A_REQUEST)
             recorded = await histories.record(body.events)
         except IGDError:
             metrics.observe_events("refused", len(body.events))

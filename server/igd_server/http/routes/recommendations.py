@@ -24,7 +24,7 @@ from igd_server.api.schemas import (
     RecommendationRequest,
     RecommendationResponse,
 )
-from igd_server.http.access import caller_of, charge
+from igd_server.http.access import caller_of, weigh
 from igd_server.http.context import context_of, log_unforeseen
 from igd_server.http.routes.documented import ACCESS, BODY, KEYED, problems
 from igd_server.http.routes.json_routes import DirectRoute
@@ -53,7 +53,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
     async def recommend(body: RecommendationRequest, request: Request) -> Response:
         context = context_of(request.scope)
         with service.leases() as served_of:
-            await charge(request.scope, service.weight(body, served_of))
+            await weigh(request.scope, service.weight(body, served_of))
             answer = await service.answer(body, context.request_id, served_of, caller=caller_of(request.scope))
         context.facts |= answer.facts()
         return Response(answer.json(), media_type=_JSON)
@@ -73,7 +73,7 @@ def recommendations_router(settings: Settings, service: RecommendationService) -
         with service.leases() as served_of:
             entries = [_checked(entry) for entry in body.requests]
             weights = [1 if isinstance(entry, Finding) else service.weight(entry, served_of) for entry in entries]
-            await charge(request.scope, sum(weights))
+            await weigh(request.scope, sum(weights))
             served_of(None)  # if nothing is served, refuse the batch instead of each entry
 
             async def result(entry: RecommendationRequest | Finding, request_id: str) -> bytes:

@@ -98,18 +98,24 @@ async def test_a_batch_counts_as_its_entries_and_at_most_as_the_limit(shared: Sh
     assert await limiter.check("b") is not None
 
 
-async def test_who_is_refused_for_a_batch_is_known_to_be_full_only_without_room_for_one(
-    shared: SharedCounters | None,
-) -> None:
+async def test_a_refused_batch_does_not_count_at_all(shared: SharedCounters | None) -> None:
     limiter = RateLimiter("10/minute", shared=shared)
-    assert await limiter.check("a", 9) is None
-    assert await limiter.check("a", 2) is not None
-    assert limiter.full_for("a") is None
+    for _ in range(9):
+        assert await limiter.check("a") is None
+    for _ in range(20):
+        assert await limiter.check("a") is None
+        assert await limiter.weigh("a", 2) is not None
     assert await limiter.check("a") is None
-    assert await limiter.check("a", 2) is not None
-    full_for = limiter.full_for("a")
-    assert full_for is not None
-    assert full_for >= 1
+    assert await limiter.weigh("a", 1) is None
+    assert await limiter.check("a") is not None
+
+
+@pytest.mark.parametrize("entries", [10, 11, 1000])
+async def test_a_batch_of_the_limit_or_more_takes_all_of_it(shared: SharedCounters | None, entries: int) -> None:
+    limiter = RateLimiter("10/minute", shared=shared)
+    assert await limiter.check("a") is None
+    assert await limiter.weigh("a", entries) is None
+    assert await limiter.check("a") is not None
 
 
 async def test_after_the_seconds_it_was_told_a_caller_is_served(shared: SharedCounters | None) -> None:

@@ -154,6 +154,9 @@ async def test_a_whole_url_as_the_target_is_served_where_it_names_the_host(serve
     assert in_query.endswith(b"/a 0")
     answer = await served.talk(b"GET http://X:80/good HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n")
     assert answer.endswith(b"/good 0")
+    for target, host in ((b"http://x", b"x:80"), (b"http://x:80", b"x")):
+        talked = await served.talk(b"GET %b/good HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, host))
+        assert talked.endswith(b"/good 0")
 
 
 @pytest.mark.parametrize(
