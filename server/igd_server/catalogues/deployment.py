@@ -254,6 +254,8 @@ class Deployment:
     async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
         while True:
             await live.follow_once()
+            if self._models is not None:  # the server's own has no version to take it along when the first one comes
+                await self._models.close_unused()
             looked.set()
             self._announce()
             await live.wait_for_next_look()

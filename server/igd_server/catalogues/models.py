@@ -102,7 +102,16 @@ class Models:
     async def settle(self) -> None:
         """From now on, close the server's own model too while no version is served with it."""
         self._settles = True
-        await self._close_unused()
+        await self.close_unused()
+
+    async def close_unused(self) -> None:
+        """Close the models that no version is served with, but for the last one."""
+        while (found := self._pop_unused()) is not None:  # anew each time: while one closes, others join and leave
+            key, opened = found
+            name = opened.engine.model_id
+            await opened.engine.close()
+            await asyncio.to_thread(give_back_free_memory)
+            _log.info("model_closed", extra={"fields": {"published_model": key, "model": name}})
 
     def check(self, catalogue: str, model: str | None) -> None:
         """Refuse a model that would leave a variant of the catalogue without its adapter.
@@ -155,7 +164,7 @@ class Models:
     async def leave(self, model: str | None) -> None:
         """Stop being a user; a model without users is closed."""
         self._users[model] -= 1
-        await self._close_unused()
+        await self.close_unused()
 
     async def close(self) -> None:
         """Close all models."""
@@ -171,20 +180,16 @@ class Models:
         if self._folder is not None and self._parent is not None:
             self._folder.prune({*_named_in(self._parent), *(key for key in self._open if key is not None)})
 
-    async def _close_unused(self) -> None:
+    def _pop_unused(self) -> tuple[str | None, OpenedModel] | None:
+        """Take a model that may be closed out of those that are open; None if there is none."""
         unused = [
             key
             for key, model in self._open.items()
             if not self._users[key] and model.leaves and (self._settles or key is not None)
         ]
-        if len(unused) == len(self._open):
+        if unused and len(unused) == len(self._open):
             unused.remove(None if None in unused else unused[-1])
-        for key in unused:
-            opened = self._open.pop(key)
-            name = opened.engine.model_id
-            await opened.engine.close()
-            await asyncio.to_thread(give_back_free_memory)
-            _log.info("model_closed", extra={"fields": {"published_model": key, "model": name}})
+        return (unused[0], self._open.pop(unused[0])) if unused else None
 
     def _opened(self, model: str | None) -> OpenedModel:
         if model is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from igd_server.catalogues.models import Models
 from igd_server.catalogues.opening import OpenedModel
 from publishing import BreakableStore, deployed, edition, live_deployment, model_folder, publish, serves, until
 
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Machine:
-    """Opens models that are texts, and notes it; while ``broken``, no published one."""
+    """Opens models that are texts, and notes it; while ``broken``, no published one; closing waits for ``exit``."""
 
     opened: list[str] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     broken: bool = False
+    exit: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.exit.set()
 
     def own(self) -> OpenedModel:
         return self._model("own")
@@ -52,6 +58,8 @@ class Machine:
 
         class Engine(FakeEngine):
             async def close(self) -> None:
+                machine.closing.append(weights)
+                await machine.exit.wait()
                 machine.closed.append(weights)
                 await super().close()
 
@@ -89,6 +97,71 @@ def on(machine: Machine, **changes: Any) -> dict[str, Any]:
 
 def weights(deployment: Deployment, name: str | None = None) -> str:
     return deployment.served(name).model.checkpoint
+
+
+async def opened(machine: Machine, folder: Path, tokenizer: TitleTokenizer, texts: str) -> tuple[Models, list[str]]:
+    """Models with the server's own one, and names of published ones on this disk; each has its users to come."""
+    models = Models(machine.own, store=BreakableStore(), parent=folder, max_bytes=1, adapters={})
+    await models.start()
+    await models.settle()
+    names = []
+    for text in texts:
+        made = model_folder(folder / text, text, tokenizer_sha256=tokenizer.fingerprint)
+        names.append(made.manifest.version)
+        (made.directory / "manifest.json").write_bytes(made.manifest.to_bytes())
+        (folder / MODELS).mkdir(exist_ok=True)
+        made.directory.rename(folder / MODELS / made.manifest.version)
+    return models, names
+
+
+async def test_a_model_that_gets_a_user_while_another_one_closes_stays_open(
+    machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    models, (first, second) = await opened(machine, tmp_path, tokenizer, "ab")
+    await models.join(first)
+    await models.join(second)
+    machine.exit.clear()
+    leaving = asyncio.create_task(models.leave(first))
+    await until(lambda: machine.closing == ["own"])
+    again = await models.join(first)
+    machine.exit.set()
+    await leaving
+    assert machine.closed == ["own"]
+    assert again.engine.stats().healthy
+    assert machine.opened == ["own", "a", "b"]
+    await models.leave(first)
+    assert machine.closed == ["own", "a"]
+    assert models.healthy
+
+
+async def test_models_that_lose_their_users_at_the_same_time_are_closed_once_each(
+    machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    models, names = await opened(machine, tmp_path, tokenizer, "abc")
+    for name in names:
+        await models.join(name)
+    machine.exit.clear()
+    first = asyncio.create_task(models.leave(names[0]))
+    await until(lambda: machine.closing == ["own"])
+    second = asyncio.create_task(models.leave(names[1]))
+    await until(lambda: len(machine.closing) == 2)
+    machine.exit.set()
+    await asyncio.gather(first, second)
+    assert sorted(machine.closed) == ["a", "b", "own"]
+
+
+async def test_the_own_model_is_closed_once_the_first_version_is_served_with_another(
+    store: BreakableStore, machine: Machine, editions: list[Artifact], tuned: ModelFolder, tmp_path: Path
+) -> None:
+    save_artifact(editions[0], tmp_path / "films")
+    published = await publishing.publish(store, artifact=tmp_path / "films", model=tuned)
+    store.broken = True
+    async with deployed(store, tmp_path / "cache", **on(machine)) as deployment:
+        assert deployment.current is None
+        store.broken = False
+        await serves(deployment, published.version)
+        await until(lambda: machine.closed == ["own"])
+        assert weights(deployment) == "tuned"
 
 
 async def test_a_version_is_served_with_the_model_it_names_and_the_model_before_is_closed(
