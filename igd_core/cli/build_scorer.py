@@ -210,10 +210,9 @@ def who_chose_what(
     Raises:
         DataError: the interactions do not tell who chose what, in which order.
     """
-    from igd_core.datasets.interactions_file import read_interactions
-    from igd_core.datasets.sequences import training_sequences
+    from igd_core.datasets.sequences import read_training, training_sequences
 
-    read = read_interactions(file, catalogue, on_unknown=on_unknown, optional=("user_id", "timestamp"), reading=reading)
+    read = read_training(file, catalogue, on_unknown=on_unknown, reading=reading)
     left_out = {
         "rows that do not say who chose what and when": read.bad_rows,
         "entries of histories that --items lacks": read.dropped_from_histories,

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from igd_core.datasets.interactions import Interactions
+from igd_core.datasets.interactions_file import read_interactions
+from igd_core.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from igd_core.catalogue.items import Catalogue
+    from igd_core.datasets.interactions_file import InteractionsFile
     from igd_core.datasets.rows import HistoryRows
+    from igd_core.datasets.sources import Reading, Source
+
+
+def read_training(
+    file: Path | Source, catalogue: Catalogue, *, on_unknown: Literal["error", "drop"], reading: Reading
+) -> InteractionsFile:
+    """Training rows for `training_sequences`: with who chose, and with the times of history rows if all can be read.
+
+    Raises:
+        DataError: as `read_interactions`.
+    """
+    try:
+        return read_interactions(
+            file, catalogue, on_unknown=on_unknown, optional=("user_id", "timestamp"), reading=reading
+        )
+    except DataError:  # if it is about times that only order rows, these stay as they stand; else it comes again
+        read = read_interactions(file, catalogue, on_unknown=on_unknown, optional=("user_id",), reading=reading)
+    note = "not every timestamp of the history rows can be read: each person's rows are taken as they stand"
+    return replace(read, notes=[*read.notes, note])
 
 
 def training_sequences(data: Interactions | HistoryRows) -> list[NDArray[np.int32]]:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from igd_core.datasets.interactions_file import read_interactions
 from igd_core.datasets.rows import HistoryRows
-from igd_core.datasets.sequences import training_sequences
+from igd_core.datasets.sequences import read_training, training_sequences
 from igd_core.datasets.sources import DEFAULT_READING, Reading, Source
 from igd_core.engines.open import checkpoint_sha256, open_engine
 from igd_core.evaluation.baselines import ADDING_UP, NEED_TRAINING, make_ranker, ranked_lists
@@ -173,11 +172,10 @@ class EvaluationJob:
         sequences = train_sha256 = None
         by_time = False
         if choice.train is not None and choice.names:
-            read = read_interactions(
+            read = read_training(
                 choice.train,
                 self.artifact.catalogue,
                 on_unknown="error" if self.identity.on_unknown == "error" else "drop",
-                optional=("user_id", "timestamp"),
                 reading=choice.reading,
             )
             sequences = training_sequences(read.data)

@@ -214,7 +214,7 @@ def read_rows(path: Path | Source, inputs: RunInputs, artifact: Artifact) -> Int
         path,
         artifact.catalogue,
         on_unknown="drop" if inputs.on_unknown == "drop" else "error",
-        optional=("user_id", "timestamp"),
+        optional=("user_id",),
         wanted="histories",
         reading=inputs.reading,
     )

@@ -148,6 +148,7 @@ class Admission:
             return await self._turn(asyncio.get_running_loop().time() + timeout_s, turn)
         self._refuse_if_one_more_is_too_slow(timeout_s, turn)
         self._queue.accounts.begin(caller)
+        self._queue.accounts.serve(caller)  # its turn has come at once: time goes on, and forgets who was here long ago
         self._take(caller, turn)
         return caller
 

@@ -108,7 +108,7 @@ class StoreGuard:
             self._give_up(operation, "unasked")
             raise StoreUnavailable("the store was not asked: it has not answered lately")
         is_probe = circuit.is_open
-        answered: bool | None = None  # None if the caller leaves first
+        answered: bool | None = None  # None if the caller leaves first, or gives it too little time to tell
         try:
             async with asyncio.timeout_at(latest + _GRACE_S) as limit:
                 result = await call()
@@ -119,7 +119,8 @@ class StoreGuard:
         except TimeoutError:
             if not limit.expired():
                 raise
-            answered = False
+            # Of a caller in a hurry the store learns nothing: else one client with short deadlines closes it to all.
+            answered = False if latest - now >= self._timeout_s / 2 else None
             self._give_up(operation, "late")
             raise StoreUnavailable(f"the store did not answer within {latest - now:.3f} s") from None
         except Exception:

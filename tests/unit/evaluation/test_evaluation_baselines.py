@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from factories import artifact_of_paths
 
+from igd_core.catalogue.items import Catalogue
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.rows import HistoryRows
-from igd_core.datasets.sequences import training_sequences
+from igd_core.datasets.sequences import read_training, training_sequences
+from igd_core.datasets.sources import DEFAULT_READING
 from igd_core.errors import InputError
 from igd_core.evaluation.baselines import MostPopular, RepeatHistory, make_ranker, ranked_lists
 from igd_core.evaluation.sasrec import SASRec
@@ -179,6 +181,24 @@ def test_rows_of_a_user_are_joined_by_time_wherever_they_stand(order: list[int])
     rows = _rows(([1], 2), ([7], 8), ([1, 2], 3), ([1, 2, 3], 4), users=[0, 1, 0, 0])
     timed = replace(rows, timestamp=np.array([10, 15, 20, 30])).take(np.array(order))
     assert [sequence.tolist() for sequence in training_sequences(timed)] == [[1, 2, 3, 4], [7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("later", "earlier", "joined"),
+    [("1700000020", "1700000010", [0, 1, 3]), ("2", "1", [0, 2, 3, 1]), ("soon", "now", [0, 2, 3, 1])],
+)
+def test_times_that_cannot_be_read_order_nothing_and_that_is_said(
+    tmp_path: Path, later: str, earlier: str, joined: list[int]
+) -> None:
+    lines = ["user_id,history_item_ids,item_id,timestamp", f"u,i0 i2,i3,{later}", f"u,i0,i1,{earlier}"]
+    (tmp_path / "train.csv").write_text("\n".join(lines), encoding="utf-8")
+    catalogue = Catalogue(
+        item_ids=[f"i{row}" for row in range(4)], titles=list("abcd"), frequency=np.zeros(4, np.int64)
+    )
+    read = read_training(tmp_path / "train.csv", catalogue, on_unknown="error", reading=DEFAULT_READING)
+    (sequence,) = training_sequences(read.data)
+    assert sequence.tolist() == joined
+    assert any("as they stand" in note for note in read.notes) == (len(later) < 10)
 
 
 def test_rows_of_one_time_are_joined_as_they_stand() -> None:

@@ -583,6 +583,14 @@ def test_who_asks_the_same_brings_its_turn_forward() -> None:
     assert served.index("h5") < served.index("h1"), served
 
 
+async def test_callers_of_long_ago_are_forgotten_though_nobody_ever_waits() -> None:
+    admission = Admission(4, 20)
+    for number in range(5000):
+        async with admission.slot(600.0, turn(f"address-{number}")):
+            pass
+    assert len(admission._queue.accounts) < 2000
+
+
 @pytest.mark.parametrize("joiner", ["first", "other"])
 async def test_who_asks_the_same_in_the_moment_in_which_its_turn_comes_changes_nothing(joiner: str) -> None:
     admission, first, second = Admission(1, 20), turn("first"), turn("first")

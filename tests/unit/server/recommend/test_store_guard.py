@@ -215,6 +215,24 @@ def test_a_probe_whose_caller_leaves_makes_room_for_another() -> None:
     run_in_virtual_time(scenario())
 
 
+def test_callers_in_a_hurry_do_not_close_a_store_that_answers_to_the_others() -> None:
+    async def run() -> None:
+        store = Moody(delay_s=0.1)
+        guard = StoreGuard(store, timeout_s=TIMEOUT_S)  # type: ignore[arg-type]
+        for _ in range(20):
+            with pytest.raises(StoreUnavailable, match=r"within 0\.010 s"):
+                await guard.get("key", by=asyncio.get_running_loop().time() + 0.01)
+            assert await guard.history("ann") == ["ann"]
+        store.delay_s = 9.0
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable, match="within"):
+                await guard.get("key", by=asyncio.get_running_loop().time() + 0.9 * TIMEOUT_S)
+        with pytest.raises(StoreUnavailable, match="was not asked"):
+            await guard.get("key")
+
+    run_in_virtual_time(run())
+
+
 def test_callers_who_leave_are_no_failures() -> None:
     async def scenario() -> None:
         store = Moody(delay_s=0.1)
