@@ -19,7 +19,7 @@ from igd_core.models import igd_home
 from igd_core.store.memory import MemoryStore
 from igd_server.catalogues.attempts import Attempts
 from igd_server.catalogues.fleet import FleetMember, TrialRules
-from igd_server.catalogues.following import LiveCatalogue
+from igd_server.catalogues.following import LiveCatalogue, log_failed_look
 from igd_server.catalogues.heap import keep_giving_back_free_memory
 from igd_server.catalogues.models import Models
 from igd_server.catalogues.opening import Loader, OpenedModel, open_model, warmed
@@ -253,9 +253,12 @@ class Deployment:
 
     async def _follow(self, live: LiveCatalogue, looked: asyncio.Event) -> None:
         while True:
-            await live.follow_once()
-            if self._models is not None:  # the server's own has no version to take it along when the first one comes
-                await self._models.close_unused()
+            try:
+                await live.follow_once()
+                if self._models is not None:  # the server's own has no version to take it along
+                    await self._models.close_unused()
+            except Exception:  # noqa: BLE001 - nobody would follow the pointer any more
+                log_failed_look(live.name)
             looked.set()
             self._announce()
             await live.wait_for_next_look()

@@ -161,10 +161,13 @@ class LiveCatalogue:
         except (StoreError, OSError) as error:
             self._failures += 1
             self._note_trouble(_UNREACHED if isinstance(error, StoreUnavailable) else _NOT_FETCHED, str(error))
-            await self._serve_from_disk()
+            try:
+                await self._serve_from_disk()
+            except Exception:  # noqa: BLE001 - the disk may fail as the store did
+                log_failed_look(self.name)
         except Exception:  # noqa: BLE001 - the next look may succeed
             self._failures += 1
-            _log.exception("look_failed", extra={"fields": {"catalogue": self.name}})
+            log_failed_look(self.name)
         self._has_looked = self._has_looked or not self._failures
 
     async def wait_for_next_look(self) -> None:
@@ -359,3 +362,8 @@ class LiveCatalogue:
                 "not_following",
                 extra={"fields": {"catalogue": self.name, "trouble": trouble, "detail": detail}},
             )
+
+
+def log_failed_look(catalogue: str) -> None:
+    """Log the exception that is being handled: a look at the catalogue's pointer failed in an unforeseen way."""
+    _log.exception("look_failed", extra={"fields": {"catalogue": catalogue}})

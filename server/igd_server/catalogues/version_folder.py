@@ -60,9 +60,9 @@ class VersionFolder:
         """The version that passed its trial here last, if its files are still here."""
         try:
             version = (self._parent / _LAST_SERVED).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
+            return version if _VERSION.fullmatch(version) and self.path(version).is_dir() else None
+        except (OSError, UnicodeDecodeError):  # also of `is_dir`, as on a disk or a share that fails
             return None
-        return version if _VERSION.fullmatch(version) and self.path(version).is_dir() else None
 
     def remember(self, version: str) -> None:
         """Record that this version passed its trial here; atomic.

@@ -6,7 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from igd_server.catalogues.following import LiveCatalogue
 from igd_server.catalogues.gauges import DeploymentGauges
+from igd_server.catalogues.version_folder import VersionFolder
+from patience import PATIENCE_S
 from publishing import BreakableStore, add, deployed, edition, live_deployment, publish, serves, until
 
 from igd_core.artifact import load_artifact
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from igd_server.catalogues.deployment import Deployment
-    from igd_server.catalogues.following import LiveCatalogue
 
     from igd_core.artifact import Artifact
     from igd_core.catalogue.tokenization import TitleTokenizer
@@ -147,6 +149,40 @@ async def test_a_full_disk_is_tried_again_and_nothing_is_refused(
         full.clear()
         await serves(deployment, second)
         assert list(following(deployment).refusals) == []
+
+
+async def test_a_disk_that_fails_while_the_store_is_away_is_looked_at_again(
+    store: BreakableStore,
+    tokenizer: TitleTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: VersionFolder) -> str | None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    version = await publish(store, edition(tokenizer, 0), tmp_path)
+    store.broken = True
+    monkeypatch.setattr(VersionFolder, "last_served", fail)
+    async with asyncio.timeout(PATIENCE_S), deployed(store, tmp_path / "cache") as deployment:
+        assert deployment.why_not_ready() == "catalogue 'films': the store cannot be reached"
+        assert "look_failed" in [record.msg for record in caplog.records]
+        monkeypatch.undo()
+        store.broken = False
+        await serves(deployment, version)
+
+
+async def test_a_mistake_of_ours_in_a_look_does_not_end_following(
+    store: BreakableStore, tokenizer: TitleTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: LiveCatalogue) -> None:
+        raise RuntimeError("a mistake")
+
+    version = await publish(store, edition(tokenizer, 0), tmp_path)
+    monkeypatch.setattr(LiveCatalogue, "follow_once", fail)
+    async with asyncio.timeout(PATIENCE_S), deployed(store, tmp_path / "cache") as deployment:
+        monkeypatch.undo()
+        await serves(deployment, version)
 
 
 async def test_a_cache_that_cannot_be_written_to_does_not_stop_what_is_served(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +13,6 @@ from igd_core.errors import InputError
 from igd_core.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from igd_core.catalogue.tokenization import TitleTokenizer
 
 ONE, OTHER = "1" * 16, "2" * 16
@@ -37,6 +37,22 @@ def test_what_was_served_last_is_remembered_while_its_files_are_there(tmp_path: 
 def test_an_odd_note_of_what_was_served_last_is_none(tmp_path: Path, written: bytes) -> None:
     (tmp_path / ".last-served").write_bytes(written)
     assert VersionFolder(tmp_path).last_served() is None
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_what_was_served_last_is_none_on_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(_: Path) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    folder = VersionFolder(tmp_path)
+    folder.remember(ONE)
+    folder.path(ONE).mkdir()
+    monkeypatch.setattr(Path, "is_dir", fail)
+    assert folder.last_served() is None
+    monkeypatch.undo()
+    assert folder.last_served() == ONE
 
 
 def test_no_path_leads_out_of_the_folder(tmp_path: Path) -> None:
