@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from factories import artifact_of_paths
 
-from igd_core.catalogue.items import Catalogue
 from igd_core.datasets.interactions import Interactions
 from igd_core.datasets.rows import HistoryRows
 from igd_core.datasets.sequences import read_training, training_sequences
@@ -190,11 +189,11 @@ def test_rows_of_a_user_are_joined_by_time_wherever_they_stand(order: list[int])
 def test_times_that_cannot_be_read_order_nothing_and_that_is_said(
     tmp_path: Path, later: str, earlier: str, joined: list[int]
 ) -> None:
-    lines = ["user_id,history_item_ids,item_id,timestamp", f"u,i0 i2,i3,{later}", f"u,i0,i1,{earlier}"]
+    catalogue = artifact_of_paths([(5, 0), (6, 0), (7, 0), (8, 0)], [1, 1, 1, 1]).catalogue
+    ids = list(catalogue.item_ids)
+    lines = ["user_id,history_item_ids,item_id,timestamp", f"u,{ids[0]} {ids[2]},{ids[3]},{later}"]
+    lines.append(f"u,{ids[0]},{ids[1]},{earlier}")
     (tmp_path / "train.csv").write_text("\n".join(lines), encoding="utf-8")
-    catalogue = Catalogue(
-        item_ids=[f"i{row}" for row in range(4)], titles=list("abcd"), frequency=np.zeros(4, np.int64)
-    )
     read = read_training(tmp_path / "train.csv", catalogue, on_unknown="error", reading=DEFAULT_READING)
     (sequence,) = training_sequences(read.data)
     assert sequence.tolist() == joined
