@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -100,6 +101,7 @@ class Replica:
     async def live(self) -> Ended:
         """Start a process, and wait until it ends."""
         self.lives += 1
+        self.changes.tell()  # a restart that waits for the life before this one has failed
         path = self.start.folder / f"{self.number}.{self.lives}"
         mine, theirs = socket.socketpair()
         settings = self.start.settings
@@ -140,10 +142,14 @@ class Replica:
         path: Path,
     ) -> Ended:
         """Note when it serves, and how it ends."""
+        said = b""
         since: float | None = None
         listening: asyncio.Task[None] | None = None
         try:
-            if await reader.readline() == READY:
+            # Not an end of file but an error, where the process has ended with its orders unread.
+            with contextlib.suppress(OSError):
+                said = await reader.readline()
+            if said == READY:
                 since = time.monotonic()
                 self.serves = not self._leaving
                 self.changes.tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import tempfile
 import time
@@ -23,7 +24,7 @@ from igd_server.observe.logs import log_loop_error, log_to_stderr
 from igd_server.observe.metrics import Metrics
 from igd_server.replicas.changes import Changes
 from igd_server.replicas.operations import OperationsApp, ReplicaMetrics, StandInApp, own_metrics, wrapped
-from igd_server.replicas.replica import PROGRAM, Replica, Start
+from igd_server.replicas.replica import PROGRAM, Ended, Replica, Start
 
 if TYPE_CHECKING:
     import socket
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from igd_server.replicas.replica import Ended
     from igd_server.settings import Settings
 
 _FIRST_PAUSE_S = 0.5
@@ -134,7 +134,7 @@ class Supervisor:
         """Run a replica, and run it again whenever it ends."""
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
-            ended = await replica.live()
+            ended = await self._life(replica)
             if self._stopping.is_set():
                 return
             if ended.served_s is None and ended.code and not ended.told and not self._anyone_serves():
@@ -150,6 +150,14 @@ class Supervisor:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
             pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+
+    async def _life(self, replica: Replica) -> Ended:
+        """How a process of a replica ended; an error of ours is an end too: else nobody would start it again."""
+        try:
+            return await replica.live()
+        except Exception as error:  # noqa: BLE001 - the other replicas are no worse for it
+            _report(error, f"replica {replica.number} could not be watched")
+            return Ended(code=os.EX_SOFTWARE)
 
     def _give_up(self, replica: Replica, ended: Ended) -> None:
         """Nobody serves, and who was to serve cannot start: end as that one did, and say no more than it has."""
@@ -220,10 +228,18 @@ class Supervisor:
         """Stop all replicas; ``others`` end with them. When the last has closed the port, nobody has it open."""
         self._start.listener.close()
         self._tell(self._stopped_by or signal.SIGINT)
-        await asyncio.gather(*others)
+        # One that fails does not end the wait for the others, which may have requests to answer.
+        for failed in await asyncio.gather(*others, return_exceptions=True):
+            if failed is not None:
+                _report(failed, "failed before the server had stopped")
         if self._rolling is not None:
             await self._rolling
 
     def _tell(self, number: signal.Signals) -> None:
         for replica in self.replicas:
             replica.stop(number)
+
+
+def _report(error: BaseException, detail: str) -> None:
+    """Log an error that nobody waits for."""
+    asyncio.get_running_loop().call_exception_handler({"message": detail, "exception": error})
