@@ -15,6 +15,7 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from igd_core.cancellation import cancel_and_wait
@@ -149,11 +150,16 @@ class Takeover:
             OSError: the disk cannot take the record; nothing must be loaded.
         """
         await self.abandon()
+        begin = partial(self._attempts.begin, version, allowed=permit.allowed)
+        recording = asyncio.get_running_loop().run_in_executor(None, begin)
         try:
-            attempt = await asyncio.to_thread(self._attempts.begin, version, allowed=permit.allowed)
+            attempt = await asyncio.shield(recording)
         except OSError:
             if permit.leads:
                 await self._send_verdict(version, "left")
+            raise
+        except asyncio.CancelledError:  # the thread goes on: what it records would be read as a death
+            await _end_recorded(recording)
             raise
         self._on_trial = _OnTrial(version=version, attempt=attempt, permit=permit, over=asyncio.Event())
         if permit.leads:
@@ -300,6 +306,15 @@ class Takeover:
             with contextlib.suppress(StoreError):
                 await self._store.end_trial(self._name, version, self._holder, verdict, detail)
                 self._unsent = None
+
+
+async def _end_recorded(recording: asyncio.Future[Attempt]) -> None:
+    """Wait for the record of an attempt, and end it; further cancellations do not hurry a disk."""
+    while not recording.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((recording,))
+    if recording.exception() is None:
+        recording.result().end()
 
 
 def _refused(version: str, reason: Literal["attempt-died", "canary"], detail: str) -> Refusal:

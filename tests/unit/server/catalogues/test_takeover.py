@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from igd_server.catalogues.attempts import Attempts
 from igd_server.catalogues.served import AnswerWatch
-from publishing import BreakableStore, WatchedEngine, add, deployed, edition, publish, serves, until
+from patience import PATIENCE_S
+from publishing import BreakableStore, WatchedEngine, add, deployed, edition, live_deployment, publish, serves, until
 
 from igd_core.errors import EngineClosed, EngineError, QueryError
 from igd_core.ids import ItemIndex
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from igd_server.catalogues.attempts import Attempt
     from igd_server.catalogues.deployment import Deployment
     from igd_server.catalogues.following import LiveCatalogue
 
@@ -352,6 +356,33 @@ async def test_being_told_to_stop_is_no_death_and_the_end_of_the_engine_is_one(
     (dead,) = attempts(cache).dead()
     assert dead.version == second
     assert (await store.trial("films", second)).state == "died"
+
+
+async def test_being_told_to_stop_while_the_attempt_is_being_recorded_leaves_no_record(
+    store: BreakableStore, editions: Sequence[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, begin = tmp_path / "cache", Attempts.begin
+    recorded, synced = threading.Event(), threading.Event()
+
+    def slow(self: Attempts, version: str, *, allowed: int) -> Attempt:
+        attempt = begin(self, version, allowed=allowed)
+        recorded.set()
+        synced.wait(PATIENCE_S)
+        return attempt
+
+    await publish(store, editions[0], tmp_path)
+    monkeypatch.setattr(Attempts, "begin", slow)
+    monkeypatch.setattr("igd_core.cancellation._AGAIN_S", 0.01)  # it is told more than once
+    deployment = live_deployment(store, cache, WatchedEngine())
+    starting = asyncio.create_task(deployment.start())
+    await until(recorded.is_set)
+    starting.cancel()
+    closing = asyncio.create_task(deployment.close())
+    await asyncio.sleep(0.1)
+    synced.set()
+    await asyncio.wait((starting, closing))
+    assert closing.exception() is None
+    assert list((cache / "films" / ".attempts").iterdir()) == []
 
 
 async def test_a_store_that_is_away_when_a_version_has_passed_is_told_later(
