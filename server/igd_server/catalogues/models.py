@@ -168,7 +168,8 @@ class Models:
 
     async def close(self) -> None:
         """Close all models."""
-        for opened in self._open.values():
+        while self._open:  # a version that is still being unloaded may close its model meanwhile
+            _, opened = self._open.popitem()
             await opened.engine.close()
 
     def prune(self) -> None:

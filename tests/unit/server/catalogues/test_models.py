@@ -150,6 +150,23 @@ async def test_models_that_lose_their_users_at_the_same_time_are_closed_once_eac
     assert sorted(machine.closed) == ["a", "b", "own"]
 
 
+async def test_a_model_that_loses_its_user_while_all_are_closed_keeps_no_other_one_open(
+    machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    models, names = await opened(machine, tmp_path, tokenizer, "abc")
+    for name in names:
+        await models.join(name)
+    machine.exit.clear()
+    closing = asyncio.create_task(models.close())
+    await until(lambda: len(machine.closing) == 1)
+    leaving = [asyncio.create_task(models.leave(name)) for name in names]
+    await asyncio.sleep(0)
+    machine.exit.set()
+    await asyncio.gather(closing, *leaving)
+    assert sorted(machine.closed) == ["a", "b", "c", "own"]
+    await models.close()
+
+
 async def test_the_own_model_is_closed_once_the_first_version_is_served_with_another(
     store: BreakableStore, machine: Machine, editions: list[Artifact], tuned: ModelFolder, tmp_path: Path
 ) -> None:
