@@ -95,6 +95,7 @@ class Replica:
     lives: int = 0
     _leaving: bool = False
     _hung: bool = False
+    _early: list[signal.Signals] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _client: httpx.AsyncClient | None = field(default=None, repr=False)
 
@@ -102,6 +103,7 @@ class Replica:
         """Start a process, and wait until it ends."""
         self.lives += 1
         self.changes.tell()  # a restart that waits for the life before this one has failed
+        self._early.clear()
         path = self.start.folder / f"{self.number}.{self.lives}"
         mine, theirs = socket.socketpair()
         settings = self.start.settings
@@ -121,6 +123,8 @@ class Replica:
             return Ended(code=_CANNOT_START)
         finally:
             theirs.close()
+        for number in self._early:
+            self.stop(number)
         reader, writer = await asyncio.open_connection(sock=mine)
         orders = Orders(
             settings=share_of(settings, self.number),
@@ -199,7 +203,10 @@ class Replica:
     def stop(self, number: signal.Signals) -> None:
         """Send its process a signal that ends it, and kill it if it has not ended some time after its grace period."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
+            self._early.append(number)  # for the process that may be about to exist
+            return
+        if process.returncode is not None:
             return
         process.send_signal(number)
         at_most_s = self.start.settings.grace_s + _AFTER_GRACE_S

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from igd_server.http.turns import Board
@@ -140,3 +140,22 @@ async def test_what_fails_as_the_server_stops_does_not_end_the_wait_for_replicas
     assert await ended(run) == 0
     assert len(list(tmp_path.glob("drained-*"))) == 2  # noqa: ASYNC240 - a folder of ours
     assert "loop_error" in caplog.messages
+
+
+async def test_a_signal_reaches_a_process_that_is_being_made_and_not_one_that_comes_later(
+    start_of: Callable[[str], Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = start_of(f"if mkdir first; then sleep 0.2; exit 7; fi; {IMPORTS}")
+    replica = Replica(1, start, Changes(), Board(start.board_path, places=2))
+    replica.stop(signal.SIGTERM)
+    assert await replica.live() == Ended(code=7)
+
+    create = asyncio.create_subprocess_exec
+
+    async def told_meanwhile(*program: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await create(*program, **options)
+        replica.stop(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", told_meanwhile)
+    assert await replica.live() == Ended(code=-signal.SIGTERM)
