@@ -170,8 +170,10 @@ class LoadedVersions:
     async def _unload(self, engine: Engine, manifest: Manifest) -> None:
         version = manifest.version
         try:
-            await engine.unload(version)
-            await self._models.leave(manifest.model)
+            try:
+                await engine.unload(version)
+            finally:  # else its model would be kept for ever
+                await self._models.leave(manifest.model)
             await asyncio.to_thread(give_back_free_memory)
             _log.info("version_unloaded", extra={"fields": {"version": version}})
         except Exception:  # noqa: BLE001 - nobody waits for this task

@@ -14,7 +14,7 @@ from publishing import BreakableStore, deployed, edition, live_deployment, model
 
 from igd_core.artifact import save_artifact
 from igd_core.engines.fake import FakeEngine
-from igd_core.errors import ModelError
+from igd_core.errors import EngineError, ModelError
 from igd_core.store import publishing
 from igd_core.store.bundles import Chunk
 from igd_core.store.names import MODELS
@@ -33,12 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Machine:
-    """Opens models that are texts, and notes it; while ``broken``, no published one; closing waits for ``exit``."""
+    """Opens models that are texts, and notes it; while ``broken``, no published one; closing waits for ``exit``.
+
+    While it ``keeps_versions``, none can be unloaded.
+    """
 
     opened: list[str] = field(default_factory=list)
     closing: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     broken: bool = False
+    keeps_versions: bool = False
     exit: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,11 @@ class Machine:
         machine = self
 
         class Engine(FakeEngine):
+            async def unload(self, version: str) -> None:
+                if machine.keeps_versions:
+                    raise EngineError("workers failed at unload")
+                await super().unload(version)
+
             async def close(self) -> None:
                 machine.closing.append(weights)
                 await machine.exit.wait()
@@ -200,6 +209,23 @@ async def test_a_version_is_served_with_the_model_it_names_and_the_model_before_
         assert weights(deployment) == "own"
         await until(lambda: machine.closed == ["own", "tuned"])
         assert machine.opened == ["own", "tuned", "own"]
+
+
+async def test_a_version_that_its_engine_fails_to_unload_does_not_keep_the_model_open(
+    store: BreakableStore,
+    machine: Machine,
+    editions: list[Artifact],
+    tuned: ModelFolder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await publish(store, editions[0], tmp_path)
+    async with deployed(store, tmp_path / "cache", **on(machine)) as deployment:
+        machine.keeps_versions = True
+        published = await publishing.publish(store, artifact=None, catalogue="films", model=tuned)
+        await serves(deployment, published.version)
+        await until(lambda: machine.closed == ["own"])
+        await until(lambda: "unload_failed" in [record.msg for record in caplog.records])
 
 
 async def test_two_catalogues_share_a_model_and_the_last_to_leave_closes_it(
