@@ -206,7 +206,8 @@ class LiveCatalogue:
             try:
                 decided = await self._take_over(self.published, retry=retry)
             except BaseException:
-                self._retry_refused = retry  # the store or the disk interrupted it: try again at the next look
+                # The store or the disk interrupted it: try again at the next look, also what was asked for meanwhile.
+                self._retry_refused = self._retry_refused or retry
                 raise
             finally:
                 self._taking_over = False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from igd_core.engines.embedded.checkpoint import Checkpoint
     from igd_core.engines.fake import FakeSession
     from igd_core.search.session import Scoring
+    from igd_core.store.trials import Trial
 
 
 def following(deployment: Deployment) -> LiveCatalogue:
@@ -251,6 +253,42 @@ async def test_what_was_asked_to_be_tried_again_while_the_store_was_away_is_trie
         seen = store.looks
         await until(lambda: store.looks > seen + 2)
         store.broken = store.brittle = False
+        await serves(deployment, bad)
+
+
+async def test_what_is_asked_to_be_tried_again_during_a_takeover_that_the_store_interrupts_is_tried_after_it(
+    tokenizer: TitleTokenizer, tmp_path: Path
+) -> None:
+    class Gated(BreakableStore):
+        """Is asked about a version's trial, and goes away before it tells."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.gate = asyncio.Event(), asyncio.Event()
+            self.gate.set()
+
+        async def trial(self, catalogue: str, version: str) -> Trial:
+            self.asked.set()
+            await self.gate.wait()
+            self._reach()
+            return await super().trial(catalogue, version)
+
+    store, odd = Gated(), edition(tokenizer, 1)
+    await publish(store, edition(tokenizer, 0), tmp_path)
+    async with deployed(store, tmp_path / "cache") as deployment:
+        live = following(deployment)
+        bad = await add(store, odd, tmp_path)
+        await store.begin_trial("films", bad, "other:1", 3600)
+        await store.end_trial("films", bad, "other:1", "refused", "of something")
+        store.gate.clear()
+        store.asked.clear()
+        await store.activate("films", bad)
+        await store.asked.wait()  # the takeover has begun
+        live.reload()
+        store.broken = True
+        store.gate.set()
+        await until(lambda: live.trouble is not None)
+        store.broken = False
         await serves(deployment, bad)
 
 
