@@ -278,12 +278,12 @@ async def test_what_is_asked_to_be_tried_again_during_a_takeover_that_the_store_
     async with deployed(store, tmp_path / "cache") as deployment:
         live = following(deployment)
         bad = await add(store, odd, tmp_path)
-        await store.begin_trial("films", bad, "other:1", 3600)
-        await store.end_trial("films", bad, "other:1", "refused", "of something")
         store.gate.clear()
         store.asked.clear()
         await store.activate("films", bad)
         await store.asked.wait()  # the takeover has begun
+        await store.begin_trial("films", bad, "other:1", 3600)
+        await store.end_trial("films", bad, "other:1", "refused", "of something")
         live.reload()
         store.broken = True
         store.gate.set()
