@@ -154,8 +154,8 @@ def choose_gamma(
         return None
     _, targets = np.unique(targets[usable], return_inverse=True)
     families = _families(methods)
-    for as_served in (_seen_left_out, _by_itself):
-        families = {name: each for name, each in families.items() if as_served(*name)} or families
+    families = {name: each for name, each in families.items() if name[1] == "excluded"} or families
+    families = {name: each for name, each in families.items() if _SERVED.fullmatch(name[0])} or families
     best: GammaChoice | None = None
     for (setting, seen, mixture), by_gamma in families.items():
         gammas = np.array(sorted(by_gamma))
@@ -178,14 +178,6 @@ def choose_gamma(
             gain=_gain(lengths[usable], gains, targets, seed),
         )
     return best
-
-
-def _seen_left_out(_: str, seen: str, __: str) -> bool:
-    return seen == "excluded"
-
-
-def _by_itself(setting: str, _: str, __: str) -> bool:
-    return _SERVED.fullmatch(setting) is not None
 
 
 def _families(methods: Sequence[MethodRanks]) -> dict[tuple[str, str, str], dict[float, MethodRanks]]:

@@ -138,7 +138,7 @@ class RateLimiter:
         return max(1, math.ceil(refused_s))
 
     async def weigh(self, caller: str, requests: int) -> int | None:
-        """Count a request that `check` has counted as one as so many; if it is refused, it does not count at all.
+        """Count a request as ``requests``, after `check` has counted it as one; a refused one does not count at all.
 
         Returns:
             As `check`.

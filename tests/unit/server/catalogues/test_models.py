@@ -123,13 +123,19 @@ async def opened(machine: Machine, folder: Path, tokenizer: TitleTokenizer, text
     return models, names
 
 
+async def in_use(machine: Machine, folder: Path, tokenizer: TitleTokenizer, texts: str) -> tuple[Models, list[str]]:
+    """As `opened`, and each published model has a user; what closes from now on waits for ``machine.exit``."""
+    models, names = await opened(machine, folder, tokenizer, texts)
+    for name in names:
+        await models.join(name)
+    machine.exit.clear()
+    return models, names
+
+
 async def test_a_model_that_gets_a_user_while_another_one_closes_stays_open(
     machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
 ) -> None:
-    models, (first, second) = await opened(machine, tmp_path, tokenizer, "ab")
-    await models.join(first)
-    await models.join(second)
-    machine.exit.clear()
+    models, (first, _) = await in_use(machine, tmp_path, tokenizer, "ab")
     leaving = asyncio.create_task(models.leave(first))
     await until(lambda: machine.closing == ["own"])
     again = await models.join(first)
@@ -146,10 +152,7 @@ async def test_a_model_that_gets_a_user_while_another_one_closes_stays_open(
 async def test_models_that_lose_their_users_at_the_same_time_are_closed_once_each(
     machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
 ) -> None:
-    models, names = await opened(machine, tmp_path, tokenizer, "abc")
-    for name in names:
-        await models.join(name)
-    machine.exit.clear()
+    models, names = await in_use(machine, tmp_path, tokenizer, "abc")
     first = asyncio.create_task(models.leave(names[0]))
     await until(lambda: machine.closing == ["own"])
     second = asyncio.create_task(models.leave(names[1]))
@@ -162,10 +165,7 @@ async def test_models_that_lose_their_users_at_the_same_time_are_closed_once_eac
 async def test_a_model_that_loses_its_user_while_all_are_closed_keeps_no_other_one_open(
     machine: Machine, tokenizer: TitleTokenizer, tmp_path: Path
 ) -> None:
-    models, names = await opened(machine, tmp_path, tokenizer, "abc")
-    for name in names:
-        await models.join(name)
-    machine.exit.clear()
+    models, names = await in_use(machine, tmp_path, tokenizer, "abc")
     closing = asyncio.create_task(models.close())
     await until(lambda: len(machine.closing) == 1)
     leaving = [asyncio.create_task(models.leave(name)) for name in names]
